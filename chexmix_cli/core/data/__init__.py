@@ -1,0 +1,1 @@
+"""Inputs: DICOM, images, studies, manifests. Numpy arrays and plain values; no torch, no model."""

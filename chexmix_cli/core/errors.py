@@ -1,0 +1,115 @@
+"""Exit codes and typed errors: the only place where either is defined. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """Process exit status of every command (documented in docs/commands.md)."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    PARTIAL = 3
+    ENVIRONMENT = 4
+    BUG = 70
+    INTERRUPTED = 130
+
+
+class Reason(StrEnum):
+    """Why one input gave no result: the ``error.code`` of a record."""
+
+    NOT_CHEST = "NOT_CHEST"
+    NOT_RADIOGRAPH = "NOT_RADIOGRAPH"
+    LATERAL_ONLY = "LATERAL_ONLY"
+    NO_PIXELS = "NO_PIXELS"
+    SHORT_PIXELS = "SHORT_PIXELS"
+    NEEDS_PLUGIN = "NEEDS_PLUGIN"
+    UNSUPPORTED_PIXELS = "UNSUPPORTED_PIXELS"
+    TOO_SMALL = "TOO_SMALL"
+    TOO_LARGE = "TOO_LARGE"
+    CORRUPT = "CORRUPT"
+    UNKNOWN_FORMAT = "UNKNOWN_FORMAT"
+    UNREADABLE = "UNREADABLE"
+    NOT_FOUND = "NOT_FOUND"
+    DUPLICATE = "DUPLICATE"
+    BAD_RECORD = "BAD_RECORD"
+    WRONG_TOKENS = "WRONG_TOKENS"
+    UPSTREAM = "UPSTREAM"
+
+
+class ChexmixError(Exception):
+    """Base of every error a user can cause or meet; ``str()`` is the one-line message.
+
+    Args:
+        what: what is wrong, with the offending value.
+        where: the file, key or record it concerns; never a patient's name, date or UID.
+        expected: what would have been right.
+        hint: the next thing to do, printed on a line of its own.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+    def __init__(
+        self, what: str, *, where: str | None = None, expected: str | None = None, hint: str | None = None
+    ) -> None:
+        self.what, self.where, self.expected, self.hint = what, where, expected, hint
+        message = what if where is None else f"{where}: {what}"
+        super().__init__(message if expected is None else f"{message}; expected {expected}")
+
+
+class SettingsError(ChexmixError):
+    """A flag, setting or configuration file is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class VocabularyError(ChexmixError):
+    """A token id or image code lies outside its range, or a sequence is malformed."""
+
+
+class ShapeError(ChexmixError):
+    """A tensor has the wrong shape or dtype for the operation."""
+
+
+class WeightsError(ChexmixError):
+    """A weights directory or file is missing, incomplete, altered or of another layout."""
+
+
+class DataError(ChexmixError):
+    """One input cannot be used; ``reason`` is the machine-readable code of its record.
+
+    Args:
+        reason: why, as a code a user can act on.
+        detail: a suffix of the code, such as the plugin that ``NEEDS_PLUGIN`` misses.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        what: str,
+        *,
+        detail: str | None = None,
+        where: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what, where=where, expected=expected, hint=hint)
+        self.reason, self.detail = reason, detail
+
+    @property
+    def code(self) -> str:
+        """Return the record's error code, for example ``NEEDS_PLUGIN:pylibjpeg-libjpeg``."""
+        return self.reason.value if self.detail is None else f"{self.reason.value}:{self.detail}"
+
+
+class TrainingError(ChexmixError):
+    """Training cannot start or go on: bad data, non-finite loss, damaged checkpoint."""
+
+
+class MachineError(ChexmixError):
+    """The machine lacks what was asked for: a GPU, a package, memory, disk space."""
+
+    exit_code = ExitCode.ENVIRONMENT

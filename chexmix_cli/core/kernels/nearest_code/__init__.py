@@ -1,0 +1,1 @@
+"""Nearest codebook row of each latent."""

@@ -1,0 +1,1 @@
+"""Architecture only: no loading, no sampling, no training code."""

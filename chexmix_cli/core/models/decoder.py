@@ -1,0 +1,218 @@
+"""The CheXmix decoder: Phi's parallel block with fused projections.
+
+Shape letters: B batch, T new positions, S positions attended to (cached and new), D hidden, N heads, H head size,
+R rotary half, F feed-forward, V joint vocabulary.
+
+A Phi block is ``x + attention(ln(x)) + mlp(ln(x))``. Both branches read the same norm and add into the same residual,
+so the block is two matrix products: ``ln(x) -> [q, k, v, fc1]`` and ``[attention, gelu(fc1)] -> x``. Which checkpoint
+key is which slice is a matter of loading (``core/weights/keys.py``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chexmix_cli.core.errors import ShapeError
+from chexmix_cli.core.settings.model import DecoderSettings
+
+
+class KvCache:
+    """Keys and values of the positions seen so far, in one buffer a layer.
+
+    Args:
+        settings: the decoder's shape.
+        batch_size: rows.
+        capacity: most positions held.
+        dtype, device: as the decoder's activations.
+    """
+
+    def __init__(
+        self, settings: DecoderSettings, *, batch_size: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (settings.num_layers, batch_size, settings.num_heads, capacity, settings.head_size)
+        self.keys_LBNSH = torch.empty(shape, dtype=dtype, device=device)
+        self.values_LBNSH = torch.empty(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self.length = 0
+
+    def append(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values behind the first ``length`` and return all, each (B, N, S, H)."""
+        end = self.length + keys_BNTH.shape[2]
+        if end > self.capacity:
+            raise ShapeError(f"{end} positions in a cache of {self.capacity}", where="KvCache")
+        self.keys_LBNSH[layer, :, :, self.length : end] = keys_BNTH
+        self.values_LBNSH[layer, :, :, self.length : end] = values_BNTH
+        return self.keys_LBNSH[layer, :, :, :end], self.values_LBNSH[layer, :, :, :end]
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from ``length`` on."""
+        self.length = min(self.length, length)
+
+
+class Block(nn.Module):
+    """One parallel block; ``forward`` maps (B, T, D) to (B, T, D)."""
+
+    def __init__(self, settings: DecoderSettings) -> None:
+        super().__init__()
+        hidden, mlp = settings.hidden_size, settings.mlp_size
+        self.num_heads, self.head_size = settings.num_heads, settings.head_size
+        self.split_sizes = (hidden, hidden, hidden, mlp)
+        self.norm = nn.LayerNorm(hidden, eps=settings.norm_eps)
+        self.input_proj = nn.Linear(hidden, 3 * hidden + mlp)
+        self.output_proj = nn.Linear(hidden + mlp, hidden, bias=False)
+        # Two biases, not their sum: a checkpoint goes out with the very numbers it came in with.
+        self.attention_bias = nn.Parameter(torch.zeros(hidden))
+        self.mlp_bias = nn.Parameter(torch.zeros(hidden))
+        self.dropout = nn.Dropout(settings.residual_dropout)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attend_BTS: Tensor | None,
+        cache: KvCache | None,
+        layer: int,
+    ) -> Tensor:
+        q_BTD, k_BTD, v_BTD, mlp_BTF = self.input_proj(self.norm(x_BTD)).split(self.split_sizes, dim=-1)
+        q_BNTH = rotate(self._heads(q_BTD), *rotary)
+        k_BNSH = rotate(self._heads(k_BTD), *rotary)
+        v_BNSH = self._heads(v_BTD)
+        if cache is not None:
+            k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
+        num_new, num_all = q_BNTH.shape[2], k_BNSH.shape[2]
+        if attend_BTS is None and num_new > 1 and num_all > num_new:
+            attend_BTS = causal_mask(num_new, num_all, x_BTD.device)[None]
+        mixed_BNTH = F.scaled_dot_product_attention(
+            q_BNTH,
+            k_BNSH,
+            v_BNSH,
+            attn_mask=None if attend_BTS is None else attend_BTS[:, None],
+            is_causal=attend_BTS is None and num_new > 1,
+        )
+        branches_BTX = torch.cat((mixed_BNTH.transpose(1, 2).flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
+        bias_D = self.attention_bias + self.mlp_bias
+        return x_BTD + self.dropout(F.linear(branches_BTX, self.output_proj.weight, bias_D))
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+
+
+class Decoder(nn.Module):
+    """Phi-form decoder over the joint vocabulary, with an untied head that has a bias.
+
+    Source: Phi-2 as released (parallel block, partial rotary, tanh-GELU); the CheXmix paper's decoder is this one with
+    a grown vocabulary. Differs from ``transformers``' PhiForCausalLM in one thing, training only: one residual dropout
+    over the sum of both branches instead of one each.
+    """
+
+    def __init__(self, settings: DecoderSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.embedding = nn.Embedding(settings.num_rows, settings.hidden_size)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.num_layers))
+        self.norm = nn.LayerNorm(settings.hidden_size, eps=settings.norm_eps)
+        self.head = nn.Linear(settings.hidden_size, settings.num_rows)
+        self.dropout = nn.Dropout(settings.residual_dropout)
+
+    def hidden_states(
+        self,
+        token_ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        attend_BTS: Tensor | None = None,
+        cache: KvCache | None = None,
+    ) -> list[Tensor]:
+        """Return the hidden state of every layer: the embeddings, each block, the last after the final norm.
+
+        Args:
+            token_ids_BT: token ids, int64.
+            positions_BT: rotary position of each token, int64; default: counted on from the cache.
+            attend_BTS: True where a new position may attend; default: causal over cached and new positions.
+            cache: positions seen before; grows by T.
+
+        Returns:
+            ``num_layers + 1`` tensors (B, T, D) in the weights' dtype.
+
+        Raises:
+            ShapeError: if the sequence is longer than ``max_positions`` or than the cache.
+        """
+        states = [self._embed(token_ids_BT)]
+        for state in self._run(states[0], positions_BT, attend_BTS, cache):
+            states.append(state)
+        states[-1] = self.norm(states[-1])
+        return states
+
+    def forward(
+        self,
+        token_ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        attend_BTS: Tensor | None = None,
+        cache: KvCache | None = None,
+    ) -> Tensor:
+        """Return the last hidden state after the final norm, (B, T, D); arguments as :meth:`hidden_states`."""
+        state_BTD = self._embed(token_ids_BT)
+        for state_BTD in self._run(state_BTD, positions_BT, attend_BTS, cache):
+            pass
+        return self.norm(state_BTD)
+
+    def logits(self, state_BTD: Tensor) -> Tensor:
+        """Return the logits (..., V) of final hidden states (..., D)."""
+        return self.head(state_BTD)
+
+    def new_cache(self, batch_size: int, capacity: int) -> KvCache:
+        """Return an empty cache in the decoder's dtype and on its device."""
+        weight = self.embedding.weight
+        return KvCache(
+            self.settings, batch_size=batch_size, capacity=capacity, dtype=weight.dtype, device=weight.device
+        )
+
+    def _embed(self, token_ids_BT: Tensor) -> Tensor:
+        return self.dropout(self.embedding(token_ids_BT))
+
+    def _run(self, x_BTD: Tensor, positions_BT: Tensor | None, attend_BTS: Tensor | None, cache: KvCache | None):  # type: ignore[no-untyped-def]
+        start = 0 if cache is None else cache.length
+        num_new = x_BTD.shape[1]
+        if start + num_new > self.settings.max_positions:
+            raise ShapeError(
+                f"a sequence of {start + num_new} tokens", where="decoder", expected=f"at most {self.settings.max_positions}"
+            )
+        if positions_BT is None:
+            positions_BT = torch.arange(start, start + num_new, device=x_BTD.device)[None]
+        rotary = rotary_table(self.settings, positions_BT, x_BTD.dtype)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, rotary, attend_BTS, cache, layer)
+            yield x_BTD
+        if cache is not None:
+            cache.length += num_new
+
+
+def rotary_table(settings: DecoderSettings, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of the rotary angles, each (B, 1, T, R), computed in float32."""
+    exponent_R = torch.arange(0, settings.rotary_size, 2, device=positions_BT.device, dtype=torch.int64).float()
+    frequency_R = 1.0 / (settings.rope_theta ** (exponent_R / settings.rotary_size))
+    angle_B1TR = positions_BT[:, None, :, None].float() * frequency_R
+    return angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype)
+
+
+def rotate(x_BNTH: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor) -> Tensor:
+    """Return heads with their first ``2 R`` features rotated, pairing feature i with i + R; the rest pass through."""
+    half = cos_B1TR.shape[-1]
+    first, second, rest = x_BNTH[..., :half], x_BNTH[..., half : 2 * half], x_BNTH[..., 2 * half :]
+    return torch.cat(
+        (first * cos_B1TR - second * sin_B1TR, second * cos_B1TR + first * sin_B1TR, rest), dim=-1
+    )
+
+
+def causal_mask(num_new: int, num_all: int, device: torch.device) -> Tensor:
+    """Return the (T, S) mask, True where the last ``num_new`` of ``num_all`` positions may attend.
+
+    With two new positions behind two cached ones::
+
+        1 1 1 0
+        1 1 1 1
+    """
+    past = num_all - num_new
+    return torch.ones(num_new, num_all, dtype=torch.bool, device=device).tril(past)

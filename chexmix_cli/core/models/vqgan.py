@@ -1,0 +1,197 @@
+"""The image tokenizer: a VQGAN whose parameter names are those of taming-transformers' VQModel.
+
+Shape letters: B images, C channels, Y X rows and columns (pixels or grid cells, by context), E code size.
+Pixels are in [-1, 1]. A forward pass keeps channels last, the layout convolutions run fastest in on CPU and GPU.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chexmix_cli.core.models.quantizer import Quantizer
+from chexmix_cli.core.settings.model import VqganSettings
+
+
+class GroupNormSwish(nn.GroupNorm):
+    """GroupNorm, then ``x * sigmoid(x)``."""
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        return F.silu(super().forward(x_BCYX))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with norms before them; a 1 x 1 shortcut where the width changes."""
+
+    def __init__(self, settings: VqganSettings, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = GroupNormSwish(settings.num_groups, in_channels, eps=settings.norm_eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = GroupNormSwish(settings.num_groups, out_channels, eps=settings.norm_eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        shortcut = self.nin_shortcut(x_BCYX) if hasattr(self, "nin_shortcut") else x_BCYX
+        return cast(Tensor, shortcut + self.conv2(self.norm2(self.conv1(self.norm1(x_BCYX)))))
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all grid cells."""
+
+    def __init__(self, settings: VqganSettings, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(settings.num_groups, channels, eps=settings.norm_eps)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        normed = self.norm(x_BCYX)
+        q, k, v = (layer(normed).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v))
+        mixed_BPC = F.scaled_dot_product_attention(q, k, v)[:, 0]
+        mixed_BCYX = mixed_BPC.transpose(1, 2).unflatten(2, x_BCYX.shape[2:])
+        return cast(Tensor, x_BCYX + self.proj_out(mixed_BCYX))
+
+
+class Downsample(nn.Module):
+    """Halve both sides: pad right and bottom by one, then a stride-2 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(F.pad(x_BCYX, (0, 1, 0, 1))))
+
+
+class Upsample(nn.Module):
+    """Double both sides by nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(F.interpolate(x_BCYX, scale_factor=2.0, mode="nearest")))
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block at the coarsest level."""
+
+    def __init__(self, settings: VqganSettings, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(settings, channels, channels)
+        self.attn_1 = AttentionBlock(settings, channels)
+        self.block_2 = ResidualBlock(settings, channels, channels)
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        return cast(Tensor, self.block_2(self.attn_1(self.block_1(x_BCYX))))
+
+
+class Level(nn.Module):
+    """One resolution: residual blocks, then a change of resolution (absent on the last level)."""
+
+    def __init__(self, settings: VqganSettings, in_channels: int, out_channels: int, num_blocks: int) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * num_blocks
+        self.block = nn.ModuleList(
+            ResidualBlock(settings, before, after) for before, after in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        for block in self.block:
+            x_BCYX = block(x_BCYX)
+        for name in ("downsample", "upsample"):
+            if hasattr(self, name):
+                x_BCYX = getattr(self, name)(x_BCYX)
+        return x_BCYX
+
+
+class Encoder(nn.Module):
+    """Pixels (B, C, Y, X) to latents before the codebook's 1 x 1 convolution, (B, latent_channels, Y/d, X/d)."""
+
+    def __init__(self, settings: VqganSettings) -> None:
+        super().__init__()
+        widths = [settings.channels * multiplier for multiplier in settings.channel_multipliers]
+        self.conv_in = nn.Conv2d(settings.image_channels, settings.channels, 3, padding=1)
+        self.down = nn.ModuleList(
+            Level(settings, before, after, settings.num_res_blocks)
+            for before, after in zip([settings.channels, *widths[:-1]], widths, strict=True)
+        )
+        for level, width in zip(self.down[:-1], widths[:-1], strict=True):
+            level.downsample = Downsample(width)
+        self.mid = Middle(settings, widths[-1])
+        self.norm_out = GroupNormSwish(settings.num_groups, widths[-1], eps=settings.norm_eps)
+        self.conv_out = nn.Conv2d(widths[-1], settings.latent_channels, 3, padding=1)
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        x_BCYX = self.conv_in(x_BCYX)
+        for level in self.down:
+            x_BCYX = level(x_BCYX)
+        return cast(Tensor, self.conv_out(self.norm_out(self.mid(x_BCYX))))
+
+
+class PixelDecoder(nn.Module):
+    """Latents (B, latent_channels, Y, X) to pixels, one residual block a level more than the encoder."""
+
+    def __init__(self, settings: VqganSettings) -> None:
+        super().__init__()
+        widths = [settings.channels * multiplier for multiplier in settings.channel_multipliers]
+        self.conv_in = nn.Conv2d(settings.latent_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(settings, widths[-1])
+        # Level i of ``up`` has width i; the pass runs from the last to the first.
+        self.up = nn.ModuleList(
+            Level(settings, before, after, settings.num_res_blocks + 1)
+            for before, after in zip([*widths[1:], widths[-1]], widths, strict=True)
+        )
+        for level, width in zip(self.up[1:], widths[1:], strict=True):
+            level.upsample = Upsample(width)
+        self.norm_out = GroupNormSwish(settings.num_groups, widths[0], eps=settings.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], settings.image_channels, 3, padding=1)
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        x_BCYX = self.mid(self.conv_in(x_BCYX))
+        for level in reversed(self.up):
+            x_BCYX = level(x_BCYX)
+        return cast(Tensor, self.conv_out(self.norm_out(x_BCYX)))
+
+
+class Vqgan(nn.Module):
+    """Image tokenizer: pixels to codes and codes to pixels.
+
+    Source: Esser et al. 2021 (VQGAN) with the settings of Chameleon's; nearest code by squared Euclidean distance.
+    """
+
+    def __init__(self, settings: VqganSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.encoder = Encoder(settings)
+        self.decoder = PixelDecoder(settings)
+        self.quantize = Quantizer(settings.num_codes, settings.code_size)
+        self.quant_conv = nn.Conv2d(settings.latent_channels, settings.code_size, 1)
+        self.post_quant_conv = nn.Conv2d(settings.code_size, settings.latent_channels, 1)
+
+    def latents(self, pixels_BCYX: Tensor) -> Tensor:
+        """Return latents before quantisation, (B, E, Y/d, X/d), of pixels in [-1, 1]."""
+        return cast(Tensor, self.quant_conv(self.encoder(pixels_BCYX.contiguous(memory_format=torch.channels_last))))
+
+    def encode(self, pixels_BCYX: Tensor) -> Tensor:
+        """Return the codes of images in raster order, (B, P) int64, from pixels (B, C, Y, X) in [-1, 1]."""
+        return self.quantize.encode(self.latents(pixels_BCYX)).flatten(1)
+
+    def decode(self, codes_BP: Tensor) -> Tensor:
+        """Return pixels (B, C, Y, X), not clamped, of codes (B, P) of square images in raster order."""
+        side = int(codes_BP.shape[1] ** 0.5)
+        return self.decode_latents(self.quantize.decode(codes_BP.unflatten(1, (side, -1))))
+
+    def decode_latents(self, latent_BEYX: Tensor) -> Tensor:
+        """Return pixels (B, C, Y, X), not clamped, of codebook vectors (B, E, Y/d, X/d)."""
+        return cast(
+            Tensor, self.decoder(self.post_quant_conv(latent_BEYX.contiguous(memory_format=torch.channels_last)))
+        )

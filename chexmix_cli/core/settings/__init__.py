@@ -1,0 +1,1 @@
+"""Frozen settings dataclasses and their layered TOML resolution. Imports no torch."""

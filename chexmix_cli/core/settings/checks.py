@@ -1,0 +1,18 @@
+"""Small checks for ``__post_init__`` of settings, so that every message has the same form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chexmix_cli.core.errors import SettingsError
+
+
+def require(condition: bool, key: str, value: Any, expected: str) -> None:
+    """Raise SettingsError naming ``key`` and ``value`` unless ``condition`` holds."""
+    if not condition:
+        raise SettingsError(f"is {value!r}", where=key, expected=expected)
+
+
+def require_range(key: str, value: float, low: float, high: float) -> None:
+    """Raise SettingsError unless ``low <= value <= high``."""
+    require(low <= value <= high, key, value, f"{low:g}..{high:g}")

@@ -1,0 +1,70 @@
+"""Settings of the commands that run a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chexmix_cli.core.settings.checks import require, require_range
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSettings:
+    """How inputs are read.
+
+    Attributes:
+        preset: image preset, or ``model`` for the one the model was trained with.
+        views: ``frontal`` takes one image a study (PA over AP over unknown), ``all`` every usable image.
+        batch_size: images encoded, or reports decoded, together.
+        max_file_mb: largest file read, in MiB.
+        max_pixels: most pixels decoded from one image (rows x columns).
+    """
+
+    preset: str = "model"
+    views: Literal["frontal", "all"] = "frontal"
+    batch_size: int = 4
+    max_file_mb: int = 512
+    max_pixels: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_file_mb", "max_pixels"):
+            require(getattr(self, name) > 0, f"input.{name}", getattr(self, name), "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeSettings:
+    """How a report is decoded.
+
+    Attributes:
+        vocabulary: ``text`` lets only ordinary text ids, the end and the next ``I_s`` be chosen; ``all`` every row, as released.
+        max_new_tokens, min_new_tokens: bounds on the new tokens; the end cannot be chosen before the minimum.
+        temperature: 0 is greedy; above, tokens are sampled with ``--seed``.
+        top_p: smallest set of tokens whose probability reaches this is sampled from.
+    """
+
+    vocabulary: Literal["text", "all"] = "text"
+    max_new_tokens: int = 200
+    min_new_tokens: int = 5
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.max_new_tokens > 0, "decode.max_new_tokens", self.max_new_tokens, "a positive number")
+        require_range("decode.min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
+        require(self.temperature >= 0, "decode.temperature", self.temperature, "0 or more")
+        require(0 < self.top_p <= 1, "decode.top_p", self.top_p, "above 0, up to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizeSettings:
+    """Root of ``chexmix tokenize``."""
+
+    input: InputSettings = field(default_factory=InputSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateReportSettings:
+    """Root of ``chexmix generate-report``."""
+
+    input: InputSettings = field(default_factory=InputSettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)

@@ -1,0 +1,176 @@
+"""Resolve settings: dataclass default < preset < configuration file < ``--set a.b=c`` < explicit flag.
+
+Unknown keys, wrong types and values outside their choices are errors that name the key and the nearest match. The
+result knows which layer each value came from, so ``--show-config`` can say it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from chexmix_cli.core.errors import SettingsError
+
+Settings = TypeVar("Settings")
+Layer = tuple[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[Settings]):
+    """A settings object with the layer that set each of its values (dotted key -> layer name)."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def to_json(self) -> str:
+        """Return the settings and origins as indented JSON, keys in declaration order."""
+        return json.dumps({"settings": to_dict(self.settings), "set_by": dict(self.origins)}, indent=2)
+
+
+def resolve(cls: type[Settings], layers: Iterable[Layer]) -> Resolved[Settings]:
+    """Return ``cls`` built from ``layers``, later layers winning; each layer is a name and a nested mapping.
+
+    Raises:
+        SettingsError: on an unknown key, a wrong type, or a value the dataclass itself refuses.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name, values in layers:
+        _merge(merged, values, name, origins, prefix="")
+    return Resolved(build(cls, merged), origins)
+
+
+def build(cls: type[Settings], values: Mapping[str, Any], *, where: str = "") -> Settings:
+    """Return one settings dataclass from a nested mapping, strictly (see :func:`resolve`)."""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        dotted = f"{where}.{key}" if where else key
+        if key not in fields:
+            raise _unknown_key(dotted, key, fields)
+        arguments[key] = _convert(hints[key], value, dotted)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in arguments
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    for name in [name for name in missing if dataclasses.is_dataclass(hints[name])]:
+        arguments[name] = build(hints[name], {}, where=f"{where}.{name}" if where else name)
+        missing.remove(name)
+    if missing:
+        raise SettingsError(f"missing {', '.join(missing)}", where=where or cls.__name__, expected="a value for each")
+    return cls(**arguments)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Return a settings dataclass as nested plain values, ready for JSON or TOML."""
+    return typing.cast(dict[str, Any], dataclasses.asdict(settings))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return a TOML file as a mapping; SettingsError names the file and the position of a mistake."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError("no such configuration file", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"not valid TOML ({error})", where=str(path)) from None
+    except OSError as error:
+        raise SettingsError(f"cannot be read ({error.strerror})", where=str(path)) from None
+
+
+def read_preset(group: str, name: str) -> dict[str, Any]:
+    """Return a preset shipped with the package, ``settings/presets/<group>/<name>.toml``."""
+    folder = Path(__file__).parent / "presets" / group
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise SettingsError(f"unknown preset {name!r}", where="--preset", expected=", ".join(known), hint=_near(name, known))
+    return read_toml(folder / f"{name}.toml")
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the nested mapping of ``a.b=c`` assignments; ``c`` is a TOML value, else a bare string."""
+    nested: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
+            raise SettingsError(f"{assignment!r} is not an assignment", where="--set", expected="section.key=value")
+        try:
+            value = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        section = nested
+        for part in parts[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise SettingsError(f"{key!r} is set both as a value and as a section", where="--set")
+        section[parts[-1]] = value
+    return nested
+
+
+def _merge(target: dict[str, Any], values: Mapping[str, Any], layer: str, origins: dict[str, str], prefix: str) -> None:
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and isinstance(target.get(key, {}), dict):
+            _merge(target.setdefault(key, {}), value, layer, origins, f"{dotted}.")
+        else:
+            target[key] = value
+            origins[dotted] = layer
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if value is None or value == "none":
+            return None
+        return _convert(options[0], value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise SettingsError(f"{value!r} is a value", where=where, expected="a section")
+        return build(hint, value, where=where)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            names = [str(choice) for choice in choices]
+            raise SettingsError(f"{value!r} is not a choice", where=where, expected=", ".join(names), hint=_near(str(value), names))
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise SettingsError(f"{value!r} is not a list", where=where, expected="a list")
+        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise SettingsError(f"{value!r} is not a table", where=where, expected="a table")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
+        raise SettingsError(f"{value!r} is a {type(value).__name__}", where=where, expected=f"a {hint.__name__}")
+    return value
+
+
+def _unknown_key(dotted: str, key: str, fields: Iterable[str]) -> SettingsError:
+    names = sorted(fields)
+    return SettingsError("unknown setting", where=dotted, expected=", ".join(names), hint=_near(key, names))
+
+
+def _near(name: str, known: list[str]) -> str | None:
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else None
