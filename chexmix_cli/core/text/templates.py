@@ -1,0 +1,205 @@
+"""Writes a chest radiograph report from labels, view and age group: sentence templates with varied wording and order.
+
+What a report says is what its labels say. The *universe* is the set of findings a data source labels at all: a finding
+of the universe that is not among the labels is absent and may be denied; a finding outside the universe is never
+mentioned. Wording lives in ``phrases.py``; nothing here is learned from reports of real patients.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal
+
+from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.text import phrases
+from chexmix_cli.core.text.phrases import CAUSES, NO_FINDING, WORDINGS
+
+AgeGroup = Literal["child", "adult"]
+
+#: Findings of the label sources that the embedded model is trained on, by the name of the source.
+UNIVERSES: Mapping[str, frozenset[str]] = {
+    "nih14": frozenset(WORDINGS) - {"COVID-19"} | {NO_FINDING},
+    "kermany": frozenset({NO_FINDING, "Pneumonia", *CAUSES}),
+    "hannover": frozenset({"COVID-19"}),
+}
+
+_CHOICE = re.compile(r"\[([^\[\]]*)\]")
+_MAX_FINDINGS_SENTENCES = 6
+
+
+def write_report(
+    labels: Iterable[str],
+    *,
+    universe: Collection[str],
+    view: str | None,
+    age_group: AgeGroup | None,
+    rng: random.Random,
+) -> tuple[str, str]:
+    """Return findings and impression of one image, the same for the same arguments and state of ``rng``.
+
+    Args:
+        labels: findings that are present, or ``No Finding`` alone.
+        universe: every finding the source labels; absent ones may be denied, others are not spoken of.
+        view: ``PA``, ``AP``, ``LATERAL`` or None; stated in most reports when known.
+        age_group: stated in some reports when known.
+        rng: source of every choice.
+
+    Raises:
+        DataError: if the labels are empty, contradict each other or lie outside the universe, or the view is unknown.
+    """
+    present = _checked(labels, universe, view)
+    order = [label for label in present if label not in CAUSES and label != NO_FINDING]
+    rng.shuffle(order)
+    cause = next((CAUSES[label] for label in present if label in CAUSES), None)
+    if order:
+        body = _positives(order, cause, rng)
+        opening = _opening(view, age_group, rng, needed=len(body) < 2)
+        room = max(0, _MAX_FINDINGS_SENTENCES - len(opening) - len(body))
+        denied = _negatives(order, universe, rng, most=min(room, rng.choice((1, 2, 2, 3))))
+        body = _join_parts(body, denied, rng)
+        impression = _impression(order, cause, rng)
+    else:
+        opening = _opening(view, age_group, rng)
+        clear = _say(rng.choice(phrases.CLEAR_LUNGS), rng)
+        body = [clear, *_negatives(order, universe, rng, most=rng.choice((1, 2, 3)))]
+        rng.shuffle(body)
+        impression = _normal_impression(universe, age_group, rng)
+    return " ".join(opening + body), " ".join(impression)
+
+
+def _checked(labels: Iterable[str], universe: Collection[str], view: str | None) -> list[str]:
+    """Return the labels sorted, or raise."""
+    present = sorted(set(labels))
+    unknown = [label for label in present if label not in universe]
+    if unknown:
+        raise DataError(
+            Reason.BAD_RECORD, f"label {unknown[0]!r} is not among the source's", expected=", ".join(sorted(universe))
+        )
+    unspoken = [name for name in sorted(universe) if name not in WORDINGS and name not in CAUSES and name != NO_FINDING]
+    if unspoken:
+        raise DataError(Reason.BAD_RECORD, f"no wording for finding {unspoken[0]!r}", expected=", ".join(WORDINGS))
+    causes = [label for label in present if label in CAUSES]
+    if not present or (NO_FINDING in present and len(present) > 1):
+        raise DataError(Reason.BAD_RECORD, f"labels {present}", expected=f"findings, or {NO_FINDING!r} alone")
+    if view is not None and view not in phrases.VIEW_NAMES:
+        raise DataError(Reason.BAD_RECORD, f"view {view!r}", expected=f"{', '.join(phrases.VIEW_NAMES)} or none")
+    if len(causes) > 1 or (causes and "Pneumonia" not in present):
+        raise DataError(Reason.BAD_RECORD, f"labels {present}", expected="at most one cause, beside Pneumonia")
+    return present
+
+
+def _opening(view: str | None, age_group: AgeGroup | None, rng: random.Random, *, needed: bool = False) -> list[str]:
+    """Return a sentence on the film itself, or none (unless it is ``needed`` to fill a report)."""
+    told_view = view is not None and (rng.random() < 0.75 or needed)
+    told_age = age_group is not None and rng.random() < (0.5 if age_group == "child" else 0.15)
+    if not (told_view or told_age or needed):
+        return []
+    frames: Sequence[str] = phrases.VIEW_SENTENCES if told_view else phrases.PLAIN_SENTENCES
+    shown = rng.choice(phrases.VIEW_NAMES[view]) if view is not None else ""
+    adjective = patient = ""
+    if age_group is not None and told_age and rng.random() < 0.5:
+        adjective = rng.choice(phrases.ADJECTIVES[age_group])
+        frames = [frame for frame in frames if "{adjective}" in frame]
+    elif age_group is not None and told_age:
+        patient = rng.choice(phrases.PATIENTS[age_group])
+        frames = [frame for frame in frames if "{patient}" in frame]
+    return [_say(rng.choice(frames), rng, view=shown, adjective=adjective, patient=patient)]
+
+
+def _positives(order: Sequence[str], cause: str | None, rng: random.Random) -> list[str]:
+    """Return sentences that state every finding of ``order``, some of them in pairs."""
+    sentences, rest = [], list(order)
+    while rest:
+        finding = rest.pop(0)
+        crowded = len(order) > 3
+        if rest and finding != "COVID-19" and rng.random() < (0.8 if crowded else 0.3):
+            frame = rng.choice(phrases.PRESENT_PAIR_FRAMES)
+            sentences.append(_say(frame, rng, a=_noun(finding, cause, rng), b=_noun(rest.pop(0), cause, rng)))
+            continue
+        wording = WORDINGS[finding]
+        frame = rng.choice(wording.present if rng.random() < wording.own else phrases.PRESENT_FRAMES)
+        sentences.append(_say(frame, rng, np=_noun(finding, cause, rng)))
+    if cause is not None and not any(cause in sentence.lower() for sentence in sentences):
+        sentences.append(_say(rng.choice(phrases.CAUSE_SENTENCES), rng, cause=cause))
+    return sentences
+
+
+def _noun(finding: str, cause: str | None, rng: random.Random) -> str:
+    if finding == "Pneumonia" and cause is not None and rng.random() < 0.35:
+        return f"{cause} pneumonia"
+    return rng.choice(WORDINGS[finding].nouns)
+
+
+def _negatives(order: Sequence[str], universe: Collection[str], rng: random.Random, *, most: int) -> list[str]:
+    """Return up to ``most`` sentences that deny findings of the universe which are absent and safe to deny."""
+    absent = [name for name in sorted(universe) if name in WORDINGS and name not in order]
+    open_to_denial = [name for name in absent if WORDINGS[name].weight and not WORDINGS[name].hidden_by & set(order)]
+    sentences: list[str] = []
+    while open_to_denial and len(sentences) < most:
+        first = _take(open_to_denial, rng)
+        own = WORDINGS[first].absent_sentences
+        if own and rng.random() < 0.6:
+            sentences.append(_say(rng.choice(own), rng))
+            continue
+        names = [first]
+        while open_to_denial and len(names) < 3 and rng.random() < 0.5:
+            names.append(_take(open_to_denial, rng))
+        nouns = [rng.choice(WORDINGS[name].absent) for name in names]
+        sentences.append(_say(rng.choice(phrases.ABSENT_FRAMES), rng, np=_list(nouns, "or")))
+    return sentences
+
+
+def _take(names: list[str], rng: random.Random) -> str:
+    """Remove and return one name, drawn by how often its absence is worth a word."""
+    name = rng.choices(names, [WORDINGS[name].weight for name in names])[0]
+    names.remove(name)
+    return name
+
+
+def _join_parts(positives: list[str], negatives: list[str], rng: random.Random) -> list[str]:
+    order = rng.random()
+    if order < 0.7 or not negatives:
+        return positives + negatives
+    if order < 0.85:
+        return negatives + positives
+    return [*negatives[:1], *positives, *negatives[1:]]
+
+
+def _normal_impression(universe: Collection[str], age_group: AgeGroup | None, rng: random.Random) -> list[str]:
+    """Return the impression of a film without findings; the heart is spoken of only if the source looks at it."""
+    frames = list(phrases.NORMAL_IMPRESSIONS)
+    if "Cardiomegaly" in universe:
+        frames += phrases.NORMAL_HEART_LUNG_IMPRESSIONS * 2
+    adjective = rng.choice(phrases.ADJECTIVES[age_group]) if age_group == "child" and rng.random() < 0.3 else ""
+    sentences = [_say(rng.choice(frames), rng, adjective=adjective)]
+    if "Pneumonia" in universe and rng.random() < 0.4:
+        sentences.append(_say(rng.choice(phrases.ABSENT_FRAMES), rng, np="pneumonia"))
+    return sentences
+
+
+def _impression(order: Sequence[str], cause: str | None, rng: random.Random) -> list[str]:
+    """Return one or two sentences that name every finding once more, pneumonia first if there is one."""
+    ranked = sorted(order, key=lambda finding: finding != "Pneumonia")
+    nouns = [WORDINGS[finding].nouns[0] for finding in ranked]
+    if ranked[0] == "Pneumonia" and cause is not None:
+        nouns[0] = _say(rng.choice(phrases.CAUSED), rng, sentence=False, cause=cause)
+    comma = "," in nouns[0]
+    split = len(nouns) > 1 and (comma or rng.random() < 0.4)
+    groups = [nouns[:1], nouns[1:]] if split else [nouns]
+    frames = phrases.IMPRESSION_FRAMES[:2] if comma else phrases.IMPRESSION_FRAMES
+    return [_say(rng.choice(frames), rng, np=_list(group, "and")) for group in groups]
+
+
+def _list(nouns: Sequence[str], word: str) -> str:
+    return nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} {word} {nouns[-1]}"
+
+
+def _say(frame: str, rng: random.Random, *, sentence: bool = True, **slots: str) -> str:
+    """Return a frame with its choices drawn and its slots filled; a ``sentence`` starts with a capital."""
+    text = frame
+    while match := _CHOICE.search(text):
+        text = text[: match.start()] + rng.choice(match[1].split("|")) + text[match.end() :]
+    text = text.format(**slots)
+    return text[:1].upper() + text[1:] if sentence else text
