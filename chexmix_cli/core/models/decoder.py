@@ -162,6 +162,12 @@ class Decoder(nn.Module):
         """Return the logits (..., V) of final hidden states (..., D)."""
         return self.head(state_BTD)
 
+    def set_dropout(self, share: float) -> None:
+        """Set the residual dropout, which loading for inference leaves as the weights' settings say."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+
     def new_cache(self, batch_size: int, capacity: int) -> KvCache:
         """Return an empty cache in the decoder's dtype and on its device."""
         weight = self.embedding.weight

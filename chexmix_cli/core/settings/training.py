@@ -1,0 +1,195 @@
+"""Settings of training. Each stage has its own root, so that a setting without effect in a stage is an unknown key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.model import ModelSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopSettings:
+    """How long and how often.
+
+    Attributes:
+        steps: optimiser steps in all, from the start of the stage.
+        batch_size: images or documents a step.
+        micro_batch_size: of these, how many pass the model at once (gradients accumulate over the rest).
+        checkpoint_every, validate_every, log_every: in steps.
+        keep_checkpoints: how many of the last checkpoints stay.
+        validation_batches: micro-batches of the validation split looked at (0: the whole split).
+        precision: ``bfloat16`` runs under autocast with float32 weights.
+        seed: of initialisation, data order, masks and dropout.
+    """
+
+    steps: int
+    batch_size: int
+    micro_batch_size: int
+    checkpoint_every: int = 500
+    validate_every: int = 500
+    log_every: int = 10
+    keep_checkpoints: int = 2
+    validation_batches: int = 0
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "micro_batch_size", "checkpoint_every", "validate_every", "log_every"):
+            require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "a positive number")
+        require(self.keep_checkpoints > 0, "train.keep_checkpoints", self.keep_checkpoints, "a positive number")
+        require(
+            self.batch_size % self.micro_batch_size == 0,
+            "train.batch_size",
+            self.batch_size,
+            f"a multiple of micro_batch_size ({self.micro_batch_size})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay; biases, norms and embeddings are not decayed."""
+
+    learning_rate: float
+    min_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "a positive number")
+        require_range("optimizer.min_learning_rate", self.min_learning_rate, 0.0, self.learning_rate)
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        require_range("optimizer.beta1", self.beta1, 0.0, 0.9999)
+        require_range("optimizer.beta2", self.beta2, 0.0, 0.99999)
+        require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReconstructionSettings:
+    """The image tokenizer's losses and codebook.
+
+    Attributes:
+        l1, l2, gradient, commitment: weights of the terms (pixels in [-1, 1]; ``gradient`` is the L1 difference of
+            neighbouring-pixel differences, which keeps vessel and rib edges).
+        codebook_decay: of the running means that are the codebook.
+        revive_below: a code whose running count of uses a step falls below this is replaced by a latent of the batch.
+        flip: mirror half of the images; the tokenizer knows no sides.
+        intensity_jitter: largest relative change of contrast, brightness and gamma.
+        crop_jitter: largest share of a side that a random crop removes.
+    """
+
+    l1: float = 1.0
+    l2: float = 1.0
+    gradient: float = 1.0
+    commitment: float = 0.25
+    codebook_decay: float = 0.99
+    revive_below: float = 0.3
+    flip: bool = True
+    intensity_jitter: float = 0.1
+    crop_jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("l1", "l2", "gradient", "commitment", "revive_below"):
+            require(getattr(self, name) >= 0, f"reconstruction.{name}", getattr(self, name), "0 or more")
+        require(self.l1 + self.l2 > 0, "reconstruction.l1", self.l1, "l1 or l2 above 0")
+        require_range("reconstruction.codebook_decay", self.codebook_decay, 0.0, 0.9999)
+        require_range("reconstruction.intensity_jitter", self.intensity_jitter, 0.0, 0.5)
+        require_range("reconstruction.crop_jitter", self.crop_jitter, 0.0, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentSettings:
+    """How documents are made of images and reports.
+
+    Attributes:
+        variants: encodings made of each training image, the first of it as it is, the others with small crops and
+            intensity changes (never mirrored: reports name no side, but hearts have one).
+        intensity_jitter, crop_jitter: of these other encodings, as in ReconstructionSettings.
+    """
+
+    variants: int = 1
+    intensity_jitter: float = 0.1
+    crop_jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.variants > 0, "documents.variants", self.variants, "a positive number")
+        require_range("documents.intensity_jitter", self.intensity_jitter, 0.0, 0.5)
+        require_range("documents.crop_jitter", self.crop_jitter, 0.0, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskingSettings:
+    """Stage 2: masked image-language next-token prediction (bounds and placements are ours; see docs/model.md).
+
+    Attributes:
+        image_ratio, text_ratio: lower and upper bound; each document draws its ratio uniformly between them.
+        loss: ``masked`` counts only targets whose own token was masked in the input, ``all`` every target.
+        attention: ``paper`` is causal; ``bidirectional`` lets image positions attend to the whole image span.
+    """
+
+    image_ratio: tuple[float, ...] = (0.0, 0.9)
+    text_ratio: tuple[float, ...] = (0.0, 0.5)
+    loss: Literal["masked", "all"] = "masked"
+    attention: Literal["paper", "bidirectional"] = "paper"
+
+    def __post_init__(self) -> None:
+        for name in ("image_ratio", "text_ratio"):
+            bounds = getattr(self, name)
+            fits = len(bounds) == 2 and 0.0 <= bounds[0] <= bounds[1] <= 1.0
+            require(fits, f"masking.{name}", list(bounds), "two numbers, 0 <= low <= high <= 1")
+        require(
+            self.image_ratio[1] + self.text_ratio[1] > 0,
+            "masking.image_ratio",
+            list(self.image_ratio),
+            "a ratio above 0",
+        )
+        leaks = self.loss == "all" and self.attention == "bidirectional"
+        require(
+            not leaks, "masking.loss", self.loss, "masked: with bidirectional attention visible targets see themselves"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerTraining:
+    """Root of ``pretrain --stage tokenizer``."""
+
+    model: ModelSettings
+    train: LoopSettings
+    optimizer: OptimizerSettings
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage1Training:
+    """Root of ``pretrain --stage 1``: next-token prediction."""
+
+    model: ModelSettings
+    train: LoopSettings
+    optimizer: OptimizerSettings
+    documents: DocumentSettings = field(default_factory=DocumentSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage2Training:
+    """Root of ``pretrain --stage 2``: masked image-language next-token prediction."""
+
+    model: ModelSettings
+    train: LoopSettings
+    optimizer: OptimizerSettings
+    documents: DocumentSettings = field(default_factory=DocumentSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+
+
+StageTraining = TokenizerTraining | Stage1Training | Stage2Training
+
+#: ``--stage`` to its root.
+STAGES: dict[str, type[TokenizerTraining] | type[Stage1Training] | type[Stage2Training]] = {
+    "tokenizer": TokenizerTraining,
+    "1": Stage1Training,
+    "2": Stage2Training,
+}

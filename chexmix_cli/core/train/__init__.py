@@ -1,0 +1,1 @@
+"""Training: objectives, data order, loop, checkpoints. `pretrain.py` puts them together."""

@@ -1,0 +1,100 @@
+"""Documents for the decoder stages: every image's codes, in a few variants, beside its report's token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chexmix_cli.core.data.manifest import ManifestRow
+from chexmix_cli.core.errors import TrainingError
+from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.settings.model import ModelSettings
+from chexmix_cli.core.settings.training import DocumentSettings
+from chexmix_cli.core.text.tokenizer import TextTokenizer
+from chexmix_cli.core.train.films import Films, stack
+from chexmix_cli.core.train.order import step_generator
+
+#: Images encoded at a time.
+_BATCH = 32
+#: Keeps the randomness of encoding apart from that of training steps, which count from 0.
+_STREAM = 1_000_003
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSet:
+    """Examples of one split.
+
+    Attributes:
+        codes_NVP: image codes, (examples, variants, positions) uint16; variant 0 is the image as it is.
+        reports: token ids of each report (without ``T_s``).
+        ids: manifest ids.
+    """
+
+    codes_NVP: NDArray[np.uint16]
+    reports: list[list[int]]
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+
+def encode_reports(rows: Sequence[ManifestRow], tokenizer: TextTokenizer, model: ModelSettings) -> list[list[int]]:
+    """Return the token ids of every row's report.
+
+    Raises:
+        TrainingError: if a row has no report, or one that does not fit the decoder behind its image; nothing is cut.
+    """
+    room = model.decoder.max_positions - model.vocabulary.prompt_length
+    reports: list[list[int]] = []
+    for row in rows:
+        if row.report is None:
+            raise TrainingError(
+                "has neither findings nor impression", where=row.id, expected="a report for every image"
+            )
+        token_ids = tokenizer.encode(row.report)
+        if len(token_ids) > room:
+            raise TrainingError(
+                f"its report has {len(token_ids)} tokens", where=row.id, expected=f"at most {room} behind an image"
+            )
+        reports.append(token_ids)
+    return reports
+
+
+def encode_films(
+    vqgan: Vqgan,
+    films: Films,
+    settings: DocumentSettings,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> NDArray[np.uint16]:
+    """Return the codes of every film, (examples, variants, positions).
+
+    Args:
+        vqgan: trained image tokenizer.
+        films: images of one split.
+        settings: number and size of the changes.
+        seed: of the changes.
+        progress: called with (encodings done, encodings in all).
+    """
+    num_variants = settings.variants
+    jobs = [(index, variant) for variant in range(num_variants) for index in range(len(films))]
+    encoded: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(jobs), _BATCH):
+            pixels = [_view(films, index, variant, settings, seed) for index, variant in jobs[start : start + _BATCH]]
+            encoded.append(vqgan.encode(stack(pixels)))
+            progress(min(start + _BATCH, len(jobs)), len(jobs))
+    codes_VNP = torch.cat(encoded).view(num_variants, len(films), -1)
+    return codes_VNP.transpose(0, 1).contiguous().numpy().astype(np.uint16)
+
+
+def _view(films: Films, index: int, variant: int, settings: DocumentSettings, seed: int) -> NDArray[np.float32]:
+    if variant == 0:
+        return films.exact(index)
+    generator = step_generator(seed, _STREAM + index * settings.variants + variant)
+    return films.changed(index, generator, crop=settings.crop_jitter, intensity=settings.intensity_jitter, flip=False)

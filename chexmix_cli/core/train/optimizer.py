@@ -1,0 +1,35 @@
+"""AdamW with decay groups, and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from chexmix_cli.core.settings.training import OptimizerSettings
+
+
+def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters; only matrices and kernels of linear and convolution layers decay."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                is_weight = name == "weight" and isinstance(layer, (nn.Linear, nn.Conv2d))
+                (decayed if is_weight else plain).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2))
+
+
+def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
+    """Return the rate of ``step`` (0-based): linear warm-up, then cosine to the minimum at the last of ``steps``."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, steps - 1 - settings.warmup_steps)
+    span = settings.learning_rate - settings.min_learning_rate
+    return settings.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,170 @@
+"""Put a pretraining stage together: settings, data, model, loop, run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
+from chexmix_cli.core.errors import SettingsError, TrainingError
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.init import init_decoder
+from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve, to_dict
+from chexmix_cli.core.settings.training import STAGES, Stage1Training, Stage2Training, StageTraining, TokenizerTraining
+from chexmix_cli.core.train.decoder_task import DecoderTask
+from chexmix_cli.core.train.documents import DocumentSet, encode_films, encode_reports
+from chexmix_cli.core.train.films import Films, load_films
+from chexmix_cli.core.train.loop import Report, Trainer
+from chexmix_cli.core.train.order import step_generator
+from chexmix_cli.core.train.task import Task
+from chexmix_cli.core.train.tokenizer_task import TokenizerTask
+from chexmix_cli.core.weights import WeightsDir, open_weights, save_model
+
+Progress = Callable[[str, int, int], None]
+
+
+def resolve_stage(stage: str, preset: str, layers: Sequence[Layer]) -> Resolved[Any]:
+    """Return a stage's settings from a preset and the layers above it.
+
+    Args:
+        stage: ``tokenizer``, ``1`` or ``2``.
+        preset: name of a pretraining preset; it names the model preset it trains.
+        layers: configuration file, ``--set`` and flags, weakest first.
+
+    Raises:
+        SettingsError: as :func:`settings.load.resolve`, or if the preset has no such stage.
+    """
+    if stage not in STAGES:
+        raise SettingsError(f"unknown stage {stage!r}", where="--stage", expected=", ".join(STAGES))
+    values = read_preset("pretrain", preset)
+    model: Mapping[str, Any] = read_preset("model", values["model"])
+    base: Layer = (f"preset {preset}", {"model": model, **values.get(stage, {})})
+    return resolve(STAGES[stage], [base, *layers])
+
+
+def pretrain(
+    settings: StageTraining,
+    *,
+    data: Path,
+    out: Path,
+    init: str | None,
+    resume: bool,
+    report: Report,
+    progress: Progress,
+) -> bool:
+    """Run one stage into ``out``; return False if it was stopped early with a checkpoint written.
+
+    Args:
+        settings: root of the stage.
+        data: manifest with ``train`` and ``val`` rows.
+        out: run folder. A new run wants it without checkpoints; ``resume`` wants one.
+        init: weights to start from: name, directory or run folder. The decoder stages take the image tokenizer and
+            text tokenizer from it, and the decoder if it has one; the tokenizer stage its VQGAN.
+        resume: go on from the newest checkpoint.
+        report: called with metrics records and remarks.
+        progress: called with (what, done, in all) while data is prepared.
+
+    Raises:
+        TrainingError, DataError, WeightsError: before the first step wherever that can be known.
+    """
+    if not resume and (out / "checkpoints").exists():
+        raise TrainingError("holds a run already", where=str(out), hint="add --resume, or choose another --out")
+    torch.manual_seed(settings.train.seed)
+    rows = {split: list(read_manifest(data, split=split)) for split in ("train", "val")}
+    for split, found in rows.items():
+        if not found:
+            raise TrainingError(f"no row with split {split!r}", where=data.name, expected="train and val rows")
+    start = None if init is None else open_weights(init)
+    if isinstance(settings, TokenizerTraining):
+        task: Task = _tokenizer_task(settings, rows, start, progress)
+    else:
+        task = _decoder_task(settings, rows, start, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    plain = to_dict(settings)
+    (out / "settings.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report)
+    return trainer.run(resume=resume)
+
+
+def _tokenizer_task(
+    settings: TokenizerTraining, rows: dict[str, list[ManifestRow]], start: WeightsDir | None, progress: Progress
+) -> TokenizerTask:
+    vqgan = Vqgan(settings.model.vqgan)
+    if start is not None:
+        _require_same("vqgan", start.settings.vqgan, settings.model.vqgan)
+        vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    train, val = (load_films(rows[split], settings.model, progress) for split in ("train", "val"))
+    vqgan = vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TokenizerTask(settings, vqgan, train, val, [row.id for row in rows["train"]])
+
+
+def _decoder_task(
+    settings: Stage1Training | Stage2Training,
+    rows: dict[str, list[ManifestRow]],
+    start: WeightsDir | None,
+    progress: Progress,
+) -> DecoderTask:
+    if start is None or not start.has_vqgan:
+        raise TrainingError(
+            "the decoder stages need a trained image tokenizer",
+            where="--init",
+            expected="the run or weights directory of `pretrain --stage tokenizer`",
+        )
+    model = settings.model
+    for name in ("vqgan", "vocabulary", "image"):
+        _require_same(name, getattr(start.settings, name), getattr(model, name))
+    tokenizer = start.load_text_tokenizer()
+    if tokenizer is None:
+        raise TrainingError("no text tokenizer", where=str(start.path), expected="tokenizer.json in the directory")
+    vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    # Reports first: a row without one must stop the run before an hour of encoding.
+    reports = {split: encode_reports(found, tokenizer, model) for split, found in rows.items()}
+    sets = {}
+    for split, found in rows.items():
+        films: Films = load_films(found, model, progress)
+        documents = settings.documents if split == "train" else dataclasses.replace(settings.documents, variants=1)
+        codes = encode_films(
+            vqgan,
+            films,
+            documents,
+            seed=settings.train.seed,
+            progress=lambda done, total, split=split: progress(f"encode {split}", done, total),  # type: ignore[misc]
+        )
+        sets[split] = DocumentSet(codes, reports[split], [row.id for row in found])
+    if start.has_decoder:
+        _require_same("decoder", start.settings.decoder, model.decoder)
+        decoder = start.load_decoder(torch.device("cpu"), torch.float32)
+        decoder.set_dropout(model.decoder.residual_dropout)
+    else:
+        decoder = Decoder(model.decoder)
+        init_decoder(decoder, step_generator(settings.train.seed, 0))
+    stage = "2" if isinstance(settings, Stage2Training) else "1"
+
+    def export(directory: Path) -> None:
+        save_model(
+            directory,
+            model,
+            decoder=decoder,
+            vqgan=vqgan,
+            tokenizer_file=start.tokenizer_file,
+            provenance={"stage": stage, "seed": settings.train.seed, "init": start.fingerprint},
+        )
+
+    return DecoderTask(settings, decoder, sets["train"], sets["val"], export)
+
+
+def _require_same(name: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        changed = [key for key, value in to_dict(wanted).items() if to_dict(found)[key] != value]
+        raise TrainingError(
+            f"its {name} differs in {', '.join(changed)}",
+            where="--init",
+            expected="the settings of the model in training",
+            hint="choose the --preset the start weights were trained with",
+        )
