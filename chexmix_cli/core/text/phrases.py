@@ -67,7 +67,7 @@ WORDINGS: Mapping[str, Wording] = {
         nouns=("pleural effusion", "pleural fluid", "pleural effusion"),
         present=("Fluid is " + SEEN + " in the pleural space.",),
         absent=("pleural effusion", "pleural effusion", "pleural fluid", "effusion"),
-        absent_sentences=("The pleural spaces are [clear|free of fluid].",),
+        absent_sentences=("The pleural spaces are free of fluid.",),
         weight=2.0,
         hidden_by=frozenset({"Pleural_Thickening"}),
     ),
