@@ -1,0 +1,1 @@
+"""Results made to be looked at: pictures."""

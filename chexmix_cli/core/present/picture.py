@@ -1,0 +1,173 @@
+"""One picture a report: the radiograph, what its image tokens keep of it, and the report underneath.
+
+Every picture says in its pixels and in its PNG metadata that model output is in it. matplotlib is imported when a
+picture is drawn, and its global state (backend, pyplot) is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from bisect import bisect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chexmix_cli import __version__
+from chexmix_cli.core.errors import MachineError, ShapeError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARK = "AI-generated, preliminary, not for clinical use"
+#: IPTC's term for media that models made in part.
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+
+_DPI = 120
+_WIDTH_IN = 10.0
+_MARGIN_IN = 0.35
+_PANEL_IN = 4.5
+_HEAD_IN = 1.0
+_LINE_IN = 0.235
+_TEXT_POINTS = 11.5
+_WARNING_COLOUR = "#9c1c1c"
+
+
+def report_picture(
+    original: Any,
+    roundtrip: Any,
+    report: str,
+    *,
+    path: Path,
+    title: str = "Chest radiograph",
+    note: str | None = None,
+) -> None:
+    """Write a PNG of a radiograph, its round trip through the image tokens, and the report.
+
+    Args:
+        original: the radiograph as the model was given it, uint8 grey (Y, X) or RGB (Y, X, 3), or a PIL image.
+        roundtrip: the same picture decoded from its codes, in the same form; its size may differ.
+        report: shown whole, wrapped, its line breaks kept.
+        path: where to write; the folder is made, an old file is replaced only by a finished new one.
+        title: heading of the picture. Give nothing that names a patient.
+        note: small print at the bottom, such as the model's name.
+
+    Raises:
+        ShapeError: if a picture is not 8-bit grey or RGB.
+        MachineError: if the file cannot be written.
+    """
+    pictures = (_pixels(original, "original"), _pixels(roundtrip, "round trip"))
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH_IN, 1.0), dpi=_DPI, facecolor="white")
+    canvas: Any = FigureCanvasAgg(figure)
+    lines = _wrap(report, canvas.get_renderer(), _WIDTH_IN - 2 * _MARGIN_IN)
+    height_in = _HEAD_IN + _PANEL_IN + 0.45 + _LINE_IN * (len(lines) + 1) + _MARGIN_IN
+    figure.set_size_inches(_WIDTH_IN, height_in)
+    _draw_head(figure, title, height_in)
+    _draw_panels(figure, pictures, height_in)
+    _draw_report(figure, lines, note, height_in)
+    metadata = {
+        "Software": f"chexmix {__version__}",
+        "Title": title,
+        "Comment": f"{MARK}. The right-hand image and the text are synthetic.",
+        "DigitalSourceType": SOURCE_TYPE,
+    }
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            # A report may hold characters the font lacks; it draws a box for them, and that says enough.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(partial, format="png", metadata=metadata)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MachineError(f"the picture cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def _pixels(picture: Any, name: str) -> NDArray[np.uint8]:
+    pixels = np.asarray(picture)
+    is_grey, is_rgb = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.dtype != np.uint8 or not (is_grey or is_rgb) or 0 in pixels.shape:
+        raise ShapeError(
+            f"the {name} has shape {pixels.shape} and type {pixels.dtype}", expected="uint8 of (Y, X) or (Y, X, 3)"
+        )
+    return pixels
+
+
+def _wrap(text: str, renderer: Any, width_in: float) -> list[str]:
+    """Return ``text`` in lines that fit ``width_in`` as drawn, words broken only where one alone is too long."""
+    from matplotlib.font_manager import FontProperties
+
+    font = FontProperties(size=_TEXT_POINTS)
+
+    def fits(line: str) -> bool:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            width_px: float = renderer.get_text_width_height_descent(line, font, ismath=False)[0]
+        return width_px <= width_in * _DPI
+
+    lines = []
+    for paragraph in text.splitlines() or [""]:
+        line = ""
+        for word in paragraph.split():
+            if fits(f"{line} {word}".lstrip()):
+                line = f"{line} {word}".lstrip()
+                continue
+            if line:
+                lines.append(line)
+            line = word
+            while not fits(line):
+                tail = line
+                too_long = bisect(range(len(line)), False, key=lambda count: not fits(tail[:count]))
+                count = max(1, too_long - 1)
+                lines.append(line[:count])
+                line = line[count:]
+        lines.append(line)
+    return lines
+
+
+def _draw_head(figure: Figure, title: str, height_in: float) -> None:
+    """Draw the title and, across the whole width, the mark."""
+    x = _MARGIN_IN / _WIDTH_IN
+    figure.text(x, 1 - 0.3 / height_in, title, size=14, weight="bold", va="center", parse_math=False)
+    band = figure.add_axes((0.0, 1 - 0.82 / height_in, 1.0, 0.3 / height_in))
+    band.set_facecolor(_WARNING_COLOUR)
+    band.set(xticks=[], yticks=[])
+    for spine in band.spines.values():
+        spine.set_visible(False)
+    band.text(0.5, 0.46, MARK, size=11, weight="bold", color="white", ha="center", va="center")
+
+
+def _draw_panels(figure: Figure, pictures: tuple[NDArray[np.uint8], ...], height_in: float) -> None:
+    """Draw the radiograph on the left and its round trip, marked synthetic, on the right."""
+    width_in = (_WIDTH_IN - 3 * _MARGIN_IN) / 2
+    bottom_in = height_in - _HEAD_IN - 0.2 - _PANEL_IN
+    for number, (pixels, caption) in enumerate(
+        zip(pictures, ("Radiograph, as the model is given it", "Its round trip through the image tokens"), strict=True)
+    ):
+        left_in = _MARGIN_IN + number * (width_in + _MARGIN_IN)
+        box = (left_in / _WIDTH_IN, bottom_in / height_in, width_in / _WIDTH_IN, _PANEL_IN / height_in)
+        axes = figure.add_axes(box)
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(caption, size=10.5, pad=4)
+        axes.set_axis_off()
+        if number:
+            label = {"facecolor": _WARNING_COLOUR, "edgecolor": "none", "pad": 2.5}
+            axes.text(
+                0.98, 0.02, "SYNTHETIC", transform=axes.transAxes, size=9, weight="bold", color="white", ha="right",
+                va="bottom", bbox=label,
+            )  # fmt: skip
+
+
+def _draw_report(figure: Figure, lines: list[str], note: str | None, height_in: float) -> None:
+    x, top_in = _MARGIN_IN / _WIDTH_IN, height_in - _HEAD_IN - _PANEL_IN - 0.45
+    for number, line in enumerate(lines):
+        y = (top_in - number * _LINE_IN) / height_in
+        figure.text(x, y, line, size=_TEXT_POINTS, va="top", parse_math=False)
+    if note is not None:
+        figure.text(x, 0.16 / height_in, note, size=8.5, color="#555555", va="center", parse_math=False)

@@ -1,0 +1,116 @@
+"""The two tools that make the embedded model's manifest and text tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import Counter
+
+import pytest
+
+from chexmix_cli.core.data.manifest import read_manifest
+
+ENTRIES = [
+    {"dataset": "kermany", "labels": ["Pneumonia", "Viral"], "view": "AP", "age": None, "split": "train"},
+    {"dataset": "kermany", "labels": ["No Finding"], "view": "AP", "age": None, "split": "val"},
+    {"dataset": "nih14", "labels": ["Effusion", "Mass"], "view": "PA", "age": "58", "split": "train"},
+    {"dataset": "hannover", "labels": ["COVID-19"], "view": None, "age": None, "split": "train"},
+]
+
+
+@pytest.fixture
+def tool(repository):
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def write_index(folder, entries=ENTRIES):
+    rows = [{"file": f"images/{number}.jpg", "patient": f"p{number}", **entry} for number, entry in enumerate(entries)]
+    folder.mkdir(exist_ok=True)
+    (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_labels_are_stated_only_where_the_source_looks(tool, tmp_path):
+    output = tmp_path / "manifest.jsonl"
+    assert tool("make_mini_manifest").main([str(write_index(tmp_path / "src")), "-o", str(output)]) == 0
+    rows = {row.id: row for row in read_manifest(output)}
+    child, normal, adult, covid = (rows[str(number)] for number in range(4))
+    assert {k: v for k, v in child.labels.items() if v is not None} == {
+        "No Finding": 0, "Pneumonia": 1, "Viral": 1, "Bacterial": 0,
+    }  # fmt: skip
+    assert {k: v for k, v in normal.labels.items() if v is not None} == {
+        "No Finding": 1, "Pneumonia": 0, "Viral": 0, "Bacterial": 0,
+    }  # fmt: skip
+    assert Counter(adult.labels.values()) == {1: 2, 0: 13, None: 3}
+    assert {k: v for k, v in covid.labels.items() if v is not None} == {"COVID-19": 1}
+    assert adult.patient == "nih14:p2"
+    assert adult.split == "train"
+    assert child.report is not None
+    assert "iral" in child.report
+
+
+def test_files_are_relative_inside_the_manifests_folder_and_absolute_elsewhere(tool, tmp_path):
+    source = write_index(tmp_path / "src")
+    for output, expected in (
+        (tmp_path / "manifest.jsonl", "src/images/0.jpg"),
+        (tmp_path / "other" / "manifest.jsonl", str(source / "images/0.jpg")),
+    ):
+        tool("make_mini_manifest").main([str(source / "index.jsonl"), "-o", str(output)])
+        assert json.loads(output.read_text().splitlines()[0])["file"] == expected
+        assert next(read_manifest(output)).file == source / "images/0.jpg"
+
+
+def test_a_report_depends_on_seed_and_file_alone(tool, tmp_path):
+    def reports(entries, seed):
+        output = tmp_path / "manifest.jsonl"
+        tool("make_mini_manifest").main(
+            [str(write_index(tmp_path / "src", entries)), "-o", str(output), "--seed", seed]
+        )
+        return [row.report for row in read_manifest(output)]
+
+    assert reports(ENTRIES, "1") == reports(ENTRIES, "1")
+    assert reports(ENTRIES, "1")[:2] == reports(ENTRIES[:2], "1")
+    assert reports(ENTRIES, "1") != reports(ENTRIES, "2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"dataset": "unknown"}, "images/0.jpg: data set 'unknown'"), ({"labels": ["Effusion"]}, "'Effusion' is not")],
+)
+def test_what_the_templates_cannot_say_stops_the_tool(tool, tmp_path, capsys, change, message):
+    output = tmp_path / "manifest.jsonl"
+    source = write_index(tmp_path / "src", [{**ENTRIES[0], **change}])
+    assert tool("make_mini_manifest").main([str(source), "-o", str(output)]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_missing_index_is_an_error(tool, tmp_path, capsys):
+    assert tool("make_mini_manifest").main([str(tmp_path), "-o", str(tmp_path / "m.jsonl")]) == 1
+    assert "index.jsonl" in capsys.readouterr().err
+
+
+def test_the_tokenizer_tool_trains_on_train_rows_only(tool, tmp_path, capsys):
+    source, manifest = write_index(tmp_path / "src"), tmp_path / "manifest.jsonl"
+    tool("make_mini_manifest").main([str(source), "-o", str(manifest)])
+    train, output = tool("train_mini_tokenizer"), tmp_path / "out" / "tokenizer.json"
+    assert train.main([str(manifest), "-o", str(output), "--num-text", "300"]) == 0
+    assert "300 ids from 3 reports, 0 unused" in capsys.readouterr().err
+    assert train.main([str(manifest), "-o", str(output), "--num-text", "100"]) == 1
+    assert "num_text is 100" in capsys.readouterr().err
+    manifest.write_text(manifest.read_text().replace('"train"', '"val"'))
+    assert train.main([str(manifest), "-o", str(output)]) == 1
+    assert "no train row has a report" in capsys.readouterr().err
+
+
+def test_the_shipped_tokenizer_comes_out_of_the_commands_in_the_docs(tool, tmp_path, shared, repository):
+    manifest, output = tmp_path / "manifest.jsonl", tmp_path / "tokenizer.json"
+    tool("make_mini_manifest").main([str(shared / "data" / "radiographs"), "-o", str(manifest)])
+    tool("train_mini_tokenizer").main([str(manifest), "-o", str(output)])
+    assert output.read_bytes() == (repository / "chexmix_cli/assets/chexmix-mini/tokenizer.json").read_bytes()
