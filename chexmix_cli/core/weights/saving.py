@@ -1,0 +1,64 @@
+"""Write a model as a weights directory that describes itself and is in the released layout at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chexmix_cli.core.settings.model import ModelSettings
+from chexmix_cli.core.weights import files
+from chexmix_cli.core.weights.header import DESCRIPTION_KEY, Description
+from chexmix_cli.core.weights.keys import decoder_slices, same_name_slices
+from chexmix_cli.core.weights.released import config_text, vqgan_config_text
+from chexmix_cli.core.weights.safetensors_io import module_tensors, write_safetensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from chexmix_cli.core.models.decoder import Decoder
+    from chexmix_cli.core.models.vqgan import Vqgan
+
+
+def save_model(
+    directory: Path,
+    settings: ModelSettings,
+    *,
+    decoder: Decoder | None = None,
+    vqgan: Vqgan | None = None,
+    tokenizer_file: Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write the parts that are given; each file is replaced whole or not at all, others in the directory stay.
+
+    Args:
+        directory: made if missing. Afterwards it works as ``--weights``, and its decoder loads in ``transformers``.
+        settings: of the whole model; they go into every safetensors header.
+        decoder, vqgan: on any device; read, not changed.
+        tokenizer_file: ``tokenizer.json``, or ``vocab.json`` with its two companions beside it; copied.
+        provenance: how the weights came to be, any JSON values; no patient data.
+        dtype: of the files; default: as the modules have it.
+    """
+    metadata = {DESCRIPTION_KEY: Description(settings, provenance or {}).to_json()}
+    if tokenizer_file is not None:
+        for source in files.tokenizer_files(tokenizer_file.parent):
+            copy_file(source, directory / source.name)
+    if vqgan is not None:
+        tensors = module_tensors(vqgan, same_name_slices(vqgan))
+        write_safetensors(directory / files.VQGAN_FILE, tensors, metadata=metadata, dtype=dtype)
+        files.write_text(directory / files.VQGAN_CONFIG, vqgan_config_text(settings))
+    if decoder is not None:
+        tensors = module_tensors(decoder, decoder_slices(settings.decoder))
+        write_safetensors(directory / files.MODEL_FILE, tensors, metadata=metadata, dtype=dtype)
+        written = dtype or decoder.embedding.weight.dtype
+        files.write_text(directory / files.CONFIG_FILE, config_text(settings, str(written).removeprefix("torch.")))
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically; a file onto itself is left alone."""
+    if target.exists() and target.samefile(source):
+        return
+    with source.open("rb") as reading, files.atomic_write(target) as writing:
+        shutil.copyfileobj(reading, writing)
