@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from chexmix_cli.core.errors import VocabularyError
 
@@ -85,7 +85,7 @@ class Vocabulary:
             VocabularyError: if a code lies outside ``[0, num_codes)``.
         """
         _check_range(codes, 0, self.num_codes, "image code")
-        return _shift(codes, self.image_start)
+        return cast(Ids, _shift(codes, self.image_start))
 
     def ids_to_codes(self, token_ids: Ids) -> Ids:
         """Return the image codes of token ids (same type and shape).
@@ -94,7 +94,7 @@ class Vocabulary:
             VocabularyError: if an id is no image id; a text id never becomes a neighbouring code.
         """
         _check_range(token_ids, self.image_start, self.image_stop, "image token id")
-        return _shift(token_ids, -self.image_start)
+        return cast(Ids, _shift(token_ids, -self.image_start))
 
     def check_text(self, token_ids: Ids) -> Ids:
         """Return ``token_ids`` unchanged if all are text ids, else raise VocabularyError."""

@@ -10,6 +10,10 @@ key is which slice is a matter of loading (``core/weights/keys.py``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +30,10 @@ class KvCache:
         batch_size: rows.
         capacity: most positions held.
         dtype, device: as the decoder's activations.
+
+    Attributes:
+        num_rows: rows in use, the first ones of the buffers.
+        length: positions in use, the same for every row.
     """
 
     def __init__(
@@ -35,20 +43,39 @@ class KvCache:
         self.keys_LBNSH = torch.empty(shape, dtype=dtype, device=device)
         self.values_LBNSH = torch.empty(shape, dtype=dtype, device=device)
         self.capacity = capacity
+        self.num_rows = batch_size
         self.length = 0
 
     def append(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values behind the first ``length`` and return all, each (B, N, S, H)."""
-        end = self.length + keys_BNTH.shape[2]
+        """Write the new keys and values behind the first ``length`` and return all, each (B, N, S, H).
+
+        Raises:
+            ShapeError: if they are of other rows than the cache holds, or do not fit.
+        """
+        rows, end = keys_BNTH.shape[0], self.length + keys_BNTH.shape[2]
+        if rows != self.num_rows:
+            raise ShapeError(f"{rows} rows for a cache of {self.num_rows}", where="KvCache")
         if end > self.capacity:
             raise ShapeError(f"{end} positions in a cache of {self.capacity}", where="KvCache")
-        self.keys_LBNSH[layer, :, :, self.length : end] = keys_BNTH
-        self.values_LBNSH[layer, :, :, self.length : end] = values_BNTH
-        return self.keys_LBNSH[layer, :, :, :end], self.values_LBNSH[layer, :, :, :end]
+        self.keys_LBNSH[layer, :rows, :, self.length : end] = keys_BNTH
+        self.values_LBNSH[layer, :rows, :, self.length : end] = values_BNTH
+        return self.keys_LBNSH[layer, :rows, :, :end], self.values_LBNSH[layer, :rows, :, :end]
 
     def truncate(self, length: int) -> None:
         """Forget every position from ``length`` on."""
         self.length = min(self.length, length)
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Keep these rows, ascending, as the first ones and forget the others."""
+        if any(after <= before for before, after in pairwise(rows)) or any(
+            not 0 <= row < self.num_rows for row in rows
+        ):
+            raise ShapeError(f"rows {list(rows)}", where="KvCache", expected=f"ascending, below {self.num_rows}")
+        for buffer_LBNSH in (self.keys_LBNSH, self.values_LBNSH):
+            for target, source in enumerate(rows):
+                if target != source:  # ascending: a row moves forward, onto one that is already moved or forgotten
+                    buffer_LBNSH[:, target, :, : self.length] = buffer_LBNSH[:, source, :, : self.length]
+        self.num_rows = len(rows)
 
 
 class Block(nn.Module):
@@ -57,8 +84,8 @@ class Block(nn.Module):
     def __init__(self, settings: DecoderSettings) -> None:
         super().__init__()
         hidden, mlp = settings.hidden_size, settings.mlp_size
-        self.num_heads, self.head_size = settings.num_heads, settings.head_size
-        self.split_sizes = (hidden, hidden, hidden, mlp)
+        self.head_size = settings.head_size
+        self.split_sizes = (2 * hidden, hidden, mlp)
         self.norm = nn.LayerNorm(hidden, eps=settings.norm_eps)
         self.input_proj = nn.Linear(hidden, 3 * hidden + mlp)
         self.output_proj = nn.Linear(hidden + mlp, hidden, bias=False)
@@ -75,36 +102,33 @@ class Block(nn.Module):
         cache: KvCache | None,
         layer: int,
     ) -> Tensor:
-        q_BTD, k_BTD, v_BTD, mlp_BTF = self.input_proj(self.norm(x_BTD)).split(self.split_sizes, dim=-1)
-        q_BNTH = rotate(self._heads(q_BTD), *rotary)
-        k_BNSH = rotate(self._heads(k_BTD), *rotary)
+        qk_BTX, v_BTD, mlp_BTF = self.input_proj(self.norm(x_BTD)).split(self.split_sizes, dim=-1)
+        q_BNTH, k_BNSH = rotate(self._heads(qk_BTX), *rotary).chunk(2, dim=1)
         v_BNSH = self._heads(v_BTD)
         if cache is not None:
             k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
-        num_new, num_all = q_BNTH.shape[2], k_BNSH.shape[2]
-        if attend_BTS is None and num_new > 1 and num_all > num_new:
-            attend_BTS = causal_mask(num_new, num_all, x_BTD.device)[None]
         mixed_BNTH = F.scaled_dot_product_attention(
             q_BNTH,
             k_BNSH,
             v_BNSH,
             attn_mask=None if attend_BTS is None else attend_BTS[:, None],
-            is_causal=attend_BTS is None and num_new > 1,
+            is_causal=attend_BTS is None and q_BNTH.shape[2] > 1,
         )
         branches_BTX = torch.cat((mixed_BNTH.transpose(1, 2).flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
         bias_D = self.attention_bias + self.mlp_bias
-        return x_BTD + self.dropout(F.linear(branches_BTX, self.output_proj.weight, bias_D))
+        return x_BTD + cast(Tensor, self.dropout(F.linear(branches_BTX, self.output_proj.weight, bias_D)))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+        num_rows, num_new = x_BTD.shape[:2]
+        return x_BTD.view(num_rows, num_new, -1, self.head_size).transpose(1, 2)
 
 
 class Decoder(nn.Module):
     """Phi-form decoder over the joint vocabulary, with an untied head that has a bias.
 
     Source: Phi-2 as released (parallel block, partial rotary, tanh-GELU); the CheXmix paper's decoder is this one with
-    a grown vocabulary. Differs from ``transformers``' PhiForCausalLM in one thing, training only: one residual dropout
-    over the sum of both branches instead of one each.
+    a grown vocabulary. Differs from ``transformers``' PhiForCausalLM in training only: one residual dropout over the
+    sum of both branches instead of one each, and the same dropout on the embeddings.
     """
 
     def __init__(self, settings: DecoderSettings) -> None:
@@ -116,6 +140,48 @@ class Decoder(nn.Module):
         self.head = nn.Linear(settings.hidden_size, settings.num_rows)
         self.dropout = nn.Dropout(settings.residual_dropout)
 
+    def layer_states(
+        self,
+        token_ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        attend_BTS: Tensor | None = None,
+        cache: KvCache | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the hidden state of every layer as it is computed: the embeddings, each block, the last one normed.
+
+        Args:
+            token_ids_BT: token ids, int64.
+            positions_BT: rotary position of each token, int64, below ``max_positions`` (not checked: on a GPU that
+                would wait for it); default: counted on from the cache.
+            attend_BTS: True where a new position may attend; default: causal over cached and new positions.
+            cache: positions seen before; grows by T once all layers are done.
+
+        Yields:
+            ``num_layers + 1`` tensors (B, T, D) in the weights' dtype.
+
+        Raises:
+            ShapeError: if the sequence is longer than ``max_positions`` or than the cache.
+        """
+        start = 0 if cache is None else cache.length
+        num_new, limit = token_ids_BT.shape[1], self.settings.max_positions
+        if positions_BT is None:
+            if start + num_new > limit:
+                raise ShapeError(
+                    f"a sequence of {start + num_new} tokens", where="decoder", expected=f"at most {limit}"
+                )
+            positions_BT = torch.arange(start, start + num_new, device=token_ids_BT.device)[None]
+        if attend_BTS is None and 1 < num_new < start + num_new:
+            attend_BTS = causal_mask(num_new, start + num_new, token_ids_BT.device)[None]
+        x_BTD: Tensor = self.dropout(self.embedding(token_ids_BT))
+        rotary = rotary_table(self.settings, positions_BT, x_BTD.dtype)
+        for layer, block in enumerate(self.blocks):
+            yield x_BTD
+            x_BTD = block(x_BTD, rotary, attend_BTS, cache, layer)
+        if cache is not None:
+            cache.length += num_new
+        yield cast(Tensor, self.norm(x_BTD))
+
     def hidden_states(
         self,
         token_ids_BT: Tensor,
@@ -124,25 +190,8 @@ class Decoder(nn.Module):
         attend_BTS: Tensor | None = None,
         cache: KvCache | None = None,
     ) -> list[Tensor]:
-        """Return the hidden state of every layer: the embeddings, each block, the last after the final norm.
-
-        Args:
-            token_ids_BT: token ids, int64.
-            positions_BT: rotary position of each token, int64; default: counted on from the cache.
-            attend_BTS: True where a new position may attend; default: causal over cached and new positions.
-            cache: positions seen before; grows by T.
-
-        Returns:
-            ``num_layers + 1`` tensors (B, T, D) in the weights' dtype.
-
-        Raises:
-            ShapeError: if the sequence is longer than ``max_positions`` or than the cache.
-        """
-        states = [self._embed(token_ids_BT)]
-        for state in self._run(states[0], positions_BT, attend_BTS, cache):
-            states.append(state)
-        states[-1] = self.norm(states[-1])
-        return states
+        """Return the ``num_layers + 1`` hidden states (B, T, D) of :meth:`layer_states`, all at once."""
+        return list(self.layer_states(token_ids_BT, positions_BT=positions_BT, attend_BTS=attend_BTS, cache=cache))
 
     def forward(
         self,
@@ -152,15 +201,18 @@ class Decoder(nn.Module):
         attend_BTS: Tensor | None = None,
         cache: KvCache | None = None,
     ) -> Tensor:
-        """Return the last hidden state after the final norm, (B, T, D); arguments as :meth:`hidden_states`."""
-        state_BTD = self._embed(token_ids_BT)
-        for state_BTD in self._run(state_BTD, positions_BT, attend_BTS, cache):
-            pass
-        return self.norm(state_BTD)
+        """Return the last hidden state after the final norm, (B, T, D); arguments as :meth:`layer_states`."""
+        states = self.layer_states(token_ids_BT, positions_BT=positions_BT, attend_BTS=attend_BTS, cache=cache)
+        state_BTD = next(states)
+        for later_BTD in states:
+            state_BTD = later_BTD
+        return state_BTD
 
-    def logits(self, state_BTD: Tensor) -> Tensor:
-        """Return the logits (..., V) of final hidden states (..., D)."""
-        return self.head(state_BTD)
+    def logits(self, state_BTD: Tensor, rows: slice | None = None) -> Tensor:
+        """Return the logits (..., V) of final hidden states (..., D), or those of some contiguous ``rows`` only."""
+        if rows is None:
+            return cast(Tensor, self.head(state_BTD))
+        return F.linear(state_BTD, self.head.weight[rows], self.head.bias[rows])
 
     def set_dropout(self, share: float) -> None:
         """Set the residual dropout, which loading for inference leaves as the weights' settings say."""
@@ -175,25 +227,6 @@ class Decoder(nn.Module):
             self.settings, batch_size=batch_size, capacity=capacity, dtype=weight.dtype, device=weight.device
         )
 
-    def _embed(self, token_ids_BT: Tensor) -> Tensor:
-        return self.dropout(self.embedding(token_ids_BT))
-
-    def _run(self, x_BTD: Tensor, positions_BT: Tensor | None, attend_BTS: Tensor | None, cache: KvCache | None):  # type: ignore[no-untyped-def]
-        start = 0 if cache is None else cache.length
-        num_new = x_BTD.shape[1]
-        if start + num_new > self.settings.max_positions:
-            raise ShapeError(
-                f"a sequence of {start + num_new} tokens", where="decoder", expected=f"at most {self.settings.max_positions}"
-            )
-        if positions_BT is None:
-            positions_BT = torch.arange(start, start + num_new, device=x_BTD.device)[None]
-        rotary = rotary_table(self.settings, positions_BT, x_BTD.dtype)
-        for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, rotary, attend_BTS, cache, layer)
-            yield x_BTD
-        if cache is not None:
-            cache.length += num_new
-
 
 def rotary_table(settings: DecoderSettings, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of the rotary angles, each (B, 1, T, R), computed in float32."""
@@ -207,9 +240,7 @@ def rotate(x_BNTH: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor) -> Tensor:
     """Return heads with their first ``2 R`` features rotated, pairing feature i with i + R; the rest pass through."""
     half = cos_B1TR.shape[-1]
     first, second, rest = x_BNTH[..., :half], x_BNTH[..., half : 2 * half], x_BNTH[..., 2 * half :]
-    return torch.cat(
-        (first * cos_B1TR - second * sin_B1TR, second * cos_B1TR + first * sin_B1TR, rest), dim=-1
-    )
+    return torch.cat((first * cos_B1TR - second * sin_B1TR, second * cos_B1TR + first * sin_B1TR, rest), dim=-1)
 
 
 def causal_mask(num_new: int, num_all: int, device: torch.device) -> Tensor:

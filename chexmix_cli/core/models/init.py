@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Generator, nn
 
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.decoder import Block, Decoder
 
 
 @torch.no_grad()
@@ -22,5 +22,6 @@ def init_decoder(decoder: Decoder, generator: Generator) -> None:
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
     scale = 1 / math.sqrt(2 * decoder.settings.num_layers)
-    for block in decoder.blocks:
-        block.output_proj.weight.mul_(scale)
+    for block in decoder.modules():
+        if isinstance(block, Block):
+            block.output_proj.weight.mul_(scale)

@@ -6,12 +6,14 @@ Pixels are in [-1, 1]. A forward pass keeps channels last, the layout convolutio
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.models.quantizer import Quantizer
 from chexmix_cli.core.settings.model import VqganSettings
 
@@ -55,7 +57,7 @@ class AttentionBlock(nn.Module):
         normed = self.norm(x_BCYX)
         q, k, v = (layer(normed).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v))
         mixed_BPC = F.scaled_dot_product_attention(q, k, v)[:, 0]
-        mixed_BCYX = mixed_BPC.transpose(1, 2).unflatten(2, x_BCYX.shape[2:])
+        mixed_BCYX = mixed_BPC.transpose(1, 2).view_as(x_BCYX)
         return cast(Tensor, x_BCYX + self.proj_out(mixed_BCYX))
 
 
@@ -186,9 +188,15 @@ class Vqgan(nn.Module):
         return self.quantize.encode(self.latents(pixels_BCYX)).flatten(1)
 
     def decode(self, codes_BP: Tensor) -> Tensor:
-        """Return pixels (B, C, Y, X), not clamped, of codes (B, P) of square images in raster order."""
-        side = int(codes_BP.shape[1] ** 0.5)
-        return self.decode_latents(self.quantize.decode(codes_BP.unflatten(1, (side, -1))))
+        """Return pixels (B, C, Y, X), not clamped, of codes (B, P) of square images in raster order.
+
+        Raises:
+            ShapeError: if P is no square number.
+        """
+        side = math.isqrt(codes_BP.shape[1])
+        if side * side != codes_BP.shape[1]:
+            raise ShapeError(f"{codes_BP.shape[1]} codes", where="vqgan", expected="those of a square image")
+        return self.decode_latents(self.quantize.decode(codes_BP.view(-1, side, side)))
 
     def decode_latents(self, latent_BEYX: Tensor) -> Tensor:
         """Return pixels (B, C, Y, X), not clamped, of codebook vectors (B, E, Y/d, X/d)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,7 +37,8 @@ class DecodeSettings:
     """How a report is decoded.
 
     Attributes:
-        vocabulary: ``text`` lets only ordinary text ids, the end and the next ``I_s`` be chosen; ``all`` every row, as released.
+        vocabulary: ``text`` lets only ordinary text ids, the end and the next ``I_s`` be chosen; ``all`` every row,
+            as released.
         max_new_tokens, min_new_tokens: bounds on the new tokens; the end cannot be chosen before the minimum.
         temperature: 0 is greedy; above, tokens are sampled with ``--seed``.
         top_p: smallest set of tokens whose probability reaches this is sampled from.
@@ -51,7 +53,7 @@ class DecodeSettings:
     def __post_init__(self) -> None:
         require(self.max_new_tokens > 0, "decode.max_new_tokens", self.max_new_tokens, "a positive number")
         require_range("decode.min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
-        require(self.temperature >= 0, "decode.temperature", self.temperature, "0 or more")
+        require(0 <= self.temperature < math.inf, "decode.temperature", self.temperature, "0 or more, finite")
         require(0 < self.top_p <= 1, "decode.top_p", self.top_p, "above 0, up to 1")
 
 

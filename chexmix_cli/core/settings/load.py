@@ -75,7 +75,7 @@ def build(cls: type[Settings], values: Mapping[str, Any], *, where: str = "") ->
 
 def to_dict(settings: Any) -> dict[str, Any]:
     """Return a settings dataclass as nested plain values, ready for JSON or TOML."""
-    return typing.cast(dict[str, Any], dataclasses.asdict(settings))
+    return dataclasses.asdict(settings)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -95,7 +95,9 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
     folder = Path(__file__).parent / "presets" / group
     known = sorted(path.stem for path in folder.glob("*.toml"))
     if name not in known:
-        raise SettingsError(f"unknown preset {name!r}", where="--preset", expected=", ".join(known), hint=_near(name, known))
+        raise SettingsError(
+            f"unknown preset {name!r}", where="--preset", expected=", ".join(known), hint=_near(name, known)
+        )
     return read_toml(folder / f"{name}.toml")
 
 
@@ -131,38 +133,44 @@ def _merge(target: dict[str, Any], values: Mapping[str, Any], layer: str, origin
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
         if value is None or value == "none":
             return None
-        return _convert(options[0], value, where)
+        return _convert(next(option for option in arguments if option is not type(None)), value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, hint):
-            return value
-        if not isinstance(value, Mapping):
-            raise SettingsError(f"{value!r} is a value", where=where, expected="a section")
-        return build(hint, value, where=where)
+        return value if isinstance(value, hint) else build(hint, _expect(Mapping, value, where, "section"), where=where)
     if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            names = [str(choice) for choice in choices]
-            raise SettingsError(f"{value!r} is not a choice", where=where, expected=", ".join(names), hint=_near(str(value), names))
-        return value
+        return _choice(arguments, value, where)
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise SettingsError(f"{value!r} is not a list", where=where, expected="a list")
-        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
+        return tuple(_convert(arguments[0], item, where) for item in _expect((list, tuple), value, where, "list"))
     if origin is dict:
-        if not isinstance(value, Mapping):
-            raise SettingsError(f"{value!r} is not a table", where=where, expected="a table")
-        return dict(value)
+        return dict(_expect(Mapping, value, where, "table"))
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
-        raise SettingsError(f"{value!r} is a {type(value).__name__}", where=where, expected=f"a {hint.__name__}")
+    if hint in (int, float) and isinstance(value, bool):
+        raise SettingsError(f"{value!r} is a bool", where=where, expected=f"a {hint.__name__}")
+    return _expect(hint, value, where, hint.__name__)
+
+
+def _choice(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value in choices:
+        return value
+    names = [str(choice) for choice in choices]
+    raise SettingsError(
+        f"{value!r} is not a choice", where=where, expected=", ".join(names), hint=_near(str(value), names)
+    )
+
+
+def _expect(kind: Any, value: Any, where: str, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise SettingsError(f"{value!r} is a {type(value).__name__}", where=where, expected=f"a {name}")
     return value
 
 

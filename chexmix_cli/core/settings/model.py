@@ -69,7 +69,7 @@ class VqganSettings:
     @property
     def downsampling(self) -> int:
         """Return how many pixels of a side make one code."""
-        return 2 ** (len(self.channel_multipliers) - 1)
+        return 1 << (len(self.channel_multipliers) - 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
