@@ -8,6 +8,7 @@ Writing takes one tensor at a time, too.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -130,47 +131,56 @@ def load_module(
     return module.eval()
 
 
-def module_tensors(module: nn.Module, slices: Iterable[Slice]) -> dict[str, Tensor]:
-    """Return a module's parameters under their checkpoint keys, as views."""
-    state = module.state_dict()
-    return {item.key: item.of(state[item.parameter]) for item in slices}
+class ModuleSource:
+    """A module's parameters under their checkpoint keys, as a :class:`TensorSource` of views."""
+
+    def __init__(self, module: nn.Module, slices: Iterable[Slice]) -> None:
+        self.where = type(module).__name__
+        state, codes = module.state_dict(), dtype_codes()
+        self._views = {item.key: item.of(state[item.parameter]) for item in slices}
+        self.shapes: Mapping[str, tuple[int, ...]] = {key: tuple(view.shape) for key, view in self._views.items()}
+        self.dtypes: Mapping[str, str] = {key: codes[view.dtype] for key, view in self._views.items()}
+
+    def get(self, key: str) -> Tensor:
+        """Return one parameter, or the slice of it that is this key."""
+        return self._views[key].detach()
+
+    def release(self) -> None:
+        """Do nothing: the module owns its memory."""
 
 
 def write_safetensors(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    metadata: Mapping[str, str],
-    dtype: torch.dtype | None = None,
+    path: Path, source: TensorSource, *, metadata: Mapping[str, str], dtype: torch.dtype | None = None
 ) -> None:
-    """Write tensors (views, any device) atomically, one at a time, converted to ``dtype`` if given.
+    """Write a source's tensors atomically, one at a time, converted to ``dtype`` if given, else bit for bit.
 
     The order is the safetensors package's: wide dtypes first, then by name, so that all stay aligned.
     """
-    codes = _dtype_codes()
-    kinds = {name: codes[dtype or tensor.dtype] for name, tensor in tensors.items()}
-    order = sorted(tensors, key=lambda name: (-DTYPE_BYTES[kinds[name]], name))
+    kinds = dict(source.dtypes) if dtype is None else dict.fromkeys(source.dtypes, dtype_codes()[dtype])
+    order = sorted(kinds, key=lambda key: (-DTYPE_BYTES[kinds[key]], key))
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
-    for name in order:
-        start, end = end, end + tensors[name].numel() * DTYPE_BYTES[kinds[name]]
-        header[name] = {"dtype": kinds[name], "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    for key in order:
+        start, end = end, end + math.prod(source.shapes[key]) * DTYPE_BYTES[kinds[key]]
+        header[key] = {"dtype": kinds[key], "shape": list(source.shapes[key]), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
     with atomic_write(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(_raw_bytes(tensors[name], dtype))
+        for key in order:
+            file.write(_raw_bytes(source.get(key), dtype))
+            source.release()
 
 
 def _raw_bytes(tensor: Tensor, dtype: torch.dtype | None) -> memoryview:
     import torch
 
-    plain = tensor.detach().to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
+    plain = tensor.to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _dtype_codes() -> dict[torch.dtype, str]:
+def dtype_codes() -> dict[torch.dtype, str]:
+    """Return the header's code of each floating-point dtype."""
     import torch
 
     return {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

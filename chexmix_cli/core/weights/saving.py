@@ -12,7 +12,7 @@ from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.header import DESCRIPTION_KEY, Description
 from chexmix_cli.core.weights.keys import decoder_slices, same_name_slices
 from chexmix_cli.core.weights.released import config_text, vqgan_config_text
-from chexmix_cli.core.weights.safetensors_io import module_tensors, write_safetensors
+from chexmix_cli.core.weights.safetensors_io import ModuleSource, write_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -43,15 +43,15 @@ def save_model(
     """
     metadata = {DESCRIPTION_KEY: Description(settings, provenance or {}).to_json()}
     if tokenizer_file is not None:
-        for source in files.tokenizer_files(tokenizer_file.parent):
-            copy_file(source, directory / source.name)
+        for file in files.tokenizer_files(tokenizer_file.parent):
+            copy_file(file, directory / file.name)
     if vqgan is not None:
-        tensors = module_tensors(vqgan, same_name_slices(vqgan))
-        write_safetensors(directory / files.VQGAN_FILE, tensors, metadata=metadata, dtype=dtype)
+        source = ModuleSource(vqgan, same_name_slices(vqgan))
+        write_safetensors(directory / files.VQGAN_FILE, source, metadata=metadata, dtype=dtype)
         files.write_text(directory / files.VQGAN_CONFIG, vqgan_config_text(settings))
     if decoder is not None:
-        tensors = module_tensors(decoder, decoder_slices(settings.decoder))
-        write_safetensors(directory / files.MODEL_FILE, tensors, metadata=metadata, dtype=dtype)
+        source = ModuleSource(decoder, decoder_slices(settings.decoder))
+        write_safetensors(directory / files.MODEL_FILE, source, metadata=metadata, dtype=dtype)
         written = dtype or decoder.embedding.weight.dtype
         files.write_text(directory / files.CONFIG_FILE, config_text(settings, str(written).removeprefix("torch.")))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.weights.keys import is_training_only
+from chexmix_cli.core.weights.safetensors_io import dtype_codes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +38,10 @@ class VqganCheckpoint:
             raise WeightsError("holds no state dict", where=self.where, expected="tensors by name, or under state_dict")
         self._tensors: dict[str, Tensor] = {key: value for key, value in state.items() if not is_training_only(key)}
         self.num_dropped = len(state) - len(self._tensors)
-        names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+        codes = dtype_codes()
         self.shapes: Mapping[str, tuple[int, ...]] = {key: tuple(value.shape) for key, value in self._tensors.items()}
         self.dtypes: Mapping[str, str] = {
-            key: names.get(value.dtype, str(value.dtype)) for key, value in self._tensors.items()
+            key: codes.get(value.dtype, str(value.dtype)) for key, value in self._tensors.items()
         }
 
     def get(self, key: str) -> Tensor:
