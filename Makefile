@@ -1,0 +1,77 @@
+# `make demo` and `make test` do all the set-up themselves, on any machine with Python 3.11 or newer.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo test lint types unit docs format clean distclean
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Further arguments for pip, such as PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu": torch without CUDA.
+PIP_ARGS ?=
+# Further arguments for pytest, such as PYTEST_ARGS="-k tokenizer -x".
+PYTEST_ARGS ?=
+# The Python to build the environment with; empty: the first 3.11+ on PATH that can.
+PYTHON ?=
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv $(VENV); \
+	    exit 0; \
+	  fi; \
+	done; \
+	echo "error: no Python 3.11 or newer with venv on PATH" >&2; \
+	echo "hint: install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python3" >&2; \
+	exit 4
+
+# A stamp is as new as the last installation, so that an environment is renewed only when its requirements change.
+$(VENV)/.demo-ready: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing chexmix into $(VENV) (the first time takes minutes: torch is large)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev-ready: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing chexmix and its development tools into $(VENV) (the first time takes minutes: torch is large)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.demo-ready $@
+
+env: $(VENV)/.dev-ready  ## make the development environment
+
+demo: $(VENV)/.demo-ready  ## report on a real chest DICOM study with the embedded model, and a picture of it
+	@rm -rf demo && mkdir -p demo/study
+	@cp "$$($(BIN)/python -c 'import data_store, pathlib; print(pathlib.Path(data_store.__file__).parent / "data/RG1_J2KR.dcm")')" demo/study/
+	$(BIN)/chexmix generate-report demo/study --picture demo/report.png
+	@test -s demo/report.png
+	@echo "picture: $(CURDIR)/demo/report.png"
+
+test: lint types unit  ## lint, types and all tests
+
+lint: $(VENV)/.dev-ready  ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev-ready  ## static types
+	$(BIN)/mypy
+
+# Two workers, one thread each: two cores are what the suite is timed on, and threads under workers only contend.
+unit: $(VENV)/.dev-ready  ## tests only
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+docs: $(VENV)/.dev-ready  ## check the documents: links, paths, commands
+	$(BIN)/pytest tests/unit/test_docs.py
+
+format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what tests, builds and the demo leave
+	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## the same, and the environment
+	rm -rf $(VENV)
