@@ -22,6 +22,9 @@ from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.settings.model import DecoderSettings
 
 
+_ROPE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
 class KvCache:
     """Keys and values of the positions seen so far, in one buffer a layer.
 
@@ -232,6 +235,7 @@ def rotary_table(settings: DecoderSettings, positions_BT: Tensor, dtype: torch.d
     """Return cosine and sine of the rotary angles, each (B, 1, T, R), computed in float32."""
     exponent_R = torch.arange(0, settings.rotary_size, 2, device=positions_BT.device, dtype=torch.int64).float()
     frequency_R = 1.0 / (settings.rope_theta ** (exponent_R / settings.rotary_size))
+    frequency_R = frequency_R.to(_ROPE_DTYPES[settings.rope_dtype]).float()
     angle_B1TR = positions_BT[:, None, :, None].float() * frequency_R
     return angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype)
 

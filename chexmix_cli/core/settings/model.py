@@ -11,7 +11,14 @@ from chexmix_cli.core.vocab import Vocabulary
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderSettings:
-    """Shape of the Phi-form decoder (see ``core/models/decoder.py``)."""
+    """Shape of the Phi-form decoder (see ``core/models/decoder.py``).
+
+    Attributes:
+        num_rows: rows of the embedding and of the head.
+        rotary_size: features of each head that turn with the position.
+        rope_dtype: what the rotary frequencies are rounded to. ``float32`` leaves them as they are; ``bfloat16`` is
+            what a Phi module becomes when it is cast as a whole, as some pipelines cast it before they run.
+    """
 
     num_rows: int
     hidden_size: int
@@ -21,6 +28,7 @@ class DecoderSettings:
     rotary_size: int
     max_positions: int
     rope_theta: float = 10000.0
+    rope_dtype: Literal["float32", "bfloat16"] = "float32"
     norm_eps: float = 1e-5
     residual_dropout: float = 0.1
 
