@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chexmix_cli.core.errors import ChexmixError, WeightsError
+from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.settings.load import to_dict
-from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import files
+from chexmix_cli.core.weights.detect import detect, holds_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256
-from chexmix_cli.core.weights.header import Header, read_header
+from chexmix_cli.core.weights.header import read_header
 from chexmix_cli.core.weights.keys import Slice, decoder_slices, same_name_slices
-from chexmix_cli.core.weights.registry import EMBEDDED, RELEASED_ENTRY, Entry, registry
-from chexmix_cli.core.weights.released import read_config, read_vqgan_config
-from chexmix_cli.core.weights.safetensors_io import SafetensorsSource, TensorSource, check_keys, load_module
+from chexmix_cli.core.weights.registry import EMBEDDED, Entry, registry
+from chexmix_cli.core.weights.safetensors_io import SafetensorsSource, TensorSource, load_module
 from chexmix_cli.core.weights.vqgan_checkpoint import VqganCheckpoint
 
 if TYPE_CHECKING:
@@ -31,21 +27,6 @@ if TYPE_CHECKING:
     from chexmix_cli.core.text.tokenizer import TextTokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Detected:
-    """What a directory says of itself.
-
-    Attributes:
-        settings: the model.
-        sources: the files (or the preset) each part of the settings came from.
-        provenance: free form, from our header.
-    """
-
-    settings: ModelSettings
-    sources: tuple[str, ...]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
 class WeightsDir:
     """One model on disk; made by :func:`open_weights`. Settings are read at once, tensors only when asked for."""
 
@@ -54,9 +35,9 @@ class WeightsDir:
         self._headers = {
             name: read_header(path / name) for name in (files.MODEL_FILE, files.VQGAN_FILE) if (path / name).is_file()
         }
-        detected = _detect(path, self._headers, entry)
+        detected = detect(path, self._headers, entry)
         self.settings, self.sources, self.provenance = detected.settings, detected.sources, detected.provenance
-        self.entry = entry if entry is not None else registry().get(str(self.provenance.get("entry")))
+        self.entry = registry().get(detected.entry_name or "")
 
     @property
     def name(self) -> str:
@@ -140,13 +121,25 @@ class WeightsDir:
             raise WeightsError(
                 f"has no image tokenizer ({files.VQGAN_FILE} or {files.VQGAN_CHECKPOINT})", where=str(self.path)
             )
-        if path.name == files.VQGAN_CHECKPOINT:
-            return VqganCheckpoint(path)
-        return SafetensorsSource(path, self._headers[files.VQGAN_FILE])
+        return vqgan_source(path)
+
+    def vqgan_slices(self) -> list[Slice]:
+        """Return every tensor an image tokenizer of these settings has."""
+        import torch
+
+        from chexmix_cli.core.models.vqgan import Vqgan
+
+        with torch.device("meta"):
+            return same_name_slices(Vqgan(self.settings.vqgan))
 
     def _existing(self, name: str) -> Path | None:
         path = self.path / name
         return path if path.is_file() else None
+
+
+def vqgan_source(path: Path) -> TensorSource:
+    """Return the tensors of one image tokenizer file of either kind."""
+    return VqganCheckpoint(path) if path.name == files.VQGAN_CHECKPOINT else SafetensorsSource(path)
 
 
 def open_weights(name_or_dir: str | Path | None) -> WeightsDir:
@@ -177,96 +170,7 @@ def open_weights(name_or_dir: str | Path | None) -> WeightsDir:
         raise WeightsError(
             problem, where=str(name_or_dir), expected=f"a weights directory, a run, or one of {', '.join(entries)}"
         )
-    if not _holds_weights(path) and _holds_weights(path / files.RUN_MODEL):
+    if not holds_weights(path) and holds_weights(path / files.RUN_MODEL):
         path = path / files.RUN_MODEL
     owner = [entry for entry in entries.values() if entry.directory.is_dir() and entry.directory.samefile(path)]
     return WeightsDir(path, owner[0] if owner else None)
-
-
-def _holds_weights(path: Path) -> bool:
-    names = (files.MODEL_FILE, files.VQGAN_FILE, files.VQGAN_CHECKPOINT)
-    return any((path / name).is_file() for name in names)
-
-
-def _detect(path: Path, headers: Mapping[str, Header], entry: Entry | None) -> Detected:
-    if not _holds_weights(path):
-        expected = f"{files.MODEL_FILE}, {files.VQGAN_FILE} or {files.VQGAN_CHECKPOINT}"
-        raise WeightsError("holds no weights", where=str(path), expected=expected)
-    described = {name: found for name, header in headers.items() if (found := header.description()) is not None}
-    if not described:
-        return _detect_released(path, headers, entry)
-    first, *others = described
-    settings = described[first].settings
-    for other in others:
-        differing = _differing(settings, described[other].settings)
-        if differing:
-            raise WeightsError(
-                f"{first} and {other} describe different models ({', '.join(differing)})",
-                where=str(path),
-                hint="they come from different trainings; put files of one model together",
-            )
-    return Detected(settings, tuple(f"header of {name}" for name in described), described[first].provenance)
-
-
-def _differing(one: ModelSettings, other: ModelSettings) -> list[str]:
-    mine, theirs = to_dict(one), to_dict(other)
-    return [
-        f"{section}.{key}"
-        for section in ("vocabulary", "image", "vqgan", "decoder")
-        for key in mine[section]
-        if mine[section][key] != theirs[section][key]
-    ]
-
-
-def _detect_released(path: Path, headers: Mapping[str, Header], entry: Entry | None) -> Detected:
-    """Return the settings of a directory without our header: the released vocabulary, sizes from its files.
-
-    The released hub repository need not hold ``config.json`` and ``vqgan.yaml``. Its published sizes stand in for
-    them, and for nothing else: tensors of any other shape are refused, here and when they are loaded.
-    """
-    released = registry()[RELEASED_ENTRY].settings() if entry is None else entry.settings()
-    decoder, decoder_from = released.decoder, f"preset of {RELEASED_ENTRY}"
-    vqgan, resolution, vqgan_from = released.vqgan, released.image.resolution_px, decoder_from
-    if (path / files.CONFIG_FILE).is_file():
-        decoder, decoder_from = read_config(path / files.CONFIG_FILE), files.CONFIG_FILE
-        _require_released_vocabulary(
-            path / files.CONFIG_FILE, "vocab_size", decoder.num_rows, released.decoder.num_rows
-        )
-    elif files.MODEL_FILE in headers:
-        _require_fit(
-            path / files.MODEL_FILE, decoder_slices(decoder), SafetensorsSource(path, headers[files.MODEL_FILE])
-        )
-    if (path / files.VQGAN_CONFIG).is_file():
-        (vqgan, resolution), vqgan_from = read_vqgan_config(path / files.VQGAN_CONFIG), files.VQGAN_CONFIG
-        _require_released_vocabulary(path / files.VQGAN_CONFIG, "n_embed", vqgan.num_codes, released.vqgan.num_codes)
-    try:
-        settings = ModelSettings(
-            name=path.resolve().name if entry is None else entry.name,
-            vocabulary=released.vocabulary,
-            image=dataclasses.replace(released.image, resolution_px=resolution),
-            vqgan=vqgan,
-            decoder=decoder,
-        )
-    except ChexmixError as error:
-        raise WeightsError(str(error), where=str(path)) from None
-    return Detected(settings, (f"decoder: {decoder_from}", f"vqgan: {vqgan_from}", "vocabulary: released"))
-
-
-def _require_released_vocabulary(path: Path, key: str, found: int, released: int) -> None:
-    if found != released:
-        raise WeightsError(
-            f"{key} is {found}, a vocabulary that is not known",
-            where=str(path),
-            expected=f"{released} (the released model's), or files that describe themselves",
-            hint="weights written by chexmix carry their vocabulary in the header; use those files as they were",
-        )
-
-
-def _require_fit(path: Path, slices: list[Slice], source: TensorSource) -> None:
-    problems = check_keys(slices, source)
-    if problems:
-        raise WeightsError(
-            f"no {files.CONFIG_FILE} beside it, and not the released model's tensors: {'; '.join(problems)}",
-            where=str(path),
-            expected=f"{files.CONFIG_FILE}, or a file that describes itself",
-        )

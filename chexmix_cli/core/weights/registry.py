@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import chexmix_cli
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.settings.checks import require
-from chexmix_cli.core.settings.load import build, read_preset, read_toml
+from chexmix_cli.core.settings.load import Layer, build, read_preset, read_toml, resolve
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights.files import home
 
@@ -49,14 +48,6 @@ class EntryFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpecialRows:
-    """Ids of the released vocabulary that are inferred, so settings of the entry."""
-
-    mask: int
-    pad: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One model of ``weights.toml``.
 
@@ -64,7 +55,7 @@ class Entry:
         name: what ``--weights`` takes.
         source: ``embedded`` is part of the installation, ``hub`` is fetched.
         preset: model preset that stands in for settings files a hub repository does not have.
-        vocabulary: overrides of the preset's inferred ids.
+        settings: what differs from the preset, as nested tables; above all what is inferred, not published.
     """
 
     name: str
@@ -74,7 +65,7 @@ class Entry:
     repository: str | None = None
     revision: str = "main"
     preset: str | None = None
-    vocabulary: SpecialRows | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     files: tuple[EntryFile, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -88,14 +79,14 @@ class Entry:
         """Return where the entry's weights are, or will be once fetched."""
         return _PACKAGE / "assets" / self.name if self.source == "embedded" else home() / "weights" / self.name
 
-    def settings(self) -> ModelSettings:
-        """Return the settings of the entry's preset with the entry's name and inferred ids."""
+    def model_settings(self) -> ModelSettings:
+        """Return the settings of the entry's preset with its own on top."""
         assert self.preset is not None
-        settings = build(ModelSettings, read_preset("model", self.preset))
-        vocabulary = settings.vocabulary
-        if self.vocabulary is not None:
-            vocabulary = dataclasses.replace(vocabulary, mask=self.vocabulary.mask, pad=self.vocabulary.pad)
-        return dataclasses.replace(settings, name=self.name, vocabulary=vocabulary)
+        layers: list[Layer] = [
+            (f"preset {self.preset}", read_preset("model", self.preset)),
+            ("weights.toml", {"name": self.name, **self.settings}),
+        ]
+        return resolve(ModelSettings, layers).settings
 
 
 @cache

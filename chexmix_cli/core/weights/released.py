@@ -61,21 +61,17 @@ def read_config(path: Path) -> DecoderSettings:
     rope = values.get("rope_parameters") or {}  # where transformers 5 keeps what were three keys before
     values = {**_PHI_DEFAULTS, **values, **{key: rope[key] for key in _PHI_DEFAULTS if key in rope}}
     _refuse_phi_variants(values, rope, where)
-    sizes = {
-        name: _whole_number(values, key, where)
-        for name, key in (
-            ("num_rows", "vocab_size"),
-            ("hidden_size", "hidden_size"),
-            ("num_layers", "num_hidden_layers"),
-            ("num_heads", "num_attention_heads"),
-            ("mlp_size", "intermediate_size"),
-            ("max_positions", "max_position_embeddings"),
-        )
-    }
-    head_size = sizes["hidden_size"] // max(1, sizes["num_heads"])
+    hidden_size = _whole_number(values, "hidden_size", where)
+    num_heads = _whole_number(values, "num_attention_heads", where)
+    head_size = hidden_size // max(1, num_heads)
     try:
         return DecoderSettings(
-            **sizes,
+            num_rows=_whole_number(values, "vocab_size", where),
+            hidden_size=hidden_size,
+            num_layers=_whole_number(values, "num_hidden_layers", where),
+            num_heads=num_heads,
+            mlp_size=_whole_number(values, "intermediate_size", where),
+            max_positions=_whole_number(values, "max_position_embeddings", where),
             rotary_size=int(head_size * float(values["partial_rotary_factor"])),
             rope_theta=float(values["rope_theta"]),
             norm_eps=float(values["layer_norm_eps"]),

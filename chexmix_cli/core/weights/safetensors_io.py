@@ -92,6 +92,17 @@ def check_keys(slices: Iterable[Slice], source: TensorSource) -> list[str]:
     return [f"{len(keys)} {kind}: {_bounded(keys)}" for kind, keys in kinds if keys]
 
 
+def require_fit(slices: Iterable[Slice], source: TensorSource) -> None:
+    """Raise one WeightsError that lists all of :func:`check_keys`, if there is anything."""
+    problems = check_keys(slices, source)
+    if problems:
+        raise WeightsError(
+            "keys do not fit the model: " + "; ".join(problems),
+            where=source.where,
+            hint="the file belongs to other settings; `chexmix weights info` shows those in use",
+        )
+
+
 def load_module(
     make: Callable[[], Module],
     table: Callable[[Module], Sequence[Slice]],
@@ -110,13 +121,7 @@ def load_module(
     with torch.device("meta"):
         module = make()
     slices = table(module)
-    problems = check_keys(slices, source)
-    if problems:
-        raise WeightsError(
-            "keys do not fit the model: " + "; ".join(problems),
-            where=source.where,
-            hint="the file belongs to other settings; `chexmix weights info` shows those in use",
-        )
+    require_fit(slices, source)
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     state: dict[str, Tensor] = {}
     for parameter, parts in groupby(sorted(slices, key=lambda item: item.parameter), lambda item: item.parameter):

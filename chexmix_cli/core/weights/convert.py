@@ -1,0 +1,145 @@
+"""Turn weights of any accepted layout into files that describe themselves, or into a ``transformers`` directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chexmix_cli import __version__
+from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.weights import files
+from chexmix_cli.core.weights.directory import WeightsDir, open_weights, vqgan_source
+from chexmix_cli.core.weights.fingerprint import file_sha256
+from chexmix_cli.core.weights.header import DESCRIPTION_KEY, Description
+from chexmix_cli.core.weights.keys import decoder_slices
+from chexmix_cli.core.weights.released import config_text, vqgan_config_text
+from chexmix_cli.core.weights.safetensors_io import TensorSource, dtype_codes, require_fit, write_safetensors
+from chexmix_cli.core.weights.saving import copy_file
+
+if TYPE_CHECKING:
+    import torch
+
+#: Terms and descriptions that travel along with the weights, as they are.
+_COMPANIONS = ("LICENSE", "LICENSE.md", "NOTICE", "MODEL_CARD.md")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The tensors to be written, by part, each held against the model's settings."""
+
+    weights: WeightsDir
+    decoder: TensorSource | None
+    vqgan: TensorSource | None
+
+    def __post_init__(self) -> None:
+        if self.decoder is not None:
+            require_fit(decoder_slices(self.weights.settings.decoder), self.decoder)
+        if self.vqgan is not None:
+            require_fit(self.weights.vqgan_slices(), self.vqgan)
+
+    def metadata(self) -> Mapping[str, str]:
+        """Return the header entries: the model, and which files it was made from."""
+        sources = [Path(part.where) for part in (self.decoder, self.vqgan) if part is not None]
+        provenance = {
+            **self.weights.provenance,
+            "converted_from": {path.name: file_sha256(path) for path in sources},
+            "converted_by": f"chexmix {__version__}",
+        }
+        if self.weights.entry is not None:
+            provenance["entry"] = self.weights.entry.name
+        return {DESCRIPTION_KEY: Description(self.weights.settings, provenance).to_json()}
+
+
+def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None = None) -> list[Path]:
+    """Write a weights directory, or one weight file of it, self-describing; return the files written.
+
+    Args:
+        source: whatever :func:`open_weights` takes, or one weight file (the files beside it tell its settings).
+        out: directory, made if missing; it may be the source's own.
+        dtype: of the tensors; default: as stored, bit for bit.
+
+    Raises:
+        WeightsError: if the source is incomplete or does not fit its settings; nothing is written then.
+    """
+    if source is not None and Path(source).expanduser().is_file():
+        parts = _one_file(Path(source).expanduser())
+        companions: list[Path] = []
+    else:
+        weights = open_weights(source)
+        decoder = weights.decoder_source() if weights.has_decoder else None
+        parts = _Parts(weights, decoder, weights.vqgan_source() if weights.has_vqgan else None)
+        companions = [*files.tokenizer_files(weights.path), *_existing(weights.path, _COMPANIONS)]
+    settings, metadata, written = parts.weights.settings, parts.metadata(), []
+    if parts.vqgan is not None:
+        write_safetensors(out / files.VQGAN_FILE, parts.vqgan, metadata=metadata, dtype=dtype)
+        files.write_text(out / files.VQGAN_CONFIG, vqgan_config_text(settings))
+        written += [files.VQGAN_FILE, files.VQGAN_CONFIG]
+    if parts.decoder is not None:
+        write_safetensors(out / files.MODEL_FILE, parts.decoder, metadata=metadata, dtype=dtype)
+        files.write_text(out / files.CONFIG_FILE, config_text(settings, _dtype_name(parts.decoder, dtype)))
+        written += [files.MODEL_FILE, files.CONFIG_FILE]
+    return [*(out / name for name in written), *_copy(companions, out)]
+
+
+def export_hf(source: str | Path | None, out: Path, *, dtype: torch.dtype | None = None) -> list[Path]:
+    """Write the decoder and text tokenizer as a directory for ``transformers``; return the files written.
+
+    ``PhiForCausalLM.from_pretrained`` loads it and, where there is a ``tokenizer.json``, ``AutoTokenizer``.
+    Arguments and errors as :func:`convert`.
+    """
+    weights = open_weights(source)
+    parts = _Parts(weights, weights.decoder_source(), None)
+    assert parts.decoder is not None
+    write_safetensors(out / files.MODEL_FILE, parts.decoder, metadata=parts.metadata(), dtype=dtype)
+    vocabulary, tokenizer = weights.settings.vocabulary, weights.path / files.TOKENIZER_FILE
+    texts: dict[str, Any] = {
+        "generation_config.json": {
+            "bos_token_id": vocabulary.begin_text,
+            "eos_token_id": [vocabulary.begin_text, vocabulary.begin_image],
+            "pad_token_id": vocabulary.pad,
+        }
+    }
+    if tokenizer.is_file():
+        texts["tokenizer_config.json"] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|endoftext|>",
+            "eos_token": "<|endoftext|>",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": weights.settings.decoder.max_positions,
+        }
+    files.write_text(out / files.CONFIG_FILE, config_text(weights.settings, _dtype_name(parts.decoder, dtype)))
+    for name, values in texts.items():
+        files.write_text(out / name, json.dumps(values, indent=2) + "\n")
+    names = (files.MODEL_FILE, files.CONFIG_FILE, *texts)
+    companions = [*files.tokenizer_files(weights.path), *_existing(weights.path, _COMPANIONS)]
+    return [*(out / name for name in names), *_copy(companions, out)]
+
+
+def _one_file(path: Path) -> _Parts:
+    names = (files.MODEL_FILE, files.VQGAN_FILE, files.VQGAN_CHECKPOINT)
+    if path.name not in names:
+        raise WeightsError("is no weight file by its name", where=str(path), expected=", ".join(names))
+    weights = open_weights(path.parent)
+    if path.name == files.MODEL_FILE:
+        return _Parts(weights, weights.decoder_source(), None)
+    return _Parts(weights, None, vqgan_source(path))
+
+
+def _dtype_name(decoder: TensorSource, dtype: torch.dtype | None) -> str:
+    """Return torch's name of the dtype most of the decoder's tensors are written in."""
+    names = {code: str(known).removeprefix("torch.") for known, code in dtype_codes().items()}
+    codes = list(decoder.dtypes.values())
+    return names[max(set(codes), key=codes.count)] if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _existing(directory: Path, names: tuple[str, ...]) -> list[Path]:
+    return [directory / name for name in names if (directory / name).is_file()]
+
+
+def _copy(sources: list[Path], out: Path) -> list[Path]:
+    for path in sources:
+        copy_file(path, out / path.name)
+    return [out / path.name for path in sources]
