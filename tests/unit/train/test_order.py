@@ -1,0 +1,55 @@
+"""Data order and schedule are functions of (seed, step)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.training import OptimizerSettings
+from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
+from chexmix_cli.core.train.order import batch_indices, step_generator
+
+
+def test_every_epoch_sees_every_example_once():
+    drawn = [index for step in range(21) for index in batch_indices(seed=4, step=step, batch_size=5, num_examples=7)]
+    for epoch in range(15):
+        assert sorted(drawn[epoch * 7 : epoch * 7 + 7]) == list(range(7))
+    assert drawn[:7] != drawn[7:14]
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    assert len(batch_indices(seed=0, step=3, batch_size=10, num_examples=3)) == 10
+
+
+def test_order_depends_on_seed_alone():
+    first, again, other = (batch_indices(seed=seed, step=9, batch_size=8, num_examples=100) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_steps_have_independent_randomness():
+    first, again, second = (torch.rand(4, generator=step_generator(0, step)) for step in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
+def test_schedule_warms_up_and_decays_to_the_minimum():
+    settings = OptimizerSettings(learning_rate=1.0, min_learning_rate=0.1, warmup_steps=4)
+    rates = [learning_rate(settings, step, 14) for step in range(14)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[9] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 5 / 9)))
+    assert rates[13] == pytest.approx(0.1)
+
+
+def test_only_matrices_decay(trained_model):
+    decoder = Decoder(trained_model.decoder)
+    optimizer = build_optimizer(decoder, OptimizerSettings(learning_rate=1.0, weight_decay=0.5))
+    decayed = {id(parameter) for parameter in optimizer.param_groups[0]["params"]}
+    names = {name for name, parameter in decoder.named_parameters() if id(parameter) in decayed}
+    assert names == {"head.weight"} | {
+        f"blocks.{layer}.{part}.weight" for layer in range(2) for part in ("input_proj", "output_proj")
+    }
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(decoder.parameters()))
