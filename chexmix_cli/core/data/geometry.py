@@ -21,7 +21,8 @@ def fit(image: Image.Image, settings: ImageSettings, channels: int) -> NDArray[n
     Returns:
         Array (C, Y, X), float32 in [-1, 1].
     """
-    square = _crop(image, settings.resolution_px) if settings.geometry == "crop" else _pad(image, settings.resolution_px)
+    shape = _crop if settings.geometry == "crop" else _pad
+    square = shape(image, settings.resolution_px)
     values = np.asarray(square.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
     values_CYX = values[None] if channels == 1 else values.transpose(2, 0, 1)
     return np.ascontiguousarray(values_CYX / np.float32(127.5) - np.float32(1.0))

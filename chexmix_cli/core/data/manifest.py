@@ -74,7 +74,7 @@ def _parse(line: str, path: Path, where: str) -> ManifestRow:
         raise DataError(Reason.BAD_RECORD, f"not JSON ({error.msg})", where=where) from None
     if not isinstance(values, dict):
         raise DataError(Reason.BAD_RECORD, "not a JSON object", where=where)
-    known = {name for name in ManifestRow.__dataclass_fields__}
+    known = set(ManifestRow.__dataclass_fields__)
     for name in ("id", "file"):
         if not isinstance(values.get(name), str) or not values[name]:
             raise DataError(Reason.BAD_RECORD, f"no {name}", where=where, expected=f"a text field {name!r}")
@@ -86,5 +86,7 @@ def _parse(line: str, path: Path, where: str) -> ManifestRow:
     labels = values.get("labels") or {}
     for finding, value in labels.items():
         if value not in (1, 0, -1, None):
-            raise DataError(Reason.BAD_RECORD, f"label {finding!r} is {value!r}", where=where, expected="1, 0, -1 or null")
+            raise DataError(
+                Reason.BAD_RECORD, f"label {finding!r} is {value!r}", where=where, expected="1, 0, -1 or null"
+            )
     return ManifestRow(**{**values, "labels": labels, "file": path.parent / values["file"]})

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.settings.model import DecoderSettings
 
-
 _ROPE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -43,7 +43,8 @@ class Films:
 
     def exact(self, index: int) -> NDArray[np.float32]:
         """Return an image exactly as inference prepares it."""
-        return self._exact[index].astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+        values: NDArray[np.float32] = self._exact[index].astype(np.float32)
+        return values / np.float32(127.5) - np.float32(1.0)
 
     def changed(
         self, index: int, generator: Generator, *, crop: float, intensity: float, flip: bool
@@ -66,7 +67,8 @@ class Films:
         values = (self._fit(film) + 1) / 2
         values = values ** math.exp(intensity * draw[4])
         values = (values - 0.5) * (1 + intensity * draw[5]) + 0.5 + 0.5 * intensity * draw[6]
-        return np.clip(values * 2 - 1, -1, 1).astype(np.float32)
+        changed: NDArray[np.float32] = np.clip(values * 2 - 1, -1, 1).astype(np.float32)
+        return changed
 
     def _fit(self, image: Image.Image) -> NDArray[np.float32]:
         return fit(image, self._settings.image, self._settings.vqgan.image_channels)
@@ -78,7 +80,8 @@ def stack(images: Sequence[NDArray[np.float32]]) -> Tensor:
 
 
 def _to_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.rint((pixels + 1) * 127.5).astype(np.uint8)
+    values: NDArray[np.uint8] = np.rint((pixels + 1) * 127.5).astype(np.uint8)
+    return values
 
 
 def load_films(

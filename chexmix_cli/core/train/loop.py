@@ -110,7 +110,7 @@ class Trainer:
         for micro in self.task.split(batch, self.train.micro_batch_size):
             with torch.autocast("cpu", torch.bfloat16, enabled=self.train.precision == "bfloat16"):
                 terms = self.task.loss(micro)
-            (terms.total / num_units).backward()  # type: ignore[no-untyped-call]
+            (terms.total / num_units).backward()
             window.add(terms.sums)
         window.examples += len(indices)
         norm = float(torch.nn.utils.clip_grad_norm_(self.task.module.parameters(), self.schedule.clip_norm))

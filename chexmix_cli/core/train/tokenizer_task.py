@@ -84,18 +84,18 @@ class TokenizerTask:
         self.codebook = RunningCodebook(
             vqgan.quantize.embedding, decay=self._losses.codebook_decay, revive_below=self._losses.revive_below
         )
-        self.module = nn.ModuleDict({"vqgan": vqgan, "codebook": self.codebook})
+        self.module: nn.Module = nn.ModuleDict({"vqgan": vqgan, "codebook": self.codebook})
         self.num_examples = len(train)
         self._train, self._val, self._ids = train, val, ids
 
     def prepare(self, indices: list[int], generator: Generator) -> Tensor:
         """Return changed images, (B, C, Y, X)."""
-        change = {
-            "crop": self._losses.crop_jitter,
-            "intensity": self._losses.intensity_jitter,
-            "flip": self._losses.flip,
-        }
-        return stack([self._train.changed(index, generator, **change) for index in indices])
+        losses = self._losses
+        crop, intensity = losses.crop_jitter, losses.intensity_jitter
+        films = [
+            self._train.changed(index, generator, crop=crop, intensity=intensity, flip=losses.flip) for index in indices
+        ]
+        return stack(films)
 
     def split(self, batch: Tensor, size: int) -> list[Tensor]:
         """Return the images in groups of ``size``."""

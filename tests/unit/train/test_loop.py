@@ -150,7 +150,7 @@ def test_a_non_finite_gradient_stops_the_run_and_names_the_batch(build, tmp_path
 
 
 def test_stage_1_learns_its_documents_by_heart(build, tmp_path):
-    """Eight random reports: after overfitting, the loss of their text is near nothing, and greedy decoding repeats them."""
+    """Eight random reports: overfitted, the loss of their text is near nothing, and greedy decoding repeats one."""
     steps = 250
     trainer = build("1", tmp_path, steps=steps, batch_size=8, micro_batch_size=8, validate_every=steps, log_every=steps)
     trainer.task.module.set_dropout(0.0)
