@@ -152,18 +152,20 @@ def open_weights(name_or_dir: str | Path | None) -> WeightsDir:
     Raises:
         WeightsError: if there is no such thing, or its settings cannot be told.
     """
+    return WeightsDir(*locate(name_or_dir))
+
+
+def locate(name_or_dir: str | Path | None) -> tuple[Path, Entry | None]:
+    """Return the directory :func:`open_weights` would open, and the entry of ``weights.toml`` it belongs to, if any."""
     name_or_dir = EMBEDDED if name_or_dir is None else name_or_dir
     entries = registry()
     if isinstance(name_or_dir, str) and name_or_dir in entries:
         entry = entries[name_or_dir]
-        if not entry.directory.is_dir():
-            hint = (
-                f"chexmix weights fetch {entry.name} --accept-licence"
-                if entry.source == "hub"
-                else "install chexmix again"
-            )
+        if not holds_weights(entry.directory):
+            fetch = f"chexmix weights fetch {entry.name} --accept-licence"
+            hint = fetch if entry.source == "hub" else "install chexmix again"
             raise WeightsError(f"the weights {entry.name!r} are not here", where=str(entry.directory), hint=hint)
-        return WeightsDir(entry.directory, entry)
+        return entry.directory, entry
     path = Path(name_or_dir).expanduser()
     if not path.is_dir():
         problem = "is a file" if path.exists() else "no such weights"
@@ -172,5 +174,5 @@ def open_weights(name_or_dir: str | Path | None) -> WeightsDir:
         )
     if not holds_weights(path) and holds_weights(path / files.RUN_MODEL):
         path = path / files.RUN_MODEL
-    owner = [entry for entry in entries.values() if entry.directory.is_dir() and entry.directory.samefile(path)]
-    return WeightsDir(path, owner[0] if owner else None)
+    owners = [entry for entry in entries.values() if entry.directory.is_dir() and entry.directory.samefile(path)]
+    return path, owners[0] if owners else None

@@ -70,9 +70,17 @@ def fetch(entry: Entry, *, accept_licence: bool, progress: Progress | None = Non
     directory.mkdir(parents=True, exist_ok=True)
     _check_room(directory, [remote for _, remote in wanted])
     for file, remote in wanted:
-        if not (directory / file.name).exists():
-            _download(entry, commit, remote, directory, progress)
-        locked = _check(directory / file.name, file, remote, lock.files.get(file.name))
+        path, known = directory / file.name, lock.files.get(file.name)
+        if path.exists():
+            locked = _check(path, file, remote, known, hint="it was changed here: delete it, then fetch again")
+        else:
+            partial = _download(entry, commit, remote, directory, progress)
+            try:
+                locked = _check(partial, file, remote, known, hint="what was received is deleted; fetch again")
+            except WeightsError:
+                partial.unlink()
+                raise
+            partial.replace(path)
         lock = dataclasses.replace(lock, files={**lock.files, file.name: locked})
         write_lock(directory, lock)
     return lock
@@ -97,8 +105,8 @@ def _list_remote(entry: Entry, revision: str) -> tuple[str, dict[str, _Remote]]:
     return info.sha, remotes
 
 
-def _download(entry: Entry, commit: str, remote: _Remote, directory: Path, progress: Progress | None) -> None:
-    """Receive one file under a temporary name that carries the commit, then give it its own."""
+def _download(entry: Entry, commit: str, remote: _Remote, directory: Path, progress: Progress | None) -> Path:
+    """Receive one file under a temporary name that carries the commit; return it."""
     partial = directory / f".{remote.name}.{commit[:12]}.partial"
     for stale in directory.glob(f".{remote.name}.*.partial"):
         if stale != partial:
@@ -107,13 +115,12 @@ def _download(entry: Entry, commit: str, remote: _Remote, directory: Path, progr
     while True:
         try:
             _receive(entry, commit, remote, partial, progress)
-            break
+            return partial
         except Exception as error:  # as in _list_remote
             attempts_left -= 1
             if attempts_left == 0 or _is_final(error):
                 raise _transfer_error(entry, error) from None
             time.sleep(_WAIT_S)
-    partial.replace(directory / remote.name)
 
 
 def _receive(entry: Entry, commit: str, remote: _Remote, partial: Path, progress: Progress | None) -> None:
@@ -146,7 +153,7 @@ def _receive(entry: Entry, commit: str, remote: _Remote, partial: Path, progress
         raise ConnectionError(f"received {done} of {remote.num_bytes} bytes of {remote.name}")
 
 
-def _check(path: Path, file: EntryFile, remote: _Remote, locked: LockedFile | None) -> LockedFile:
+def _check(path: Path, file: EntryFile, remote: _Remote, locked: LockedFile | None, *, hint: str) -> LockedFile:
     """Return the file's digest and size; WeightsError if any known digest is another."""
     digest = file_sha256(path, fresh=True)
     known = (("weights.toml", file.sha256), ("the hub", remote.sha256), ("the first fetch", locked and locked.sha256))
@@ -154,9 +161,9 @@ def _check(path: Path, file: EntryFile, remote: _Remote, locked: LockedFile | No
         if expected and digest != expected:
             raise WeightsError(
                 f"has sha256 {digest}",
-                where=str(path),
+                where=str(path.with_name(file.name)),
                 expected=f"{expected}, recorded by {who}",
-                hint="the file is damaged or was exchanged: delete it, then fetch again",
+                hint=hint,
             )
     return LockedFile(sha256=digest, num_bytes=path.stat().st_size)
 
