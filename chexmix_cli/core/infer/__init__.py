@@ -1,0 +1,1 @@
+"""Running trained models: images to codes and back, report decoding, embeddings, scores."""

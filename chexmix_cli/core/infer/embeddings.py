@@ -1,0 +1,54 @@
+"""Embeddings of images: each layer's hidden states, averaged over the image positions.
+
+Shape letters: B images, P image positions, T sequence, D hidden, L layers asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.runtime import memory_errors
+from chexmix_cli.core.vocab import Vocabulary
+
+
+@torch.inference_mode()
+def image_embeddings(
+    decoder: Decoder, vocabulary: Vocabulary, codes: Sequence[Sequence[int]], *, layers: Sequence[int] | None = None
+) -> Tensor:
+    """Return the embeddings of images, (B, L, D) float32 on the CPU.
+
+    Args:
+        decoder: in eval mode.
+        vocabulary: the model's ids.
+        codes: the codes of each image, raster order; read as ``I_s image I_E``, all in one batch.
+        layers: 0 for the token embeddings, then each block, the last one after the final norm; default: all
+            ``num_layers + 1``. Blocks behind the last one asked for are not run.
+
+    Raises:
+        VocabularyError: if an image has not ``tokens_per_image`` codes, or one out of range.
+        SettingsError: if there is no such layer.
+        MachineError: if memory runs out.
+    """
+    num_states = decoder.settings.num_layers + 1
+    wanted = list(range(num_states)) if layers is None else list(layers)
+    unknown = [layer for layer in wanted if not 0 <= layer < num_states]
+    if unknown or not wanted:
+        raise SettingsError(f"layers {wanted}", where="layers", expected=f"some of 0..{num_states - 1}")
+    if not codes:
+        return torch.empty(0, len(wanted), decoder.settings.hidden_size)
+    sequences = [vocabulary.image_sequence([int(code) for code in image]) for image in codes]
+    token_ids_BT = torch.tensor(sequences, device=decoder.embedding.weight.device)
+    image = slice(1, 1 + vocabulary.tokens_per_image)
+    means: dict[int, Tensor] = {}
+    with memory_errors("embedding images", "--set input.batch_size=1"):
+        for layer, state_BTD in enumerate(decoder.layer_states(token_ids_BT)):
+            if layer in wanted:
+                means[layer] = state_BTD[:, image].mean(dim=1, dtype=torch.float32).cpu()
+            if layer == max(wanted):
+                break
+    return torch.stack([means[layer] for layer in wanted], dim=1)

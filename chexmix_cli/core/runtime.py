@@ -1,0 +1,130 @@
+"""The machine a model runs on: device and dtype choice, seeds, provenance. Importing it loads no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from chexmix_cli import __version__
+from chexmix_cli.core.errors import MachineError, SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Names ``choose_dtype`` takes.
+DTYPES = ("auto", "float32", "bfloat16")
+#: Parameters above which reading the weights is what a token costs, so that half the bytes pay off.
+_LARGE_MODEL = 1_000_000_000
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device of ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        SettingsError: if ``name`` is none of these.
+        MachineError: if CUDA is asked for and not there; the message says what is missing.
+    """
+    import torch
+
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    asked = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if name == "auto" else name)
+    if asked is None:
+        raise SettingsError(f"{name!r} is not a device", where="--device", expected="auto, cpu, cuda or cuda:N")
+    if torch.version.cuda is None:
+        raise MachineError(
+            "this PyTorch is built without CUDA", where=f"--device {name}", hint="install a CUDA build, or --device cpu"
+        )
+    if not torch.cuda.is_available():
+        raise MachineError("no CUDA device or driver is visible", where=f"--device {name}", hint="--device cpu")
+    index, count = int(asked[1] or 0), torch.cuda.device_count()
+    if index >= count:
+        raise MachineError(f"there are {count} CUDA devices", where=f"--device {name}", expected=f"0..{count - 1}")
+    return torch.device("cuda", index)
+
+
+def choose_dtype(name: str, device: torch.device, *, num_parameters: int) -> torch.dtype:
+    """Return the dtype a model computes in.
+
+    Args:
+        name: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device multiplies in it, but on a CPU only
+            for a model so large that memory traffic decides; else float32.
+        device: where the model will be.
+        num_parameters: of the model.
+
+    Raises:
+        SettingsError: if ``name`` is none of these.
+    """
+    import torch
+
+    if name not in DTYPES:
+        raise SettingsError(f"{name!r} is not a dtype", where="--dtype", expected=", ".join(DTYPES))
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if num_parameters >= _LARGE_MODEL and has_cpu_bfloat16() else torch.float32
+
+
+def has_cpu_bfloat16() -> bool:
+    """Return whether this CPU multiplies in bfloat16 (AVX512-BF16 or AMX), as far as this PyTorch can tell."""
+    import torch
+
+    # Not in the oldest torch we run on.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """Return a CPU generator that starts at ``seed``; random numbers are drawn there whatever the device."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def provenance(
+    *,
+    model: str,
+    fingerprint: str,
+    preset: str,
+    preset_hash: str,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Return what a record needs to be made again: versions, model, preprocessing, seed, arithmetic; no path."""
+    import torch
+
+    return {
+        "version": __version__,
+        "model": model,
+        "model_hash": fingerprint,
+        "preset": preset,
+        "preset_hash": preset_hash,
+        "seed": seed,
+        "torch": str(torch.__version__),
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+@contextmanager
+def memory_errors(doing: str, hint: str) -> Iterator[None]:
+    """Turn torch's out-of-memory errors inside the block into a MachineError.
+
+    Args:
+        doing: what needed the memory, for the message.
+        hint: the setting that lowers the need.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise MachineError("not enough GPU memory", where=doing, hint=hint) from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # the CPU allocator has no exception type of its own
+            raise
+        raise MachineError("not enough memory", where=doing, hint=hint) from None
