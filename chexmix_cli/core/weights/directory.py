@@ -77,6 +77,17 @@ class WeightsDir:
         digests = [file_sha256(path) for path in (self.decoder_file, self.vqgan_file) if path is not None]
         return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
 
+    @cached_property
+    def codebook_hash(self) -> str:
+        """Return 12 digits of the codebook's sha256: codes mean something to the codebook they index only.
+
+        Taken from the values in float32, so that a converted or exported file has the hash of its source.
+        """
+        source = self.vqgan_source()
+        values = source.get("quantize.embedding.weight").float().contiguous().numpy().tobytes()
+        source.release()
+        return hashlib.sha256(values).hexdigest()[:12]
+
     def load_decoder(self, device: torch.device | str, dtype: torch.dtype) -> Decoder:
         """Return the decoder in eval mode.
 
