@@ -1,0 +1,55 @@
+"""The Typer app: global options and the command table. Imports no torch; a command loads what it needs when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from chexmix_cli import __version__
+from chexmix_cli.commands.generate_report import generate_report
+from chexmix_cli.commands.later import LATER, NotBuiltError
+from chexmix_cli.commands.pretrain import pretrain
+from chexmix_cli.commands.tokenize import tokenize
+
+app = typer.Typer(
+    name="chexmix",
+    help="CheXmix: chest radiographs and their reports as one sequence of tokens.",
+    epilog="Results are preliminary and unverified; not for clinical use.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Tracebacks never show values: they may be a patient's.
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"chexmix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """CheXmix: chest radiographs and their reports as one sequence of tokens."""
+
+
+def _later(name: str) -> Callable[[typer.Context], None]:
+    def command(context: typer.Context) -> None:
+        raise NotBuiltError(name)
+
+    command.__doc__ = f"{LATER[name]} (not built yet)"
+    return command
+
+
+app.command("tokenize")(tokenize)
+app.command("pretrain")(pretrain)
+app.command("generate-report")(generate_report)
+for _name in LATER:
+    _settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(_name, context_settings=_settings)(_later(_name))

@@ -1,0 +1,95 @@
+"""What people see on stderr: errors, notices, progress, tables. Bars only on a terminal; colour never carries meaning."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def print_error(message: str, hint: str | None = None) -> None:
+    """Print ``error: ...`` and, on a line of its own, ``hint: ...`` on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """The stderr side of one command.
+
+    Attributes:
+        is_quiet: nothing but errors.
+        is_verbose: log messages of the library at INFO.
+    """
+
+    is_quiet: bool
+    is_verbose: bool
+
+    @property
+    def shows_progress(self) -> bool:
+        """Return whether progress bars are drawn."""
+        return sys.stderr.isatty() and not self.is_quiet
+
+    def start_logging(self) -> None:
+        """Send the library's log to stderr: warnings, with ``-v`` also information."""
+        logger = logging.getLogger("chexmix")
+        logger.handlers.clear()
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO if self.is_verbose else logging.ERROR if self.is_quiet else logging.WARNING)
+
+    def note(self, message: str) -> None:
+        """Print one line on stderr unless quiet."""
+        if not self.is_quiet:
+            print(message, file=sys.stderr)
+
+    def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        """Print a table on stderr unless quiet: drawn on a terminal, tab-separated lines elsewhere."""
+        if self.is_quiet:
+            return
+        if not sys.stderr.isatty():
+            for row in rows:
+                print("\t".join(row), file=sys.stderr)
+            return
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left")
+        for column in columns:
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*row)
+        RichConsole(stderr=True).print(table)
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int | None], None]]:
+        """Give a function of (done, in all or None) that moves a bar; it does nothing where no bar is drawn."""
+        if not self.shows_progress:
+            yield lambda done, total: None
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns: tuple[Any, ...] = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def format_figures(values: Mapping[str, Any]) -> str:
+    """Return ``name value`` pairs on one line, numbers in four significant digits."""
+    parts = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
+    return "  ".join(parts)

@@ -1,0 +1,176 @@
+"""``chexmix generate-report``: radiographs, or their codes, to reports."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chexmix_cli.commands import options
+from chexmix_cli.commands.streams import Record
+
+if TYPE_CHECKING:
+    from chexmix_cli.commands.jobs import Film
+    from chexmix_cli.commands.model import OpenModel
+    from chexmix_cli.core.settings.inference import GenerateReportSettings
+
+#: In every record (DESIGN: reports are marked preliminary and unverified).
+MARK = "AI-generated, preliminary, unverified; not for clinical use"
+
+Picture = Annotated[
+    Path | None,
+    typer.Option("--picture", metavar="PNG|DIR", help="Draw radiograph, round trip and report; a folder for several."),
+]
+
+
+def generate_report(
+    inputs: options.Inputs,
+    preset: options.Preset = None,
+    picture: Picture = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    is_json: options.Json = False,
+    fail_fast: options.FailFast = False,
+    provenance: options.Provenance = False,
+    keep_uids: options.KeepUids = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Write a report for each chest radiograph study.
+
+    Inputs are DICOM or image files, folders, globs or zip archives; or, with -, paths, manifest lines or the records of
+    `chexmix tokenize` on stdin.
+
+    Examples:
+
+        chexmix generate-report study/ --picture report.png
+
+        chexmix tokenize studies/ | chexmix generate-report - > reports.jsonl
+    """
+    from chexmix_cli.core.settings.inference import GenerateReportSettings
+
+    flags = {} if preset is None else {"input": {"preset": preset}}
+    resolved = options.resolve_settings(GenerateReportSettings, config, assignments, flags)
+    if show_config:
+        typer.echo(resolved.to_json())
+        return 0
+    run = options.RunOptions(
+        weights=weights,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        is_json=is_json,
+        fail_fast=fail_fast,
+        provenance=provenance,
+        keep_uids=keep_uids,
+        console=options.make_console(quiet, verbose),
+    )
+    return _run(inputs, run, resolved.settings, picture)
+
+
+def _run(inputs: list[str], run: options.RunOptions, settings: GenerateReportSettings, picture: Path | None) -> int:
+    from chexmix_cli.commands.jobs import film_jobs
+    from chexmix_cli.commands.model import open_model
+    from chexmix_cli.commands.runner import Loop
+    from chexmix_cli.commands.streams import Writer, check_arguments
+
+    check_arguments(inputs)
+    model = open_model(run, settings.input, needs_decoder=True)
+    writer = Writer(run.is_json)
+    if writer.is_text:
+        run.console.note(MARK)
+    reporter = _Reporter(model, settings, picture, streams_text=writer.is_text)
+    loop = Loop(
+        process=reporter.process,
+        describe=reporter.describe,
+        # A person at a terminal reads along, so reports come one by one there.
+        batch_size=1 if writer.is_text else settings.input.batch_size,
+        fail_fast=run.fail_fast,
+        writer=writer,
+        console=run.console,
+    )
+    return loop.run(film_jobs(inputs, model), "reports").exit_code
+
+
+class _Reporter:
+    """Turns films into report records, and draws them."""
+
+    def __init__(
+        self, model: OpenModel, settings: GenerateReportSettings, picture: Path | None, *, streams_text: bool
+    ) -> None:
+        self._model, self._settings, self._picture = model, settings, picture
+        self._streams_text = streams_text
+
+    def process(self, items: list[tuple[str, Film]]) -> list[Record]:
+        """Return the result fields of a batch."""
+        from chexmix_cli.commands.jobs import encode_films
+
+        films = [film for _, film in items]
+        codes = encode_films(films, self._model)
+        found = self._model.reports.write(
+            codes, self._settings.decode, seed=self._model.options.seed, on_text=self._on_text(items)
+        )
+        records: list[Record] = []
+        for film, report in zip(films, found, strict=True):
+            record: Record = {**film.fields, "token_ids": report.token_ids}
+            if report.text is not None:
+                record["report"] = report.text
+            if report.num_not_text:
+                record["notes"] = [
+                    *record.get("notes", []),
+                    f"{report.num_not_text} tokens are no text and are left out",
+                ]
+            record |= {"finish": report.finish.value, "logprob": report.logprob, "mark": MARK}
+            records.append({**record, **self._model.provenance()})
+        if self._picture is not None:
+            for (record_id, film), image_codes, record in zip(items, codes, records, strict=True):
+                path = self._picture_path(self._picture, record_id)
+                self._draw(path, film, image_codes, record.get("report", "(no text tokenizer)"))
+                record["picture"] = str(path)
+        return records
+
+    def describe(self, record: Record) -> str:
+        """Return what follows a report on a terminal; its text is there already if it was streamed."""
+        text = "" if self._streams_text else record.get("report", "")
+        notes = "".join(f"\n    note: {note}" for note in record.get("notes", []))
+        drawn = f"\n    picture: {record['picture']}" if "picture" in record else ""
+        return f"{text}{notes}{drawn}\n"
+
+    def _on_text(self, items: list[tuple[str, Film]]) -> Callable[[int, str], None] | None:
+        if not self._streams_text:
+            return None
+        record_id, film = items[0]
+        sys.stdout.write(f"{record_id} ({film.fields.get('view') or 'unknown view'})\n")
+
+        def show(row: int, piece: str) -> None:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+        return show
+
+    def _picture_path(self, target: Path, record_id: str) -> Path:
+        if target.suffix.lower() == ".png":
+            return target
+        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in record_id)
+        return target / f"{safe}.png"
+
+    def _draw(self, path: Path, film: Film, codes: list[int], report: str) -> None:
+        import numpy as np
+
+        from chexmix_cli.core.present.picture import report_picture
+
+        roundtrip = self._model.images.decode([codes])[0]
+        if film.pixels is None:
+            original = roundtrip
+        else:
+            levels_YXC = np.rint((film.pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+            original = levels_YXC[..., 0] if levels_YXC.shape[2] == 1 else levels_YXC
+        report_picture(original, roundtrip, report, path=path, note=f"model {self._model.weights.name}")

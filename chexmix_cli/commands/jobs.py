@@ -1,0 +1,156 @@
+"""From arguments or stdin to one job a record: pixels to encode, or codes that came in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from chexmix_cli.commands.model import OpenModel
+from chexmix_cli.commands.runner import Job
+from chexmix_cli.commands.streams import Line, Record, check_arguments, read_stdin
+from chexmix_cli.core.errors import DataError, Reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from chexmix_cli.core.data.inputs import Refusal, Study
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """One record's image: pixels to encode, or codes that are there already.
+
+    Attributes:
+        pixels: (C, Y, X) float32 in [-1, 1], or None.
+        codes: image codes from an earlier command, or None.
+        fields: what the record says about the image beside codes (view, notes, preset, other images).
+    """
+
+    pixels: NDArray[np.float32] | None
+    codes: list[int] | None
+    fields: Record = field(default_factory=dict)
+
+
+def film_jobs(arguments: Sequence[str], model: OpenModel) -> Iterator[Job[Film]]:
+    """Yield a job for every record the inputs will give, in order."""
+    from chexmix_cli.core.data.inputs import discover
+
+    def found(paths: Sequence[str]) -> Iterator[Study | Refusal]:
+        return discover(paths, model.input, keep_uids=model.options.keep_uids)
+
+    if check_arguments(arguments):
+        yield from _stdin_jobs(model, found)
+    else:
+        for item in found(arguments):
+            yield _item_job(item, model)
+
+
+def _stdin_jobs(model: OpenModel, found: Callable[[Sequence[str]], Iterator[Study | Refusal]]) -> Iterator[Job[Film]]:
+    # Paths are grouped into studies, so they wait for each other; records go through one by one.
+    paths: list[str] = []
+    for line in read_stdin():
+        if line.path is not None:
+            paths.append(line.path)
+        elif line.problem is not None:
+            yield Job(f"line {line.number}", _raiser(line.problem))
+        else:
+            yield from _record_jobs(line, model, found)
+    if paths:
+        for item in found(paths):
+            yield _item_job(item, model)
+
+
+def _record_jobs(
+    line: Line, model: OpenModel, found: Callable[[Sequence[str]], Iterator[Study | Refusal]]
+) -> Iterator[Job[Film]]:
+    record = line.record or {}
+    record_id = record.get("id")
+    if not isinstance(record_id, str) or not record_id:
+        problem = DataError(Reason.BAD_RECORD, "no id", where=f"stdin line {line.number}", expected="a text field 'id'")
+        yield Job(f"line {line.number}", _raiser(problem))
+    elif record.get("status") == "error":
+        error = record.get("error") or {}
+        message = f"failed before: {error.get('code', 'unknown')}: {error.get('message', '')}"
+        yield Job(record_id, _raiser(DataError(Reason.UPSTREAM, message)))
+    elif "codes" in record:
+        yield Job(record_id, lambda: _film_from_codes(record, model))
+    elif isinstance(record.get("file"), str):
+        items = list(found([record["file"]]))
+        for item in items:
+            job = _item_job(item, model)
+            yield Job(record_id if len(items) == 1 else job.id, job.prepare)
+    else:
+        problem = DataError(
+            Reason.BAD_RECORD, "neither codes nor file", expected="a record of `chexmix tokenize`, or a manifest line"
+        )
+        yield Job(record_id, _raiser(problem))
+
+
+def _film_from_codes(record: Record, model: OpenModel) -> Film:
+    vocabulary = model.weights.settings.vocabulary
+    codes = record["codes"]
+    is_list = isinstance(codes, list) and all(isinstance(code, int) and not isinstance(code, bool) for code in codes)
+    if not is_list or len(codes) != vocabulary.tokens_per_image:
+        found = f"{len(codes)} codes" if is_list else "codes that are no list of integers"
+        raise DataError(Reason.WRONG_TOKENS, found, expected=f"{vocabulary.tokens_per_image} codes of this model")
+    if codes and not 0 <= min(codes) <= max(codes) < vocabulary.num_codes:
+        raise DataError(
+            Reason.WRONG_TOKENS,
+            f"codes {min(codes)}..{max(codes)}",
+            expected=f"0..{vocabulary.num_codes - 1}",
+            hint="were they made with other --weights?",
+        )
+    made_by = record.get("codebook_hash")
+    if made_by is not None and made_by != model.weights.codebook_hash:
+        raise DataError(
+            Reason.WRONG_TOKENS,
+            "codes of another image tokenizer",
+            expected=f"codebook_hash {model.weights.codebook_hash}",
+            hint="run `chexmix tokenize` with the same --weights",
+        )
+    kept = ("study", "view", "notes", "preset", "preset_hash", "other_images")
+    fields = {name: record[name] for name in kept if name in record}
+    if record.get("preset_hash") not in (None, model.preset.hash):
+        note = f"encoded with preset {record.get('preset')} ({record['preset_hash']}), not {model.preset.hash}"
+        fields["notes"] = [*fields.get("notes", []), note]
+    return Film(None, codes, fields)
+
+
+def _item_job(item: Study | Refusal, model: OpenModel) -> Job[Film]:
+    from chexmix_cli.core.data.inputs import Refusal
+
+    if isinstance(item, Refusal):
+        return Job(item.id, _raiser(item.error))
+    study = item
+    return Job(study.id, lambda: _film_from_study(study, model))
+
+
+def _film_from_study(study: Study, model: OpenModel) -> Film:
+    from chexmix_cli.core.data.inputs import load_pixels
+
+    pixels, notes = load_pixels(study.chosen, model.preset)
+    fields: dict[str, Any] = {"view": study.chosen.view}
+    fields |= {"preset": model.preset.intensity, "preset_hash": model.preset.hash}
+    if study.others:
+        fields["other_images"] = [{"id": image.id, "view": image.view} for image in study.others]
+    if notes:
+        fields["notes"] = list(notes)
+    return Film(pixels, None, fields)
+
+
+def _raiser(error: DataError) -> Callable[[], NoReturn]:
+    def fail() -> NoReturn:
+        raise error
+
+    return fail
+
+
+def encode_films(films: Sequence[Film], model: OpenModel) -> list[list[int]]:
+    """Return the codes of every film, encoding those that have none yet in one batch."""
+    import numpy as np
+
+    pixels = [film.pixels for film in films if film.pixels is not None]
+    encoded = iter(model.images.encode(np.stack(pixels)).tolist() if pixels else [])
+    return [film.codes if film.codes is not None else next(encoded) for film in films]

@@ -1,0 +1,25 @@
+"""Commands that stand in the app but are not built yet: they say so and fail, and pretend nothing."""
+
+from __future__ import annotations
+
+from chexmix_cli.core.errors import ChexmixError
+
+#: Command to what it will do.
+LATER = {
+    "finetune": "Fine-tune for reports, classification or retrieval.",
+    "classify": "Give findings probabilities or embeddings of radiographs.",
+    "inpaint": "Fill in hidden parts of a radiograph.",
+    "retrieve": "Find reports for an image, or images for a text.",
+    "evaluate": "Measure reports, classification, retrieval or inpainting.",
+    "plan": "Tell whether a command will fit this machine, and how long it will take.",
+}
+
+
+class NotBuiltError(ChexmixError):
+    """The command's work comes in a later version."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(
+            f"`chexmix {command}` is not built yet",
+            hint="this version has tokenize, generate-report, pretrain and weights; README.md lists what comes next",
+        )

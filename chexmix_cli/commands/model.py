@@ -1,0 +1,111 @@
+"""A model opened for a command: weights, device, dtype, preset."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from chexmix_cli.commands.options import RunOptions
+from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.settings.inference import InputSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from chexmix_cli.core.data.presets import ResolvedPreset
+    from chexmix_cli.core.infer.images import ImageTokenizer
+    from chexmix_cli.core.infer.reports import ReportWriter
+    from chexmix_cli.core.weights import WeightsDir
+
+_LOG = logging.getLogger("chexmix")
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """Weights opened for one run; parts load when first used."""
+
+    weights: WeightsDir
+    device: torch.device
+    options: RunOptions
+    input: InputSettings
+
+    @cached_property
+    def preset(self) -> ResolvedPreset:
+        """Return the image preset in use."""
+        from chexmix_cli.core.data.presets import resolve_preset
+
+        settings = self.weights.settings
+        return resolve_preset(self.input.preset, settings.image, settings.vqgan.image_channels)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype the model computes in."""
+        from chexmix_cli.core.runtime import choose_dtype
+
+        decoder = self.weights.settings.decoder
+        width, mlp = decoder.hidden_size, decoder.mlp_size
+        num_parameters = decoder.num_layers * (4 * width**2 + 2 * width * mlp) + 2 * decoder.num_rows * width
+        return choose_dtype(self.options.dtype, self.device, num_parameters=num_parameters)
+
+    @cached_property
+    def images(self) -> ImageTokenizer:
+        """Return the image tokenizer."""
+        from chexmix_cli.core.infer.images import ImageTokenizer
+        from chexmix_cli.core.runtime import choose_dtype
+
+        # ``auto`` keeps float32 here: on a CPU codes are compared exactly, and it is the decoder whose size decides.
+        dtype = choose_dtype(self.options.dtype, self.device, num_parameters=0)
+        vqgan = self.weights.load_vqgan(self.device, dtype)
+        return ImageTokenizer(vqgan, self.weights.settings, batch_size=self.input.batch_size)
+
+    @cached_property
+    def reports(self) -> ReportWriter:
+        """Return the report writer."""
+        from chexmix_cli.core.infer.reports import ReportWriter
+
+        tokenizer = self.weights.load_text_tokenizer()
+        if tokenizer is None:
+            _LOG.warning("the weights have no text tokenizer: records carry token_ids but no report")
+        decoder = self.weights.load_decoder(self.device, self.dtype)
+        return ReportWriter(decoder, self.weights.settings.vocabulary, tokenizer)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the provenance field of a record, or nothing unless ``--provenance`` asks for it."""
+        if not self.options.provenance:
+            return {}
+        from chexmix_cli.core.runtime import provenance
+
+        made = provenance(
+            model=self.weights.name,
+            fingerprint=self.weights.fingerprint,
+            preset=self.preset.intensity,
+            preset_hash=self.preset.hash,
+            seed=self.options.seed,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        return {"provenance": made}
+
+
+def open_model(options: RunOptions, settings: InputSettings, *, needs_decoder: bool) -> OpenModel:
+    """Return the model of a command.
+
+    Raises:
+        WeightsError, MachineError, SettingsError: before any input is read.
+    """
+    from chexmix_cli.core.runtime import choose_device
+    from chexmix_cli.core.weights import open_weights
+
+    weights = open_weights(options.weights)
+    if not weights.has_vqgan:
+        raise WeightsError(
+            "has no image tokenizer", where=str(weights.path), expected="vqgan.safetensors or vqgan.ckpt"
+        )
+    if needs_decoder and not weights.has_decoder:
+        raise WeightsError("has no decoder", where=str(weights.path), expected="model.safetensors")
+    model = OpenModel(weights, choose_device(options.device), options, settings)
+    # Both are looked up now, so that a wrong name stops the command before the first record.
+    _ = model.preset, model.dtype
+    return model
