@@ -109,10 +109,12 @@ class DocumentSettings:
     Attributes:
         variants: encodings made of each training image, the first of it as it is, the others with small crops and
             intensity changes (never mirrored: reports name no side, but hearts have one).
+        text_tokenizer: ``init`` for the one in the start weights, else a model of weights.toml or a directory.
         intensity_jitter, crop_jitter: of these other encodings, as in ReconstructionSettings.
     """
 
     variants: int = 1
+    text_tokenizer: str = "init"
     intensity_jitter: float = 0.1
     crop_jitter: float = 0.1
 

@@ -17,14 +17,17 @@ from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve, to_dict
 from chexmix_cli.core.settings.training import STAGES, Stage1Training, Stage2Training, StageTraining, TokenizerTraining
+from chexmix_cli.core.text.tokenizer import TextTokenizer
 from chexmix_cli.core.train.decoder_task import DecoderTask
 from chexmix_cli.core.train.documents import DocumentSet, encode_films, encode_reports
-from chexmix_cli.core.train.films import Films, load_films
+from chexmix_cli.core.train.films import load_films
 from chexmix_cli.core.train.loop import Report, Trainer
 from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.train.tokenizer_task import TokenizerTask
 from chexmix_cli.core.weights import WeightsDir, open_weights, save_model
+from chexmix_cli.core.weights.files import tokenizer_files
+from chexmix_cli.core.weights.registry import registry
 
 Progress = Callable[[str, int, int], None]
 
@@ -119,31 +122,14 @@ def _decoder_task(
     model = settings.model
     for name in ("vqgan", "vocabulary", "image"):
         _require_same(name, getattr(start.settings, name), getattr(model, name))
-    tokenizer = start.load_text_tokenizer()
-    if tokenizer is None:
-        raise TrainingError("no text tokenizer", where=str(start.path), expected="tokenizer.json in the directory")
-    vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    tokenizer_file = _text_tokenizer_file(settings.documents.text_tokenizer, start)
+    tokenizer = TextTokenizer.load(tokenizer_file.parent, model.vocabulary)
+    assert tokenizer is not None
     # Reports first: a row without one must stop the run before an hour of encoding.
     reports = {split: encode_reports(found, tokenizer, model) for split, found in rows.items()}
-    sets = {}
-    for split, found in rows.items():
-        films: Films = load_films(found, model, progress)
-        documents = settings.documents if split == "train" else dataclasses.replace(settings.documents, variants=1)
-        codes = encode_films(
-            vqgan,
-            films,
-            documents,
-            seed=settings.train.seed,
-            progress=lambda done, total, split=split: progress(f"encode {split}", done, total),  # type: ignore[misc]
-        )
-        sets[split] = DocumentSet(codes, reports[split], [row.id for row in found])
-    if start.has_decoder:
-        _require_same("decoder", start.settings.decoder, model.decoder)
-        decoder = start.load_decoder(torch.device("cpu"), torch.float32)
-        decoder.set_dropout(model.decoder.residual_dropout)
-    else:
-        decoder = Decoder(model.decoder)
-        init_decoder(decoder, step_generator(settings.train.seed, 0))
+    vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    sets = {split: _document_set(split, rows[split], reports[split], vqgan, settings, progress) for split in rows}
+    decoder = _start_decoder(settings, start)
     stage = "2" if isinstance(settings, Stage2Training) else "1"
 
     def export(directory: Path) -> None:
@@ -152,11 +138,65 @@ def _decoder_task(
             model,
             decoder=decoder,
             vqgan=vqgan,
-            tokenizer_file=start.tokenizer_file,
+            tokenizer_file=tokenizer_file,
             provenance={"stage": stage, "seed": settings.train.seed, "init": start.fingerprint},
         )
 
     return DecoderTask(settings, decoder, sets["train"], sets["val"], export)
+
+
+def _document_set(
+    split: str,
+    rows: list[ManifestRow],
+    reports: list[list[int]],
+    vqgan: Vqgan,
+    settings: Stage1Training | Stage2Training,
+    progress: Progress,
+) -> DocumentSet:
+    documents = settings.documents if split == "train" else dataclasses.replace(settings.documents, variants=1)
+    films = load_films(rows, settings.model, progress)
+    codes = encode_films(
+        vqgan,
+        films,
+        documents,
+        seed=settings.train.seed,
+        progress=lambda done, total: progress(f"encode {split}", done, total),
+    )
+    return DocumentSet(codes, reports, [row.id for row in rows])
+
+
+def _text_tokenizer_file(name: str, start: WeightsDir) -> Path:
+    """Return the text tokenizer of ``init``, of a model of weights.toml, or of a directory."""
+    if name == "init":
+        directory = start.path
+    else:
+        entry = registry().get(name)
+        directory = Path(name) if entry is None else entry.directory
+    found = tokenizer_files(directory)
+    if not found:
+        raise TrainingError(
+            "no text tokenizer",
+            where=f"documents.text_tokenizer = {name!r}",
+            expected="init, a model of weights.toml or a directory, with tokenizer.json",
+        )
+    return found[0]
+
+
+def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir) -> Decoder:
+    shape = settings.model.decoder
+    if not start.has_decoder:
+        decoder = Decoder(shape)
+        init_decoder(decoder, step_generator(settings.train.seed, 0))
+        return decoder
+    # Dropout is of the training, not of the weights.
+    _require_same(
+        "decoder",
+        dataclasses.replace(start.settings.decoder, residual_dropout=0.0),
+        dataclasses.replace(shape, residual_dropout=0.0),
+    )
+    decoder = start.load_decoder(torch.device("cpu"), torch.float32)
+    decoder.set_dropout(shape.residual_dropout)
+    return decoder
 
 
 def _require_same(name: str, found: Any, wanted: Any) -> None:
