@@ -28,7 +28,6 @@ Progress = Callable[[str, int, int], None]
 _ATTEMPTS = 4
 _WAIT_S = 2.0
 _TIMEOUT_S = 30.0
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def _receive(entry: Entry, commit: str, remote: _Remote, partial: Path, progress
             hf_raise_for_status(response)
             if done and response.status_code != 206:  # the server starts over
                 done = file.truncate(0)
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.iter_bytes():
                 done += file.write(chunk)
                 if progress is not None:
                     progress(remote.name, done, remote.num_bytes or done)
