@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chexmix_cli.core.errors import SettingsError, VocabularyError
+from chexmix_cli.core.infer.embeddings import image_embeddings
+
+
+@torch.inference_mode()
+def test_they_are_means_over_the_image_positions_of_each_layer(decoder, vocabulary, codes):
+    found = image_embeddings(decoder, vocabulary, codes)
+    assert (found.shape, found.dtype) == ((3, 3, 32), torch.float32)
+    for row, image in enumerate(codes):
+        ids = [vocabulary.begin_image, *[code + vocabulary.image_start for code in image], vocabulary.end_image]
+        for layer, state in enumerate(decoder.hidden_states(torch.tensor([ids]))):
+            assert torch.allclose(found[row, layer], state[0, 1:17].mean(dim=0), atol=1e-5)
+
+
+def test_layers_come_in_the_order_asked_for(decoder, vocabulary, codes):
+    every = image_embeddings(decoder, vocabulary, codes)
+    assert torch.equal(image_embeddings(decoder, vocabulary, codes, layers=[2, 0]), every[:, [2, 0]])
+
+
+def test_blocks_behind_the_last_layer_are_not_run(decoder, vocabulary, codes):
+    ran = []
+    decoder.blocks[1].register_forward_pre_hook(lambda *_: ran.append(1))
+    image_embeddings(decoder, vocabulary, codes, layers=[1])
+    assert not ran
+    image_embeddings(decoder, vocabulary, codes, layers=[2])
+    assert ran == [1]
+
+
+def test_bfloat16_is_averaged_in_float32(decoder, vocabulary, codes):
+    expected = image_embeddings(decoder, vocabulary, codes)
+    found = image_embeddings(decoder.bfloat16(), vocabulary, codes)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=0.1)
+
+
+@pytest.mark.parametrize("layers", [[], [3], [-1], [0, 7]], ids=str)
+def test_unknown_layers_are_refused(decoder, vocabulary, codes, layers):
+    with pytest.raises(SettingsError, match=r"expected some of 0\.\.2"):
+        image_embeddings(decoder, vocabulary, codes, layers=layers)
+
+
+def test_codes_are_checked(decoder, vocabulary, codes):
+    with pytest.raises(VocabularyError, match="an image of 15 codes"):
+        image_embeddings(decoder, vocabulary, [codes[0], codes[1][1:]])
+    with pytest.raises(VocabularyError, match="image code 40 is out of range"):
+        image_embeddings(decoder, vocabulary, [[40, *codes[0][1:]]])
+    assert image_embeddings(decoder, vocabulary, []).shape == (0, 3, 32)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from chexmix_cli import __version__
+from chexmix_cli.core import runtime
+from chexmix_cli.core.errors import ExitCode, MachineError, SettingsError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Return a function that makes torch report so many CUDA devices (None: a build without CUDA)."""
+
+    def pretend(count):
+        monkeypatch.setattr(torch.version, "cuda", None if count is None else "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(count))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count or 0)
+
+    return pretend
+
+
+def test_auto_takes_what_is_there(cuda):
+    cuda(None)
+    assert runtime.choose_device("auto") == CPU
+    cuda(2)
+    assert runtime.choose_device("auto") == CUDA
+
+
+def test_a_device_is_taken_as_named(cuda):
+    cuda(2)
+    assert runtime.choose_device("cpu") == CPU
+    assert runtime.choose_device("cuda") == CUDA
+    assert runtime.choose_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "message"),
+    [
+        (None, "cuda", "built without CUDA"),
+        (0, "cuda:0", "no CUDA device or driver is visible"),
+        (2, "cuda:2", r"there are 2 CUDA devices; expected 0\.\.1"),
+    ],
+)
+def test_missing_cuda_is_an_error_of_the_machine_with_its_reason(cuda, count, name, message):
+    cuda(count)
+    with pytest.raises(MachineError, match=message) as caught:
+        runtime.choose_device(name)
+    assert caught.value.exit_code == ExitCode.ENVIRONMENT
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", "", "cpu:0"])
+def test_an_unknown_device_is_a_usage_error(cuda, name):
+    cuda(1)
+    with pytest.raises(SettingsError, match="--device.*expected auto, cpu, cuda or cuda:N"):
+        runtime.choose_device(name)
+
+
+def test_auto_dtype_on_a_cpu_hangs_on_size_and_instructions(monkeypatch):
+    for has_bfloat16, num_parameters, expected in (
+        (True, 10**10, torch.bfloat16),
+        (True, 10**7, torch.float32),
+        (False, 10**10, torch.float32),
+    ):
+        monkeypatch.setattr(runtime, "has_cpu_bfloat16", lambda has=has_bfloat16: has)
+        assert runtime.choose_dtype("auto", CPU, num_parameters=num_parameters) is expected
+
+
+def test_auto_dtype_on_a_gpu_is_bfloat16_where_it_multiplies_in_it(monkeypatch):
+    for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=supported: has)
+        assert runtime.choose_dtype("auto", CUDA, num_parameters=1) is expected
+
+
+def test_a_dtype_is_taken_as_named_or_refused():
+    assert runtime.choose_dtype("float32", CUDA, num_parameters=10**10) is torch.float32
+    assert runtime.choose_dtype("bfloat16", CPU, num_parameters=1) is torch.bfloat16
+    with pytest.raises(SettingsError, match="'float16' is not a dtype.*auto, float32, bfloat16"):
+        runtime.choose_dtype("float16", CPU, num_parameters=1)
+
+
+def test_cpu_bfloat16_is_read_off_the_cpu(monkeypatch):
+    for capabilities, expected in (
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx2": True}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert runtime.has_cpu_bfloat16() is expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert runtime.has_cpu_bfloat16() is False
+
+
+def test_a_seed_fixes_the_numbers():
+    one, two, other = (torch.rand(4, generator=runtime.seeded_generator(seed)) for seed in (5, 5, 6))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_provenance_says_what_made_a_record():
+    assert runtime.provenance(
+        model="chexmix-mini",
+        fingerprint="ab12",
+        preset="voi",
+        preset_hash="cd34",
+        seed=7,
+        device=CUDA,
+        dtype=torch.bfloat16,
+    ) == {
+        "version": __version__,
+        "model": "chexmix-mini",
+        "model_hash": "ab12",
+        "preset": "voi",
+        "preset_hash": "cd34",
+        "seed": 7,
+        "torch": torch.__version__,
+        "device": "cuda:0",
+        "dtype": "bfloat16",
+    }
+
+
+def test_running_out_of_memory_is_an_error_of_the_machine():
+    with (
+        pytest.raises(MachineError, match="somewhere: not enough memory") as caught,
+        runtime.memory_errors("somewhere", "less"),
+    ):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert caught.value.hint == "less"
+    with pytest.raises(MachineError, match="not enough GPU memory"), runtime.memory_errors("somewhere", "less"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="shape"), runtime.memory_errors("somewhere", "less"):
+        torch.empty(3).view(2)
+
+
+def test_importing_it_loads_no_torch():
+    code = "import sys, chexmix_cli.core.runtime; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
