@@ -1,8 +1,13 @@
-"""What every test may use."""
+"""What every test may use: the checkout, the development data, tiny models, a home of its own, no network."""
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
+
+# One thread a worker: threads under parallel workers only contend. Set before torch is loaded anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -21,4 +26,50 @@ def shared() -> Path:
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"no development data at {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep caches, salts and fetched weights out of the user's home."""
+    folder = tmp_path_factory.mktemp("chexmix-home")
+    monkeypatch.setenv("CHEXMIX_HOME", str(folder))
+    monkeypatch.setenv("CHEXMIX_ID_SALT", "a salt for tests")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that leaves the machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> object:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = address[0] if isinstance(address, tuple) else address
+            assert host in ("127.0.0.1", "::1", "localhost"), f"a test wants to reach {host}"
+        return connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def debug_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a weights directory of the ``debug`` model with every parameter random."""
+    import torch
+
+    from chexmix_cli.core.models.decoder import Decoder
+    from chexmix_cli.core.models.vqgan import Vqgan
+    from chexmix_cli.core.settings.load import build, read_preset
+    from chexmix_cli.core.settings.model import ModelSettings
+    from chexmix_cli.core.weights import save_model
+
+    settings = build(ModelSettings, read_preset("model", "debug"))
+    generator = torch.Generator().manual_seed(11)
+    decoder, vqgan = Decoder(settings.decoder), Vqgan(settings.vqgan)
+    with torch.no_grad():
+        for parameter in [*decoder.parameters(), *vqgan.parameters()]:
+            parameter.normal_(std=0.3, generator=generator)
+    folder = tmp_path_factory.mktemp("debug-weights")
+    tokenizer = REPOSITORY / "chexmix_cli/assets/chexmix-mini/tokenizer.json"
+    save_model(folder, settings, decoder=decoder, vqgan=vqgan, tokenizer_file=tokenizer)
     return folder

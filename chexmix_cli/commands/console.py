@@ -1,4 +1,4 @@
-"""What people see on stderr: errors, notices, progress, tables. Bars only on a terminal; colour never carries meaning."""
+"""What people see on stderr: errors, notices, progress, tables. Bars on a terminal only; colour never has a meaning."""
 
 from __future__ import annotations
 

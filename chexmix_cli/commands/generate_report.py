@@ -22,7 +22,9 @@ MARK = "AI-generated, preliminary, unverified; not for clinical use"
 
 Picture = Annotated[
     Path | None,
-    typer.Option("--picture", metavar="PNG|DIR", help="Draw radiograph, round trip and report; a folder for several."),
+    typer.Option(
+        "--picture", metavar="PNG|DIR", help="Draw radiograph, round trip and report; a folder for one picture a study."
+    ),
 ]
 
 
@@ -108,6 +110,7 @@ class _Reporter:
     ) -> None:
         self._model, self._settings, self._picture = model, settings, picture
         self._streams_text = streams_text
+        self._num_drawn = 0
 
     def process(self, items: list[tuple[str, Film]]) -> list[Record]:
         """Return the result fields of a batch."""
@@ -157,10 +160,11 @@ class _Reporter:
         return show
 
     def _picture_path(self, target: Path, record_id: str) -> Path:
-        if target.suffix.lower() == ".png":
-            return target
-        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in record_id)
-        return target / f"{safe}.png"
+        if target.suffix.lower() != ".png":
+            safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in record_id)
+            return target / f"{safe}.png"
+        self._num_drawn += 1
+        return target if self._num_drawn == 1 else target.with_stem(f"{target.stem}-{self._num_drawn}")
 
     def _draw(self, path: Path, film: Film, codes: list[int], report: str) -> None:
         import numpy as np

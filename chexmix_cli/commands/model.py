@@ -105,6 +105,8 @@ def open_model(options: RunOptions, settings: InputSettings, *, needs_decoder: b
         )
     if needs_decoder and not weights.has_decoder:
         raise WeightsError("has no decoder", where=str(weights.path), expected="model.safetensors")
+    if weights.licence_notice is not None:
+        options.console.note(weights.licence_notice)
     model = OpenModel(weights, choose_device(options.device), options, settings)
     # Both are looked up now, so that a wrong name stops the command before the first record.
     _ = model.preset, model.dtype

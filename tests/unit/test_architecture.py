@@ -1,0 +1,107 @@
+"""The shape of the code: who may import whom, who may load torch, how long files and functions get."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "chexmix_cli"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+#: Parts from the outside in; a file imports from its own rank's part or from a later rank. Parts of one rank do not
+#: know each other, but for what ``WITHIN_RANK`` names.
+RANKS = [
+    {"app", "__main__"},
+    {"commands"},
+    {"train", "infer", "evals", "present"},
+    {"models", "data", "text", "weights"},
+    {"kernels"},
+    {"vocab", "settings", "errors", "runtime"},
+]
+#: Weights builds models and checks text tokenizers.
+WITHIN_RANK = {("weights", "models"), ("weights", "text"), ("app", "__main__"), ("__main__", "app")}
+#: The last rank is ordered too: errors know nothing, settings know the vocabulary.
+LEAVES = {"errors": set(), "vocab": {"errors"}, "settings": {"errors", "vocab"}, "runtime": {"errors", "settings"}}
+#: What may hold torch while it is only imported.
+TORCH_PARTS = {"kernels", "models", "weights", "infer", "train", "evals", "present"}
+
+
+def part_of(module: str) -> str | None:
+    """Return the part a module of ours belongs to."""
+    names = module.split(".")
+    if names[0] != "chexmix_cli" or len(names) == 1:
+        return None
+    if names[1] == "core":
+        return names[2] if len(names) > 2 else None
+    return names[1]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+def imports(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+    return found
+
+
+def top_level_imports(tree: ast.Module) -> list[str]:
+    return imports(ast.Module(body=[node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]))
+
+
+def rank_of(part: str) -> int:
+    return next(rank for rank, parts in enumerate(RANKS) if part in parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path):
+    tree = ast.parse(path.read_text())
+    own = part_of(module_name(path))
+    for module in imports(tree):
+        other = part_of(module)
+        if own is None or other is None or other == own:
+            continue
+        if own in LEAVES:
+            assert other in LEAVES[own], f"{own} imports {module}"
+        elif (own, other) not in WITHIN_RANK:
+            assert rank_of(other) > rank_of(own), f"{own} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_torch_is_loaded_late(path: Path):
+    if part_of(module_name(path)) in TORCH_PARTS:
+        return
+    heavy = {module.split(".")[0] for module in top_level_imports(ast.parse(path.read_text()))}
+    assert not heavy & {"torch", "transformers", "sklearn", "matplotlib"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short(path: Path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert lines <= 60, f"{node.name} has {lines} lines of code"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_core_neither_prints_nor_exits_nor_raises_what_nobody_can_catch(path: Path):
+    is_core = "core" in path.relative_to(PACKAGE).parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and is_core:
+            assert node.func.id not in ("print", "exit", "quit", "breakpoint"), f"line {node.lineno}"
+        if isinstance(node, ast.Attribute) and node.attr == "exit" and is_core:
+            assert not (isinstance(node.value, ast.Name) and node.value.id == "sys"), f"line {node.lineno}"
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+            assert node.exc.func.id not in ("Exception", "BaseException", "RuntimeError"), f"line {node.lineno}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"line {node.lineno}: bare except"
