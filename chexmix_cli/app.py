@@ -12,6 +12,7 @@ from chexmix_cli.commands.generate_report import generate_report
 from chexmix_cli.commands.later import LATER, NotBuiltError
 from chexmix_cli.commands.pretrain import pretrain
 from chexmix_cli.commands.tokenize import tokenize
+from chexmix_cli.commands.weights import app as weights_app
 
 app = typer.Typer(
     name="chexmix",
@@ -50,6 +51,7 @@ def _later(name: str) -> Callable[[typer.Context], None]:
 app.command("tokenize")(tokenize)
 app.command("pretrain")(pretrain)
 app.command("generate-report")(generate_report)
+app.add_typer(weights_app, name="weights")
 for _name in LATER:
     _settings = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(_name, context_settings=_settings)(_later(_name))

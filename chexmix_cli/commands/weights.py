@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,7 @@ app = typer.Typer(help="List, describe, check, convert, export and fetch models.
 
 Model = Annotated[
     str | None,
-    typer.Argument(
-        metavar="[NAME|DIR]", help="A model's name, a weights directory or a run. Default: the embedded one."
-    ),
+    typer.Argument(metavar="[NAME|DIR]", help="A model's name, a weights directory, a run. Default: the embedded one."),
 ]
 Source = Annotated[
     str, typer.Argument(metavar="NAME|DIR|FILE", help="A model's name, a weights directory, or one weight file of it.")
@@ -206,12 +205,11 @@ def _report_files(source: str, out: Path, written: list[Path], writer: Writer, c
     from chexmix_cli.core.weights.fingerprint import file_sha256
 
     _note_licence(console, open_weights(out).licence_notice)
-    files = [{"path": str(path), "num_bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in written]
+    digests = [(path, path.stat().st_size, file_sha256(path)) for path in written]
     if writer.is_text:
-        _print_table(
-            ("file", "size", "sha256"), [(file["path"], _size(file["num_bytes"]), file["sha256"]) for file in files]
-        )
+        _print_table(("file", "size", "sha256"), [(str(path), _size(size), digest) for path, size, digest in digests])
     else:
+        files = [{"path": str(path), "num_bytes": size, "sha256": digest} for path, size, digest in digests]
         writer.write(_record(source, {"files": files}), "")
     return ExitCode.DONE
 
@@ -275,14 +273,14 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Draw a table on stdout, for a terminal."""
     from rich.console import Console as RichConsole
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
     RichConsole(file=sys.stdout, highlight=False, markup=False).print(table)

@@ -88,6 +88,14 @@ class WeightsDir:
         source.release()
         return hashlib.sha256(values).hexdigest()[:12]
 
+    @property
+    def licence_notice(self) -> str | None:
+        """Return one line on the terms of weights that are not ours, to be shown wherever they are used, or None."""
+        licence = self.entry.licence if self.entry is not None else None
+        if licence is None or not licence.must_accept:
+            return None
+        return f"These weights come under the {licence.name} ({licence.url}), not under chexmix's licence."
+
     def load_decoder(self, device: torch.device | str, dtype: torch.dtype) -> Decoder:
         """Return the decoder in eval mode.
 
