@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum, StrEnum
 from typing import ClassVar
 
@@ -30,6 +31,7 @@ class Reason(StrEnum):
     UNSUPPORTED_PIXELS = "UNSUPPORTED_PIXELS"
     TOO_SMALL = "TOO_SMALL"
     TOO_LARGE = "TOO_LARGE"
+    BLANK = "BLANK"
     CORRUPT = "CORRUPT"
     UNKNOWN_FORMAT = "UNKNOWN_FORMAT"
     UNREADABLE = "UNREADABLE"
@@ -58,6 +60,16 @@ class ChexmixError(Exception):
         self.what, self.where, self.expected, self.hint = what, where, expected, hint
         message = what if where is None else f"{where}: {what}"
         super().__init__(message if expected is None else f"{message}; expected {expected}")
+
+    def __reduce__(self) -> tuple[Callable[..., ChexmixError], tuple[object, ...]]:
+        """Pickle whole, for worker processes: the default would call the constructor with the message alone."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[ChexmixError], arguments: tuple[object, ...], state: dict[str, object]) -> ChexmixError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class SettingsError(ChexmixError):

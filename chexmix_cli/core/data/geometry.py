@@ -8,6 +8,9 @@ from PIL import Image
 
 from chexmix_cli.core.settings.model import ImageSettings
 
+#: 0..255 to [-1, 1], computed in float64 and rounded once, as the released pipeline does.
+_SIGNED = (np.arange(256) / 255.0 * 2.0 - 1.0).astype(np.float32)
+
 
 def fit(image: Image.Image, settings: ImageSettings, channels: int) -> NDArray[np.float32]:
     """Return an 8-bit picture as a square model input.
@@ -23,9 +26,9 @@ def fit(image: Image.Image, settings: ImageSettings, channels: int) -> NDArray[n
     """
     shape = _crop if settings.geometry == "crop" else _pad
     square = shape(image, settings.resolution_px)
-    values = np.asarray(square.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
+    values = np.asarray(square.convert("L" if channels == 1 else "RGB"))
     values_CYX = values[None] if channels == 1 else values.transpose(2, 0, 1)
-    return np.ascontiguousarray(values_CYX / np.float32(127.5) - np.float32(1.0))
+    return np.ascontiguousarray(_SIGNED[values_CYX])
 
 
 def _crop(image: Image.Image, side: int) -> Image.Image:

@@ -19,6 +19,7 @@ class InputSettings:
         batch_size: images encoded, or reports decoded, together.
         max_file_mb: largest file read, in MiB.
         max_pixels: most pixels decoded from one image (rows x columns).
+        frame: which frame of a multi-frame DICOM image is read, from 0.
     """
 
     preset: str = "model"
@@ -26,10 +27,12 @@ class InputSettings:
     batch_size: int = 4
     max_file_mb: int = 512
     max_pixels: int = 100_000_000
+    frame: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_file_mb", "max_pixels"):
             require(getattr(self, name) > 0, f"input.{name}", getattr(self, name), "a positive number")
+        require(self.frame >= 0, "input.frame", self.frame, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,215 @@
+"""Where an input's bytes are: a file, or a member of a zip archive. Reading is bounded; what it is, its bytes say."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
+
+from chexmix_cli.core.errors import DataError, Reason
+
+#: A member that grows more than this when inflated, and is larger than ``_SMALL_BYTES`` then, is taken for a bomb.
+_MAX_ZIP_RATIO = 200
+_SMALL_BYTES = 1 << 20
+_MAX_ZIP_MEMBERS = 1_000_000
+#: Enough for the DICOM magic behind its preamble.
+_HEAD_BYTES = 132
+
+Kind = Literal["dicom", "picture", "zip"]
+
+_PICTURE_MAGIC: tuple[bytes, ...] = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"II*\x00",
+    b"MM\x00*",
+    b"BM",
+    b"GIF8",
+    b"\x00\x00\x00\x0cjP  \r\n",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file, or ``member`` of the zip archive ``path``. Picklable; opens nothing until asked."""
+
+    path: Path
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the file's own name, without folders."""
+        return self.path.name if self.member is None else PurePosixPath(self.member).name
+
+    def kind(self) -> Kind | None:
+        """Return what the first bytes say the file is; the same errors as ``open``, but for its size."""
+        if self.member is None:
+            with self.open(sys.maxsize) as stream:
+                return sniff_stream(stream)
+        with _member_errors(), open_archive(self.path).open(_member_info(self.path, self.member)) as stream:
+            return sniff(stream.read(_HEAD_BYTES))
+
+    @contextmanager
+    def open(self, max_bytes: int) -> Iterator[BinaryIO]:
+        """Open for reading; a zip member is read whole, into memory.
+
+        Raises:
+            DataError: ``NOT_FOUND``, ``UNREADABLE`` (rights, no ordinary file, encrypted), ``TOO_LARGE``, ``CORRUPT``.
+        """
+        if self.member is not None:
+            yield io.BytesIO(_read_member(self.path, self.member, max_bytes))
+            return
+        try:
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(Reason.UNREADABLE, "not an ordinary file")
+            check_size(status.st_size, max_bytes)
+            stream = self.path.open("rb")
+        except OSError as error:
+            raise _os_error(error) from None
+        with stream:
+            yield stream
+
+    def read(self, max_bytes: int) -> bytes:
+        """Return all bytes; the same errors as ``open``."""
+        with self.open(max_bytes) as stream:
+            try:
+                data = stream.read(max_bytes + 1)
+            except OSError as error:
+                raise _os_error(error) from None
+        check_size(len(data), max_bytes)
+        return data
+
+
+def check_size(num_bytes: int, max_bytes: int) -> None:
+    """Raise ``TOO_LARGE`` if a file or member is above the bound."""
+    if num_bytes > max_bytes:
+        raise DataError(
+            Reason.TOO_LARGE,
+            f"the file has {num_bytes / 2**20:.0f} MiB",
+            expected=f"at most {max_bytes / 2**20:.0f} MiB (input.max_file_mb)",
+        )
+
+
+def sniff(head: bytes) -> Kind | None:
+    """Return what the first bytes of a file (132 or more, if it has as many) say it is, or None."""
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head.startswith(_PICTURE_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        return "picture"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    return "dicom" if _starts_with_element(head) else None
+
+
+def sniff_stream(stream: BinaryIO) -> Kind | None:
+    """Return what an open file is, and rewind it."""
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    return sniff(head)
+
+
+def _starts_with_element(head: bytes) -> bool:
+    """Tell whether the bytes begin with a DICOM element of group 0002 or 0008 (a file without preamble)."""
+    if len(head) < 16:
+        return False
+    for endian in "<>":
+        group, element, length = struct.unpack(f"{endian}HHL", head[:8])
+        if group not in (0x0002, 0x0008) or element > 0x0070:
+            continue
+        has_vr = head[4:6].isalpha() and head[4:6].isupper()
+        # Implicit VR exists in little endian only; the first elements of a file are short ones.
+        if has_vr or (endian == "<" and length <= 1024):
+            return True
+    return False
+
+
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """Return an archive, kept open: its directory is read once a process, not once a member.
+
+    Raises:
+        DataError: if it is no zip archive or cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _kept_archive(path, status.st_mtime_ns, status.st_size, os.getpid())
+    except OSError as error:
+        raise _os_error(error) from None
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        raise DataError(Reason.CORRUPT, "the zip archive cannot be read") from None
+
+
+@lru_cache(maxsize=2)
+def _kept_archive(path: Path, _mtime_ns: int, _size: int, _pid: int) -> zipfile.ZipFile:
+    # The process is part of the key: a forked worker would share the file position with its parent.
+    return zipfile.ZipFile(path)
+
+
+def zip_members(path: Path) -> list[str]:
+    """Return the names of an archive's files, sorted, folders and hidden files left out.
+
+    Raises:
+        DataError: if the archive cannot be read or has too many members.
+    """
+    infos = open_archive(path).infolist()
+    if len(infos) > _MAX_ZIP_MEMBERS:
+        raise DataError(
+            Reason.TOO_LARGE, f"the archive has {len(infos)} members", expected=f"at most {_MAX_ZIP_MEMBERS}"
+        )
+    names = {info.filename for info in infos if not info.is_dir()}
+    return sorted(name for name in names if not is_hidden(PurePosixPath(name)))
+
+
+def is_hidden(relative: PurePosixPath) -> bool:
+    """Tell whether a path has a hidden part, or is one of the copies of file attributes that macOS puts in archives."""
+    return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in relative.parts)
+
+
+def _member_info(path: Path, name: str) -> zipfile.ZipInfo:
+    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+        raise DataError(Reason.UNREADABLE, "the zip member's path leaves the archive")
+    info = open_archive(path).getinfo(name)
+    if info.flag_bits & 1:
+        raise DataError(Reason.UNREADABLE, "the zip member is encrypted")
+    return info
+
+
+def _read_member(path: Path, name: str, max_bytes: int) -> bytes:
+    with _member_errors():
+        info = _member_info(path, name)
+        check_size(info.file_size, max_bytes)
+        if info.file_size > _SMALL_BYTES and info.file_size > _MAX_ZIP_RATIO * max(1, info.compress_size):
+            raise DataError(
+                Reason.TOO_LARGE,
+                f"the zip member grows {info.file_size // max(1, info.compress_size)} times when inflated",
+                expected=f"at most {_MAX_ZIP_RATIO} times",
+            )
+        with open_archive(path).open(info) as stream:
+            # The size in the archive's directory may lie; zipfile never gives more than it announces.
+            return stream.read(max_bytes + 1)
+
+
+@contextmanager
+def _member_errors() -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        raise _os_error(error) from None
+    except Exception as error:  # zlib, lzma, bz2 and zipfile each have their own
+        raise DataError(Reason.CORRUPT, f"the zip member cannot be inflated ({type(error).__name__})") from None
+
+
+def _os_error(error: OSError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(Reason.NOT_FOUND, "no such file")
+    return DataError(Reason.UNREADABLE, f"cannot be read ({error.strerror or type(error).__name__})")
