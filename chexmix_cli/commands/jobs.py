@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from chexmix_cli.commands.model import OpenModel
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from chexmix_cli.core.data.inputs import Refusal, Study
+    from chexmix_cli.core.data.inputs import Refusal, Study, StudyImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,15 @@ def _stdin_jobs(model: OpenModel, found: Callable[[Sequence[str]], Iterator[Stud
         elif line.problem is not None:
             yield Job(f"line {line.number}", _raiser(line.problem))
         else:
-            yield from _record_jobs(line, model, found)
+            yield from _record_jobs(line, model)
     if paths:
         for item in found(paths):
             yield _item_job(item, model)
 
 
-def _record_jobs(
-    line: Line, model: OpenModel, found: Callable[[Sequence[str]], Iterator[Study | Refusal]]
-) -> Iterator[Job[Film]]:
+def _record_jobs(line: Line, model: OpenModel) -> Iterator[Job[Film]]:
+    from chexmix_cli.core.data.inputs import study_of_file
+
     record = line.record or {}
     record_id = record.get("id")
     if not isinstance(record_id, str) or not record_id:
@@ -77,10 +78,8 @@ def _record_jobs(
     elif "codes" in record:
         yield Job(record_id, lambda: _film_from_codes(record, model))
     elif isinstance(record.get("file"), str):
-        items = list(found([record["file"]]))
-        for item in items:
-            job = _item_job(item, model)
-            yield Job(record_id if len(items) == 1 else job.id, job.prepare)
+        item = study_of_file(Path(record["file"]), model.input, record_id)
+        yield _item_job(item, model)
     else:
         problem = DataError(
             Reason.BAD_RECORD, "neither codes nor file", expected="a record of `chexmix tokenize`, or a manifest line"
@@ -131,13 +130,19 @@ def _film_from_study(study: Study, model: OpenModel) -> Film:
     from chexmix_cli.core.data.inputs import load_pixels
 
     pixels, notes = load_pixels(study.chosen, model.preset)
-    fields: dict[str, Any] = {"view": study.chosen.view}
+    fields: dict[str, Any] = {"view": _view(study.chosen)}
     fields |= {"preset": model.preset.intensity, "preset_hash": model.preset.hash}
     if study.others:
-        fields["other_images"] = [{"id": image.id, "view": image.view} for image in study.others]
+        fields["other_images"] = [{"id": image.id, "view": _view(image)} for image in study.others]
     if notes:
         fields["notes"] = list(notes)
     return Film(pixels, None, fields)
+
+
+def _view(image: StudyImage) -> str | None:
+    from chexmix_cli.core.data.views import View
+
+    return None if image.view is View.UNKNOWN else image.view.value
 
 
 def _raiser(error: DataError) -> Callable[[], NoReturn]:
