@@ -23,6 +23,7 @@ class Hub:
         cut_after: bytes of a file after which its next transfers break off, by name.
         cuts_left: how many transfers break off.
         status: HTTP status of everything, if not 200.
+        file_status: HTTP status of the files alone.
         ignores_range: answer 200 with the whole file, as some servers do.
         requests: (method and path, Range header) of everything asked.
     """
@@ -33,6 +34,7 @@ class Hub:
     cut_after: dict[str, int] = field(default_factory=dict)
     cuts_left: int = 0
     status: int = 200
+    file_status: int = 200
     ignores_range: bool = False
     commit: str = COMMIT
     requests: list[tuple[str, str | None]] = field(default_factory=list)
@@ -52,6 +54,13 @@ class Hub:
                 sibling["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 130}
             siblings.append(sibling)
         return {"id": self.repository, "modelId": self.repository, "sha": self.commit, "siblings": siblings}
+
+    def limit(self, name: str) -> int:
+        """Return after how many bytes of a file this transfer ends."""
+        if name in self.cut_after and self.cuts_left > 0:
+            self.cuts_left -= 1
+            return self.cut_after[name]
+        return len(self.files[name])
 
     def ranges(self, name: str) -> list[str | None]:
         """Return the Range headers with which a file was asked for, in order."""
@@ -91,13 +100,13 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._answer(404, b"", {})
 
         def _send_file(self, name: str, header: str | None) -> None:
+            if hub.file_status != 200:
+                self._answer(hub.file_status, b"{}", {})
+                return
             content, start = hub.files[name], 0
             if header is not None and not hub.ignores_range:
                 start = int(header.removeprefix("bytes=").split("-")[0])
-            limit = len(content)
-            if name in hub.cut_after and hub.cuts_left > 0:
-                hub.cuts_left -= 1
-                limit = hub.cut_after[name]
+            limit = hub.limit(name)
             headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
             self._answer(206 if start else 200, content[start:limit], headers, length=len(content) - start)
             if limit < len(content):

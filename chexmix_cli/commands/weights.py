@@ -127,6 +127,7 @@ def convert(
     dtype: Dtype = "stored",
     is_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> int:
     """Turn weights into safetensors that describe themselves; vqgan.ckpt is read without running code from it.
 
@@ -138,7 +139,7 @@ def convert(
     """
     from chexmix_cli.core.weights.convert import convert as run_convert
 
-    console = options.make_console(quiet, False)
+    console = options.make_console(quiet, verbose)
     written = run_convert(source, out, dtype=_dtype(dtype))
     return _report_files(source, out, written, Writer(is_json), console)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from chexmix_cli.core.models.decoder import Decoder
     from chexmix_cli.core.models.vqgan import Vqgan
     from chexmix_cli.core.text.tokenizer import TextTokenizer
+
+_LOG = logging.getLogger("chexmix")
 
 
 class WeightsDir:
@@ -118,6 +121,10 @@ class WeightsDir:
         from chexmix_cli.core.models.vqgan import Vqgan
 
         settings = self.settings.vqgan
+        if self.vqgan_file is not None and self.vqgan_file.name == files.VQGAN_CHECKPOINT:
+            _LOG.info(
+                "%s is pickled: `chexmix weights convert` makes a safer file that loads faster", self.vqgan_file.name
+            )
         return load_module(lambda: Vqgan(settings), same_name_slices, self.vqgan_source(), device=device, dtype=dtype)
 
     def load_text_tokenizer(self) -> TextTokenizer | None:

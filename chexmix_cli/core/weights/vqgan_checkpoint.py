@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import warnings
@@ -16,6 +17,8 @@ from chexmix_cli.core.weights.safetensors_io import dtype_codes
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LOG = logging.getLogger("chexmix")
 
 
 class VqganCheckpoint:
@@ -38,6 +41,7 @@ class VqganCheckpoint:
             raise WeightsError("holds no state dict", where=self.where, expected="tensors by name, or under state_dict")
         self._tensors: dict[str, Tensor] = {key: value for key, value in state.items() if not is_training_only(key)}
         self.num_dropped = len(state) - len(self._tensors)
+        _LOG.info("%s: %d tensors, %d of its training left out", path.name, len(self._tensors), self.num_dropped)
         codes = dtype_codes()
         self.shapes: Mapping[str, tuple[int, ...]] = {key: tuple(value.shape) for key, value in self._tensors.items()}
         self.dtypes: Mapping[str, str] = {

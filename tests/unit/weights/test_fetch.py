@@ -164,9 +164,29 @@ def test_a_file_exchanged_on_the_hub_is_refused(hub: Hub, entry: Entry) -> None:
     ("status", "message"), [(401, "access was refused"), (403, "access was refused"), (404, "no such repository")]
 )
 def test_refusals_of_the_hub_are_told_apart(hub: Hub, entry: Entry, status: int, message: str) -> None:
+    hub.file_status = status
+    with pytest.raises(WeightsError, match=message):
+        fetch(entry, accept_licence=True)
+    assert len(hub.ranges("model.safetensors")) == 1  # a refusal is not tried again
     hub.status = status
     with pytest.raises(WeightsError, match=message):
         fetch(entry, accept_licence=True)
+
+
+def test_a_server_in_trouble_is_tried_again(hub: Hub, entry: Entry) -> None:
+    hub.file_status = 503
+    with pytest.raises(WeightsError, match="the transfer stopped"):
+        fetch(entry, accept_licence=True)
+    assert len(hub.ranges("model.safetensors")) == fetch_module._ATTEMPTS
+
+
+def test_offline_mode_is_respected(hub: Hub, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set"):
+        fetch(entry, accept_licence=True)
+    assert hub.requests == []
 
 
 def test_a_repository_without_a_required_file_is_refused_before_any_transfer(hub: Hub, entry: Entry) -> None:
