@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 _START_OF_IMAGE = b"\xff\xd8"
 _START_OF_CODESTREAM = b"\xff\x4f"
+_SIZE_SEGMENT = b"\xff\x51"
+_JP2_BOX = b"\x00\x00\x00\x0cjP  "
 #: SOF0..SOF15 without DHT, JPG and DAC, and JPEG-LS's SOF55.
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _END_MARKER = b"\xff\xd9"
@@ -30,6 +32,8 @@ class FrameSize(NamedTuple):
 def frame_size(data: bytes) -> FrameSize | None:
     """Return what a codestream states, None if it is none of these formats or damaged before it says."""
     try:
+        if data.startswith(_JP2_BOX):  # the file format around the codestream; not allowed in DICOM, and met
+            data = data[max(0, data.find(_START_OF_CODESTREAM + _SIZE_SEGMENT)) :]
         if data.startswith(_START_OF_CODESTREAM):
             return _jpeg2000_size(data)
         if data.startswith(_START_OF_IMAGE):
@@ -79,7 +83,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _jpeg2000_size(data: bytes) -> FrameSize | None:
-    if data[2:4] != b"\xff\x51":
+    if data[2:4] != _SIZE_SEGMENT:
         return None
     right, bottom, left, top = struct.unpack(">4L", data[8:24])
     (components,) = struct.unpack(">H", data[40:42])

@@ -10,10 +10,18 @@ from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
 from chexmix_cli.core.data.codestream import frame_size, is_complete, repaired_scan
 from chexmix_cli.core.data.dicom_file import DicomFile, quiet
+from chexmix_cli.core.data.rle import decode_rle
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
 
@@ -25,7 +33,6 @@ _PLUGINS: tuple[tuple[Any, str], ...] = (
     (JPEGTransferSyntaxes, "pylibjpeg-libjpeg"),
     (JPEGLSTransferSyntaxes, "pylibjpeg-libjpeg"),
     (JPEG2000TransferSyntaxes, "pylibjpeg-openjpeg"),
-    ([RLELossless], "pylibjpeg-rle"),
 )
 
 
@@ -73,7 +80,7 @@ def check_layout(file: DicomFile, settings: InputSettings) -> PixelLayout:
         raise DataError(
             Reason.NO_PIXELS, f"there is no frame {settings.frame}", expected=f"input.frame below {layout.num_frames}"
         )
-    if file.pixels.num_bytes is not None and not file.transfer_syntax.is_compressed:
+    if file.pixels.num_bytes is not None and not file.transfer_syntax.is_encapsulated:
         _require_bytes(file.pixels.num_bytes, layout)
     return layout
 
@@ -100,19 +107,22 @@ def decode(file: DicomFile, layout: PixelLayout, frame: int) -> NDArray[Any]:
     """
     value = file.value("PixelData")
     if not value:
-        raise DataError(Reason.SHORT_PIXELS, "the file ends within its pixel data")
-    if file.transfer_syntax.is_compressed:
-        repaired = repaired_scan(_checked_codestream(value, layout, frame))
-        if repaired is not None:
-            file.dataset.PixelData, file.dataset.NumberOfFrames, frame = encapsulate([repaired]), 1, 0
+        raise DataError(Reason.NO_PIXELS, "the pixel data is empty")
+    if file.transfer_syntax.is_encapsulated:
+        value, syntax = _prepared_frame(value, file.transfer_syntax, layout, frame)
     else:
         _require_bytes(len(value), layout)
-    file.dataset.file_meta.TransferSyntaxUID = file.transfer_syntax
+        syntax = file.transfer_syntax
+    dataset = file.dataset
     with quiet():
         try:
-            array, _ = get_decoder(file.transfer_syntax).as_array(file.dataset, index=frame)
+            if file.transfer_syntax.is_encapsulated:
+                dataset.PixelData, dataset.NumberOfFrames, frame = value, 1, 0
+                dataset.PlanarConfiguration = 1 if file.transfer_syntax == RLELossless else 0
+            dataset.file_meta.TransferSyntaxUID = syntax
+            array, _ = get_decoder(syntax).as_array(dataset, index=frame)
             if layout.photometric == "PALETTE COLOR":
-                array = apply_color_lut(array, file.dataset)
+                array = apply_color_lut(array, dataset)
         except Exception as error:  # each decoder has its own kinds
             raise DataError(Reason.CORRUPT, f"the pixel data cannot be decoded ({type(error).__name__})") from None
     expected = (layout.rows, layout.columns) if layout.is_monochrome else (layout.rows, layout.columns, 3)
@@ -195,16 +205,26 @@ def _require_bytes(num_bytes: int, layout: PixelLayout) -> None:
         )
 
 
-def _checked_codestream(value: bytes, layout: PixelLayout, frame: int) -> bytes:
-    """Return a compressed frame, what it says of itself held against the header before a decoder believes it."""
+def _prepared_frame(value: bytes, syntax: UID, layout: PixelLayout, frame: int) -> tuple[bytes, UID]:
+    """Return one frame as pixel data of its own, and in which transfer syntax: repaired or, if run-length, decoded."""
     with quiet():
         try:
             stream = get_frame(value, frame, number_of_frames=layout.num_frames)
         except Exception as error:  # struct, index and value errors on damaged item structure
             raise DataError(Reason.CORRUPT, f"the frames cannot be told apart ({type(error).__name__})") from None
+    if syntax != RLELossless:
+        _check_codestream(stream, layout)
+        return encapsulate([repaired_scan(stream) or stream]), syntax
+    num_pixels, sample_bytes = layout.rows * layout.columns, layout.bits_allocated // 8
+    decoded = decode_rle(stream, num_pixels=num_pixels, sample_bytes=sample_bytes, samples=layout.samples)
+    return decoded + b"\x00" * (len(decoded) % 2), ExplicitVRLittleEndian
+
+
+def _check_codestream(stream: bytes, layout: PixelLayout) -> None:
+    """Hold what a compressed frame says of itself against the header, before a decoder believes it."""
     size = frame_size(stream)
     if size is None:
-        return stream
+        raise DataError(Reason.CORRUPT, "the compressed frame does not state its size")
     if (size.rows, size.columns) != (layout.rows, layout.columns) or size.components != layout.samples:
         raise DataError(
             Reason.CORRUPT,
@@ -213,7 +233,6 @@ def _checked_codestream(value: bytes, layout: PixelLayout, frame: int) -> bytes:
         )
     if not is_complete(stream):
         raise DataError(Reason.SHORT_PIXELS, "the compressed frame ends early")
-    return stream
 
 
 def _eight_bits(array: NDArray[Any], layout: PixelLayout) -> NDArray[np.uint8]:

@@ -68,11 +68,13 @@ class DicomFile:
         dataset: pydicom's, with or without the pixels. Read values by ``text``, ``integer``, ``numbers``.
         transfer_syntax: how the data set is encoded; of a file that does not say, how it was read.
         pixels: what the header announces, None if the file has no pixel element.
+        media_class: the class that the file's meta group states, if it has one.
     """
 
     dataset: Dataset
     transfer_syntax: UID
     pixels: PixelElement | None
+    media_class: str | None = None
 
     def text(self, keyword: str) -> str | None:
         """Return an element as text, several values joined by blanks; None if missing, empty or undecodable."""
@@ -145,16 +147,18 @@ def _parse(stream: BinaryIO, max_bytes: int, *, with_pixels: bool) -> DicomFile:
             inflated = _inflate(stream, max_bytes)
             dataset = read_partial(inflated or stream, stop_when, force=True)
             syntax = None if inflated else dataset.file_meta.get("TransferSyntaxUID")
-            is_readable = len(dataset) > 0
+            syntax = _guessed_syntax(dataset) if syntax is None else UID(str(syntax))
+            media_class = dataset.file_meta.get("MediaStorageSOPClassUID")
         except DataError:
             raise
         except Exception as error:  # a damaged file makes pydicom raise almost anything
             raise DataError(Reason.CORRUPT, f"the DICOM data cannot be parsed ({type(error).__name__})") from None
-    if not is_readable and not dataset.file_meta:
+    if with_pixels and found and not any(tag in dataset for tag in _PIXEL_TAGS):
+        # pydicom drops everything it read when a file ends within encapsulated data.
+        raise DataError(Reason.SHORT_PIXELS, "the file ends within its pixel data")
+    if len(dataset) == 0 and not dataset.file_meta:
         raise DataError(Reason.CORRUPT, "the file holds no DICOM element")
-    if syntax is None:
-        syntax = _guessed_syntax(dataset)
-    return DicomFile(dataset, UID(str(syntax)), found[0] if found else None)
+    return DicomFile(dataset, syntax, found[0] if found else None, None if media_class is None else str(media_class))
 
 
 def _guessed_syntax(dataset: Any) -> UID:

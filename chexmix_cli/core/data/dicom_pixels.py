@@ -51,6 +51,8 @@ def render_dicom(file: DicomFile, settings: InputSettings, intensity: Intensity)
     if levels.is_padding is not None:
         notes.append("padding is left out of the grey scale and painted black")
     is_inverted = layout.photometric == "MONOCHROME1" or (file.text("PresentationLUTShape") or "").upper() == "INVERSE"
+    if _shows_bone_dark(file, is_inverted):
+        notes.append("by the header, bone is shown dark")
     table_L = _table(file, layout, levels, intensity, is_inverted, notes)
     return _square_pixels(file, Image.fromarray(levels.paint(table_L)), intensity, notes), notes
 
@@ -118,6 +120,19 @@ def _modality_values(file: DicomFile, stored_L: recipes.Values) -> recipes.Value
     if not slopes or not intercepts or slopes[0] == 0 or not np.isfinite([slopes[0], intercepts[0]]).all():
         raise DataError(Reason.CORRUPT, "the rescale is incomplete or impossible", expected="a slope other than 0")
     return stored_L * slopes[0] + intercepts[0]
+
+
+def _shows_bone_dark(file: DicomFile, is_inverted: bool) -> bool:
+    """Return whether the header says that dense tissue is displayed dark, against custom; the picture stays as it is.
+
+    Pixel Intensity Relationship Sign: 1 where higher values mean more X-rays, that is less tissue; -1 the other way.
+    """
+    sign = file.integer("PixelIntensityRelationshipSign")
+    slopes = file.numbers("RescaleSlope")
+    if sign not in (1, -1):
+        return False
+    is_falling = bool(slopes) and slopes[0] < 0
+    return (sign == 1) != (is_inverted != is_falling)
 
 
 def _display_table(

@@ -137,8 +137,7 @@ def _examine_dicom(found: FoundFile, settings: InputSettings, ids: IdMaker) -> _
     max_bytes = settings.max_file_mb << 20
     with found.source.open(max_bytes) as stream:
         file = parse_header(stream, max_bytes)
-    meta = file.dataset.file_meta
-    if is_directory_file(str(meta.get("MediaStorageSOPClassUID", ""))):
+    if is_directory_file(file.media_class):
         return None
     instance, study = file.text("SOPInstanceUID"), file.text("StudyInstanceUID")
     image_id = _secret_name(found.source, settings, ids) if instance is None else ids.of_uid(instance)
