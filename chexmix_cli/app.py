@@ -20,6 +20,8 @@ app = typer.Typer(
     epilog="Results are preliminary and unverified; not for clinical use.",
     no_args_is_help=True,
     add_completion=False,
+    # Plain help: half the start-up time would go into drawing boxes, and it reads the same in a pipe and in a log.
+    rich_markup_mode=None,
     # Tracebacks never show values: they may be a patient's.
     pretty_exceptions_enable=False,
 )
@@ -44,14 +46,14 @@ def _later(name: str) -> Callable[[typer.Context], None]:
     def command(context: typer.Context) -> None:
         raise NotBuiltError(name)
 
-    command.__doc__ = f"{LATER[name]} (not built yet)"
+    command.__doc__ = LATER[name]
     return command
 
 
 app.command("tokenize")(tokenize)
 app.command("pretrain")(pretrain)
 app.command("generate-report")(generate_report)
-app.add_typer(weights_app, name="weights")
 for _name in LATER:
     _settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command(_name, context_settings=_settings)(_later(_name))
+    app.command(_name, short_help=f"(not built yet) {LATER[_name]}", context_settings=_settings)(_later(_name))
+app.add_typer(weights_app, name="weights")

@@ -1,0 +1,11 @@
+"""Generated pages are what their generator writes today."""
+
+from __future__ import annotations
+
+import runpy
+
+
+def test_the_commands_page_is_fresh(repository):
+    generator = runpy.run_path(str(repository / "tools" / "generate_docs.py"))
+    written = (repository / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert written == generator["page"](), "run: python tools/generate_docs.py"

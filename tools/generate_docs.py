@@ -1,0 +1,154 @@
+"""Write docs/commands.md from the commands and settings themselves; the test suite fails while it is stale.
+
+Usage: python tools/generate_docs.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from chexmix_cli.app import app
+from chexmix_cli.commands.later import LATER
+from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
+from chexmix_cli.core.settings.training import STAGES
+
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
+
+INTRO = """# Commands
+
+<!-- Written by tools/generate_docs.py from the commands themselves; change them, not this page. -->
+
+What all commands have in common:
+
+- Data goes to stdout as JSON Lines (readable text on a terminal; `--json` forces JSON), everything else to stderr.
+- One record in, one record out, in the same order: `id`, `status` (`ok` or `error`), then the result or
+  `error {code, message}`. The codes are in [data.md](data.md#reason-codes). One bad input never stops the others, unless
+  `--fail-fast` is given.
+- Exit codes: 0 done, 1 failed (no record came out well, or nothing could start), 2 usage or settings, 3 finished but some
+  records failed, 4 the machine lacks something, 70 a bug of ours, 130 interrupted.
+- Settings come in layers: built-in default, preset, `--config FILE` (TOML), `--set a.b=c`, explicit flag. `--show-config`
+  prints the result and which layer set each value. An unknown key is an error that names the nearest one.
+- Records carry no patient data; see [data.md](data.md#ids-and-privacy). Nothing touches the network but `weights fetch`.
+"""
+
+ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
+    "tokenize": [("", TokenizeSettings)],
+    "generate-report": [("", GenerateReportSettings)],
+    "pretrain": [(f"`--stage {stage}`", root) for stage, root in STAGES.items()],
+}
+
+
+def main() -> None:
+    """Write the page."""
+    TARGET.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"wrote {TARGET}\n")
+
+
+def page() -> str:
+    """Return the whole page."""
+    parts = [INTRO]
+    for path, command in _commands(typer.main.get_command(app), ()):
+        parts.append(_command_section(path, command))
+    later = ", ".join(f"`{name}`" for name in LATER)
+    parts.append(f"## Not built yet\n\n{later}: each stands in the app, says that it is not built, and exits with 1.\n")
+    return "\n".join(parts)
+
+
+def _commands(group: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+    found = []
+    for name, command in sorted(group.commands.items()):
+        if hasattr(command, "commands"):
+            found += _commands(command, (*path, name))
+        elif name not in LATER:
+            found.append(((*path, name), command))
+    return found
+
+
+def _command_section(path: tuple[str, ...], command: Any) -> str:
+    name = " ".join(path)
+    lines = [f"## {name}", "", *_help_lines(command.help or ""), "", "| option | |", "|---|---|"]
+    for parameter in command.params:
+        if "--help" in parameter.opts:
+            continue
+        lines.append(f"| {_parameter_name(parameter)} | {_parameter_help(parameter)} |")
+    for title, root in ROOTS.get(name, []):
+        lines += ["", f"Settings {title}".strip() + ":", "", *_settings_table(root)]
+    return "\n".join(lines) + "\n"
+
+
+def _help_lines(text: str) -> list[str]:
+    lines, in_examples = [], False
+    for line in inspect.cleandoc(text).splitlines():
+        if line.strip() == "Examples:":
+            in_examples = True
+            lines += ["Examples:", ""]
+        elif in_examples and line.strip():
+            lines.append(f"    {line.strip()}")
+        elif not in_examples:
+            lines.append(line)
+    return lines
+
+
+def _parameter_name(parameter: Any) -> str:
+    names = ", ".join(f"`{option}`" for option in parameter.opts if option.startswith("-"))
+    if not names:
+        return f"`{parameter.metavar or parameter.name}`"
+    takes_value = not getattr(parameter, "is_flag", False)
+    return f"{names} `{parameter.metavar or 'VALUE'}`".replace("|", "\\|") if takes_value else names
+
+
+def _parameter_help(parameter: Any) -> str:
+    default = parameter.default
+    is_shown = isinstance(default, (str, int, float)) and not isinstance(default, bool)
+    suffix = f" Default: `{default}`." if is_shown else ""
+    return f"{parameter.help or ''}{suffix}".replace("|", "\\|").strip()
+
+
+def _settings_table(root: type[Any]) -> list[str]:
+    lines = ["| setting | default | |", "|---|---|---|"]
+    for key, default, text in _settings(root, ""):
+        lines.append(f"| `{key}` | {default} | {text} |".replace("  ", " "))
+    return lines
+
+
+def _settings(cls: type[Any], prefix: str) -> list[tuple[str, str, str]]:
+    hints, texts = typing.get_type_hints(cls), _attribute_texts(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            # The model's own numbers are a preset's business; they would bury the rest here.
+            if field.name != "model":
+                rows += _settings(typing.cast(type[Any], hint), f"{prefix}{field.name}.")
+            continue
+        default = "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
+        rows.append((f"{prefix}{field.name}", default, texts.get(field.name, "")))
+    return rows
+
+
+def _attribute_texts(cls: type[Any]) -> dict[str, str]:
+    """Return the texts of a docstring's Attributes section by name; ``a, b: text`` is for both."""
+    section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
+    texts: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        start = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
+        if start:
+            names = start[1].split(", ")
+            texts |= dict.fromkeys(names, start[2])
+        elif line.strip():
+            for name in names:
+                texts[name] += f" {line.strip()}"
+    return {name: text.replace("``", "`").replace("|", "\\|") for name, text in texts.items()}
+
+
+if __name__ == "__main__":
+    main()
