@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError, VocabularyError
-from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.models.vqgan import Vqgan, layout
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.model import ModelSettings
 
@@ -23,14 +23,14 @@ class ImageTokenizer:
     """The image tokenizer of one model, for arrays of any number of images.
 
     Args:
-        vqgan: the model's VQGAN, on its device and in its dtype; its weights are put into channels-last order, the
-            layout convolutions are fastest in.
+        vqgan: the model's VQGAN, on its device and in its dtype; its weights are put into the layout it runs in.
         settings: the model's settings.
         batch_size: images that pass the network together; bounds memory, not the number of images.
     """
 
     def __init__(self, vqgan: Vqgan, settings: ModelSettings, *, batch_size: int = 4) -> None:
-        self.vqgan = vqgan.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.vqgan = vqgan.eval()
+        self.vqgan.to(memory_format=layout(vqgan.quant_conv.weight))  # type: ignore[call-overload]
         self.settings = settings
         self.batch_size = batch_size
 
