@@ -13,6 +13,11 @@ from torch import Generator, Tensor
 
 from chexmix_cli.core.data.geometry import fit
 from chexmix_cli.core.data.manifest import ManifestRow
+from chexmix_cli.core.data.pixels import load_image
+from chexmix_cli.core.data.presets import resolve_preset
+from chexmix_cli.core.data.sources import Source
+from chexmix_cli.core.errors import DataError
+from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.settings.model import ModelSettings
 
 #: Films are kept at twice the model's resolution, so that a random crop still has detail to scale down from.
@@ -92,13 +97,12 @@ def load_films(
     Raises:
         DataError: naming the row, if one cannot be read; training never goes on without it.
     """
+    preset = resolve_preset("model", settings.image, settings.vqgan.image_channels)
     images = []
     for done, row in enumerate(rows, start=1):
-        images.append(_read(row))
+        try:
+            images.append(load_image(Source(row.file), preset.intensity, InputSettings()).image)
+        except DataError as error:
+            raise DataError(error.reason, error.what, detail=error.detail, where=row.id, hint=error.hint) from None
         progress("read images", done, len(rows))
     return Films(images, settings)
-
-
-def _read(row: ManifestRow) -> Image.Image:
-    with Image.open(row.file) as image:
-        return image.convert("L")

@@ -131,6 +131,8 @@ def _decoder_task(
     sets = {split: _document_set(split, rows[split], reports[split], vqgan, settings, progress) for split in rows}
     decoder = _start_decoder(settings, start)
     stage = "2" if isinstance(settings, Stage2Training) else "1"
+    # Weights that came from a model of weights.toml stay under its licence.
+    origin = {} if start.entry is None else {"entry": start.entry.name}
 
     def export(directory: Path) -> None:
         save_model(
@@ -139,7 +141,7 @@ def _decoder_task(
             decoder=decoder,
             vqgan=vqgan,
             tokenizer_file=tokenizer_file,
-            provenance={"stage": stage, "seed": settings.train.seed, "init": start.fingerprint},
+            provenance={**origin, "stage": stage, "seed": settings.train.seed, "init": start.fingerprint},
         )
 
     return DecoderTask(settings, decoder, sets["train"], sets["val"], export)
