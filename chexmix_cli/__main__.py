@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -17,7 +18,12 @@ def main(arguments: list[str] | None = None) -> None:
         # Like every filter: `chexmix tokenize DIR | head -1` ends silently when head has read enough.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     code = run(sys.argv[1:] if arguments is None else arguments)
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What could not be written (a full disk) must not be tried again by the interpreter on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or ExitCode.ENVIRONMENT
     sys.exit(code)
 
 
@@ -30,10 +36,13 @@ def run(arguments: list[str]) -> int:
     # Typer brings a click of its own in newer versions; the base of its usage errors is right in all of them.
     usage_error = typer.BadParameter.__bases__[0]
 
-    verbose = any(argument in ("-v", "--verbose") for argument in arguments)
+    verbose = any(argument == "--verbose" or re.fullmatch("-[a-z]*v[a-z]*", argument) for argument in arguments)
     try:
         result = typer.main.get_command(app).main(args=arguments, prog_name="chexmix", standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt) as error:
+        # Typer raises Abort for an EOFError too, which in a command without questions is a bug.
+        if isinstance(error.__cause__, EOFError):
+            return _unexpected(error.__cause__, verbose)
         print_error("interrupted")
         return ExitCode.INTERRUPTED
     except ChexmixError as error:
@@ -41,18 +50,31 @@ def run(arguments: list[str]) -> int:
         if verbose:
             traceback.print_exc()
         return error.exit_code
-    except MemoryError:
-        print_error("not enough memory", "a smaller --set input.batch_size needs less")
-        return ExitCode.ENVIRONMENT
     except Exception as error:
         if isinstance(error, usage_error):
             error.show()  # type: ignore[attr-defined]
             return ExitCode.USAGE
-        return _unexpected(error, verbose)
+        return _foreign(error, verbose)
     return int(result) if isinstance(result, int) else ExitCode.DONE
 
 
-def _unexpected(error: Exception, verbose: bool) -> int:
+def _foreign(error: Exception, verbose: bool) -> int:
+    """Tell apart what the machine refused (memory, disk, permissions) from a bug."""
+    # torch is asked only if a command has loaded it.
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        print_error("not enough memory", "a smaller batch size (see --show-config) needs less")
+    elif isinstance(error, OSError) and error.errno is not None:
+        # Without the file's name: it may be a patient's.
+        print_error(f"the system refused a file: {os.strerror(error.errno)}", "run again with -v to see which")
+    else:
+        return _unexpected(error, verbose)
+    if verbose:
+        traceback.print_exc()
+    return ExitCode.ENVIRONMENT
+
+
+def _unexpected(error: BaseException, verbose: bool) -> int:
     # The message of a foreign exception may quote its input: it is shown only on request.
     if verbose or os.environ.get("CHEXMIX_DEBUG"):
         traceback.print_exc()

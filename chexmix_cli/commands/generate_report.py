@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chexmix_cli.commands import options
-from chexmix_cli.commands.streams import Record
+from chexmix_cli.commands.streams import Record, check_arguments
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.jobs import Film
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
 #: In every record (DESIGN: reports are marked preliminary and unverified).
 MARK = "AI-generated, preliminary, unverified; not for clinical use"
+#: Letters of an id that a picture's name keeps; file systems take 255 bytes.
+_LONGEST_NAME = 50
 
 Picture = Annotated[
     Path | None,
@@ -29,7 +30,7 @@ Picture = Annotated[
 
 
 def generate_report(
-    inputs: options.Inputs,
+    inputs: options.Inputs = None,
     preset: options.Preset = None,
     picture: Picture = None,
     weights: options.Weights = None,
@@ -75,21 +76,20 @@ def generate_report(
         keep_uids=keep_uids,
         console=options.make_console(quiet, verbose),
     )
-    return _run(inputs, run, resolved.settings, picture)
+    return _run(check_arguments(inputs), run, resolved.settings, picture)
 
 
 def _run(inputs: list[str], run: options.RunOptions, settings: GenerateReportSettings, picture: Path | None) -> int:
     from chexmix_cli.commands.jobs import film_jobs
     from chexmix_cli.commands.model import open_model
     from chexmix_cli.commands.runner import Loop
-    from chexmix_cli.commands.streams import Writer, check_arguments
+    from chexmix_cli.commands.streams import Writer
 
-    check_arguments(inputs)
     model = open_model(run, settings.input, needs_decoder=True)
     writer = Writer(run.is_json)
     if writer.is_text:
         run.console.note(MARK)
-    reporter = _Reporter(model, settings, picture, streams_text=writer.is_text)
+    reporter = _Reporter(model, settings, picture, show=writer.show if writer.is_text else None)
     loop = Loop(
         process=reporter.process,
         describe=reporter.describe,
@@ -106,11 +106,17 @@ class _Reporter:
     """Turns films into report records, and draws them."""
 
     def __init__(
-        self, model: OpenModel, settings: GenerateReportSettings, picture: Path | None, *, streams_text: bool
+        self,
+        model: OpenModel,
+        settings: GenerateReportSettings,
+        picture: Path | None,
+        *,
+        show: Callable[[str], None] | None,
     ) -> None:
         self._model, self._settings, self._picture = model, settings, picture
-        self._streams_text = streams_text
-        self._num_drawn = 0
+        #: Shows text as it comes, where a person reads along.
+        self._show = show
+        self._drawn: set[str] = set()
 
     def process(self, items: list[tuple[str, Film]]) -> list[Record]:
         """Return the result fields of a batch."""
@@ -141,30 +147,34 @@ class _Reporter:
         return records
 
     def describe(self, record: Record) -> str:
-        """Return what follows a report on a terminal; its text is there already if it was streamed."""
-        text = "" if self._streams_text else record.get("report", "")
+        """Return what follows a report on a terminal, where its text is already."""
         notes = "".join(f"\n    note: {note}" for note in record.get("notes", []))
         drawn = f"\n    picture: {record['picture']}" if "picture" in record else ""
+        text = "" if "report" in record else f"{len(record['token_ids'])} token ids; there is no text tokenizer"
         return f"{text}{notes}{drawn}\n"
 
     def _on_text(self, items: list[tuple[str, Film]]) -> Callable[[int, str], None] | None:
-        if not self._streams_text:
+        show = self._show
+        if show is None:
             return None
         record_id, film = items[0]
-        sys.stdout.write(f"{record_id} ({film.fields.get('view') or 'unknown view'})\n")
-
-        def show(row: int, piece: str) -> None:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-
-        return show
+        show(f"{record_id} ({film.fields.get('view') or 'unknown view'})\n")
+        return lambda _, piece: show(piece)
 
     def _picture_path(self, target: Path, record_id: str) -> Path:
-        if target.suffix.lower() != ".png":
+        """Return where a record's picture goes: no two records share one, whatever their ids are."""
+        if target.suffix.lower() == ".png":
+            first = target
+        else:
             safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in record_id)
-            return target / f"{safe}.png"
-        self._num_drawn += 1
-        return target if self._num_drawn == 1 else target.with_stem(f"{target.stem}-{self._num_drawn}")
+            first = target / f"{safe[:_LONGEST_NAME]}.png"
+        path, number = first, 1
+        # Some file systems do not tell upper from lower case.
+        while path.name.casefold() in self._drawn:
+            number += 1
+            path = first.with_stem(f"{first.stem}-{number}")
+        self._drawn.add(path.name.casefold())
+        return path
 
     def _draw(self, path: Path, film: Film, codes: list[int], report: str) -> None:
         import numpy as np

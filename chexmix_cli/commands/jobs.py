@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from chexmix_cli.commands.model import OpenModel
 from chexmix_cli.commands.runner import Job
-from chexmix_cli.commands.streams import Line, Record, check_arguments, read_stdin
+from chexmix_cli.commands.streams import Line, Record, read_stdin
 from chexmix_cli.core.errors import DataError, Reason
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def film_jobs(arguments: Sequence[str], model: OpenModel) -> Iterator[Job[Film]]
     def found(paths: Sequence[str]) -> Iterator[Study | Refusal]:
         return discover(paths, model.input, keep_uids=model.options.keep_uids)
 
-    if check_arguments(arguments):
+    if "-" in arguments:
         yield from _stdin_jobs(model, found)
     else:
         for item in found(arguments):
@@ -72,8 +72,9 @@ def _record_jobs(line: Line, model: OpenModel) -> Iterator[Job[Film]]:
         problem = DataError(Reason.BAD_RECORD, "no id", where=f"stdin line {line.number}", expected="a text field 'id'")
         yield Job(f"line {line.number}", _raiser(problem))
     elif record.get("status") == "error":
-        error = record.get("error") or {}
-        message = f"failed before: {error.get('code', 'unknown')}: {error.get('message', '')}"
+        error = record.get("error")
+        found = error if isinstance(error, dict) else {}
+        message = f"failed before: {found.get('code', 'unknown')}: {found.get('message', 'it is not said why')}"
         yield Job(record_id, _raiser(DataError(Reason.UPSTREAM, message)))
     elif "codes" in record:
         yield Job(record_id, lambda: _film_from_codes(record, model))
@@ -109,6 +110,8 @@ def _film_from_codes(record: Record, model: OpenModel) -> Film:
             expected=f"codebook_hash {model.weights.codebook_hash}",
             hint="run `chexmix tokenize` with the same --weights",
         )
+    if not isinstance(record.get("notes", []), list):
+        raise DataError(Reason.BAD_RECORD, "notes are no list", expected="a record of `chexmix tokenize`")
     kept = ("study", "view", "notes", "preset", "preset_hash", "other_images")
     fields = {name: record[name] for name in kept if name in record}
     if record.get("preset_hash") not in (None, model.preset.hash):

@@ -15,16 +15,16 @@ from chexmix_cli.core.settings.load import Layer, Resolved, parse_assignments, r
 Root = TypeVar("Root")
 
 Inputs = Annotated[
-    list[str],
-    typer.Argument(metavar="IN...", help="Files, folders, globs, zip archives, or - for paths or records on stdin."),
+    list[str] | None,
+    typer.Argument(metavar="IN", help="Files, folders, globs, zip archives, or - for paths or records on stdin."),
 ]
 Weights = Annotated[
     str | None,
     typer.Option("--weights", metavar="NAME|DIR", help="Model to use. Default: the embedded chexmix-mini."),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, float32 or bfloat16.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Seed of everything random.")]
 Preset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="Image preset, such as voi or official. Default: the model's own."),

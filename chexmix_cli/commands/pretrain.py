@@ -13,7 +13,9 @@ from chexmix_cli.core.errors import ExitCode
 if TYPE_CHECKING:
     from chexmix_cli.commands.console import Console
 
-Stage = Annotated[str, typer.Option("--stage", help="tokenizer, 1 (next token) or 2 (masked next token).")]
+Stage = Annotated[
+    str, typer.Option("--stage", metavar="NAME", help="tokenizer, 1 (next token) or 2 (masked next token).")
+]
 PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Pretraining preset: mini or debug.")]
 Data = Annotated[
     Path, typer.Option("--data", metavar="MANIFEST", help="JSON Lines with train and val rows.", show_default=False)
@@ -39,21 +41,24 @@ def pretrain(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Train one stage from a manifest of images and reports; RUN/model then works as --weights.
+    """Train one stage from images and reports.
+
+    RUN/model then works as --weights; RUN/metrics.jsonl has the losses.
 
     Examples:
 
-        chexmix pretrain --stage tokenizer --preset mini --data manifest.jsonl --out runs/tokenizer
+        chexmix pretrain --stage tokenizer --data films.jsonl --out runs/vq
 
-        chexmix pretrain --stage 1 --preset mini --data manifest.jsonl --init runs/tokenizer --out runs/stage1
+        chexmix pretrain --stage 1 --data films.jsonl --init runs/vq --out runs/1
     """
-    from chexmix_cli.core.train.pretrain import pretrain as run_pretrain
-    from chexmix_cli.core.train.pretrain import resolve_stage
+    from chexmix_cli.core.settings.training import resolve_stage
 
     resolved = resolve_stage(stage, preset, options.setting_layers(config, assignments, {}))
     if show_config:
         typer.echo(resolved.to_json())
         return 0
+    from chexmix_cli.core.train.pretrain import pretrain as run_pretrain
+
     console = options.make_console(quiet, verbose)
     view = _View(console, resolved.settings.train.steps)
     done = run_pretrain(
@@ -120,7 +125,7 @@ class _View:
                 TimeRemainingColumn(),
                 TextColumn("{task.description}"),
             )
-            self._bar = Progress(*columns, console=RichConsole(stderr=True))
+            self._bar = Progress(*columns, console=RichConsole(stderr=True, markup=False))
             self._bar.start()
             self._task = self._bar.add_task(label, total=total)
         self._label = label

@@ -57,7 +57,7 @@ class Loop(Generic[Prepared]):
         process: turns prepared inputs (with their ids) into result fields, in order.
         describe: the readable form of a finished record.
         batch_size: inputs processed together.
-        fail_fast: raise the first record's error instead of going on.
+        fail_fast: raise the first record's error, once the records before it are written, instead of going on.
     """
 
     process: Callable[[list[tuple[str, Prepared]]], list[Record]]
@@ -74,7 +74,10 @@ class Loop(Generic[Prepared]):
         with self.console.progress(label) as move:
             for number, job in enumerate(jobs, start=1):
                 waiting.append((job.id, self._prepare(job)))
-                if sum(not isinstance(item, ChexmixError) for _, item in waiting) >= self.batch_size:
+                num_good = sum(not isinstance(item, ChexmixError) for _, item in waiting)
+                has_failed = num_good < len(waiting)
+                # Nothing waits without need: an error with nothing in front of it is out at once.
+                if num_good in (0, self.batch_size) or (has_failed and self.fail_fast):
                     self._flush(waiting, tally)
                 move(number, None)
             self._flush(waiting, tally)
@@ -85,8 +88,6 @@ class Loop(Generic[Prepared]):
         try:
             return job.prepare()
         except RECORD_ERRORS as error:
-            if self.fail_fast:
-                raise
             return error
 
     def _flush(self, waiting: list[tuple[str, Prepared | ChexmixError]], tally: Tally) -> None:
@@ -95,6 +96,8 @@ class Loop(Generic[Prepared]):
         for record_id, item in waiting:
             result = item if isinstance(item, ChexmixError) else next(results)
             if isinstance(result, ChexmixError):
+                if self.fail_fast:
+                    raise result
                 record = error_record(record_id, result)
                 tally.codes[record["error"]["code"]] += 1
                 text = f"{record_id}: not done ({record['error']['code']}): {record['error']['message']}"
@@ -111,8 +114,6 @@ class Loop(Generic[Prepared]):
         try:
             return list(self.process(items))
         except RECORD_ERRORS as error:
-            if self.fail_fast:
-                raise
             if len(items) == 1:
                 return [error]
         # One of them spoils the batch: each gets its own chance.

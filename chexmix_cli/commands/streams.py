@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason, SettingsError
 
@@ -23,29 +24,36 @@ class Line:
     problem: DataError | None = None
 
 
-def check_arguments(arguments: Sequence[str]) -> bool:
-    """Return whether the inputs come from stdin; ``-`` stands alone."""
-    if "-" not in arguments:
-        return False
-    if len(arguments) > 1:
+def check_arguments(arguments: Sequence[str] | None) -> list[str]:
+    """Return the inputs of a command; ``["-"]``, which is stdin, stands alone."""
+    if not arguments:
+        raise SettingsError("no input", where="IN", expected="files, folders, globs, zip archives, or - for stdin")
+    if "-" in arguments and len(arguments) > 1:
         raise SettingsError("- stands beside other inputs", where="IN", expected="- alone, or files and folders")
-    return True
+    return list(arguments)
 
 
 def read_stdin() -> Iterator[Line]:
     """Yield the lines of stdin: JSON objects as records, everything else as paths; empty lines are passed over."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # Names of files need not be UTF-8; so read, they still open. A byte order mark is no part of the first line.
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     for number, text in enumerate(sys.stdin, start=1):
-        text = text.strip()
-        if not text:
+        line = text.rstrip("\r\n")
+        if not line.strip():
             continue
-        if not text.startswith("{"):
-            yield Line(number, path=text)
+        if not line.lstrip().startswith("{"):
+            yield Line(number, path=line)
             continue
         try:
-            yield Line(number, record=json.loads(text))
-        except json.JSONDecodeError as error:
-            problem = DataError(Reason.BAD_RECORD, f"not JSON ({error.msg})", where=f"stdin line {number}")
-            yield Line(number, problem=problem)
+            yield Line(number, record=json.loads(line, parse_constant=_refuse_constant))
+        except (ValueError, RecursionError) as error:
+            what = f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "not JSON"
+            yield Line(number, problem=DataError(Reason.BAD_RECORD, what, where=f"stdin line {number}"))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def error_record(record_id: str, error: ChexmixError) -> Record:
@@ -67,6 +75,16 @@ class Writer:
 
     def write(self, record: Record, text: str) -> None:
         """Write one record, as JSON or as ``text``; flushed, so that the next command in a pipe can start."""
-        line = text if self.is_text else json.dumps(record, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write(line + "\n")
+        if self.is_text:
+            self.show(f"{text}\n")
+        else:
+            # ASCII escapes: the line is whole in every locale, also where a file's name is no valid text.
+            sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+            sys.stdout.flush()
+
+    def show(self, text: str) -> None:
+        """Write text for a terminal; what would steer the terminal, or what it cannot show, becomes ``?``."""
+        encoding = sys.stdout.encoding or "utf-8"
+        safe = "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+        sys.stdout.write(safe.encode(encoding, errors="replace").decode(encoding))
         sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chexmix_cli.commands import options
-from chexmix_cli.commands.streams import Record
+from chexmix_cli.commands.streams import Record, check_arguments
 
 if TYPE_CHECKING:
     from chexmix_cli.core.settings.inference import TokenizeSettings
@@ -16,7 +16,7 @@ NoCodes = Annotated[bool, typer.Option("--no-codes", help="Leave the codes out o
 
 
 def tokenize(
-    inputs: options.Inputs,
+    inputs: options.Inputs = None,
     preset: options.Preset = None,
     no_codes: NoCodes = False,
     weights: options.Weights = None,
@@ -32,13 +32,15 @@ def tokenize(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Turn chest radiographs into image codes: one record a study, JSON Lines.
+    """Turn chest radiographs into image codes.
+
+    One record a study, as JSON Lines; `chexmix generate-report -` reads them.
 
     Examples:
 
         chexmix tokenize study/ --json
 
-        chexmix tokenize *.png --weights WEIGHTS --preset official | chexmix generate-report - --weights WEIGHTS
+        chexmix tokenize *.png --weights DIR --preset official > codes.jsonl
     """
     from chexmix_cli.core.settings.inference import TokenizeSettings
 
@@ -58,16 +60,15 @@ def tokenize(
         keep_uids=keep_uids,
         console=options.make_console(quiet, verbose),
     )
-    return _run(inputs, run, resolved.settings, no_codes)
+    return _run(check_arguments(inputs), run, resolved.settings, no_codes)
 
 
 def _run(inputs: list[str], run: options.RunOptions, settings: TokenizeSettings, no_codes: bool) -> int:
     from chexmix_cli.commands.jobs import Film, encode_films, film_jobs
     from chexmix_cli.commands.model import open_model
     from chexmix_cli.commands.runner import Loop
-    from chexmix_cli.commands.streams import Writer, check_arguments
+    from chexmix_cli.commands.streams import Writer
 
-    check_arguments(inputs)
     model = open_model(run, settings.input, needs_decoder=False)
 
     def process(items: list[tuple[str, Film]]) -> list[Record]:

@@ -68,7 +68,9 @@ def test_what_is_not_built_says_so_and_fails(call, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tokenize"], "Missing argument"),
+        (["tokenize"], "IN: no input"),
+        (["pretrain", "--stage", "1"], "Missing option"),
+        (["generate-report", "x", "--seed", "-1"], "--seed"),
         (["tokenize", "x", "--bogus"], "No such option"),
         (["nonsense"], "No such command"),
         (["tokenize", "x", "--set", "input.prest=1"], "did you mean 'preset'?"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
 from chexmix_cli.core.settings.model import ModelSettings
 
 
@@ -195,3 +198,22 @@ STAGES: dict[str, type[TokenizerTraining] | type[Stage1Training] | type[Stage2Tr
     "1": Stage1Training,
     "2": Stage2Training,
 }
+
+
+def resolve_stage(stage: str, preset: str, layers: Sequence[Layer]) -> Resolved[Any]:
+    """Return a stage's settings from a preset and the layers above it.
+
+    Args:
+        stage: ``tokenizer``, ``1`` or ``2``.
+        preset: name of a pretraining preset; it names the model preset it trains.
+        layers: configuration file, ``--set`` and flags, weakest first.
+
+    Raises:
+        SettingsError: as :func:`load.resolve`, or if the preset has no such stage.
+    """
+    if stage not in STAGES:
+        raise SettingsError(f"unknown stage {stage!r}", where="--stage", expected=", ".join(STAGES))
+    values = read_preset("pretrain", preset)
+    model: Mapping[str, Any] = read_preset("model", values["model"])
+    base: Layer = (f"preset {preset}", {"model": model, **values.get(stage, {})})
+    return resolve(STAGES[stage], [base, *layers])

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
-from chexmix_cli.core.errors import SettingsError, TrainingError
+from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve, to_dict
-from chexmix_cli.core.settings.training import STAGES, Stage1Training, Stage2Training, StageTraining, TokenizerTraining
+from chexmix_cli.core.settings.load import to_dict
+from chexmix_cli.core.settings.training import Stage1Training, Stage2Training, StageTraining, TokenizerTraining
 from chexmix_cli.core.text.tokenizer import TextTokenizer
 from chexmix_cli.core.train.decoder_task import DecoderTask
 from chexmix_cli.core.train.documents import DocumentSet, encode_films, encode_reports
@@ -30,25 +30,6 @@ from chexmix_cli.core.weights.files import tokenizer_files
 from chexmix_cli.core.weights.registry import registry
 
 Progress = Callable[[str, int, int], None]
-
-
-def resolve_stage(stage: str, preset: str, layers: Sequence[Layer]) -> Resolved[Any]:
-    """Return a stage's settings from a preset and the layers above it.
-
-    Args:
-        stage: ``tokenizer``, ``1`` or ``2``.
-        preset: name of a pretraining preset; it names the model preset it trains.
-        layers: configuration file, ``--set`` and flags, weakest first.
-
-    Raises:
-        SettingsError: as :func:`settings.load.resolve`, or if the preset has no such stage.
-    """
-    if stage not in STAGES:
-        raise SettingsError(f"unknown stage {stage!r}", where="--stage", expected=", ".join(STAGES))
-    values = read_preset("pretrain", preset)
-    model: Mapping[str, Any] = read_preset("model", values["model"])
-    base: Layer = (f"preset {preset}", {"model": model, **values.get(stage, {})})
-    return resolve(STAGES[stage], [base, *layers])
 
 
 def pretrain(
