@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeVar, cast
 
 from chexmix_cli.core.errors import VocabularyError
@@ -79,16 +80,16 @@ class Vocabulary:
         return (token_ids >= self.image_start) & (token_ids < self.image_stop)
 
     def codes_to_ids(self, codes: Ids) -> Ids:
-        """Return the token ids of image codes (same type and shape).
+        """Return the token ids of image codes (same container and shape; arrays and tensors become int64).
 
         Raises:
-            VocabularyError: if a code lies outside ``[0, num_codes)``.
+            VocabularyError: if a code lies outside ``[0, num_codes)`` or is no whole number.
         """
         _check_range(codes, 0, self.num_codes, "image code")
         return cast(Ids, _shift(codes, self.image_start))
 
     def ids_to_codes(self, token_ids: Ids) -> Ids:
-        """Return the image codes of token ids (same type and shape).
+        """Return the image codes of token ids (same container and shape; arrays and tensors become int64).
 
         Raises:
             VocabularyError: if an id is no image id; a text id never becomes a neighbouring code.
@@ -143,16 +144,15 @@ class Vocabulary:
 
 
 def _check_range(ids: Any, start: int, stop: int, name: str) -> None:
-    if isinstance(ids, int):
-        low = high = ids
-    elif isinstance(ids, (list, tuple)):
-        if not ids:
-            return
-        low, high = min(ids), max(ids)
+    if isinstance(ids, (list, tuple)):
+        if not all(isinstance(value, Integral) for value in ids):
+            raise VocabularyError(f"{name}s that are no whole numbers", expected=f"{start}..{stop - 1}")
+        low, high = (min(ids), max(ids)) if ids else (start, start)
+    elif isinstance(ids, Integral):
+        low = high = int(ids)
     else:
-        if 0 in ids.shape:
-            return
-        low, high = int(ids.min()), int(ids.max())
+        ids = _as_int64(ids, name)
+        low, high = (start, start) if 0 in ids.shape else (int(ids.min()), int(ids.max()))
     if low < start or high >= stop:
         raise VocabularyError(f"{name} {low if low < start else high} is out of range", expected=f"{start}..{stop - 1}")
 
@@ -160,7 +160,17 @@ def _check_range(ids: Any, start: int, stop: int, name: str) -> None:
 def _shift(ids: Any, offset: int) -> Any:
     if isinstance(ids, (list, tuple)):
         return type(ids)(value + offset for value in ids)
-    return ids + offset
+    if isinstance(ids, Integral):
+        return int(ids) + offset
+    return _as_int64(ids, "id") + offset
+
+
+def _as_int64(ids: Any, name: str) -> Any:
+    """Return an array or tensor in int64: in the small types that files store ids in, adding an offset wraps around."""
+    dtype = str(ids.dtype).removeprefix("torch.")
+    if not dtype.startswith(("int", "uint")):
+        raise VocabularyError(f"{name}s of {dtype}", expected="whole numbers")
+    return ids.astype("int64") if hasattr(ids, "astype") else ids.long()
 
 
 #: The released model (CHEXMIX paper release; ids as its inference code and tokenizer use them). The mask and pad rows
