@@ -55,7 +55,12 @@ def run(arguments: list[str]) -> int:
             error.show()  # type: ignore[attr-defined]
             return ExitCode.USAGE
         return _foreign(error, verbose)
-    return int(result) if isinstance(result, int) else ExitCode.DONE
+    if isinstance(result, ExitCode):
+        return result
+    if result == ExitCode.INTERRUPTED:
+        # Newer versions of Typer make this of a KeyboardInterrupt, without a word.
+        print_error("interrupted")
+    return int(result or 0)
 
 
 def _foreign(error: Exception, verbose: bool) -> int:

@@ -46,7 +46,7 @@ def _later(name: str) -> Callable[[typer.Context], None]:
     def command(context: typer.Context) -> None:
         raise NotBuiltError(name)
 
-    command.__doc__ = LATER[name]
+    command.__doc__ = f"{LATER[name]}\n\nNot built yet: it says so and ends with exit code 1."
     return command
 
 

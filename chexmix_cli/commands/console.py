@@ -70,9 +70,14 @@ class Console:
         RichConsole(stderr=True).print(table)
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[Callable[[int, int | None], None]]:
-        """Give a function of (done, in all or None) that moves a bar; it does nothing where no bar is drawn."""
-        if not self.shows_progress:
+    def progress(self, label: str, *, among_records: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+        """Give a function of (done, in all or None) that moves a bar; it does nothing where no bar is drawn.
+
+        Args:
+            label: stands before the bar.
+            among_records: records are written while the bar stands, so it is not drawn where they are read.
+        """
+        if not self.shows_progress or (among_records and sys.stdout.isatty()):
             yield lambda done, total: None
             return
         from rich.console import Console as RichConsole
@@ -84,7 +89,8 @@ class Console:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=RichConsole(stderr=True), transient=True) as bar:
+        # The bar must leave stdout alone: by default it takes what is written there, the records, to its own stream.
+        with Progress(*columns, console=RichConsole(stderr=True), transient=True, redirect_stdout=False) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -125,7 +125,7 @@ class _View:
                 TimeRemainingColumn(),
                 TextColumn("{task.description}"),
             )
-            self._bar = Progress(*columns, console=RichConsole(stderr=True, markup=False))
+            self._bar = Progress(*columns, console=RichConsole(stderr=True, markup=False), redirect_stdout=False)
             self._bar.start()
             self._task = self._bar.add_task(label, total=total)
         self._label = label

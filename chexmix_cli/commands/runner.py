@@ -71,7 +71,7 @@ class Loop(Generic[Prepared]):
         """Process all jobs and write a record each; return the tally."""
         tally = Tally()
         waiting: list[tuple[str, Prepared | ChexmixError]] = []
-        with self.console.progress(label) as move:
+        with self.console.progress(label, among_records=True) as move:
             for number, job in enumerate(jobs, start=1):
                 waiting.append((job.id, self._prepare(job)))
                 num_good = sum(not isinstance(item, ChexmixError) for _, item in waiting)

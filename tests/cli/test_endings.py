@@ -1,0 +1,158 @@
+"""How a command ends when the machine, the user or a bug ends it: real signals, a full disk, no memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+@pytest.fixture
+def fail_with(monkeypatch):
+    """Return a function that makes every command fail with an error of someone else's."""
+
+    def install(error: BaseException) -> None:
+        def broken(assignments):
+            raise error
+
+        monkeypatch.setattr("chexmix_cli.commands.options.parse_assignments", broken)
+
+    return install
+
+
+def test_a_bug_exits_70_and_shows_no_values(call, fail_with):
+    fail_with(RuntimeError("Zephyranthes"))
+    result = call("tokenize", "x")
+    assert result.code == 70
+    assert result.stderr == (
+        "error: unexpected RuntimeError: this is a bug of chexmix\n"
+        "hint: run again with -v for the traceback, and report it\n"
+    )
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("flag", ["-v", "--verbose", "-qv"])
+def test_the_traceback_is_shown_on_request(call, fail_with, flag):
+    fail_with(RuntimeError("why"))
+    result = call("tokenize", "x", flag)
+    assert result.code == 70
+    assert "Traceback" in result.stderr
+    assert "RuntimeError: why" in result.stderr
+
+
+def test_an_end_of_file_inside_is_a_bug_and_no_interruption(call, fail_with):
+    fail_with(EOFError())
+    result = call("tokenize", "x")
+    assert (result.code, "unexpected EOFError" in result.stderr) == (70, True)
+
+
+def test_no_memory_exits_4(call, fail_with):
+    fail_with(MemoryError())
+    result = call("tokenize", "x")
+    assert (result.code, "not enough memory" in result.stderr) == (4, True)
+
+
+def test_no_memory_on_a_gpu_exits_4(call, fail_with):
+    torch = pytest.importorskip("torch")
+    fail_with(torch.OutOfMemoryError("CUDA out of memory"))
+    result = call("tokenize", "x")
+    assert (result.code, "not enough memory" in result.stderr) == (4, True)
+
+
+def test_a_refused_file_exits_4_without_its_name(call, fail_with):
+    fail_with(PermissionError(13, "Permission denied", "/films/Zephyranthes.dcm"))
+    result = call("tokenize", "x")
+    assert result.code == 4
+    assert "Permission denied" in result.stderr
+    assert "Zephyranthes" not in result.stderr
+
+
+def test_interruption_exits_130(call, fail_with):
+    fail_with(KeyboardInterrupt())
+    result = call("tokenize", "x")
+    assert (result.code, result.stderr.splitlines()[-1]) == (130, "error: interrupted")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_exits_4(repository, films, debug_weights):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "chexmix_cli", "tokenize", films, "--weights", debug_weights],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=repository,
+            check=False,
+        )
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[0] == "error: the system refused a file: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+def test_control_c_ends_a_running_command_with_130(repository, films, debug_weights):
+    """The first record is out, the second never comes: the command waits on stdin when the signal arrives."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chexmix_cli", "tokenize", "-", "--weights", debug_weights],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=repository,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("{broken\n")
+    process.stdin.flush()
+    assert '"BAD_RECORD"' in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_a_stopped_training_leaves_a_checkpoint_and_exits_130(repository, films, tmp_path):
+    import json
+
+    lines = [
+        {"id": f"{split}-{name}", "file": f"{name}.png", "split": split, "findings": "Clear lungs."}
+        for split in ("train", "val")
+        for name in "abc"
+    ]
+    (films / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [sys.executable, "-m", "chexmix_cli", "pretrain", "--stage", "tokenizer", "--preset", "debug"]
+    command += ["--data", str(films / "manifest.jsonl"), "--out", str(tmp_path / "run")]
+    command += ["--set", "train.steps=100000", "--set", "train.validate_every=100000"]
+    command += ["--set", "train.checkpoint_every=100000"]
+    process = subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "a checkpoint is written" in stderr.splitlines()[-1]
+    assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-*.safetensors"))
+
+
+def test_a_reader_that_stops_early_ends_the_command_silently(repository, films, debug_weights):
+    for number in range(40):
+        shutil.copy(films / "a.png", films / f"more-{number}.png")
+    command = f"{sys.executable} -m chexmix_cli tokenize {films} --weights {debug_weights} --set input.batch_size=1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -n 1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        cwd=repository,
+        check=False,
+    )
+    assert done.returncode in (0, 128 + signal.SIGPIPE)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""

@@ -1,0 +1,110 @@
+"""What a person sees: the commands on a pseudo-terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pty = pytest.importorskip("pty", reason="pseudo-terminals are a Unix matter")
+
+SHORT = ("--set", "decode.max_new_tokens=12")
+
+
+@pytest.fixture
+def on_terminal(repository):
+    """Return a function that runs ``chexmix`` with stdout, or stderr, on a terminal; it gives code, stdout, stderr."""
+
+    def run(*arguments: object, stream: str = "stdout", environment: dict[str, str] | None = None):
+        master, slave = pty.openpty()
+        other = "stderr" if stream == "stdout" else "stdout"
+        streams = {stream: slave, other: subprocess.PIPE}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "chexmix_cli", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            cwd=repository,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **(environment or {})},
+            **streams,
+        )
+        os.close(slave)
+        seen = b""
+        while True:
+            try:
+                piece = os.read(master, 65536)
+            except OSError:  # Linux says so when the last writer has gone
+                break
+            if not piece:
+                break
+            seen += piece
+        os.close(master)
+        rest = getattr(process, other).read().decode()
+        getattr(process, other).close()
+        code = process.wait(timeout=120)
+        text = seen.decode().replace("\r\n", "\n")
+        return (code, text, rest) if stream == "stdout" else (code, rest, text)
+
+    return run
+
+
+def test_tokens_are_told_in_words(on_terminal, films, debug_weights):
+    code, stdout, stderr = on_terminal("tokenize", films, "--weights", debug_weights)
+    assert code == 0
+    assert [line.split(":")[0] for line in stdout.splitlines()] == ["a.png", "b.png", "c.png"]
+    assert re.search(r"a\.png: unknown view, 16 codes, \d+ different", stdout)
+    assert stderr == ""
+
+
+def test_json_is_forced_by_its_flag(on_terminal, films, debug_weights):
+    _, stdout, _ = on_terminal("tokenize", films, "--weights", debug_weights, "--json")
+    assert [json.loads(line)["id"] for line in stdout.splitlines()] == ["a.png", "b.png", "c.png"]
+
+
+def test_reports_are_read_with_their_mark_and_their_notes(on_terminal, call, films, debug_weights):
+    (films / "b.png").write_bytes(b"nothing")
+    flags = ("--weights", debug_weights, *SHORT)
+    code, stdout, stderr = on_terminal("generate-report", films, *flags)
+    assert code == 3
+    assert "not for clinical use" in stderr
+    records = call("generate-report", films, *flags).records
+    shown = "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in records[0]["report"])
+    assert f"a.png (unknown view)\n{shown}\n" in stdout
+    assert re.search(r"^b\.png: not done \(UNKNOWN_FORMAT\): ", stdout, re.MULTILINE)
+    assert stdout.index("a.png") < stdout.index("b.png") < stdout.index("c.png")
+
+
+def test_a_table_says_what_was_not_done(on_terminal, films, debug_weights):
+    (films / "b.png").write_bytes(b"nothing")
+    code, stdout, stderr = on_terminal("tokenize", films, "--weights", debug_weights, stream="stderr")
+    assert code == 3
+    assert len(stdout.splitlines()) == 3
+    assert "2 of 3 records done; 1 not:" in stderr
+    assert re.search(r"UNKNOWN_FORMAT\W+1\b", stderr)
+
+
+def test_a_bar_on_the_terminal_takes_no_record_from_the_pipe(on_terminal, films, debug_weights):
+    code, stdout, stderr = on_terminal("tokenize", films, "--weights", debug_weights, stream="stderr")
+    assert code == 0
+    assert [json.loads(line)["id"] for line in stdout.splitlines()] == ["a.png", "b.png", "c.png"]
+    assert "tokenize" in stderr
+    assert "3/?" in stderr
+
+
+def test_colour_can_be_turned_off(on_terminal, films, debug_weights):
+    (films / "b.png").write_bytes(b"nothing")
+    flags = ("tokenize", films, "--weights", debug_weights)
+    colour = re.compile(r"\x1b\[[0-9;]*[34][0-7]m")
+    _, _, plain = on_terminal(*flags, stream="stderr", environment={"NO_COLOR": "1"})
+    assert not colour.search(plain)
+
+
+def test_quiet_leaves_only_errors(on_terminal, films, debug_weights):
+    (films / "b.png").write_bytes(b"nothing")
+    code, stdout, stderr = on_terminal("tokenize", films, "--weights", debug_weights, "--quiet", stream="stderr")
+    assert (code, stderr) == (3, "")
+    assert len(stdout.splitlines()) == 3
+    code, _, stderr = on_terminal("tokenize", films, "--weights", "none", "--quiet", stream="stderr")
+    assert (code, stderr.startswith("error: ")) == (1, True)
