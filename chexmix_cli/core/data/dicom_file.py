@@ -53,7 +53,8 @@ class PixelElement:
 
     Attributes:
         is_float: Float or Double Float Pixel Data.
-        num_bytes: announced length; None where it is undefined, as in encapsulated (compressed) data.
+        num_bytes: announced length, or what is left of the file if that is less; None where the length is undefined,
+            as in encapsulated (compressed) data.
     """
 
     is_float: bool
@@ -78,11 +79,14 @@ class DicomFile:
 
     def text(self, keyword: str) -> str | None:
         """Return an element as text, several values joined by blanks; None if missing, empty or undecodable."""
+        return " ".join(self.texts(keyword)).strip() or None
+
+    def texts(self, keyword: str) -> list[str]:
+        """Return an element's texts; empty if missing, empty or undecodable."""
         value = self.value(keyword)
         if value is None:
-            return None
-        values = value if _is_multiple(value) else [value]
-        return " ".join(str(part).strip() for part in values).strip() or None
+            return []
+        return [str(part).strip() for part in (value if _is_multiple(value) else [value])]
 
     def numbers(self, keyword: str) -> list[float]:
         """Return an element's numbers; empty if missing, empty or no numbers."""
@@ -137,7 +141,7 @@ def _parse(stream: BinaryIO, max_bytes: int, *, with_pixels: bool) -> DicomFile:
 
     def stop_when(tag: int, _vr: str | None, length: int) -> bool:
         if int(tag) in _PIXEL_TAGS:
-            num_bytes = None if length == _UNDEFINED_LENGTH else length
+            num_bytes = None if length == _UNDEFINED_LENGTH else min(length, _bytes_left(opened))
             found.append(PixelElement(int(tag) != _PIXEL_TAGS[0], num_bytes))
             return not with_pixels
         return False
@@ -145,7 +149,8 @@ def _parse(stream: BinaryIO, max_bytes: int, *, with_pixels: bool) -> DicomFile:
     with quiet():
         try:
             inflated = _inflate(stream, max_bytes)
-            dataset = read_partial(inflated or stream, stop_when, force=True)
+            opened = inflated or stream
+            dataset = read_partial(opened, stop_when, force=True)
             syntax = None if inflated else dataset.file_meta.get("TransferSyntaxUID")
             syntax = _guessed_syntax(dataset) if syntax is None else UID(str(syntax))
             media_class = dataset.file_meta.get("MediaStorageSOPClassUID")
@@ -159,6 +164,13 @@ def _parse(stream: BinaryIO, max_bytes: int, *, with_pixels: bool) -> DicomFile:
     if len(dataset) == 0 and not dataset.file_meta:
         raise DataError(Reason.CORRUPT, "the file holds no DICOM element")
     return DicomFile(dataset, syntax, found[0] if found else None, None if media_class is None else str(media_class))
+
+
+def _bytes_left(stream: BinaryIO) -> int:
+    position = stream.tell()
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(position)
+    return end - position
 
 
 def _guessed_syntax(dataset: Any) -> UID:

@@ -19,7 +19,8 @@ from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
 
 #: Pillow also opens formats that run programs or fetch fonts; only these are ever asked for.
-_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000")
+#: MPO is a JPEG with further pictures behind it.
 _JPEG_FORMATS = ("JPEG", "MPO")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 _UNCHANGED: tuple[Intensity, ...] = ("voi", "official-jpg")
@@ -71,10 +72,9 @@ def _open(stream: BinaryIO, settings: InputSettings) -> Image.Image:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Turn what Pillow raises into DataError, its size warnings included, and keep its other warnings quiet."""
+    """Turn what Pillow raises into DataError; its warnings are kept quiet, as ``input.max_pixels`` bounds the size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             yield
         except DataError:
@@ -83,10 +83,8 @@ def _errors() -> Iterator[None]:
             raise DataError(
                 Reason.UNKNOWN_FORMAT, "not a picture in a known format", expected="PNG, JPEG, TIFF"
             ) from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise DataError(
-                Reason.TOO_LARGE, "the picture has too many pixels", expected=f"at most {Image.MAX_IMAGE_PIXELS}"
-            ) from None
+        except Image.DecompressionBombError:
+            raise DataError(Reason.TOO_LARGE, "the picture has more pixels than can be read") from None
         except Exception as error:  # truncated and damaged files raise many kinds
             raise DataError(Reason.CORRUPT, f"the picture cannot be decoded ({type(error).__name__})") from None
 

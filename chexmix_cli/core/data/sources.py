@@ -170,7 +170,8 @@ def zip_members(path: Path) -> list[str]:
 
 def is_hidden(relative: PurePosixPath) -> bool:
     """Tell whether a path has a hidden part, or is one of the copies of file attributes that macOS puts in archives."""
-    return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in relative.parts)
+    is_dotted = any(part.startswith(".") and not part.startswith("..") and part != "." for part in relative.parts)
+    return is_dotted or "__MACOSX" in relative.parts
 
 
 def _member_info(path: Path, name: str) -> zipfile.ZipInfo:

@@ -37,11 +37,14 @@ _TOKENS: dict[str, View] = {
 _CODES: dict[str, View] = {**dict.fromkeys(("L", "LA", "RL", "R", "LR"), View.LATERAL)}
 _JOINED = re.compile(r"\b(POSTERO|ANTERO)[\s_-]*(ANTERIOR|POSTERIOR)\b")
 
+#: ``p.a.``, ``A-P``, ``a/p``.
+_LETTERS = re.compile(r"\b([AP])\s?[./-]\s?([AP])\b")
+
 
 def words(text: str) -> list[str]:
     """Return the upper-case words of a text, accents removed; everything but letters and digits separates."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().upper()
-    return re.findall(r"[A-Z0-9]+", _JOINED.sub(r"\1\2", plain))
+    return re.findall(r"[A-Z0-9]+", _LETTERS.sub(r"\1\2", _JOINED.sub(r"\1\2", plain)))
 
 
 def view_of_code(text: str | None) -> View:

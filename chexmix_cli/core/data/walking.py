@@ -139,7 +139,7 @@ def _walk_directory_file(found: FoundFile, settings: InputSettings) -> Iterator[
         yield FoundFile(found.source, found.name, found.kind, None, error)
         return
     for item in directory.items("DirectoryRecordSequence"):
-        parts = (item.text("ReferencedFileID") or "").split()
+        parts = item.texts("ReferencedFileID")
         if not parts:
             continue
         relative = PurePosixPath(*parts)
