@@ -77,7 +77,7 @@ def test_what_goes_in_comes_out(shards):
     found.verify()
     expected = [(order, *example(order)) for order in range(18)]
     good = [(order, fields, tokens) for order, fields, tokens in expected if tokens is not None]
-    assert len(found) == len(good) == 14
+    assert len(found) == len(good) == 15
     assert found.num_records == 18
     assert found.label_names == ("Edema", "Effusion")
     for number, (row, (order, fields, tokens)) in enumerate(zip(found, good, strict=True)):
@@ -99,7 +99,7 @@ def test_what_goes_in_comes_out(shards):
     assert [entry["order"] for entry in errors] == [3, 8, 13]
     assert all(entry["row"] is None for entry in errors)
     with pytest.raises(IndexError):
-        found.codes(14)
+        found.codes(15)
 
 
 def test_rows_are_views_of_the_file_that_nobody_can_change(shards):
@@ -268,7 +268,7 @@ def _newer(folder: Path) -> None:
         (_short, "num_shards is 4"),
         (_no_index, "the index is missing"),
         (_twice, "does not follow"),
-        (_one_more, "does not follow"),
+        (_one_more, "covers 2 inputs"),
         (_foreign, "ffffffffffff.*aaaaaaaaaaaa"),
         (_no_set, "damaged"),
         (_newer, "schema version 99"),
@@ -371,7 +371,7 @@ def test_sets_of_different_inputs_are_put_in_a_row(shards, tmp_path):
     with pytest.raises(DataError, match=r"'film-0.png' is in two rows"):
         merge_sets([first, first], tmp_path / "twice", lambda done, total: None)
     write(tmp_path / "foreign", 5, dataclasses.replace(IDENTITY, preset_hash="ffffffffffff"))
-    with pytest.raises(DataError, match=r"ffffffffffff.*bbbbbbbbbbbb"):
+    with pytest.raises(DataError, match=r"ffffffffffff.*expected preset_hash bbbbbbbbbbbb"):
         merge_sets([first, ShardSet.open(tmp_path / "foreign")], tmp_path / "mixed", lambda done, total: None)
 
 
