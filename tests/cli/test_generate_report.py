@@ -105,3 +105,50 @@ def test_several_reports_to_one_picture_name_are_numbered(call, films, debug_wei
     assert result.code == 0
     assert [record["picture"].rsplit("/")[-1] for record in result.records] == ["one.png", "one-2.png", "one-3.png"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("one.png", "one-2.png", "one-3.png"))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"status": "error", "error": "a text"}, "UPSTREAM"),
+        ({"status": "error", "error": None}, "UPSTREAM"),
+        ({"status": "error", "error": {}}, "UPSTREAM"),
+        ({"id": 7}, "BAD_RECORD"),
+        ({"id": ""}, "BAD_RECORD"),
+        ({"notes": "a text"}, "BAD_RECORD"),
+        ({"codes": [1.5] * 16}, "WRONG_TOKENS"),
+        ({"codes": [True] * 16}, "WRONG_TOKENS"),
+        ({"codes": []}, "WRONG_TOKENS"),
+        ({"codes": None}, "WRONG_TOKENS"),
+        ({"codes": [10**30] * 16}, "WRONG_TOKENS"),
+    ],
+)
+def test_records_nobody_should_write_are_refused_alone(call, films, debug_weights, change, code):
+    good = call("tokenize", films / "a.png", "--weights", debug_weights).records[0]
+    lines = "".join(json.dumps(record) + "\n" for record in (good, good | change, good))
+    result = call("generate-report", "-", "--weights", debug_weights, *SHORT, stdin=lines)
+    assert result.code == 3
+    assert [record["status"] for record in result.records] == ["ok", "error", "ok"]
+    assert result.records[1]["error"]["code"] == code
+
+
+def test_pictures_of_ids_that_look_alike_do_not_overwrite_each_other(call, films, debug_weights, tmp_path):
+    good = call("tokenize", films / "a.png", "--weights", debug_weights).records[0]
+    ids = ["a/b", "a b", "A_B", "../../a", "x" * 300]
+    lines = "".join(json.dumps(good | {"id": record_id}) + "\n" for record_id in ids)
+    out = tmp_path / "out" / "pictures"
+    result = call("generate-report", "-", "--weights", debug_weights, *SHORT, "--picture", out, stdin=lines)
+    assert [record["id"] for record in result.records] == ids
+    assert sorted(path.name.lower() for path in out.iterdir()) == sorted(
+        ["a_b.png", "a_b-2.png", "a_b-3.png", ".._.._a.png", f"{'x' * 50}.png"]
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pictures"]
+
+
+def test_a_picture_that_cannot_be_written_exits_4(call, films, debug_weights, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = call(
+        "generate-report", films, "--weights", debug_weights, *SHORT, "--picture", tmp_path / "file" / "x.png"
+    )
+    assert result.code == 4
+    assert "the picture cannot be written" in result.stderr

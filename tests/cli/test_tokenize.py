@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,18 +117,57 @@ def test_dicom_studies_are_grouped_and_the_frontal_image_is_taken(call, tmp_path
     assert [record["error"]["code"] for record in result.records if record["status"] == "error"] == ["NOT_CHEST"]
 
 
-@pytest.mark.parametrize("command", ["tokenize", "generate-report"])
-def test_no_patient_data_comes_out(call, tmp_path, make_dicom, debug_weights, planted, command):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    make_dicom(folder / "good.dcm", 1)
-    make_dicom(folder / "hip.dcm", 2, body_part="HIP", study="2")
-    whole = make_dicom(folder / "cut.dcm", 3, study="3")
-    whole.write_bytes(whole.read_bytes()[:-4000])
-    result = call(command, folder, "--weights", debug_weights, "-v", "--provenance")
+def test_names_of_files_need_not_be_text(repository, films, debug_weights):
+    """Names are bytes on Linux: a record comes out for each, and the next command reads it."""
+    os.rename(os.fsencode(films / "a.png"), os.fsencode(films) + b"/\xff\xfe.png")
+    (films / "b.png").rename(films / "grün \x1b[31m.png")
+    program = f"{sys.executable} -m chexmix_cli"
+    flags = f"--weights {debug_weights}"
+    for source in (f"{program} tokenize {films} {flags}", f"ls -d {films}/* | {program} tokenize - {flags}"):
+        done = subprocess.run(["bash", "-c", source], capture_output=True, cwd=repository, check=False)
+        assert done.returncode == 0, done.stderr
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+        assert {record["id"] for record in records} == {"\udcff\udcfe.png", "grün \x1b[31m.png", "c.png"}
+        piped = subprocess.run(
+            ["bash", "-c", f"{program} generate-report - {flags} --set decode.max_new_tokens=5"],
+            input=done.stdout,
+            capture_output=True,
+            cwd=repository,
+            check=False,
+        )
+        assert piped.returncode == 0, piped.stderr
+        assert [json.loads(line)["id"] for line in piped.stdout.splitlines()] == [r["id"] for r in records]
+
+
+def test_an_unreadable_file_is_refused_with_its_code(chexmix, films, debug_weights):
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    (films / "b.png").chmod(0)
+    result = chexmix("tokenize", films, "--weights", debug_weights)
     assert result.code == 3
-    for text in (result.stdout, result.stderr):
-        for secret in planted:
-            assert secret not in text
-    kept = call(command, folder, "--weights", debug_weights, "--keep-uids")
-    assert planted[4] in kept.stdout
+    assert result.records[1]["error"]["code"] == "UNREADABLE"
+
+
+def test_a_file_that_fails_while_it_is_read_is_refused_with_its_code(call, monkeypatch, films, debug_weights):
+    """What a broken disk or a lost network folder gives."""
+    real = Path.open
+
+    def failing(self, *arguments, **options):
+        if self.name == "b.png":
+            raise OSError(5, "Input/output error", str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", failing)
+    result = call("tokenize", films, "--weights", debug_weights)
+    assert result.code == 3
+    assert [record["status"] for record in result.records] == ["ok", "error", "ok"]
+    assert result.records[1]["error"]["code"] == "UNREADABLE"
+
+
+def test_a_path_that_no_system_takes_is_refused_like_any_other(call, films, debug_weights):
+    lines = f"{films / 'a.png'}\nnul\0byte.png\n{'long' * 2000}.png\n"
+    result = call("tokenize", "-", "--weights", debug_weights, stdin=lines)
+    assert result.code == 3
+    assert [record["status"] for record in result.records] == ["ok", "error", "error"]
+    given = json.dumps({"id": "given", "file": "nul\0byte.png"})
+    assert call("tokenize", "-", "--weights", debug_weights, stdin=given).records[0]["status"] == "error"

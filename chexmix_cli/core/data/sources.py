@@ -75,6 +75,8 @@ class Source:
             stream = self.path.open("rb")
         except OSError as error:
             raise _os_error(error) from None
+        except ValueError:
+            raise DataError(Reason.NOT_FOUND, "no file can have such a name") from None
         with stream:
             yield stream
 

@@ -75,7 +75,8 @@ def is_directory_file(media_class: str | None) -> bool:
 
 def _walk_one(text: str, settings: InputSettings) -> Iterator[FoundFile | Missing]:
     path = Path(text)
-    if path.is_dir():
+    # Unlike its like in pathlib this takes every text: names too long, names with a NUL.
+    if os.path.isdir(text):
         yield from _walk_folder(path)
     elif os.path.lexists(path):
         yield from _walk_file(path, settings)

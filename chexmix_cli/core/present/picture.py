@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from bisect import bisect
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,8 @@ def report_picture(
             figure.savefig(partial, format="png", metadata=metadata)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise MachineError(f"the picture cannot be written ({error.strerror})", where=str(path)) from None
 
 
