@@ -70,9 +70,8 @@ def sample(logits_MR: Tensor, draws_M: Tensor, *, temperature: float, top_p: flo
         mass_before_MR = prob_MR.cumsum(dim=-1) - prob_MR
         prob_MR = prob_MR.masked_fill(mass_before_MR >= top_p, 0.0)
     cumulative_MR = prob_MR.cumsum(dim=-1)
-    total_M = cumulative_MR[:, -1]
-    # Kept below the total, so that rounding can never land on an id behind the last possible one.
-    target_M = torch.minimum(draws_M * total_M, torch.nextafter(total_M, torch.zeros_like(total_M)))
+    # A draw below 1 times the total is below the total, in floats too: the id found is a possible one.
+    target_M = draws_M * cumulative_MR[:, -1]
     column_M1 = torch.searchsorted(cumulative_MR, target_M[:, None], right=True)
     return (column_M1 if order_MR is None else order_MR.gather(1, column_M1))[:, 0]
 

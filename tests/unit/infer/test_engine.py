@@ -188,6 +188,21 @@ def test_padding_has_no_influence(engine, prompts, vocabulary):
     assert [g.token_ids for g in engine.generate(unequal, LONG)] == before
 
 
+def test_every_position_of_a_padded_batch_has_a_place_and_something_to_attend_to(engine, prompts):
+    """A softmax over nothing is NaN on some devices, and a table of rotations has no row -1."""
+    seen = []
+    engine.decoder.register_forward_pre_hook(lambda _, args, options: seen.append(options), with_kwargs=True)
+    engine.generate([prompts[0], [4], prompts[1][9:]], LONG)
+    assert len(seen) == 12
+    for options in seen:
+        assert options["attend_BTS"].any(dim=-1).all()
+        assert options["positions_BT"].min() >= 0
+    starts = [19, 1, 10]
+    assert [options["positions_BT"][:, -1].tolist() for options in seen[:3]] == [
+        [start - 1 + place for start in starts] for place in range(3)
+    ]
+
+
 def test_bfloat16_decodes_padded_rows_without_nan(make_decoder, vocabulary, prompts):
     engine = Engine(make_decoder(2).bfloat16(), vocabulary)
     generations = engine.generate([prompts[0], [4], prompts[1][9:]], LONG)

@@ -58,14 +58,23 @@ def test_all_rows_leave_image_ids_out_of_the_text_and_count_them(writer, vocabul
     assert report.text == tokenizer.decode(text_ids) == "".join(pieces)
 
 
-def test_the_text_stops_at_the_next_image_in_all_mode_too(writer, vocabulary, codes):
+def test_the_text_stops_at_the_next_image_in_all_mode_too(writer, vocabulary, tokenizer, codes):
     with torch.no_grad():
-        writer.engine.decoder.head.bias[vocabulary.begin_image] += 100
-    settings = DecodeSettings(vocabulary="all", max_new_tokens=6, min_new_tokens=5)
-    pieces: list[str] = []
-    report = writer.write(codes[:1], settings, on_text=lambda _, piece: pieces.append(piece))[0]
-    assert report.token_ids == [vocabulary.begin_image] * 6
-    assert (report.report_ids, report.text, pieces) == ([], "", [])
+        writer.engine.decoder.head.bias[vocabulary.begin_text] = -100
+        writer.engine.decoder.head.bias[vocabulary.begin_image] += 5.0
+    settings = DecodeSettings(vocabulary="all", max_new_tokens=40, min_new_tokens=40, temperature=1.0)
+    pieces = [""] * len(codes)
+
+    def on_text(row, piece):
+        pieces[row] += piece
+
+    reports = writer.write(codes, settings, on_text=on_text)
+    behind = [report.token_ids[len(report.report_ids) + 1 :] for report in reports]
+    assert any(token_id < vocabulary.begin_text for ids in behind for token_id in ids), "no text follows a cut"
+    assert any(report.report_ids for report in reports)
+    for report, streamed in zip(reports, pieces, strict=True):
+        assert vocabulary.begin_image not in report.report_ids
+        assert report.text == streamed
 
 
 def test_without_a_text_tokenizer_there_are_ids_only(decoder, vocabulary, codes):
