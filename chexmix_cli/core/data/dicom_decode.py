@@ -27,6 +27,8 @@ from chexmix_cli.core.settings.inference import InputSettings
 
 #: Shortest side that can hold a chest; thumbnails and icons are below.
 MIN_SIDE_PX = 64
+#: They would point into what the frame was taken from.
+_OFFSET_TABLE = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PLUGINS: tuple[tuple[Any, str], ...] = (
@@ -118,6 +120,8 @@ def decode(file: DicomFile, layout: PixelLayout, frame: int) -> NDArray[Any]:
         try:
             if file.transfer_syntax.is_encapsulated:
                 dataset.PixelData, dataset.NumberOfFrames, frame = value, 1, 0
+                for keyword in _OFFSET_TABLE:
+                    dataset.pop(keyword, None)
                 dataset.PlanarConfiguration = 1 if file.transfer_syntax == RLELossless else 0
             dataset.file_meta.TransferSyntaxUID = syntax
             array, _ = get_decoder(syntax).as_array(dataset, index=frame)
@@ -209,6 +213,7 @@ def _prepared_frame(value: bytes, syntax: UID, layout: PixelLayout, frame: int) 
     """Return one frame as pixel data of its own, and in which transfer syntax: repaired or, if run-length, decoded."""
     with quiet():
         try:
+            # An extended offset table is not needed: beside one, every frame is a fragment of its own.
             stream = get_frame(value, frame, number_of_frames=layout.num_frames)
         except Exception as error:  # struct, index and value errors on damaged item structure
             raise DataError(Reason.CORRUPT, f"the frames cannot be told apart ({type(error).__name__})") from None

@@ -51,12 +51,11 @@ def render_picture(data: bytes, settings: InputSettings, intensity: Intensity) -
             notes.append(f"first of {num_frames} frames")
         image.seek(0)
         image.load()
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 and not intensity.startswith("official"):
+            image = ImageOps.exif_transpose(image)
+            notes.append("turned as its EXIF orientation says")
     if intensity == "official":
         intensity = "official-jpg" if is_jpeg else "official-png"
-    if orientation != 1 and not intensity.startswith("official"):
-        image = ImageOps.exif_transpose(image)
-        notes.append("turned as its EXIF orientation says")
     if image.mode in _EIGHT_BIT_MODES:
         image = _over_white(image, notes)
         return _stretch_eight_bits(image, intensity), notes

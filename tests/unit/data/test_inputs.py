@@ -267,6 +267,11 @@ def test_nothing_found(tmp_path):
     assert len(found(tmp_path / "none", tmp_path / "empty")) == 2
 
 
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "x/" * 3000, "[", "*\0", "\udcff", ""])
+def test_names_that_no_file_can_have(name):
+    assert refusal(found(f"/nowhere/{name}")).error.code == "NOT_FOUND"
+
+
 def test_a_file_reached_twice_comes_once(put, tmp_path):
     picture(tmp_path / "a.png")
     put("b")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
 import pytest
 
 from chexmix_cli.core.data import intensity
+from chexmix_cli.core.data.levels import count_levels
 from chexmix_cli.core.errors import DataError, Reason
 
 
@@ -89,6 +91,21 @@ def test_chexpert_recipe_starts_at_zero_and_rounds():
     # 255 / 400 * 100 = 63.75 -> 64, * 200 = 127.5 -> 128 (half to even), 400 -> 255; all occur once: 0, 128, 255.
     stored_L, counts_L = levels_of(100, 200, 400)
     assert intensity.recipe_chexpert(stored_L, counts_L, is_inverted=False).tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("is_inverted", "mimic", "chexpert"),
+    [(False, "59dcdd090358bff2", "dfec8ea943a911bc"), (True, "b519b9201db2a6d7", "d2fc1183a33f45a7")],
+)
+def test_recipes_equal_the_published_code_run_with_opencv(is_inverted, mimic, chexpert):
+    # The first digits of SHA-256 of what OpenCV 5.0.0 gives: subtract and divide as in MIT-LCP/mimic-cxr issue 16, or
+    # convertScaleAbs as in stanfordmlgroup/chexpert-labeler issue 11; bitwise_not if inverted; equalizeHist.
+    row, column = np.mgrid[:97, :83]
+    array = ((column * column * 7 + row * 13 + (column * row) % 311 * 5) % 4001 + 37).astype(np.uint16)
+    levels = count_levels(array)
+    for recipe, digest in ((intensity.recipe_mimic, mimic), (intensity.recipe_chexpert, chexpert)):
+        painted = levels.paint(recipe(levels.stored_L, levels.counts_L, is_inverted=is_inverted))
+        assert hashlib.sha256(painted.tobytes()).hexdigest().startswith(digest)
 
 
 @pytest.mark.parametrize("recipe", [intensity.recipe_mimic, intensity.recipe_chexpert])

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     MPEG2MPML,
@@ -105,6 +105,20 @@ def test_second_frame_of_a_compressed_image(dataset_of, file_bytes, small_film, 
         ]
         assert np.array_equal(shown[0], shown[1][::-1])
         assert not np.array_equal(shown[0], shown[1])
+
+
+def test_second_frame_by_an_extended_offset_table(dataset_of, file_bytes, small_film, tmp_path):
+    frames = []
+    for pixels in (small_film, small_film[::-1].copy()):
+        dataset = film_dataset(dataset_of, pixels)
+        dataset.compress(JPEG2000Lossless)
+        frames.append(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    expected = decoded(file_bytes(dataset), tmp_path / "film")
+    dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    dataset.NumberOfFrames = 2
+    (tmp_path / "film").write_bytes(file_bytes(dataset))
+    found = load_image(Source(tmp_path / "film"), "voi", InputSettings(frame=1)).image
+    assert np.array_equal(np.asarray(found), expected)
 
 
 def test_four_encodings_of_the_real_film_agree(rg1_path):
