@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from input_helpers import RAMP, Put
 from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -129,3 +130,16 @@ def rg1_array(rg1_path: Callable[[str], Path]) -> NDArray[np.uint16]:
 def small_film(rg1_array: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Return every tenth pixel of the real film, even sides: (194, 184), 15 bits."""
     return np.ascontiguousarray(rg1_array[: 194 * 10 : 10, : 184 * 10 : 10])
+
+
+@pytest.fixture
+def put(tmp_path: Path, dataset_of, file_bytes) -> Put:
+    """Return a function that writes a DICOM file below the test's folder; keyword arguments are attributes."""
+
+    def write(name: str, **attributes: object) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file_bytes(dataset_of(RAMP, **attributes)))
+        return path
+
+    return write
