@@ -98,6 +98,7 @@ def _run(inputs: list[str], run: options.RunOptions, settings: GenerateReportSet
         fail_fast=run.fail_fast,
         writer=writer,
         console=run.console,
+        workers=settings.input.workers,
     )
     return loop.run(film_jobs(inputs, model), "reports").exit_code
 

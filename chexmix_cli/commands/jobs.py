@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chexmix_cli.core.data.inputs import Refusal, Study, StudyImage
+    from chexmix_cli.core.data.presets import ResolvedPreset
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,10 @@ def _record_jobs(line: Line, model: OpenModel) -> Iterator[Job[Film]]:
         message = f"failed before: {found.get('code', 'unknown')}: {found.get('message', 'it is not said why')}"
         yield Job(record_id, _raiser(DataError(Reason.UPSTREAM, message)))
     elif "codes" in record:
-        yield Job(record_id, lambda: _film_from_codes(record, model))
+        yield Job(record_id, lambda: _film_from_codes(record, model), study=_study_of(record), line=record)
     elif isinstance(record.get("file"), str):
         item = study_of_file(Path(record["file"]), model.input, record_id)
-        yield _item_job(item, model)
+        yield replace(_item_job(item, model), study=_study_of(record), line=record)
     else:
         problem = DataError(
             Reason.BAD_RECORD, "neither codes nor file", expected="a record of `chexmix tokenize`, or a manifest line"
@@ -124,17 +126,24 @@ def _item_job(item: Study | Refusal, model: OpenModel) -> Job[Film]:
     from chexmix_cli.core.data.inputs import Refusal
 
     if isinstance(item, Refusal):
-        return Job(item.id, _raiser(item.error))
-    study = item
-    return Job(study.id, lambda: _film_from_study(study, model))
+        return Job(item.id, _raiser(item.error), sources=item.sources)
+    # With one record an image, the id of a DICOM image begins with its study's.
+    study = item.id.partition("/")[0] if item.chosen.is_dicom else None
+    prepare = partial(_film_from_study, item, model.preset)
+    return Job(item.id, prepare, can_travel=True, study=study, sources=(item.chosen.source,))
 
 
-def _film_from_study(study: Study, model: OpenModel) -> Film:
+def _study_of(record: Record) -> str | None:
+    study = record.get("study")
+    return study if isinstance(study, str) else None
+
+
+def _film_from_study(study: Study, preset: ResolvedPreset) -> Film:
     from chexmix_cli.core.data.inputs import load_pixels
 
-    pixels, notes = load_pixels(study.chosen, model.preset)
+    pixels, notes = load_pixels(study.chosen, preset)
     fields: dict[str, Any] = {"view": _view(study.chosen)}
-    fields |= {"preset": model.preset.intensity, "preset_hash": model.preset.hash}
+    fields |= {"preset": preset.intensity, "preset_hash": preset.hash}
     if study.others:
         fields["other_images"] = [{"id": image.id, "view": _view(image)} for image in study.others]
     if notes:

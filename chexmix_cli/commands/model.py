@@ -50,14 +50,19 @@ class OpenModel:
         return choose_dtype(self.options.dtype, self.device, num_parameters=num_parameters)
 
     @cached_property
-    def images(self) -> ImageTokenizer:
-        """Return the image tokenizer."""
-        from chexmix_cli.core.infer.images import ImageTokenizer
+    def image_dtype(self) -> torch.dtype:
+        """Return the dtype the image tokenizer computes in."""
         from chexmix_cli.core.runtime import choose_dtype
 
         # ``auto`` keeps float32 here: on a CPU codes are compared exactly, and it is the decoder whose size decides.
-        dtype = choose_dtype(self.options.dtype, self.device, num_parameters=0)
-        vqgan = self.weights.load_vqgan(self.device, dtype)
+        return choose_dtype(self.options.dtype, self.device, num_parameters=0)
+
+    @cached_property
+    def images(self) -> ImageTokenizer:
+        """Return the image tokenizer."""
+        from chexmix_cli.core.infer.images import ImageTokenizer
+
+        vqgan = self.weights.load_vqgan(self.device, self.image_dtype)
         return ImageTokenizer(vqgan, self.weights.settings, batch_size=self.input.batch_size)
 
     @cached_property
@@ -70,6 +75,17 @@ class OpenModel:
             _LOG.warning("the weights have no text tokenizer: records carry token_ids but no report")
         decoder = self.weights.load_decoder(self.device, self.dtype)
         return ReportWriter(decoder, self.weights.settings.vocabulary, tokenizer)
+
+    @cached_property
+    def text_tokenizer_hash(self) -> str | None:
+        """Return 12 digits of the sha256 of the text tokenizer's files, or None if the weights have none."""
+        from hashlib import sha256
+
+        from chexmix_cli.core.weights.files import tokenizer_files
+        from chexmix_cli.core.weights.fingerprint import file_sha256
+
+        digests = [file_sha256(path) for path in tokenizer_files(self.weights.path)]
+        return sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else None
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance field of a record, or nothing unless ``--provenance`` asks for it."""

@@ -1,7 +1,10 @@
-"""``chexmix tokenize``: radiographs to image codes."""
+"""``chexmix tokenize``: radiographs to image codes, as records or as token shards."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,14 +13,46 @@ from chexmix_cli.commands import options
 from chexmix_cli.commands.streams import Record, check_arguments
 
 if TYPE_CHECKING:
+    from chexmix_cli.commands.jobs import Film
+    from chexmix_cli.commands.model import OpenModel
+    from chexmix_cli.commands.parts import Part
+    from chexmix_cli.commands.quarantine import Quarantine
+    from chexmix_cli.commands.runner import Job, Tally
+    from chexmix_cli.commands.shard_output import ShardOutput
     from chexmix_cli.core.settings.inference import TokenizeSettings
 
 NoCodes = Annotated[bool, typer.Option("--no-codes", help="Leave the codes out of the records: a check of the inputs.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="SHARDS",
+        show_default=False,
+        help="Write token shards into this folder; records then carry the place instead of codes. Goes on if begun.",
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Do share I (from 0) of N, split by study. torchrun sets it itself."),
+]
+QuarantineFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--quarantine",
+        metavar="FILE",
+        show_default=False,
+        help="List the files of failed records as JSON Lines; holds paths, which may name patients (mode 0600).",
+    ),
+]
 
 
 def tokenize(
     inputs: options.Inputs = None,
     preset: options.Preset = None,
+    out: Out = None,
+    shard: Shard = None,
+    quarantine: QuarantineFile = None,
     no_codes: NoCodes = False,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -41,7 +76,10 @@ def tokenize(
         chexmix tokenize study/ --json
 
         chexmix tokenize *.png --weights DIR --preset official > codes.jsonl
+
+        chexmix tokenize - -o shards --quarantine refused.jsonl < manifest.jsonl
     """
+    from chexmix_cli.commands.parts import choose_part
     from chexmix_cli.core.settings.inference import TokenizeSettings
 
     flags = {} if preset is None else {"input": {"preset": preset}}
@@ -49,9 +87,10 @@ def tokenize(
     if show_config:
         typer.echo(resolved.to_json())
         return 0
+    part = choose_part(shard)
     run = options.RunOptions(
         weights=weights,
-        device=device,
+        device=part.device(device),
         dtype=dtype,
         seed=0,
         is_json=is_json,
@@ -60,38 +99,99 @@ def tokenize(
         keep_uids=keep_uids,
         console=options.make_console(quiet, verbose),
     )
-    return _run(check_arguments(inputs), run, resolved.settings, no_codes)
+    task = _Task(check_arguments(inputs), run, resolved.settings, part, no_codes)
+    return task.run(out, quarantine)
 
 
-def _run(inputs: list[str], run: options.RunOptions, settings: TokenizeSettings, no_codes: bool) -> int:
-    from chexmix_cli.commands.jobs import Film, encode_films, film_jobs
-    from chexmix_cli.commands.model import open_model
-    from chexmix_cli.commands.runner import Loop
-    from chexmix_cli.commands.streams import Writer
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One run of the command."""
 
-    model = open_model(run, settings.input, needs_decoder=False)
+    inputs: list[str]
+    options: options.RunOptions
+    settings: TokenizeSettings
+    part: Part
+    no_codes: bool
 
-    def process(items: list[tuple[str, Film]]) -> list[Record]:
-        films = [film for _, film in items]
-        codes = encode_films(films, model)
-        made = {"codebook_hash": model.weights.codebook_hash, **model.provenance()}
-        return [
-            {**film.fields, **made} if no_codes else {**film.fields, **made, "codes": found}
-            for film, found in zip(films, codes, strict=True)
-        ]
+    def run(self, out: Path | None, quarantine_file: Path | None) -> int:
+        from chexmix_cli.commands.jobs import film_jobs
+        from chexmix_cli.commands.model import open_model
+        from chexmix_cli.commands.parts import own
+        from chexmix_cli.commands.quarantine import Quarantine
+        from chexmix_cli.commands.runner import Loop, Tally
+        from chexmix_cli.commands.shard_output import ShardOutput
+        from chexmix_cli.commands.streams import Writer
 
-    def describe(record: Record) -> str:
-        codes = record.get("codes", [])
-        shown = f"{len(codes)} codes, {len(set(codes))} different" if codes else "ok"
-        notes = "".join(f"\n    {note}" for note in record.get("notes", []))
-        return f"{record['id']}: {record.get('view') or 'unknown view'}, {shown}{notes}"
+        model = open_model(self.options, self.settings.input, needs_decoder=False)
+        rows, console = self.settings.shards.rows, self.options.console
+        output = None if out is None else ShardOutput(out, model, rows, self.part)
+        tally, jobs = Tally(), film_jobs(self.inputs, model)
+        with ExitStack() as stack:
+            quarantine = None
+            if quarantine_file is not None:
+                quarantine = stack.enter_context(Quarantine(quarantine_file, console))
+            ends = _Ends(output, quarantine, tally, drops_codes=self.no_codes and output is None)
+            if output is not None and output.num_finished:
+                console.note(f"{output.num_finished} records are in the shards already")
+            loop = Loop(
+                process=lambda items: _encode(items, model),
+                describe=_describe,
+                batch_size=self.settings.input.batch_size,
+                fail_fast=self.options.fail_fast,
+                writer=Writer(self.options.is_json),
+                console=console,
+                finish=ends.finish,
+                # A shard's bytes must not depend on where a run before this one stopped.
+                group=0 if output is None else rows,
+                workers=self.settings.input.workers,
+            )
+            selected = own(jobs, self.part) if output is None else output.select(jobs, ends.pass_over)
+            loop.run(selected, "tokenize", tally)
+            if output is not None:
+                output.close()
+        return tally.exit_code
 
-    loop = Loop(
-        process=process,
-        describe=describe,
-        batch_size=settings.input.batch_size,
-        fail_fast=run.fail_fast,
-        writer=Writer(run.is_json),
-        console=run.console,
-    )
-    return loop.run(film_jobs(inputs, model), "tokenize").exit_code
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Where finished records go, beside stdout."""
+
+    output: ShardOutput | None
+    quarantine: Quarantine | None
+    tally: Tally
+    drops_codes: bool
+
+    def finish(self, job: Job[Film], record: Record) -> Record:
+        """Take a record; return what stdout gets of it."""
+        if self.quarantine is not None and record["status"] == "error":
+            self.quarantine.add(job.id, record["error"], job.sources)
+        if self.output is not None:
+            return self.output.take(job, record)
+        return {key: value for key, value in record.items() if key != "codes"} if self.drops_codes else record
+
+    def pass_over(self, job: Job[Film], entry: Record) -> None:
+        """Count a record that an earlier run has put into a shard."""
+        if entry["status"] == "ok":
+            self.tally.num_ok += 1
+            return
+        self.tally.codes[entry["error"]["code"]] += 1
+        if self.quarantine is not None:
+            self.quarantine.add(job.id, entry["error"], job.sources)
+
+
+def _encode(items: list[tuple[str, Film]], model: OpenModel) -> list[Record]:
+    from chexmix_cli.commands.jobs import encode_films
+
+    films = [film for _, film in items]
+    made = {"codebook_hash": model.weights.codebook_hash, **model.provenance()}
+    found = encode_films(films, model)
+    return [{**film.fields, **made, "codes": codes} for film, codes in zip(films, found, strict=True)]
+
+
+def _describe(record: Record) -> str:
+    codes = record.get("codes", [])
+    shown = f"{len(codes)} codes, {len(set(codes))} different" if codes else "ok"
+    if "shard" in record:
+        shown = f"{record['shard']} row {record['row']}"
+    notes = "".join(f"\n    {note}" for note in record.get("notes", []))
+    return f"{record['id']}: {record.get('view') or 'unknown view'}, {shown}{notes}"

@@ -8,6 +8,8 @@ from typing import Literal
 
 from chexmix_cli.core.settings.checks import require, require_range
 
+_MOST_WORKERS = 256
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputSettings:
@@ -20,6 +22,7 @@ class InputSettings:
         max_file_mb: largest file read, in MiB.
         max_pixels: most pixels decoded from one image (rows x columns).
         frame: which frame of a multi-frame DICOM image is read, from 0.
+        workers: processes that read and scale images ahead of the model; 0 reads each when its turn comes.
     """
 
     preset: str = "model"
@@ -28,11 +31,13 @@ class InputSettings:
     max_file_mb: int = 512
     max_pixels: int = 100_000_000
     frame: int = 0
+    workers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_file_mb", "max_pixels"):
             require(getattr(self, name) > 0, f"input.{name}", getattr(self, name), "a positive number")
         require(self.frame >= 0, "input.frame", self.frame, "0 or more")
+        require_range("input.workers", self.workers, 0, _MOST_WORKERS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,10 +66,25 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSettings:
+    """How token shards are cut.
+
+    Attributes:
+        rows: inputs a shard covers; its codes have a row for each that came out well.
+    """
+
+    rows: int = 4096
+
+    def __post_init__(self) -> None:
+        require(self.rows > 0, "shards.rows", self.rows, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeSettings:
     """Root of ``chexmix tokenize``."""
 
     input: InputSettings = field(default_factory=InputSettings)
+    shards: ShardSettings = field(default_factory=ShardSettings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
