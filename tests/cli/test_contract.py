@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,15 +47,16 @@ def test_help_names_every_command_and_loads_nothing_heavy(repository):
 
 
 def test_help_is_fast(repository):
-    """The promise is 0.3 s; the best of five runs counts, because a test machine may be busy."""
-    times = []
+    """0.3 s is promised. The time of the processor counts: on a machine with nothing else to do it is the wall's."""
+    wall_s, processor_s = [], []
     for _ in range(5):
-        started = time.perf_counter()
+        before, started = os.times(), time.perf_counter()
         subprocess.run([sys.executable, "-m", "chexmix_cli", "--help"], capture_output=True, cwd=repository, check=True)
-        times.append(time.perf_counter() - started)
-    print(f"chexmix --help: best of five {min(times):.2f} s")
-    # Twice the promise: an import of torch alone takes longer than that.
-    assert min(times) < 0.6
+        after = os.times()
+        wall_s.append(time.perf_counter() - started)
+        processor_s.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    print(f"chexmix --help, best of five: {min(wall_s):.2f} s, of the processor {min(processor_s):.2f} s")
+    assert min(processor_s) < 0.3
 
 
 def built_commands() -> dict[str, Any]:

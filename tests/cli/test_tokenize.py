@@ -118,25 +118,16 @@ def test_dicom_studies_are_grouped_and_the_frontal_image_is_taken(call, tmp_path
 
 
 def test_names_of_files_need_not_be_text(repository, films, debug_weights):
-    """Names are bytes on Linux: a record comes out for each, and the next command reads it."""
+    """Names are bytes on Linux: given as paths on stdin each opens, has its record, and the next command reads it."""
     os.rename(os.fsencode(films / "a.png"), os.fsencode(films) + b"/\xff\xfe.png")
     (films / "b.png").rename(films / "grün \x1b[31m.png")
     program = f"{sys.executable} -m chexmix_cli"
-    flags = f"--weights {debug_weights}"
-    for source in (f"{program} tokenize {films} {flags}", f"ls -d {films}/* | {program} tokenize - {flags}"):
-        done = subprocess.run(["bash", "-c", source], capture_output=True, cwd=repository, check=False)
-        assert done.returncode == 0, done.stderr
-        records = [json.loads(line) for line in done.stdout.splitlines()]
-        assert {record["id"] for record in records} == {"\udcff\udcfe.png", "grün \x1b[31m.png", "c.png"}
-        piped = subprocess.run(
-            ["bash", "-c", f"{program} generate-report - {flags} --set decode.max_new_tokens=5"],
-            input=done.stdout,
-            capture_output=True,
-            cwd=repository,
-            check=False,
-        )
-        assert piped.returncode == 0, piped.stderr
-        assert [json.loads(line)["id"] for line in piped.stdout.splitlines()] == [r["id"] for r in records]
+    pipe = f"ls -d {films}/* | {program} tokenize - --weights {debug_weights}"
+    pipe += f" | {program} generate-report - --weights {debug_weights} --set decode.max_new_tokens=5"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", pipe], capture_output=True, cwd=repository, check=False)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {record["id"] for record in records} == {"\udcff\udcfe.png", "grün \x1b[31m.png", "c.png"}
 
 
 def test_an_unreadable_file_is_refused_with_its_code(chexmix, films, debug_weights):
