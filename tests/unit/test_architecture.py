@@ -20,8 +20,8 @@ RANKS = [
     {"kernels"},
     {"vocab", "settings", "errors", "runtime"},
 ]
-#: Weights builds models and checks text tokenizers.
-WITHIN_RANK = {("weights", "models"), ("weights", "text"), ("app", "__main__"), ("__main__", "app")}
+#: Weights builds models and checks text tokenizers; data splits reports into their sections.
+WITHIN_RANK = {("weights", "models"), ("weights", "text"), ("data", "text"), ("app", "__main__"), ("__main__", "app")}
 #: The last rank is ordered too: errors know nothing, settings know the vocabulary.
 LEAVES = {"errors": set(), "vocab": {"errors"}, "settings": {"errors", "vocab"}, "runtime": {"errors", "settings"}}
 #: What may hold torch while it is only imported.

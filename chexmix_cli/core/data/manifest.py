@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.data.views import View
+from chexmix_cli.core.errors import DataError, MachineError, Reason
+
+SPLITS = ("train", "val", "test")
+#: What ``view`` may say; a view that is not known is null.
+VIEWS: tuple[str, ...] = tuple(view.value for view in View if view is not View.UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,10 +26,12 @@ class ManifestRow:
         id: unique name of the image.
         file: the image, absolute or relative to the manifest's folder (resolved when read).
         study, patient: grouping keys; a patient never spans two splits.
-        view: ``PA``, ``AP``, ``LATERAL`` or None when unknown.
+        view: ``PA``, ``AP``, ``FRONTAL`` (one of the two), ``LATERAL``, ``OTHER``, or None when unknown.
         split: ``train``, ``val`` or ``test``.
         labels: finding -> 1 present, 0 absent, -1 uncertain, None not stated.
         findings, impression: report sections, None when missing.
+        notes: where the values above come from, by name (``view_source``, ``findings_source``, ...); see
+            docs/datasets.md. Nothing is computed from them.
     """
 
     id: str
@@ -34,6 +43,7 @@ class ManifestRow:
     labels: Mapping[str, int | None] = field(default_factory=dict)
     findings: str | None = None
     impression: str | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def report(self) -> str | None:
@@ -51,7 +61,7 @@ def read_manifest(path: Path, *, split: str | None = None) -> Iterator[ManifestR
             the message names file and line.
     """
     try:
-        lines = path.open(encoding="utf-8")
+        lines = path.open("rb")
     except OSError as error:
         raise DataError(Reason.NOT_FOUND, f"manifest cannot be read ({error.strerror})", where=str(path)) from None
     seen: set[str] = set()
@@ -67,26 +77,101 @@ def read_manifest(path: Path, *, split: str | None = None) -> Iterator[ManifestR
                 yield row
 
 
-def _parse(line: str, path: Path, where: str) -> ManifestRow:
+def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> int:
+    """Write a manifest in one piece and return its number of rows.
+
+    ``path`` appears, or is replaced, when the last row is written; whatever stops the rows before leaves it as it was.
+
+    Raises:
+        MachineError: if the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    count = 0
     try:
-        values: Any = json.loads(line)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as stream:
+            for row in rows:
+                stream.write(row_line(row, path.parent) + "\n")
+                count += 1
+        partial.replace(path)
+    except OSError as error:
+        raise MachineError(f"manifest cannot be written ({error.strerror})", where=str(path)) from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return count
+
+
+def row_line(row: ManifestRow, folder: Path | None = None) -> str:
+    """Return a row as its line of JSON.
+
+    Args:
+        row: the image.
+        folder: of the manifest; an image under it is written relative to it, any other as an absolute path.
+    """
+    # Not resolved: data sets are put together of links, and what a link is called is the data set's name for it.
+    file = Path(os.path.abspath(row.file))
+    near = Path(os.path.abspath(folder)) if folder is not None else None
+    if near is not None and file.is_relative_to(near):
+        file = file.relative_to(near)
+    values: dict[str, Any] = {
+        "id": row.id,
+        "study": row.study,
+        "patient": row.patient,
+        "file": file.as_posix(),
+        "view": row.view,
+        "split": row.split,
+        "labels": dict(row.labels),
+        "findings": row.findings,
+        "impression": row.impression,
+    }
+    if row.notes:
+        values["notes"] = dict(row.notes)
+    # ASCII escapes: a file name that is no valid text survives, too.
+    return json.dumps(values, allow_nan=False)
+
+
+def _parse(line: bytes, path: Path, where: str) -> ManifestRow:
+    try:
+        values: Any = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise DataError(Reason.BAD_RECORD, "not UTF-8", where=where) from None
     except json.JSONDecodeError as error:
         raise DataError(Reason.BAD_RECORD, f"not JSON ({error.msg})", where=where) from None
     if not isinstance(values, dict):
         raise DataError(Reason.BAD_RECORD, "not a JSON object", where=where)
-    known = set(ManifestRow.__dataclass_fields__)
     for name in ("id", "file"):
         if not isinstance(values.get(name), str) or not values[name]:
             raise DataError(Reason.BAD_RECORD, f"no {name}", where=where, expected=f"a text field {name!r}")
+    known = set(ManifestRow.__dataclass_fields__)
     unknown = sorted(set(values) - known)
     if unknown:
         raise DataError(
             Reason.BAD_RECORD, f"unknown field {unknown[0]!r}", where=where, expected=", ".join(sorted(known))
         )
-    labels = values.get("labels") or {}
+    _check_texts(values, where)
+    labels, notes = values.get("labels") or {}, values.get("notes") or {}
+    for name, value in (("labels", labels), ("notes", notes)):
+        if not isinstance(value, dict):
+            raise DataError(Reason.BAD_RECORD, f"{name} is a {type(value).__name__}", where=where, expected="an object")
     for finding, value in labels.items():
-        if value not in (1, 0, -1, None):
+        if value not in (1, 0, -1, None) or isinstance(value, (bool, float)):
             raise DataError(
                 Reason.BAD_RECORD, f"label {finding!r} is {value!r}", where=where, expected="1, 0, -1 or null"
             )
-    return ManifestRow(**{**values, "labels": labels, "file": path.parent / values["file"]})
+    return ManifestRow(**{**values, "labels": labels, "notes": notes, "file": path.parent / values["file"]})
+
+
+def _check_texts(values: dict[str, Any], where: str) -> None:
+    """Raise DataError unless every text is one, and view and split are of their few words: a typo would lose rows."""
+    for name in ("study", "patient", "findings", "impression"):
+        if not isinstance(values.get(name), str | None):
+            raise DataError(Reason.BAD_RECORD, f"{name} is no text", where=where, expected="a text or null")
+    for name, choices in (("view", VIEWS), ("split", SPLITS)):
+        if values.get(name) is not None and values[name] not in choices:
+            raise DataError(
+                Reason.BAD_RECORD,
+                f"{name} is {values[name]!r}",
+                where=where,
+                expected=f"{', '.join(choices)} or null",
+            )
