@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from chexmix_cli import __version__
+from chexmix_cli.commands.data import app as data_app
+from chexmix_cli.commands.data_shards import info as shards_info
+from chexmix_cli.commands.data_shards import merge as merge_shards
 from chexmix_cli.commands.generate_report import generate_report
 from chexmix_cli.commands.later import LATER, NotBuiltError
 from chexmix_cli.commands.pretrain import pretrain
@@ -56,4 +59,7 @@ app.command("generate-report")(generate_report)
 for _name in LATER:
     _settings = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(_name, short_help=f"(not built yet) {LATER[_name]}", context_settings=_settings)(_later(_name))
+data_app.command("merge")(merge_shards)
+data_app.command("info")(shards_info)
+app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")

@@ -17,6 +17,14 @@ import typer
 
 from chexmix_cli.app import app
 from chexmix_cli.commands.later import LATER
+from chexmix_cli.core.settings.datasets import (
+    CheckSettings,
+    ChexpertPlusImport,
+    ImportSettings,
+    ListedImport,
+    MimicImport,
+    TableImport,
+)
 from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
 from chexmix_cli.core.settings.training import STAGES
 
@@ -43,6 +51,14 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "tokenize": [("", TokenizeSettings)],
     "generate-report": [("", GenerateReportSettings)],
     "pretrain": [(f"`--stage {stage}`", root) for stage, root in STAGES.items()],
+    "data import": [
+        ("of every kind", ImportSettings),
+        ("of `mimic-cxr` and `mimic-cxr-jpg` beside these", MimicImport),
+        ("of `chexpert-plus` beside these", ChexpertPlusImport),
+        ("of `padchest` and `openi` beside these", ListedImport),
+        ("of `folder` beside these", TableImport),
+    ],
+    "data check": [("", CheckSettings)],
 }
 
 
@@ -121,8 +137,11 @@ def _settings_table(root: type[Any]) -> list[str]:
 
 def _settings(cls: type[Any], prefix: str) -> list[tuple[str, str, str]]:
     hints, texts = typing.get_type_hints(cls), _attribute_texts(cls)
+    inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__dataclass_fields__", {})}
     rows = []
     for field in dataclasses.fields(cls):
+        if field.name in inherited:
+            continue
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
             # The model's own numbers are a preset's business; they would bury the rest here.
