@@ -137,23 +137,21 @@ def test_what_a_line_says_wrong_and_an_id_that_occurs_twice_are_errors(call, arc
     assert len(shards) == 1
 
 
-def test_kill_9_loses_and_invents_nothing(repository, archive, tmp_path, debug_weights):
+def test_kill_9_loses_and_invents_nothing(call, repository, archive, tmp_path, debug_weights):
     """Killed after some records, at moments drawn from a seed; the larger form is benchmarks/kill_resume.py."""
 
-    def start(folder: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "chexmix_cli", "tokenize", archive, "--weights", debug_weights, "-o", folder]
-        command += ["--set", ROWS, "--set", "input.batch_size=3", "--device", "cpu"]
-        return subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=repository
-        )
+    def command(name: str) -> list[str]:
+        arguments = ["tokenize", archive, "--weights", debug_weights, "-o", tmp_path / name, "--device", "cpu"]
+        return [str(argument) for argument in (*arguments, "--set", ROWS, "--set", "input.batch_size=3")]
 
-    with start(tmp_path / "whole") as whole:
-        emitted = [json.loads(line) for line in whole.communicate()[0].splitlines()]
-    assert whole.returncode == 3
+    whole = call(*command("whole"))
     draw = random.Random(20)
     finished = 0
     for _ in range(3):
-        with start(tmp_path / "killed") as process:
+        run = [sys.executable, "-m", "chexmix_cli", *command("killed")]
+        with subprocess.Popen(
+            run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=repository
+        ) as process:
             assert process.stdout is not None
             for _ in range(draw.randint(1, 9)):
                 assert process.stdout.readline()
@@ -163,14 +161,13 @@ def test_kill_9_loses_and_invents_nothing(repository, archive, tmp_path, debug_w
         assert finished <= found.num_records < 26
         finished = found.num_records
     assert finished > 0
-    with start(tmp_path / "killed") as process:
-        out, errors = process.communicate()
-    # As if it had never been interrupted: also the exit code, which counts what earlier runs could not do.
-    assert process.returncode == 3
-    assert f"{finished} records are in the shards already" in errors
-    assert "24 of 26 records done" in errors
+    resumed = call(*command("killed"))
+    assert f"{finished} records are in the shards already" in resumed.stderr
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert [json.loads(line) for line in out.splitlines()] == emitted[finished:]
+    # As if it had never been interrupted: also the exit code, which counts what earlier runs could not do.
+    assert resumed.code == whole.code == 3
+    assert "24 of 26 records done" in resumed.stderr
+    assert resumed.records == whole.records[finished:]
 
 
 def test_a_finished_set_is_left_alone_and_another_list_or_model_refused(call, archive, tmp_path, debug_weights):
@@ -236,6 +233,38 @@ def test_parts_together_are_the_whole(call, manifest, tmp_path, debug_weights, n
     assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
 
 
+def test_data_info_tells_what_shards_hold_and_what_is_wrong(call, manifest, tmp_path, debug_weights):
+    call("tokenize", "-", "--weights", debug_weights, "--set", ROWS, "-o", tmp_path / "out", stdin=manifest)
+    result = call("data", "info", tmp_path / "out", "--json")
+    assert result.code == 0, result.stderr
+    record = result.records[0]
+    assert record["status"] == "ok"
+    assert (record["num_records"], record["num_rows"], record["num_shards"]) == (26, 24, 7)
+    assert record["errors"] == {"CORRUPT": 2}
+    assert record["splits"] == {"train": 19, "val": 5}
+    assert record["num_reports"] == sum(bool(row.text.size) for row in ShardSet.open(tmp_path / "out"))
+    assert record["labels"]["Effusion"]["1"] == sum(number % 2 == 0 for number in range(26) if number not in (7, 20))
+    assert record["identity"]["tokens_per_image"] == 16
+    assert record["identity"]["codebook_hash"] == ShardSet.open(tmp_path / "out").identity.codebook_hash
+    path = tmp_path / "out" / "shard-00002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    damaged = call("data", "info", tmp_path / "out", "--json")
+    assert damaged.code == 1
+    assert "shard-00002.safetensors: the tensors are damaged" in damaged.records[0]["error"]["message"]
+
+
+def test_data_info_of_parts_gives_a_record_each(call, archive, tmp_path, debug_weights):
+    for part in (0, 1):
+        call("tokenize", archive, "--weights", debug_weights, "-o", tmp_path / "out", "--shard", f"{part}/2")
+    result = call("data", "info", tmp_path / "out", "--json")
+    assert [record["identity"]["part"] for record in result.records] == [0, 1]
+    alone = call("data", "merge", tmp_path / "out" / "part-000-of-002", "-o", tmp_path / "merged")
+    assert alone.code == 1
+    assert "parts 0/2" in alone.stderr
+
+
 def test_torchrun_gives_each_process_its_part(call, archive, tmp_path, debug_weights, monkeypatch):
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
@@ -290,11 +319,10 @@ def test_ctrl_c_ends_workers_and_all(repository, archive, tmp_path, debug_weight
     assert process.stdout is not None
     assert process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    # The pipes end when the last process that holds them is gone: the workers inherited both.
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors == "error: interrupted\n"
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
 
 
 def test_quarantine_leads_to_the_file_behind_an_id(call, tmp_path, make_dicom, debug_weights, planted):
