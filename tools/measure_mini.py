@@ -4,7 +4,7 @@ Usage: python tools/measure_mini.py manifest.jsonl [--weights DIR] [-o figures.j
 
 - Round trip: PSNR (dB, mean of images, 8-bit grey, whole square) and share of codes in use.
 - Probe: logistic regression on mean-pooled hidden states, standardised on train; layer and C chosen on train patients
-  by 5-fold cross-validation grouped by patient; AUROC on val with a 95 % interval from 1000 bootstrap draws of patients.
+  by 5-fold cross-validation grouped by patient; AUROC on val, 95 % interval from 1000 bootstrap draws of patients.
 - Reports: greedy; whether "pneumonia" is stated (in a sentence without "no") against the label.
 """
 

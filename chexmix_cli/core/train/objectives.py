@@ -94,14 +94,16 @@ def masked_next_token(
         documents: as :func:`next_token` gives them.
         is_masked_BT: positions to hide.
         vocabulary: the id table.
-        masked_targets_only: count a target only if its own token is hidden in the input.
+        masked_targets_only: count a target only if the input does not show it.
         bidirectional: let image positions attend to the whole image span (same place in every document).
     """
     input_BT = documents.input_BT.masked_fill(is_masked_BT, vocabulary.mask)
     target_BT = documents.target_BT
     if masked_targets_only:
-        is_next_masked_BT = torch.cat((is_masked_BT[:, 1:], torch.zeros_like(is_masked_BT[:, :1])), dim=1)
-        target_BT = target_BT.masked_fill(~is_next_masked_BT, IGNORED)
+        # The next document's I_s, which ends a report, is in no input: it always counts, or the model forgets to stop.
+        is_hidden_BT = torch.cat((is_masked_BT[:, 1:], torch.ones_like(is_masked_BT[:, :1])), dim=1)
+        is_hidden_BT |= target_BT == vocabulary.begin_image
+        target_BT = target_BT.masked_fill(~is_hidden_BT, IGNORED)
     attend = image_span_mask(input_BT.shape[1], vocabulary) if bidirectional else None
     return Documents(input_BT, target_BT, attend)
 

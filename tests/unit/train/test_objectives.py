@@ -91,7 +91,7 @@ def test_image_and_text_ratios_are_apart():
     assert is_masked_BT.any()
 
 
-def test_masked_targets_are_the_original_tokens_at_hidden_positions():
+def test_masked_targets_are_the_original_tokens_at_hidden_positions_and_the_end():
     plain = next_token(random_documents(6), VOCABULARY)
     is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.5, 0.5), (0.5, 0.5), torch.Generator().manual_seed(0))
     batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True, bidirectional=False)
@@ -99,8 +99,10 @@ def test_masked_targets_are_the_original_tokens_at_hidden_positions():
     assert torch.equal(batch.input_BT[~is_masked_BT], plain.input_BT[~is_masked_BT])
     for row in range(6):
         counted = (batch.target_BT[row] != IGNORED).nonzero().flatten()
-        assert torch.equal(counted + 1, is_masked_BT[row].nonzero().flatten())
-        assert torch.equal(batch.target_BT[row, counted], plain.input_BT[row, counted + 1])
+        end = int((plain.target_BT[row] != IGNORED).sum()) - 1
+        assert counted.tolist() == [*(is_masked_BT[row].nonzero().flatten() - 1).tolist(), end]
+        assert torch.equal(batch.target_BT[row, counted[:-1]], plain.input_BT[row, counted[:-1] + 1])
+        assert batch.target_BT[row, end] == VOCABULARY.begin_image
     everything = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=False, bidirectional=False)
     assert torch.equal(everything.target_BT, plain.target_BT)
 
