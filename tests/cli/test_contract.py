@@ -20,9 +20,13 @@ COMMON = {"--weights", "--device", "--dtype", "--config", "--set", "--show-confi
 COMMON |= {"--provenance", "--keep-uids", "--quiet", "-q", "--verbose", "-v", "--preset"}
 TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", "-v", "--preset"}
 FLAGS = {
-    "tokenize": COMMON | {"--no-codes"},
+    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine"},
     "generate-report": COMMON | {"--seed", "--picture"},
     "pretrain": TRAINING | {"--stage", "--data", "--out", "--init", "--resume"},
+    "data import": TRAINING - {"--preset"} | {"--json", "--output", "-o", "--rejects"},
+    "data check": TRAINING - {"--preset"} | {"--json"},
+    "data merge": {"--json", "--out", "-o", "--quiet", "-q", "--verbose", "-v"},
+    "data info": {"--json", "--quiet", "-q", "--verbose", "-v"},
     "weights list": {"--json"},
     "weights info": {"--json", "--quiet", "-q"},
     "weights verify": {"--json", "--quiet", "-q"},

@@ -133,7 +133,7 @@ class MaskingSettings:
 
     Attributes:
         image_ratio, text_ratio: lower and upper bound; each document draws its ratio uniformly between them.
-        loss: ``masked`` counts only targets that the input does not show (masked ones and the end), ``all`` every target.
+        loss: ``masked`` counts only targets that the input does not show (masked ones, the end), ``all`` every one.
         attention: ``paper`` is causal; ``bidirectional`` lets image positions attend to the whole image span.
     """
 
