@@ -11,6 +11,7 @@ import typer
 
 from chexmix_cli.commands import options
 from chexmix_cli.commands.streams import Record, check_arguments
+from chexmix_cli.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.jobs import Film
@@ -46,6 +47,11 @@ QuarantineFile = Annotated[
     ),
 ]
 
+Compare = Annotated[
+    tuple[str, str] | None,
+    typer.Option("--compare", metavar="A B", help="Compare two image presets instead: equal codes and PSNR, by study."),
+]
+
 
 def tokenize(
     inputs: options.Inputs = None,
@@ -53,6 +59,7 @@ def tokenize(
     out: Out = None,
     shard: Shard = None,
     quarantine: QuarantineFile = None,
+    compare: Compare = None,
     no_codes: NoCodes = False,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -99,8 +106,20 @@ def tokenize(
         keep_uids=keep_uids,
         console=options.make_console(quiet, verbose),
     )
+    if compare is not None:
+        return _compare(check_arguments(inputs), run, resolved.settings, compare, out)
     task = _Task(check_arguments(inputs), run, resolved.settings, part, no_codes)
     return task.run(out, quarantine)
+
+
+def _compare(
+    inputs: list[str], run: options.RunOptions, settings: TokenizeSettings, presets: tuple[str, str], out: Path | None
+) -> int:
+    from chexmix_cli.commands.compare import compare_presets
+
+    if out is not None:
+        raise SettingsError("stands beside --out", where="--compare", expected="one of the two")
+    return compare_presets(inputs, run, settings, presets)
 
 
 @dataclass(frozen=True, slots=True)
