@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit docs format clean distclean
+.PHONY: help env demo test lint types unit docs fuzz kill-resume format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 PYTHON ?=
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(BIN)/python:
 	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -64,6 +64,14 @@ unit: $(VENV)/.dev-ready  ## tests only
 
 docs: $(VENV)/.dev-ready  ## check the documents: links, paths, commands
 	$(BIN)/pytest tests/unit/test_docs.py
+
+fuzz: $(VENV)/.dev-ready  ## read 2,000 damaged DICOM files (the tests read some of them)
+	CHEXMIX_MUTATIONS=250 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/unit/data/test_damaged.py
+
+# FILMS: a folder of pictures or DICOM files, as many as you have patience for.
+FILMS ?= ../shared/data/radiographs/images
+kill-resume: $(VENV)/.dev-ready  ## kill a run over FILMS ten times with kill -9, compare with one left alone
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/kill_resume.py $(FILMS) --kills 10
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

@@ -126,6 +126,7 @@ def test_damaged_files_have_a_reason(encoding, dataset_of, file_bytes, small_fil
     sender.close()
     codes: Counter[str] = receiver.recv() if receiver.poll(LIMIT_S * NUMBER) else Counter()
     process.join(LIMIT_S)
+    print(f"{encoding}: {dict(sorted(codes.items()))}")
     assert process.exitcode == 0
     assert codes.total() == NUMBER
     assert set(codes) <= {"read", *Reason}
