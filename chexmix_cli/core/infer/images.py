@@ -15,6 +15,9 @@ from chexmix_cli.core.models.vqgan import Vqgan, layout
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.model import ModelSettings
 
+#: Pixels that pass the network together on a CPU: more do not stay in its caches. One 512 px film after the other is
+#: faster than four at once (docs/performance.md).
+_CPU_PIXELS = 256 * 256
 #: How far rounding may carry a pixel out of [-1, 1].
 _PIXEL_SLACK = 1e-3
 
@@ -25,7 +28,7 @@ class ImageTokenizer:
     Args:
         vqgan: the model's VQGAN, on its device and in its dtype; its weights are put into the layout it runs in.
         settings: the model's settings.
-        batch_size: images that pass the network together; bounds memory, not the number of images.
+        batch_size: most images that pass the network together; bounds memory, not the number of images.
     """
 
     def __init__(self, vqgan: Vqgan, settings: ModelSettings, *, batch_size: int = 4) -> None:
@@ -33,6 +36,8 @@ class ImageTokenizer:
         self.vqgan.to(memory_format=layout(vqgan.quant_conv.weight))  # type: ignore[call-overload]
         self.settings = settings
         self.batch_size = batch_size
+        if vqgan.quant_conv.weight.device.type == "cpu":
+            self.batch_size = min(batch_size, max(1, _CPU_PIXELS // settings.image.resolution_px**2))
 
     @torch.inference_mode()
     def encode(self, pixels_BCYX: Tensor | NDArray[np.float32]) -> Tensor:
