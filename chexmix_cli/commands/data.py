@@ -32,7 +32,7 @@ Kind = Annotated[
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder, as it is unpacked.")]
 Output = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="FILE", help="Manifest to write. Default: its lines to stdout."),
+    typer.Option("--out", "-o", metavar="FILE", help="Manifest to write. Default: its lines to stdout."),
 ]
 Rejects = Annotated[
     Path | None,

@@ -23,7 +23,7 @@ FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare"},
     "generate-report": COMMON | {"--seed", "--picture"},
     "pretrain": TRAINING | {"--stage", "--data", "--out", "--init", "--resume"},
-    "data import": TRAINING - {"--preset"} | {"--json", "--output", "-o", "--rejects"},
+    "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--rejects"},
     "data check": TRAINING - {"--preset"} | {"--json"},
     "data merge": {"--json", "--out", "-o", "--quiet", "-q", "--verbose", "-v"},
     "data info": {"--json", "--quiet", "-q", "--verbose", "-v"},

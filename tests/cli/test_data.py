@@ -142,7 +142,7 @@ def test_flags_are_frozen_and_the_help_names_every_kind():
         name: {flag for parameter in command.params for flag in parameter.opts if flag.startswith("-")} - {"--help"}
         for name, command in commands.items()
     }
-    assert flags["import"] == common | {"-o", "--output", "--rejects"}
+    assert flags["import"] == common | {"--out", "-o", "--rejects"}
     assert flags["check"] == common
     (kind,) = (parameter for parameter in commands["import"].params if parameter.name == "kind")
     assert set(re.split(r", | or ", kind.help.rstrip("."))) == set(KINDS)
