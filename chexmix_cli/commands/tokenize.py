@@ -47,6 +47,9 @@ QuarantineFile = Annotated[
     ),
 ]
 
+Frame = Annotated[
+    int | None, typer.Option("--frame", metavar="N", help="Frame of multi-frame DICOM images, from 0. Default: 0.")
+]
 Compare = Annotated[
     tuple[str, str] | None,
     typer.Option("--compare", metavar="A B", help="Compare two image presets instead: equal codes and PSNR, by study."),
@@ -60,6 +63,7 @@ def tokenize(
     shard: Shard = None,
     quarantine: QuarantineFile = None,
     compare: Compare = None,
+    frame: Frame = None,
     no_codes: NoCodes = False,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -89,7 +93,8 @@ def tokenize(
     from chexmix_cli.commands.parts import choose_part
     from chexmix_cli.core.settings.inference import TokenizeSettings
 
-    flags = {} if preset is None else {"input": {"preset": preset}}
+    given = {"preset": preset, "frame": frame}
+    flags = {"input": {name: value for name, value in given.items() if value is not None}}
     resolved = options.resolve_settings(TokenizeSettings, config, assignments, flags)
     if show_config:
         typer.echo(resolved.to_json())

@@ -20,7 +20,7 @@ COMMON = {"--weights", "--device", "--dtype", "--config", "--set", "--show-confi
 COMMON |= {"--provenance", "--keep-uids", "--quiet", "-q", "--verbose", "-v", "--preset"}
 TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", "-v", "--preset"}
 FLAGS = {
-    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare"},
+    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare", "--frame"},
     "generate-report": COMMON | {"--seed", "--picture"},
     "pretrain": TRAINING | {"--stage", "--data", "--out", "--init", "--resume"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--rejects"},

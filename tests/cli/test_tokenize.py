@@ -162,3 +162,23 @@ def test_a_path_that_no_system_takes_is_refused_like_any_other(call, films, debu
     assert [record["status"] for record in result.records] == ["ok", "error", "error"]
     given = json.dumps({"id": "given", "file": "nul\0byte.png"})
     assert call("tokenize", "-", "--weights", debug_weights, stdin=given).records[0]["status"] == "error"
+
+
+def test_a_frame_is_chosen_by_flag(call, tmp_path, make_dicom, debug_weights):
+    import numpy as np
+    import pydicom
+
+    path = make_dicom(tmp_path / "film.dcm", 1)
+    other = pydicom.dcmread(make_dicom(tmp_path / "other.dcm", 2, study="2"))
+    dataset = pydicom.dcmread(path)
+    frames = [np.frombuffer(film.PixelData, np.uint8) for film in (dataset, other)]
+    dataset.NumberOfFrames = 2
+    dataset.PixelData = np.concatenate(frames).tobytes()
+    dataset.save_as(tmp_path / "two.dcm")
+
+    def codes(name, *flags):
+        return call("tokenize", tmp_path / name, "--weights", debug_weights, *flags).records[0].get("codes")
+
+    assert codes("two.dcm") == codes("film.dcm")
+    assert codes("two.dcm", "--frame", "1") == codes("other.dcm") != codes("film.dcm")
+    assert codes("two.dcm", "--frame", "2") is None
