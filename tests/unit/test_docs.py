@@ -91,7 +91,7 @@ def test_constraints_pin_every_direct_dependency():
 def test_make_targets_named_in_the_documents_exist():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for page in PAGES:
-        for target in re.findall(r"(?:`|^ {4})make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
             assert f"\n{target}: " in makefile, f"{page.name}: make {target}"
 
 
