@@ -22,6 +22,7 @@ from chexmix_cli.core.train.metrics import MetricsLog
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import batch_indices, step_generator, step_seed
 from chexmix_cli.core.train.task import Task
+from chexmix_cli.core.weights.files import write_text
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -157,7 +158,7 @@ class Trainer:
     def _stop_non_finite(self, step: int, indices: list[int], window: _Window) -> None:
         path = self.out / "nonfinite.json"
         record = {"step": step, "ids": self.task.example_ids(indices), "losses": window.means()}
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(record, indent=2) + "\n")
         raise TrainingError(
             f"the gradient of step {step} is not finite",
             where=str(path),

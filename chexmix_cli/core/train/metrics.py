@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from chexmix_cli.core.weights.files import write_text
+
 
 class MetricsLog:
     """Append-only JSON Lines; lines behind ``step`` of an earlier try are dropped first.
@@ -18,9 +20,7 @@ class MetricsLog:
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         kept = [line for line in _lines(path) if line["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record and flush it."""

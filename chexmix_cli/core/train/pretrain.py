@@ -26,7 +26,7 @@ from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.train.tokenizer_task import TokenizerTask
 from chexmix_cli.core.weights import WeightsDir, open_weights, save_model
-from chexmix_cli.core.weights.files import tokenizer_files
+from chexmix_cli.core.weights.files import tokenizer_files, write_text
 from chexmix_cli.core.weights.registry import registry
 
 Progress = Callable[[str, int, int], None]
@@ -71,7 +71,7 @@ def pretrain(
         task = _decoder_task(settings, rows, start, progress)
     out.mkdir(parents=True, exist_ok=True)
     plain = to_dict(settings)
-    (out / "settings.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
     trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report)
     return trainer.run(resume=resume)
 

@@ -51,8 +51,3 @@ class Task(Protocol):
 
     def export(self, directory: Path) -> None:
         """Write the model as a weights directory."""
-
-
-def tensor_state(task: Task) -> dict[str, Tensor]:
-    """Return all tensors of a task's module, parameters and buffers, by name."""
-    return dict(task.module.state_dict())
