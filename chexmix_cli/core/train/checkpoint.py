@@ -21,7 +21,7 @@ _NAME = re.compile(r"checkpoint-(\d{8})\.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands: ``step`` steps are done; ``best`` is the best validation loss so far."""
+    """Where a run stands: ``step`` steps are done; ``best`` is the best value of the task's metric so far."""
 
     step: int
     best: float | None

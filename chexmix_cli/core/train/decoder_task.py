@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
 from chexmix_cli.core.train.documents import DocumentSet
 from chexmix_cli.core.train.objectives import Documents, draw_masked, masked_next_token, next_token, token_losses
-from chexmix_cli.core.train.order import step_generator
-from chexmix_cli.core.train.task import Terms
+from chexmix_cli.core.train.order import batch_indices, step_generator
+from chexmix_cli.core.train.task import Terms, autocast, device_of
 
 #: Validation masks are drawn from this stream, so that every validation hides the same tokens.
 _VALIDATION_STREAM = 2_000_003
@@ -29,6 +29,8 @@ class DecoderTask:
         export: writes the model as a weights directory (the run knows its other files).
     """
 
+    metric, higher_is_better = "val_loss", False
+
     def __init__(
         self,
         settings: Stage1Training | Stage2Training,
@@ -39,9 +41,14 @@ class DecoderTask:
     ) -> None:
         self._settings, self._vocabulary = settings, settings.model.vocabulary
         self.module: nn.Module = decoder
+        self.blocks: Sequence[nn.Module] = list(decoder.blocks)
         self._decoder = decoder
         self._train, self._val, self._export = train, val, export
-        self.num_examples = len(train)
+
+    def select(self, step: int) -> list[int]:
+        """Return the documents of a step; every epoch is its own permutation."""
+        train = self._settings.train
+        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
 
     def prepare(self, indices: list[int], generator: Generator) -> Documents:
         """Return documents with, each, one of its image's variants; masked in stage 2."""
@@ -58,7 +65,7 @@ class DecoderTask:
 
     def loss(self, batch: Documents) -> Terms:
         """Return the summed cross-entropy, and it apart for image and text targets."""
-        loss_M, target_M = token_losses(self._decoder, batch)
+        loss_M, target_M = token_losses(self._decoder, batch.to(device_of(self._decoder)))
         is_image_M = self._vocabulary.is_image(target_M)
         sums: dict[str, tuple[Tensor, int]] = {"loss": (loss_M.detach().sum(), len(loss_M))}
         for name, is_kind_M in (("loss_image", is_image_M), ("loss_text", ~is_image_M)):
@@ -77,7 +84,7 @@ class DecoderTask:
         for number, indices in enumerate(chosen.split(size)):
             documents = self._documents(self._val, indices.tolist(), [0] * len(indices))
             batch = self._corrupt(documents, step_generator(train.seed, _VALIDATION_STREAM + number))
-            with torch.autocast("cpu", torch.bfloat16, enabled=train.precision == "bfloat16"):
+            with autocast(self.module, train.precision):
                 terms = self.loss(batch)
             for name, (value, count) in terms.sums.items():
                 before, counted = sums.get(name, (0.0, 0))

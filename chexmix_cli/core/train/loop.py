@@ -20,8 +20,8 @@ from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
 from chexmix_cli.core.train.checkpoint import Position, load_newest, save_checkpoint
 from chexmix_cli.core.train.metrics import MetricsLog
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
-from chexmix_cli.core.train.order import batch_indices, step_generator, step_seed
-from chexmix_cli.core.train.task import Task
+from chexmix_cli.core.train.order import step_generator, step_seed
+from chexmix_cli.core.train.task import Task, autocast
 from chexmix_cli.core.weights.files import write_text
 
 Report = Callable[[dict[str, Any]], None]
@@ -98,18 +98,16 @@ class Trainer:
 
     def _step(self, step: int, window: _Window) -> float:
         seed = self.train.seed
-        # Dropout draws from the global generator: it too becomes a function of (seed, step).
-        torch.manual_seed(step_seed(seed, step))
         generator = step_generator(seed, step)
-        indices = batch_indices(
-            seed=seed, step=step, batch_size=self.train.batch_size, num_examples=self.task.num_examples
-        )
+        indices = self.task.select(step)
         batch = self.task.prepare(indices, generator)
         num_units = max(1, self.task.num_units(batch))
         self.task.module.train()
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in self.task.split(batch, self.train.micro_batch_size):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.train.precision == "bfloat16"):
+        for number, micro in enumerate(self.task.split(batch, self.train.micro_batch_size)):
+            # Dropout draws from the global generator: it is a function of seed, step and micro-batch.
+            torch.manual_seed(step_seed(seed, step, number))
+            with autocast(self.task.module, self.train.precision):
                 terms = self.task.loss(micro)
             (terms.total / num_units).backward()
             window.add(terms.sums)
@@ -138,9 +136,10 @@ class Trainer:
         self.task.module.eval()
         with torch.inference_mode():
             record: dict[str, Any] = {"step": self.position.step, **self.task.validate()}
-        is_best = self.position.best is None or record["val_loss"] < self.position.best
+        value, best = record[self.task.metric], self.position.best
+        is_best = best is None or (value > best if self.task.higher_is_better else value < best)
         if is_best:
-            self.position = Position(self.position.step, record["val_loss"])
+            self.position = Position(self.position.step, value)
             self.task.export(self.out / "model")
         log.write(record)
         self._report({**record, "best": is_best})

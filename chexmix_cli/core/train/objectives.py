@@ -34,6 +34,11 @@ class Documents:
         parts = zip(self.input_BT.split(size), self.target_BT.split(size), strict=True)
         return [Documents(inputs, targets, self.attend_1TT) for inputs, targets in parts]
 
+    def to(self, device: torch.device) -> Documents:
+        """Return the documents on a device."""
+        attend_1TT = None if self.attend_1TT is None else self.attend_1TT.to(device)
+        return Documents(self.input_BT.to(device), self.target_BT.to(device), attend_1TT)
+
     def num_targets(self) -> int:
         """Return the number of targets that count."""
         return int((self.target_BT != IGNORED).sum())

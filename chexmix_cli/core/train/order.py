@@ -16,9 +16,10 @@ def batch_indices(*, seed: int, step: int, batch_size: int, num_examples: int) -
     return [int(index) for index in order[start : start + batch_size]]
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Return a 63-bit seed for the randomness of one step (masks, augmentation, dropout)."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def step_seed(seed: int, step: int, *part: int) -> int:
+    """Return a 63-bit seed for the randomness of one step (masks, augmentation), or of a part of it (dropout)."""
+    sequence = np.random.SeedSequence([seed, step], spawn_key=part)
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def step_generator(seed: int, step: int) -> Generator:

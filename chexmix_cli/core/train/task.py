@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Generator, Tensor, nn
 
 
@@ -23,31 +25,61 @@ class Terms:
 
 
 class Task(Protocol):
-    """One objective: its module, its examples, its loss."""
+    """One objective: its module, its examples, its loss.
+
+    A batch is *global*: all that one optimiser step learns from, whatever the number of processes. Every process
+    prepares it whole, as a pure function of seed and step, and trains on its share of the micro-batches; so neither
+    the order of examples nor masks nor dropout depend on the world size, and nothing about them is communicated.
+
+    Attributes:
+        module: all that is trained and all that a checkpoint keeps.
+        blocks: parts of ``module`` called as modules one after the other: what is sharded, recomputed or compiled
+            one by one. May be empty.
+        metric: name of the validation metric that decides which model is best and when patience ends.
+        higher_is_better: its direction.
+    """
 
     module: nn.Module
-    num_examples: int
+    blocks: Sequence[nn.Module]
+    metric: str
+    higher_is_better: bool
+
+    def select(self, step: int) -> list[int]:
+        """Return the indices of all examples of a step (0-based); a pure function of the seed and the step."""
 
     def prepare(self, indices: list[int], generator: Generator) -> Any:
-        """Return the batch of these examples; all randomness comes from ``generator``."""
+        """Return the global batch of these examples, on the CPU; all randomness comes from ``generator``."""
 
-    def split(self, batch: Any, size: int) -> list[Any]:
-        """Return the batch as micro-batches of ``size`` examples."""
+    def split(self, batch: Any, size: int) -> Sequence[Any]:
+        """Return the batch as micro-batches of ``size`` examples, in order."""
 
     def num_units(self, batch: Any) -> int:
-        """Return the number of units (tokens, images) the batch's loss is averaged over."""
+        """Return the number of units (tokens, images) the global batch's loss is averaged over."""
 
     def loss(self, batch: Any) -> Terms:
-        """Return the losses of one micro-batch."""
+        """Return the losses of one micro-batch, which is moved to the module's device first.
+
+        Randomness (dropout) may come from torch's global generator, which the loop seeds for each micro-batch.
+        """
 
     def after_step(self, generator: Generator) -> None:
         """Update what is not trained by gradient (a codebook), after the optimiser's step."""
 
     def validate(self) -> dict[str, float]:
-        """Return validation metrics; ``val_loss`` decides which model is best."""
+        """Return validation metrics, ``metric`` among them."""
 
     def example_ids(self, indices: list[int]) -> list[str]:
         """Return the manifest ids of examples, for error reports."""
 
     def export(self, directory: Path) -> None:
         """Write the model as a weights directory."""
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device that a module's parameters are on."""
+    return next(module.parameters()).device
+
+
+def autocast(module: nn.Module, precision: str) -> torch.autocast:
+    """Return the context a module computes in: ``float32`` as it is, ``bfloat16`` by autocast on its device."""
+    return torch.autocast(device_of(module).type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -5,6 +5,7 @@ B images, C Y X channels, rows, columns, E code size, K codes, M latents.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from chexmix_cli.core.kernels.nearest_code.reference import nearest_code
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.training import TokenizerTraining
 from chexmix_cli.core.train.films import Films, stack
-from chexmix_cli.core.train.task import Terms
+from chexmix_cli.core.train.order import batch_indices
+from chexmix_cli.core.train.task import Terms, device_of
 from chexmix_cli.core.weights import save_model
 
 
@@ -45,7 +47,7 @@ class RunningCodebook(nn.Module):
         """Put every code onto a latent of the first batch, spread evenly over it."""
         num_codes = len(self.count_K)
         rows = torch.linspace(0, len(z_ME) - 1, num_codes).round().long()
-        self._write(torch.ones(num_codes, dtype=torch.bool), z_ME[rows])
+        self._write(torch.ones(num_codes, dtype=torch.bool, device=z_ME.device), z_ME[rows])
 
     def observe(self, z_ME: Tensor) -> None:
         """Remember a micro-batch's latents until :meth:`update`."""
@@ -78,6 +80,8 @@ class RunningCodebook(nn.Module):
 class TokenizerTask:
     """Reconstruction with straight-through quantisation; units are images."""
 
+    metric, higher_is_better = "val_loss", False
+
     def __init__(self, settings: TokenizerTraining, vqgan: Vqgan, train: Films, val: Films, ids: list[str]) -> None:
         self._settings, self._losses = settings, settings.reconstruction
         self.vqgan = vqgan
@@ -85,8 +89,13 @@ class TokenizerTask:
             vqgan.quantize.embedding, decay=self._losses.codebook_decay, revive_below=self._losses.revive_below
         )
         self.module: nn.Module = nn.ModuleDict({"vqgan": vqgan, "codebook": self.codebook})
-        self.num_examples = len(train)
+        self.blocks: Sequence[nn.Module] = ()
         self._train, self._val, self._ids = train, val, ids
+
+    def select(self, step: int) -> list[int]:
+        """Return the images of a step; every epoch is its own permutation."""
+        train = self._settings.train
+        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
 
     def prepare(self, indices: list[int], generator: Generator) -> Tensor:
         """Return changed images, (B, C, Y, X)."""
@@ -107,6 +116,7 @@ class TokenizerTask:
 
     def loss(self, batch: Tensor) -> Terms:
         """Return reconstruction and commitment losses, summed over images."""
+        batch = batch.to(device_of(self.vqgan))
         latent_BEYX = self.vqgan.latents(batch).float()
         z_ME = latent_BEYX.detach().permute(0, 2, 3, 1).flatten(0, 2)
         if not self.codebook.is_seeded:
@@ -139,11 +149,11 @@ class TokenizerTask:
         # Batches evenly over the split: a manifest often lists one source after the other.
         chosen = torch.linspace(0, len(self._val) - 1, min(len(self._val), num_batches * size)).round().long()
         for indices in chosen.unique().split(size):
-            pixels = stack([self._val.exact(int(index)) for index in indices])
+            pixels = stack([self._val.exact(int(index)) for index in indices]).to(device_of(self.vqgan))
             codes_BP = self.vqgan.encode(pixels)
             rebuilt = self.vqgan.decode(codes_BP).clamp(-1, 1)
             errors.append((rebuilt - pixels).square().flatten(1).mean(dim=1))
-            uses_K += torch.bincount(codes_BP.flatten(), minlength=len(uses_K))
+            uses_K += torch.bincount(codes_BP.flatten(), minlength=len(uses_K)).cpu()
         error_B = torch.cat(errors)
         share_K = uses_K / uses_K.sum()
         entropy = -(share_K * share_K.clamp_min(1e-12).log()).sum()

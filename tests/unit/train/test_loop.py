@@ -116,6 +116,20 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(build, tmp_path):
     assert "resumed after step 6" in remarks
 
 
+@pytest.mark.parametrize(("higher_is_better", "best"), [(False, 1.0), (True, 3.0)])
+def test_the_task_names_the_metric_that_decides_and_its_direction(build, tmp_path, higher_is_better, best):
+    records = []
+    trainer = build("1", tmp_path, report=records.append, validate_every=3)
+    values = iter([2.0, 1.0, 3.0])
+    trainer.task.metric, trainer.task.higher_is_better = "val_figure", higher_is_better
+    trainer.task.validate = lambda: {"val_figure": next(values)}
+    trainer.run(resume=False)
+    assert trainer.position.best == best
+    # The second is better where less is, the third where more is.
+    expected = [True, False, True] if higher_is_better else [True, True, False]
+    assert [record["best"] for record in records if "val_figure" in record] == expected
+
+
 def test_resume_without_a_checkpoint_and_with_other_settings_is_refused(build, tmp_path):
     with pytest.raises(TrainingError, match="no checkpoint to resume from"):
         build("1", tmp_path).run(resume=True)

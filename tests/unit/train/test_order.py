@@ -10,7 +10,7 @@ import torch
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import OptimizerSettings
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
-from chexmix_cli.core.train.order import batch_indices, step_generator
+from chexmix_cli.core.train.order import batch_indices, step_generator, step_seed
 
 
 def test_every_epoch_sees_every_example_once():
@@ -33,6 +33,13 @@ def test_steps_have_independent_randomness():
     first, again, second = (torch.rand(4, generator=step_generator(0, step)) for step in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
+
+
+def test_micro_batches_have_seeds_of_their_own():
+    """By its place in the step's whole batch, so that it is the same on every rank of every world."""
+    seeds = [step_seed(0, 5), step_seed(0, 5, 0), step_seed(0, 5, 1), step_seed(0, 6, 0)]
+    assert len(set(seeds)) == 4
+    assert seeds == [step_seed(0, 5), step_seed(0, 5, 0), step_seed(0, 5, 1), step_seed(0, 6, 0)]
 
 
 def test_schedule_warms_up_and_decays_to_the_minimum():
