@@ -95,6 +95,9 @@ class Block(nn.Module):
         self.attention_bias = nn.Parameter(torch.zeros(hidden))
         self.mlp_bias = nn.Parameter(torch.zeros(hidden))
         self.dropout = nn.Dropout(settings.residual_dropout)
+        # Low-rank updates in training (core/models/lora.py); they map (input, output) of a product to its new output.
+        self.input_adapter: nn.Module | None = None
+        self.output_adapter: nn.Module | None = None
 
     def forward(
         self,
@@ -104,7 +107,11 @@ class Block(nn.Module):
         cache: KvCache | None,
         layer: int,
     ) -> Tensor:
-        qk_BTX, v_BTD, mlp_BTF = self.input_proj(self.norm(x_BTD)).split(self.split_sizes, dim=-1)
+        normed_BTD = self.norm(x_BTD)
+        fused_BTX = self.input_proj(normed_BTD)
+        if self.input_adapter is not None:
+            fused_BTX = self.input_adapter(normed_BTD, fused_BTX)
+        qk_BTX, v_BTD, mlp_BTF = fused_BTX.split(self.split_sizes, dim=-1)
         q_BNTH, k_BNSH = rotate(self._heads(qk_BTX), *rotary).chunk(2, dim=1)
         v_BNSH = self._heads(v_BTD)
         if cache is not None:
@@ -118,7 +125,10 @@ class Block(nn.Module):
         )
         branches_BTX = torch.cat((mixed_BNTH.transpose(1, 2).flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
         bias_D = self.attention_bias + self.mlp_bias
-        return x_BTD + cast(Tensor, self.dropout(F.linear(branches_BTX, self.output_proj.weight, bias_D)))
+        update_BTD = F.linear(branches_BTX, self.output_proj.weight, bias_D)
+        if self.output_adapter is not None:
+            update_BTD = self.output_adapter(branches_BTX, update_BTD)
+        return x_BTD + cast(Tensor, self.dropout(update_BTD))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         num_rows, num_new = x_BTD.shape[:2]

@@ -13,6 +13,8 @@ MODEL_FILE = "model.safetensors"
 #: Image tokenizer, keys as in taming-transformers' VQModel; the pickled form is the released one.
 VQGAN_FILE = "vqgan.safetensors"
 VQGAN_CHECKPOINT = "vqgan.ckpt"
+#: Projections of the retrieval task (core/infer/projection.py).
+RETRIEVAL_FILE = "retrieval.safetensors"
 #: Settings of the released layout.
 CONFIG_FILE = "config.json"
 VQGAN_CONFIG = "vqgan.yaml"
