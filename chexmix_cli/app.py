@@ -11,6 +11,7 @@ from chexmix_cli import __version__
 from chexmix_cli.commands.data import app as data_app
 from chexmix_cli.commands.data_shards import info as shards_info
 from chexmix_cli.commands.data_shards import merge as merge_shards
+from chexmix_cli.commands.evaluate import app as evaluate_app
 from chexmix_cli.commands.generate_report import generate_report
 from chexmix_cli.commands.later import LATER, NotBuiltError
 from chexmix_cli.commands.pretrain import pretrain
@@ -62,4 +63,5 @@ for _name in LATER:
 data_app.command("merge")(merge_shards)
 data_app.command("info")(shards_info)
 app.add_typer(data_app, name="data")
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(weights_app, name="weights")

@@ -25,6 +25,7 @@ from chexmix_cli.core.settings.datasets import (
     MimicImport,
     TableImport,
 )
+from chexmix_cli.core.settings.evaluation import DiffSettings
 from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
 from chexmix_cli.core.settings.training import STAGES
 
@@ -59,6 +60,7 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
         ("of `folder` beside these", TableImport),
     ],
     "data check": [("", CheckSettings)],
+    "evaluate diff": [("", DiffSettings)],
 }
 
 

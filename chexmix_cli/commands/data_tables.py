@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from chexmix_cli.commands.tables import draw_table
 
 Record = Mapping[str, Any]
 
@@ -19,10 +19,10 @@ def import_tables(record: Record) -> str:
     parts.append(f"{record['without_report']} without a report")
     columns = ("splits", "split_sources", "views", "view_sources", "label_sources", "report_sources")
     rows = [(name.replace("_", " "), value, str(count)) for name in columns for value, count in record[name].items()]
-    parts.append(_table(("", "", "images"), _grouped(rows)))
+    parts.append(draw_table(("", "", "images"), _grouped(rows)))
     if record["rejected"]:
         rows = [(code, str(found["count"]), ", ".join(found["examples"])) for code, found in record["rejected"].items()]
-        parts.append(_table(("not written", "images", "the first of them"), rows))
+        parts.append(draw_table(("not written", "images", "the first of them"), rows))
     return "\n\n".join(parts)
 
 
@@ -40,15 +40,15 @@ def check_tables(record: Record) -> str:
             )
             for item in problems
         ]
-        parts.append(_table(("problem", "count", ""), rows))
-    parts.append(_table(("", "", "images"), _figures(record)))
+        parts.append(draw_table(("problem", "count", ""), rows))
+    parts.append(draw_table(("", "", "images"), _figures(record)))
     if record["labels"]:
         rows = [
             (name, *(str(counts[value]) for value in ("1", "0", "-1", "null")))
             for name, counts in record["labels"].items()
         ]
-        parts.append(_table(("label", "1", "0", "-1", "null"), rows))
-    parts.append(_table(("reports", ""), _report_figures(record["reports"])))
+        parts.append(draw_table(("label", "1", "0", "-1", "null"), rows))
+    parts.append(draw_table(("reports", ""), _report_figures(record["reports"])))
     return "\n\n".join(parts)
 
 
@@ -90,20 +90,3 @@ def _grouped(rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, ...]]:
 
 def _plain(example: Any) -> str:
     return example if isinstance(example, str) else json.dumps(example)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        is_number = bool(rows) and all(row[number].lstrip("-").isdigit() for row in rows)
-        table.add_column(column, overflow="fold", justify="right" if is_number else "left")
-    for row in rows:
-        # As text, not as rich's markup: an id may look like it.
-        table.add_row(*(Text(cell) for cell in row))
-    drawn = io.StringIO()
-    Console(file=drawn, width=shutil.get_terminal_size().columns, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in drawn.getvalue().splitlines())

@@ -10,7 +10,6 @@ LATER = {
     "classify": "Give findings probabilities or embeddings of radiographs.",
     "inpaint": "Fill in hidden parts of a radiograph.",
     "retrieve": "Find reports for an image, or images for a text.",
-    "evaluate": "Measure reports, classification, retrieval or inpainting.",
     "plan": "Tell whether a command will fit this machine, and how long it will take.",
 }
 

@@ -27,6 +27,7 @@ FLAGS = {
     "data check": TRAINING - {"--preset"} | {"--json"},
     "data merge": {"--json", "--out", "-o", "--quiet", "-q", "--verbose", "-v"},
     "data info": {"--json", "--quiet", "-q", "--verbose", "-v"},
+    "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "weights list": {"--json"},
     "weights info": {"--json", "--quiet", "-q"},
     "weights verify": {"--json", "--quiet", "-q"},

@@ -15,7 +15,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = [
     {"app", "__main__"},
     {"commands"},
-    {"train", "infer", "evals", "present"},
+    {"train"},
+    {"evals"},
+    {"infer", "present"},
     {"models", "data", "text", "weights"},
     {"kernels"},
     {"vocab", "settings", "errors", "runtime"},

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, protocols, intervals. Every number says by what protocol it was made."""

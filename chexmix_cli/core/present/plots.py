@@ -1,0 +1,96 @@
+"""Curves as PNG. matplotlib is imported when one is drawn, and its global state (backend, pyplot) is left alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from chexmix_cli import __version__
+
+_DPI = 110
+#: Colours that stay apart for colour-blind readers (Okabe and Ito 2008), and a marker each, so that colour is not all.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: More points than this are drawn as a line without markers.
+_MOST_MARKED = 30
+
+
+class Line(Protocol):
+    """A line of a plot; bounds may be missing."""
+
+    @property
+    def name(self) -> str:
+        """Return its name in the legend."""
+
+    @property
+    def x(self) -> Sequence[float]:
+        """Return the points."""
+
+    @property
+    def y(self) -> Sequence[float]:
+        """Return their values."""
+
+    @property
+    def low(self) -> Sequence[float] | None:
+        """Return the lower bounds."""
+
+    @property
+    def high(self) -> Sequence[float] | None:
+        """Return the upper bounds."""
+
+
+class Plot(Protocol):
+    """What is drawn (``core/evals/evaluation.py: Curve``)."""
+
+    @property
+    def title(self) -> str:
+        """Return the heading."""
+
+    @property
+    def x_label(self) -> str:
+        """Return the name of the axis."""
+
+    @property
+    def y_label(self) -> str:
+        """Return the name of the axis."""
+
+    @property
+    def series(self) -> Sequence[Line]:
+        """Return the lines."""
+
+    @property
+    def is_roc(self) -> bool:
+        """Return whether it is square with a diagonal."""
+
+
+def curve_png(plot: Plot) -> bytes:
+    """Return a plot as PNG bytes; the same plot gives the same bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(
+        figsize=(5.2, 5.0) if plot.is_roc else (6.6, 4.4), dpi=_DPI, facecolor="white", layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    for number, line in enumerate(plot.series):
+        colour = _COLOURS[number % len(_COLOURS)]
+        marker = _MARKERS[number % len(_MARKERS)] if len(line.x) <= _MOST_MARKED else None
+        axes.plot(line.x, line.y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=line.name)
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+    if plot.is_roc:
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--", zorder=0)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set_title(plot.title, fontsize=11, loc="left")
+    axes.set_xlabel(plot.x_label)
+    axes.set_ylabel(plot.y_label)
+    axes.grid(color="#e5e5e5", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if plot.series:
+        axes.legend(frameon=False, fontsize=8.5)
+    written = io.BytesIO()
+    figure.savefig(written, format="png", metadata={"Software": f"chexmix {__version__}"})
+    return written.getvalue()
