@@ -79,27 +79,41 @@ class ReconstructionSettings:
     Attributes:
         l1, l2, gradient, commitment: weights of the terms (pixels in [-1, 1]; ``gradient`` is the L1 difference of
             neighbouring-pixel differences, which keeps vessel and rib edges).
+        frequency: weight of the focal frequency term (errors of the spectrum, the larger ones above proportion).
+        adversarial: weight of the patch discriminator's verdict; 0 trains none.
+        adversarial_start: step from which that verdict counts; the discriminator learns from the first step on.
+        discriminator_channels: width of its first layer.
         codebook_decay: of the running means that are the codebook.
         revive_below: a code whose running count of uses a step falls below this is replaced by a latent of the batch.
         flip: mirror half of the images; the tokenizer knows no sides.
         intensity_jitter: largest relative change of contrast, brightness and gamma.
         crop_jitter: largest share of a side that a random crop removes.
+        probe_films: films of a split, at most, on which the last validation measures whether labels survive the round
+            trip; 0 leaves that out.
     """
 
     l1: float = 1.0
     l2: float = 1.0
     gradient: float = 1.0
+    frequency: float = 0.0
+    adversarial: float = 0.0
+    adversarial_start: int = 0
+    discriminator_channels: int = 32
     commitment: float = 0.25
     codebook_decay: float = 0.99
     revive_below: float = 0.3
     flip: bool = True
     intensity_jitter: float = 0.1
     crop_jitter: float = 0.1
+    probe_films: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("l1", "l2", "gradient", "commitment", "revive_below"):
+        weights = ("l1", "l2", "gradient", "frequency", "adversarial", "commitment", "revive_below")
+        for name in (*weights, "adversarial_start", "probe_films"):
             require(getattr(self, name) >= 0, f"reconstruction.{name}", getattr(self, name), "0 or more")
         require(self.l1 + self.l2 > 0, "reconstruction.l1", self.l1, "l1 or l2 above 0")
+        width = self.discriminator_channels
+        require(width > 0 and width % 8 == 0, "reconstruction.discriminator_channels", width, "a multiple of 8")
         require_range("reconstruction.codebook_decay", self.codebook_decay, 0.0, 0.9999)
         require_range("reconstruction.intensity_jitter", self.intensity_jitter, 0.0, 0.5)
         require_range("reconstruction.crop_jitter", self.crop_jitter, 0.0, 0.5)

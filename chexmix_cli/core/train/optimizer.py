@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,18 +12,27 @@ from chexmix_cli.core.settings.training import OptimizerSettings
 
 
 def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; only matrices and kernels of linear and convolution layers decay."""
+    """Return AdamW over the trainable parameters; only matrices and kernels of linear and convolution layers decay.
+
+    A part of the module with ``optimizer_options`` (a mapping of AdamW's own names) is a group of its own with those;
+    the learning rate is everyone's.
+    """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    apart = [part for part in module.modules() if hasattr(part, "optimizer_options")]
+    elsewhere = {layer for part in apart for layer in part.modules()}
     for layer in module.modules():
+        if layer in elsewhere:
+            continue
         for name, parameter in layer.named_parameters(recurse=False):
             if parameter.requires_grad:
                 is_weight = name == "weight" and isinstance(layer, (nn.Linear, nn.Conv2d))
                 (decayed if is_weight else plain).append(parameter)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    groups += [{"params": list(part.parameters()), **cast(Any, part).optimizer_options} for part in apart]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2))
 
 

@@ -23,6 +23,7 @@ from chexmix_cli.core.train.documents import DocumentSet, encode_films, encode_r
 from chexmix_cli.core.train.films import load_films
 from chexmix_cli.core.train.loop import Report, Trainer
 from chexmix_cli.core.train.order import step_generator
+from chexmix_cli.core.train.round_trip import RoundTripProbe
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.train.tokenizer_task import TokenizerTask
 from chexmix_cli.core.weights import WeightsDir, open_weights, save_model
@@ -85,7 +86,9 @@ def _tokenizer_task(
         vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
     train, val = (load_films(rows[split], settings.model, progress) for split in ("train", "val"))
     vqgan = vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TokenizerTask(settings, vqgan, train, val, [row.id for row in rows["train"]])
+    limit, seed = settings.reconstruction.probe_films, settings.train.seed
+    probe = RoundTripProbe(train, val, rows["train"], rows["val"], limit=limit, seed=seed)
+    return TokenizerTask(settings, vqgan, train, val, [row.id for row in rows["train"]], probe)
 
 
 def _decoder_task(

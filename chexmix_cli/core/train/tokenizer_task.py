@@ -12,13 +12,25 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from chexmix_cli.core.evals.image_quality import psnr, ssim
 from chexmix_cli.core.kernels.nearest_code.reference import nearest_code
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.training import TokenizerTraining
+from chexmix_cli.core.train.discriminator import PatchDiscriminator
 from chexmix_cli.core.train.films import Films, stack
 from chexmix_cli.core.train.order import batch_indices
+from chexmix_cli.core.train.reconstruction import (
+    edge_difference,
+    focal_frequency,
+    hinge_discriminator,
+    hinge_generator,
+)
+from chexmix_cli.core.train.round_trip import RoundTripProbe
 from chexmix_cli.core.train.task import Terms, device_of
 from chexmix_cli.core.weights import save_model
+
+#: Pixels are in [-1, 1].
+_DATA_RANGE = 2.0
 
 
 class RunningCodebook(nn.Module):
@@ -78,22 +90,46 @@ class RunningCodebook(nn.Module):
 
 
 class TokenizerTask:
-    """Reconstruction with straight-through quantisation; units are images."""
+    """Reconstruction with straight-through quantisation; units are images.
+
+    Args:
+        settings: root of the stage.
+        vqgan: the model in training.
+        train, val: films of the two splits.
+        ids: manifest ids of the train films.
+        probe: measures at the last validation whether labels survive the round trip.
+    """
 
     metric, higher_is_better = "val_loss", False
 
-    def __init__(self, settings: TokenizerTraining, vqgan: Vqgan, train: Films, val: Films, ids: list[str]) -> None:
+    def __init__(
+        self,
+        settings: TokenizerTraining,
+        vqgan: Vqgan,
+        train: Films,
+        val: Films,
+        ids: list[str],
+        probe: RoundTripProbe | None = None,
+    ) -> None:
         self._settings, self._losses = settings, settings.reconstruction
         self.vqgan = vqgan
         self.codebook = RunningCodebook(
             vqgan.quantize.embedding, decay=self._losses.codebook_decay, revive_below=self._losses.revive_below
         )
-        self.module: nn.Module = nn.ModuleDict({"vqgan": vqgan, "codebook": self.codebook})
-        self.blocks: Sequence[nn.Module] = ()
-        self._train, self._val, self._ids = train, val, ids
+        parts: dict[str, nn.Module] = {"vqgan": vqgan, "codebook": self.codebook}
+        self.discriminator: PatchDiscriminator | None = None
+        if self._losses.adversarial > 0:
+            self.discriminator = PatchDiscriminator(vqgan.settings.image_channels, self._losses.discriminator_channels)
+            parts["discriminator"] = self.discriminator
+        self.module: nn.Module = nn.ModuleDict(parts)
+        self.blocks: Sequence[nn.Module] = []
+        self._train, self._val, self._ids, self._probe = train, val, ids, probe
+        self._step = 0
 
     def select(self, step: int) -> list[int]:
         """Return the images of a step; every epoch is its own permutation."""
+        # The loop asks for a step's images first of all: from here the losses and the last validation know the step.
+        self._step = step
         train = self._settings.train
         return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
 
@@ -115,7 +151,11 @@ class TokenizerTask:
         return len(batch)
 
     def loss(self, batch: Tensor) -> Terms:
-        """Return reconstruction and commitment losses, summed over images."""
+        """Return reconstruction, commitment and adversarial losses, summed over images.
+
+        The discriminator's own loss is in the total, which is what is minimised, and not in ``loss``, which is what
+        the image tokenizer is judged by: neither side's gradient reaches the other's weights.
+        """
         batch = batch.to(device_of(self.vqgan))
         latent_BEYX = self.vqgan.latents(batch).float()
         z_ME = latent_BEYX.detach().permute(0, 2, 3, 1).flatten(0, 2)
@@ -131,38 +171,61 @@ class TokenizerTask:
             "gradient": edge_difference(rebuilt, batch),
             "commitment": (latent_BEYX - nearest_BEYX).square(),
         }
+        if self._losses.frequency > 0:
+            terms["frequency"] = focal_frequency(rebuilt, batch)
+        weights = {name: float(getattr(self._losses, name)) for name in terms}
+        apart = torch.zeros((), device=batch.device)
+        reported: dict[str, Tensor] = {}
+        if self.discriminator is not None:
+            terms["adversarial"] = hinge_generator(self.discriminator.judge(rebuilt).float())
+            weights["adversarial"] = self._losses.adversarial if self._step >= self._losses.adversarial_start else 0.0
+            scores = (self.discriminator(images).float() for images in (batch, rebuilt.detach()))
+            apart = hinge_discriminator(*scores).flatten(1).mean(dim=1).sum()
+            reported["discriminator"] = apart
         sums = {name: term.flatten(1).mean(dim=1).sum() for name, term in terms.items()}
-        total = torch.stack([getattr(self._losses, name) * value for name, value in sums.items()]).sum()
-        reported = {"loss": total, **sums}
-        return Terms(total, {name: (value.detach(), len(batch)) for name, value in reported.items()})
+        total = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
+        reported = {"loss": total, **sums, **reported}
+        return Terms(total + apart, {name: (value.detach(), len(batch)) for name, value in reported.items()})
 
     def after_step(self, generator: Generator) -> None:
         """Update the codebook from the step's latents."""
         self.codebook.update(generator)
 
     def validate(self) -> dict[str, float]:
-        """Return loss (mean squared error), PSNR (dB, mean of images, range 2), code use and perplexity."""
-        errors: list[Tensor] = []
+        """Return figures of the round trip over the validation split; nothing is learned from it.
+
+        ``val_loss`` is the mean squared error (pixels in [-1, 1]), ``val_psnr`` (dB) and ``val_ssim`` are means of
+        images with a data range of 2, ``val_code_use`` is the share of codes that occur, ``val_code_perplexity`` the
+        exponential of their entropy. The last validation adds the probe's figures.
+        """
+        found: dict[str, list[Tensor]] = {"val_loss": [], "val_psnr": [], "val_ssim": []}
         uses_K = torch.zeros(self._settings.model.vqgan.num_codes)
-        size = self._settings.train.micro_batch_size
-        num_batches = self._settings.train.validation_batches or -(-len(self._val) // size)
+        train = self._settings.train
+        size = train.micro_batch_size
+        num_batches = train.validation_batches or -(-len(self._val) // size)
         # Batches evenly over the split: a manifest often lists one source after the other.
         chosen = torch.linspace(0, len(self._val) - 1, min(len(self._val), num_batches * size)).round().long()
         for indices in chosen.unique().split(size):
             pixels = stack([self._val.exact(int(index)) for index in indices]).to(device_of(self.vqgan))
             codes_BP = self.vqgan.encode(pixels)
             rebuilt = self.vqgan.decode(codes_BP).clamp(-1, 1)
-            errors.append((rebuilt - pixels).square().flatten(1).mean(dim=1))
+            found["val_loss"].append((rebuilt - pixels).square().flatten(1).mean(dim=1))
+            # A picture rebuilt to the last bit is as good as float32 can say, not infinitely good.
+            found["val_psnr"].append(psnr(rebuilt, pixels, data_range=_DATA_RANGE).clamp_max(120.0))
+            found["val_ssim"].append(ssim(rebuilt, pixels, data_range=_DATA_RANGE))
             uses_K += torch.bincount(codes_BP.flatten(), minlength=len(uses_K)).cpu()
-        error_B = torch.cat(errors)
         share_K = uses_K / uses_K.sum()
         entropy = -(share_K * share_K.clamp_min(1e-12).log()).sum()
-        return {
-            "val_loss": float(error_B.mean()),
-            "val_psnr": float((10 * torch.log10(4 / error_B.clamp_min(1e-12))).mean()),
-            "val_code_use": float((uses_K > 0).float().mean()),
-            "val_code_perplexity": float(entropy.exp()),
-        }
+        result = {name: float(torch.cat(values).mean()) for name, values in found.items()}
+        result["val_code_use"] = float((uses_K > 0).float().mean())
+        result["val_code_perplexity"] = float(entropy.exp())
+        if self._probe is not None and self._step + 1 == train.steps:
+            result |= self._probe.measure(self._round_trip, size)
+        return result
+
+    def _round_trip(self, pixels: Tensor) -> Tensor:
+        codes_BP = self.vqgan.encode(pixels.to(device_of(self.vqgan)))
+        return self.vqgan.decode(codes_BP).clamp(-1, 1)
 
     def example_ids(self, indices: list[int]) -> list[str]:
         """Return manifest ids."""
@@ -172,11 +235,3 @@ class TokenizerTask:
         """Write the VQGAN as a weights directory."""
         provenance: dict[str, Any] = {"stage": "tokenizer", "seed": self._settings.train.seed}
         save_model(directory, self._settings.model, vqgan=self.vqgan, provenance=provenance)
-
-
-def edge_difference(rebuilt: Tensor, original: Tensor) -> Tensor:
-    """Return the absolute difference of neighbouring-pixel differences, (B, C, Y-1, X-1), rows plus columns."""
-    error = rebuilt - original
-    rows = (error[..., 1:, :-1] - error[..., :-1, :-1]).abs()
-    columns = (error[..., :-1, 1:] - error[..., :-1, :-1]).abs()
-    return rows + columns
