@@ -15,6 +15,8 @@ VQGAN_FILE = "vqgan.safetensors"
 VQGAN_CHECKPOINT = "vqgan.ckpt"
 #: Projections of the retrieval task (core/infer/projection.py).
 RETRIEVAL_FILE = "retrieval.safetensors"
+#: Linear head of the classification task (core/infer/heads.py).
+HEAD_FILE = "head.safetensors"
 #: Settings of the released layout.
 CONFIG_FILE = "config.json"
 VQGAN_CONFIG = "vqgan.yaml"

@@ -1,0 +1,191 @@
+"""Linear heads: probabilities of findings from an image's embedding.
+
+``head.safetensors`` in a weights directory, or any file of the same form. Tensors, all float32: ``mean`` and ``scale``
+(D), ``weight`` (K, D), ``bias``, ``slope``, ``offset`` and ``threshold`` (K). The header key ``chexmix-head`` holds
+JSON: ``schema``, ``labels``, ``layer``, ``pooling``, ``calibration``, ``model`` (fingerprint of the weights whose
+states it reads) and ``provenance``. No torch here, and nothing pickled. Shape letters: B images, D hidden, K labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chexmix_cli.core.errors import ShapeError, WeightsError
+from chexmix_cli.core.weights.files import atomic_write
+from chexmix_cli.core.weights.header import Header, read_header
+
+Array = NDArray[np.float32]
+
+_KEY = "chexmix-head"
+_SCHEMA = 1
+#: The only pooling there is: the mean over the image positions, as ``infer/embeddings.py`` takes it.
+POOLING = "mean"
+_FIT_HINT = "fit one: chexmix finetune --task classify --method probe"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """One linear head: ``sigmoid(slope * (weight . (x - mean) / scale + bias) + offset)`` a label.
+
+    Attributes:
+        labels: findings, in order.
+        layer: hidden state that is averaged over the image: 0 the token embeddings, then each block, the last normed.
+        mean_D, scale_D: standardisation, from the rows it was fitted on.
+        weight_KD, bias_K: of the logits.
+        slope_K, offset_K: calibration of the logits; 1 and 0 leave them.
+        threshold_K: probability from which a finding counts as present, chosen on the rows it was fitted on.
+        calibration: how slope and offset came to be: ``none``, ``platt`` or ``temperature``.
+        model: fingerprint of the weights it was fitted on.
+        provenance: protocol and counts, any JSON values; no patient data.
+
+    Raises:
+        ShapeError: if an array has not the shape of the others, or holds what is no number.
+    """
+
+    labels: tuple[str, ...]
+    layer: int
+    mean_D: Array
+    scale_D: Array
+    weight_KD: Array
+    bias_K: Array
+    slope_K: Array
+    offset_K: Array
+    threshold_K: Array
+    calibration: str = "none"
+    model: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count, hidden = len(self.labels), len(self.mean_D)
+        wanted = {"mean": (hidden,), "scale": (hidden,), "weight": (count, hidden)}
+        wanted |= dict.fromkeys(("bias", "slope", "offset", "threshold"), (count,))
+        for name, array in self._arrays().items():
+            if array.shape != wanted[name] or array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ShapeError(
+                    f"{name} {array.shape} {array.dtype}", where="head", expected=f"{wanted[name]} float32, finite"
+                )
+        if not count or len(set(self.labels)) != count or not (self.scale_D > 0).all():
+            raise ShapeError(f"{count} labels", where="head", expected="labels, each once, and scales above 0")
+
+    def logits(self, embedding_BD: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the logits before calibration, (B, K) float64, of embeddings (B, D) of the head's layer.
+
+        Raises:
+            ShapeError: if the embeddings are of another size.
+        """
+        if embedding_BD.ndim != 2 or embedding_BD.shape[1] != len(self.mean_D):
+            raise ShapeError(f"embeddings {embedding_BD.shape}", where="head", expected=f"(B, {len(self.mean_D)})")
+        standard_BD = (embedding_BD.astype(np.float64) - self.mean_D) / self.scale_D
+        logit_BK: NDArray[np.float64] = standard_BD @ self.weight_KD.astype(np.float64).T + self.bias_K
+        return logit_BK
+
+    def probabilities(self, embedding_BD: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the calibrated probability of each label, (B, K) float64; errors as :meth:`logits`."""
+        return sigmoid(self.slope_K * self.logits(embedding_BD) + self.offset_K)
+
+    def require_model(self, fingerprint: str, where: str) -> None:
+        """Refuse a model whose states the head was not fitted on.
+
+        Raises:
+            WeightsError: if it was fitted on other weights.
+        """
+        if fingerprint != self.model:
+            raise WeightsError(
+                f"was made for other weights ({self.model[:12]})",
+                where=where,
+                expected=f"a head of the weights in use ({fingerprint[:12]})",
+                hint=_FIT_HINT,
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the head to a file, atomically."""
+        from safetensors.numpy import save
+
+        values = {
+            "schema": _SCHEMA,
+            "labels": self.labels,
+            "layer": self.layer,
+            "pooling": POOLING,
+            "calibration": self.calibration,
+            "model": self.model,
+            "provenance": dict(self.provenance),
+        }
+        content = save(self._arrays(), metadata={_KEY: json.dumps(values)})
+        with atomic_write(path) as file:
+            file.write(content)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return the head of a file.
+
+        Raises:
+            WeightsError: if there is none, or it is damaged, of a newer schema, or no head.
+        """
+        if not path.is_file():
+            raise WeightsError("no head", where=str(path), hint=_FIT_HINT)
+        header = read_header(path)
+        values = _description(header)
+        try:
+            arrays = _read_arrays(header)
+            return cls(
+                labels=tuple(values["labels"]),
+                layer=int(values["layer"]),
+                mean_D=arrays["mean"],
+                scale_D=arrays["scale"],
+                weight_KD=arrays["weight"],
+                bias_K=arrays["bias"],
+                slope_K=arrays["slope"],
+                offset_K=arrays["offset"],
+                threshold_K=arrays["threshold"],
+                calibration=values["calibration"],
+                model=values["model"],
+                provenance=values["provenance"],
+            )
+        except (KeyError, TypeError, ValueError, ShapeError) as error:
+            raise WeightsError(f"is no head ({error})", where=str(path), hint=_FIT_HINT) from None
+
+    def _arrays(self) -> dict[str, Array]:
+        return {
+            "mean": self.mean_D,
+            "scale": self.scale_D,
+            "weight": self.weight_KD,
+            "bias": self.bias_K,
+            "slope": self.slope_K,
+            "offset": self.offset_K,
+            "threshold": self.threshold_K,
+        }
+
+
+def sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logistic function, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -logit))
+
+
+def _description(header: Header) -> dict[str, Any]:
+    where = str(header.path)
+    try:
+        values: dict[str, Any] = json.loads(header.metadata[_KEY])
+        schema, pooling = values["schema"], values["pooling"]
+    except (KeyError, ValueError, TypeError):
+        raise WeightsError(f"has no header key {_KEY!r} that can be read", where=where, hint=_FIT_HINT) from None
+    if schema != _SCHEMA or pooling != POOLING:
+        raise WeightsError(
+            f"schema {schema}, pooling {pooling}",
+            where=where,
+            expected=f"schema {_SCHEMA}, pooling {POOLING}",
+            hint="use a newer chexmix",
+        )
+    return values
+
+
+def _read_arrays(header: Header) -> dict[str, Array]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(header.path))
