@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chexmix_cli.core.models.decoder import Decoder, causal_mask
+from chexmix_cli.core.models.attention import causal_mask
+from chexmix_cli.core.models.decoder import Decoder
 
 
 class Batch:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
+from chexmix_cli.core.models.attention import AttentionPlan, causal_mask
 from chexmix_cli.core.settings.model import DecoderSettings
 
 _ROPE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -103,7 +104,7 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rotary: tuple[Tensor, Tensor],
-        attend_BTS: Tensor | None,
+        attend_BTS: Tensor | AttentionPlan | None,
         cache: KvCache | None,
         layer: int,
     ) -> Tensor:
@@ -116,14 +117,17 @@ class Block(nn.Module):
         v_BNSH = self._heads(v_BTD)
         if cache is not None:
             k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
-        mixed_BNTH = F.scaled_dot_product_attention(
-            q_BNTH,
-            k_BNSH,
-            v_BNSH,
-            attn_mask=None if attend_BTS is None else attend_BTS[:, None],
-            is_causal=attend_BTS is None and q_BNTH.shape[2] > 1,
-        )
-        branches_BTX = torch.cat((mixed_BNTH.transpose(1, 2).flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
+        if isinstance(attend_BTS, AttentionPlan):
+            mixed_BTNH = attend_BTS.attend(q_BNTH, k_BNSH, v_BNSH)
+        else:
+            mixed_BTNH = F.scaled_dot_product_attention(
+                q_BNTH,
+                k_BNSH,
+                v_BNSH,
+                attn_mask=None if attend_BTS is None else attend_BTS[:, None],
+                is_causal=attend_BTS is None and q_BNTH.shape[2] > 1,
+            ).transpose(1, 2)
+        branches_BTX = torch.cat((mixed_BTNH.flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
         bias_D = self.attention_bias + self.mlp_bias
         update_BTD = F.linear(branches_BTX, self.output_proj.weight, bias_D)
         if self.output_adapter is not None:
@@ -157,7 +161,7 @@ class Decoder(nn.Module):
         token_ids_BT: Tensor,
         *,
         positions_BT: Tensor | None = None,
-        attend_BTS: Tensor | None = None,
+        attend_BTS: Tensor | AttentionPlan | None = None,
         cache: KvCache | None = None,
     ) -> Iterator[Tensor]:
         """Yield the hidden state of every layer as it is computed: the embeddings, each block, the last one normed.
@@ -166,22 +170,23 @@ class Decoder(nn.Module):
             token_ids_BT: token ids, int64.
             positions_BT: rotary position of each token, int64, below ``max_positions`` (not checked: on a GPU that
                 would wait for it); default: counted on from the cache.
-            attend_BTS: True where a new position may attend; default: causal over cached and new positions.
+            attend_BTS: True where a new position may attend; default: causal over cached and new positions. A plan
+                instead means sequences behind each other in one row (B = 1, no cache), and brings their positions.
             cache: positions seen before; grows by T once all layers are done.
 
         Yields:
             ``num_layers + 1`` tensors (B, T, D) in the weights' dtype.
 
         Raises:
-            ShapeError: if the sequence is longer than ``max_positions`` or than the cache.
+            ShapeError: if a sequence is longer than ``max_positions`` or than the cache.
         """
         start = 0 if cache is None else cache.length
         num_new, limit = token_ids_BT.shape[1], self.settings.max_positions
+        if isinstance(attend_BTS, AttentionPlan):
+            positions_BT = attend_BTS.position_1T
+            _require_positions(max(attend_BTS.lengths), limit)
         if positions_BT is None:
-            if start + num_new > limit:
-                raise ShapeError(
-                    f"a sequence of {start + num_new} tokens", where="decoder", expected=f"at most {limit}"
-                )
+            _require_positions(start + num_new, limit)
             positions_BT = torch.arange(start, start + num_new, device=token_ids_BT.device)[None]
         if attend_BTS is None and 1 < num_new < start + num_new:
             attend_BTS = causal_mask(num_new, start + num_new, token_ids_BT.device)[None]
@@ -199,7 +204,7 @@ class Decoder(nn.Module):
         token_ids_BT: Tensor,
         *,
         positions_BT: Tensor | None = None,
-        attend_BTS: Tensor | None = None,
+        attend_BTS: Tensor | AttentionPlan | None = None,
         cache: KvCache | None = None,
     ) -> list[Tensor]:
         """Return the ``num_layers + 1`` hidden states (B, T, D) of :meth:`layer_states`, all at once."""
@@ -210,7 +215,7 @@ class Decoder(nn.Module):
         token_ids_BT: Tensor,
         *,
         positions_BT: Tensor | None = None,
-        attend_BTS: Tensor | None = None,
+        attend_BTS: Tensor | AttentionPlan | None = None,
         cache: KvCache | None = None,
     ) -> Tensor:
         """Return the last hidden state after the final norm, (B, T, D); arguments as :meth:`layer_states`."""
@@ -256,13 +261,6 @@ def rotate(x_BNTH: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor) -> Tensor:
     return torch.cat((first * cos_B1TR - second * sin_B1TR, second * cos_B1TR + first * sin_B1TR, rest), dim=-1)
 
 
-def causal_mask(num_new: int, num_all: int, device: torch.device) -> Tensor:
-    """Return the (T, S) mask, True where the last ``num_new`` of ``num_all`` positions may attend.
-
-    With two new positions behind two cached ones::
-
-        1 1 1 0
-        1 1 1 1
-    """
-    past = num_all - num_new
-    return torch.ones(num_new, num_all, dtype=torch.bool, device=device).tril(past)
+def _require_positions(length: int, limit: int) -> None:
+    if length > limit:
+        raise ShapeError(f"a sequence of {length} tokens", where="decoder", expected=f"at most {limit}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,12 +66,12 @@ class DecoderTask:
 
     def loss(self, batch: Documents) -> Terms:
         """Return the summed cross-entropy, and it apart for image and text targets."""
-        loss_M, target_M = token_losses(self._decoder, batch.to(device_of(self._decoder)))
+        total, loss_M, target_M = token_losses(self._decoder, batch.to(device_of(self._decoder)))
         is_image_M = self._vocabulary.is_image(target_M)
-        sums: dict[str, tuple[Tensor, int]] = {"loss": (loss_M.detach().sum(), len(loss_M))}
+        sums: dict[str, tuple[Tensor, int]] = {"loss": (total.detach(), len(loss_M))}
         for name, is_kind_M in (("loss_image", is_image_M), ("loss_text", ~is_image_M)):
-            sums[name] = (loss_M.detach()[is_kind_M].sum(), int(is_kind_M.sum()))
-        return Terms(loss_M.sum(), sums)
+            sums[name] = (loss_M[is_kind_M].sum(), int(is_kind_M.sum()))
+        return Terms(total, sums)
 
     def after_step(self, generator: Generator) -> None:
         """Nothing is trained outside the optimiser."""
@@ -113,10 +114,7 @@ class DecoderTask:
         is_masked_BT = draw_masked(
             documents.input_BT, self._vocabulary, masking.image_ratio, masking.text_ratio, generator
         )
-        return masked_next_token(
-            documents,
-            is_masked_BT,
-            self._vocabulary,
-            masked_targets_only=masking.loss == "masked",
-            bidirectional=masking.attention == "bidirectional",
+        hidden = masked_next_token(
+            documents, is_masked_BT, self._vocabulary, masked_targets_only=masking.loss == "masked"
         )
+        return dataclasses.replace(hidden, is_bidirectional=masking.attention == "bidirectional")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
+from chexmix_cli.core.kernels.linear_cross_entropy.chunked import linear_cross_entropy
+from chexmix_cli.core.models.attention import AttentionPlan, Context, Part
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.vocab import Vocabulary
 
@@ -17,47 +21,111 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Documents side by side, padded at the end.
+    """Documents, or pieces that a row's end cut them into, side by side; padded at the end, which no model ever sees.
 
     Attributes:
         input_BT: what the decoder reads, int64.
         target_BT: the id each position must predict, the *next* original one; IGNORED where nothing counts.
-        attend_1TT: attention mask (True = may attend), or None for causal. Padding needs none: it comes last.
+        lengths: of the documents, padding apart.
+        images: each one's image positions, from the first to one past the last.
+        rows: how many documents, in order, each row holds. A row is what the loop counts and splits by.
+        is_bidirectional: image positions see their whole image; else attention is causal.
+        crosses_documents: a row is one sequence to attention and to positions; else each of its documents is one.
     """
 
     input_BT: Tensor
     target_BT: Tensor
-    attend_1TT: Tensor | None
+    lengths: tuple[int, ...]
+    images: tuple[tuple[int, int], ...]
+    rows: tuple[int, ...]
+    is_bidirectional: bool = False
+    crosses_documents: bool = False
 
     def split(self, size: int) -> list[Documents]:
-        """Return the documents in groups of ``size``."""
-        parts = zip(self.input_BT.split(size), self.target_BT.split(size), strict=True)
-        return [Documents(inputs, targets, self.attend_1TT) for inputs, targets in parts]
-
-    def to(self, device: torch.device) -> Documents:
-        """Return the documents on a device."""
-        attend_1TT = None if self.attend_1TT is None else self.attend_1TT.to(device)
-        return Documents(self.input_BT.to(device), self.target_BT.to(device), attend_1TT)
+        """Return the documents in groups of ``size`` rows."""
+        ends = [0, *accumulate(self.rows)]
+        groups = [*range(0, len(self.rows), size), len(self.rows)]
+        return [self._slice(slice(ends[start], ends[stop]), self.rows[start:stop]) for start, stop in pairwise(groups)]
 
     def num_targets(self) -> int:
         """Return the number of targets that count."""
         return int((self.target_BT != IGNORED).sum())
 
+    def num_tokens(self) -> int:
+        """Return the number of tokens the decoder reads."""
+        return sum(self.lengths)
 
-def next_token(documents: list[list[int]], vocabulary: Vocabulary) -> Documents:
+    def to(self, device: torch.device) -> Documents:
+        """Return the documents on a device."""
+        return dataclasses.replace(self, input_BT=self.input_BT.to(device), target_BT=self.target_BT.to(device))
+
+    def contexts(self) -> list[Context]:
+        """Return what attends to itself only: each document, or each row."""
+        found = [self._parts(length, image) for length, image in zip(self.lengths, self.images, strict=True)]
+        if self.crosses_documents:
+            ends = [0, *accumulate(self.rows)]
+            found = [[part for parts in found[start:stop] for part in parts] for start, stop in pairwise(ends)]
+        return [_join_causal(parts) for parts in found]
+
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets, each (1, tokens), one document behind the other without padding."""
+        position_T = torch.arange(self.input_BT.shape[1], device=self.input_BT.device)
+        is_real_BT = position_T < torch.tensor(self.lengths, device=self.input_BT.device)[:, None]
+        return self.input_BT[is_real_BT][None], self.target_BT[is_real_BT][None]
+
+    def _parts(self, length: int, image: tuple[int, int]) -> list[Part]:
+        if not self.is_bidirectional:
+            return [Part(length)]
+        start, stop = image
+        return [Part(start), Part(stop - start, sees_itself=True), Part(length - stop)]
+
+    def _slice(self, chosen: slice, rows: tuple[int, ...]) -> Documents:
+        return dataclasses.replace(
+            self,
+            input_BT=self.input_BT[chosen],
+            target_BT=self.target_BT[chosen],
+            lengths=self.lengths[chosen],
+            images=self.images[chosen],
+            rows=rows,
+        )
+
+
+def _join_causal(parts: Sequence[Part]) -> Context:
+    """Return the same context in the fewest parts."""
+    joined: list[Part] = []
+    for part in parts:
+        if joined and not (part.sees_itself or joined[-1].sees_itself):
+            joined[-1] = Part(joined[-1].length + part.length)
+        elif part.length:
+            joined.append(part)
+    return tuple(joined)
+
+
+def next_token(documents: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Documents:
     """Stage 1: predict every next token; behind a report comes the next document's ``I_s``, and that ends it.
 
     Args:
-        documents: ``I_s image I_E T_s report``, each as ``Vocabulary.document`` builds it.
+        documents: ``I_s image I_E T_s report``, each as ``Vocabulary.document`` builds it; each is a row of its own.
         vocabulary: the id table.
     """
-    length = max(len(document) for document in documents)
-    input_BT = torch.full((len(documents), length), vocabulary.pad)
-    target_BT = torch.full((len(documents), length), IGNORED)
-    for row, document in enumerate(documents):
-        input_BT[row, : len(document)] = torch.tensor(document)
-        target_BT[row, : len(document)] = torch.tensor([*document[1:], vocabulary.begin_image])
-    return Documents(input_BT, target_BT, None)
+    return shifted([[*document, vocabulary.begin_image] for document in documents], vocabulary)
+
+
+def shifted(sequences: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Documents:
+    """Return documents that predict, at each position of a sequence but the last, the token behind it."""
+    lengths = tuple(len(sequence) - 1 for sequence in sequences)
+    input_BT = torch.full((len(sequences), max(lengths)), vocabulary.pad)
+    target_BT = torch.full_like(input_BT, IGNORED)
+    for row, sequence in enumerate(sequences):
+        tokens = torch.tensor(sequence)
+        input_BT[row, : lengths[row]] = tokens[:-1]
+        target_BT[row, : lengths[row]] = tokens[1:]
+    is_image_BT = vocabulary.is_image(input_BT)
+    # Image positions lie in one run: from the first on, as many as there are.
+    first_B = is_image_BT.int().argmax(dim=1)
+    span_B2 = torch.stack((first_B, first_B + is_image_BT.sum(dim=1)), dim=1)
+    images = tuple((start, stop) for start, stop in span_B2.tolist())
+    return Documents(input_BT, target_BT, lengths, images, (1,) * len(sequences))
 
 
 def draw_masked(
@@ -86,12 +154,7 @@ def draw_masked(
 
 
 def masked_next_token(
-    documents: Documents,
-    is_masked_BT: Tensor,
-    vocabulary: Vocabulary,
-    *,
-    masked_targets_only: bool,
-    bidirectional: bool,
+    documents: Documents, is_masked_BT: Tensor, vocabulary: Vocabulary, *, masked_targets_only: bool
 ) -> Documents:
     """Stage 2: hide input positions behind the mask id and still predict the next original token.
 
@@ -100,40 +163,28 @@ def masked_next_token(
         is_masked_BT: positions to hide.
         vocabulary: the id table.
         masked_targets_only: count a target only if the input does not show it.
-        bidirectional: let image positions attend to the whole image span (same place in every document).
     """
     input_BT = documents.input_BT.masked_fill(is_masked_BT, vocabulary.mask)
     target_BT = documents.target_BT
     if masked_targets_only:
-        # The next document's I_s, which ends a report, is in no input: it always counts, or the model forgets to stop.
-        is_hidden_BT = torch.cat((is_masked_BT[:, 1:], torch.ones_like(is_masked_BT[:, :1])), dim=1)
-        is_hidden_BT |= target_BT == vocabulary.begin_image
+        is_hidden_BT = torch.cat((is_masked_BT[:, 1:], torch.zeros_like(is_masked_BT[:, :1])), dim=1)
+        # What follows the last token is not in its input. It always counts, or the model forgets to end a report.
+        last_B = torch.tensor(documents.lengths, device=input_BT.device) - 1
+        is_hidden_BT[torch.arange(len(last_B), device=input_BT.device), last_B] = True
         target_BT = target_BT.masked_fill(~is_hidden_BT, IGNORED)
-    attend = image_span_mask(input_BT.shape[1], vocabulary) if bidirectional else None
-    return Documents(input_BT, target_BT, attend)
+    return dataclasses.replace(documents, input_BT=input_BT, target_BT=target_BT)
 
 
-def image_span_mask(length: int, vocabulary: Vocabulary) -> Tensor:
-    """Return the (1, T, T) mask that is causal but for image positions, which see their whole image.
+def token_losses(decoder: Decoder, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the cross-entropy (nats) of the targets that count, in raster order: summed, each, and the targets.
 
-    With ``I_s``, three image positions, ``I_E``::
-
-        1 0 0 0 0
-        1 1 1 1 0
-        1 1 1 1 0
-        1 1 1 1 0
-        1 1 1 1 1
+    Only the sum, a scalar, has a gradient; losses and targets are (M,). Neither padding nor a target that does not
+    count costs anything in the decoder or in the head.
     """
-    attend_TT = torch.ones(length, length, dtype=torch.bool).tril()
-    span = slice(1, 1 + vocabulary.tokens_per_image)
-    attend_TT[span, span] = True
-    return attend_TT[None]
-
-
-def token_losses(decoder: Decoder, documents: Documents) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy (nats) of each target that counts and the targets, both (M,), in raster order."""
-    state_BTD = decoder(documents.input_BT, attend_BTS=documents.attend_1TT)
-    counts_BT = documents.target_BT != IGNORED
-    target_M = documents.target_BT[counts_BT]
-    logits_MV = decoder.logits(state_BTD[counts_BT])
-    return F.cross_entropy(logits_MV.float(), target_M, reduction="none"), target_M
+    input_1T, target_1T = documents.flat()
+    state_1TD = decoder(input_1T, attend_BTS=AttentionPlan(documents.contexts(), input_1T.device))
+    counts_1T = target_1T != IGNORED
+    target_M = target_1T[counts_1T]
+    head = decoder.head
+    total, loss_M = linear_cross_entropy(state_1TD[counts_1T], head.weight, head.bias, target_M)
+    return total, loss_M, target_M

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import ShapeError
-from chexmix_cli.core.models.decoder import Decoder, causal_mask
+from chexmix_cli.core.models.attention import causal_mask
+from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.settings.model import DecoderSettings
 

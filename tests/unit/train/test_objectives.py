@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.models.attention import AttentionPlan, Part
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import MaskingSettings
 from chexmix_cli.core.train.objectives import (
     IGNORED,
     Documents,
     draw_masked,
-    image_span_mask,
     masked_next_token,
     next_token,
     token_losses,
@@ -34,10 +36,10 @@ def random_documents(count: int, seed: int = 0) -> list[list[int]]:
 
 @pytest.fixture
 def decoder(trained_model) -> Decoder:
-    import dataclasses
-
     torch.manual_seed(3)
-    settings = dataclasses.replace(trained_model.decoder, num_rows=VOCABULARY.num_rows, residual_dropout=0.0)
+    settings = dataclasses.replace(
+        trained_model.decoder, num_rows=VOCABULARY.num_rows, residual_dropout=0.0, max_positions=80
+    )
     decoder = Decoder(settings)
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -94,7 +96,7 @@ def test_image_and_text_ratios_are_apart():
 def test_masked_targets_are_the_original_tokens_at_hidden_positions_and_the_end():
     plain = next_token(random_documents(6), VOCABULARY)
     is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.5, 0.5), (0.5, 0.5), torch.Generator().manual_seed(0))
-    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True, bidirectional=False)
+    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True)
     assert (batch.input_BT[is_masked_BT] == VOCABULARY.mask).all()
     assert torch.equal(batch.input_BT[~is_masked_BT], plain.input_BT[~is_masked_BT])
     for row in range(6):
@@ -103,30 +105,97 @@ def test_masked_targets_are_the_original_tokens_at_hidden_positions_and_the_end(
         assert counted.tolist() == [*(is_masked_BT[row].nonzero().flatten() - 1).tolist(), end]
         assert torch.equal(batch.target_BT[row, counted[:-1]], plain.input_BT[row, counted[:-1] + 1])
         assert batch.target_BT[row, end] == VOCABULARY.begin_image
-    everything = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=False, bidirectional=False)
+    everything = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=False)
     assert torch.equal(everything.target_BT, plain.target_BT)
 
 
+LAYOUTS = [
+    pytest.param(
+        crosses, bidirectional, id=f"{'across' if crosses else 'inside'}-{'both' if bidirectional else 'causal'}"
+    )
+    for crosses in (False, True)
+    for bidirectional in (False, True)
+]
+
+
+def lay_out(documents: Documents, *, crosses: bool, bidirectional: bool) -> Documents:
+    """Return six documents as rows of one, three and two."""
+    return dataclasses.replace(documents, rows=(1, 3, 2), crosses_documents=crosses, is_bidirectional=bidirectional)
+
+
+def other_ids(input_BT: torch.Tensor, is_chosen_BT: torch.Tensor) -> torch.Tensor:
+    """Return inputs with another id of the same kind wherever one is chosen."""
+    is_image_BT = VOCABULARY.is_image(input_BT)
+    shifted = VOCABULARY.image_start + (input_BT - VOCABULARY.image_start + 5) % VOCABULARY.num_codes
+    other_BT = torch.where(is_chosen_BT & is_image_BT, shifted, input_BT)
+    other_BT = torch.where(is_chosen_BT & ~is_image_BT, (input_BT + 7) % 37, other_BT)
+    assert torch.equal(other_BT != input_BT, is_chosen_BT)
+    return other_BT
+
+
+@torch.no_grad()
+def states(decoder: Decoder, documents: Documents) -> torch.Tensor:
+    """Return the final state of every real token, (tokens, D)."""
+    input_1T, _ = documents.flat()
+    return decoder(input_1T, attend_BTS=AttentionPlan(documents.contexts()))[0]
+
+
+@pytest.mark.parametrize("masked_only", [True, False])
+@pytest.mark.parametrize("ratios", [((0.4, 0.9), (0.4, 0.9)), ((1.0, 1.0), (0.0, 0.0)), ((0.0, 0.0), (1.0, 1.0))])
+@pytest.mark.parametrize(("crosses", "bidirectional"), LAYOUTS)
+def test_a_hidden_token_changes_nothing_the_decoder_computes(decoder, crosses, bidirectional, ratios, masked_only):
+    """Replace every hidden token by another id: every state must stay the same, bit for bit."""
+    plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
+    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, *ratios, torch.Generator().manual_seed(5))
+    other = dataclasses.replace(plain, input_BT=other_ids(plain.input_BT, is_masked_BT))
+    first, second = (
+        states(decoder, masked_next_token(documents, is_masked_BT, VOCABULARY, masked_targets_only=masked_only))
+        for documents in (plain, other)
+    )
+    assert torch.equal(first, second)
+    # The same change where nothing is hidden is seen, or this test could not fail.
+    assert not torch.equal(states(decoder, plain), states(decoder, other))
+
+
+@pytest.mark.parametrize(("crosses", "bidirectional"), LAYOUTS)
+def test_a_visible_token_reaches_no_target_that_it_is(decoder, crosses, bidirectional):
+    """Where a target counts, the state that predicts it does not depend on the token, though it stands in the input."""
+    plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
+    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.3, 0.6), (0.3, 0.6), torch.Generator().manual_seed(2))
+    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True)
+    captured = []
+    handle = decoder.embedding.register_forward_hook(lambda module, inputs, output: captured.append(output))
+    input_1T, target_1T = batch.flat()
+    state_TD = decoder(input_1T, attend_BTS=AttentionPlan(batch.contexts()))[0]
+    handle.remove()
+    is_mask_T = input_1T[0] == VOCABULARY.mask
+    for position in (target_1T[0] != IGNORED).nonzero().flatten().tolist()[::5]:
+        (gradient_1TD,) = torch.autograd.grad(state_TD[position].sum(), captured, retain_graph=True)
+        strength_T = gradient_1TD[0].abs().sum(dim=1)
+        shown = position + 1 < len(strength_T) and not is_mask_T[position + 1]
+        assert not shown or strength_T[position + 1] == 0
+        assert strength_T[position] > 0
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_hidden_token_changes_no_loss_input(decoder, bidirectional):
-    """Replace every hidden token by another id: what the decoder computes must stay the same, bit for bit."""
-    plain = next_token(random_documents(6), VOCABULARY)
-    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.4, 0.9), (0.4, 0.9), torch.Generator().manual_seed(5))
-    other_BT = plain.input_BT.clone()
-    is_image_BT = VOCABULARY.is_image(other_BT)
-    shifted = VOCABULARY.image_start + (other_BT - VOCABULARY.image_start + 5) % VOCABULARY.num_codes
-    other_BT = torch.where(is_masked_BT & is_image_BT, shifted, other_BT)
-    other_BT = torch.where(is_masked_BT & ~is_image_BT, (other_BT + 7) % 37, other_BT)
-    assert not torch.equal(other_BT, plain.input_BT)
-    states = []
-    for input_BT in (plain.input_BT, other_BT):
-        documents = Documents(input_BT, plain.target_BT, None)
-        batch = masked_next_token(
-            documents, is_masked_BT, VOCABULARY, masked_targets_only=True, bidirectional=bidirectional
+def test_inside_packing_one_document_changes_no_other(decoder, bidirectional):
+    plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=False, bidirectional=bidirectional)
+    is_text_BT = plain.input_BT < 37
+    for changed in range(6):
+        chosen_BT = (is_text_BT | VOCABULARY.is_image(plain.input_BT)) & (torch.arange(6) == changed)[:, None]
+        other = dataclasses.replace(plain, input_BT=other_ids(plain.input_BT, chosen_BT))
+        pairs = zip(
+            states(decoder, plain).split(plain.lengths), states(decoder, other).split(plain.lengths), strict=True
         )
-        with torch.no_grad():
-            states.append(decoder(batch.input_BT, attend_BTS=batch.attend_1TT))
-    assert torch.equal(*states)
+        assert [torch.equal(*pair) for pair in pairs] == [number != changed for number in range(6)]
+
+
+def test_across_packing_a_row_reads_on_and_rows_stay_apart(decoder):
+    plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=True, bidirectional=False)
+    chosen_BT = VOCABULARY.is_image(plain.input_BT) & (torch.arange(6) == 2)[:, None]  # the second of the second row
+    other = dataclasses.replace(plain, input_BT=other_ids(plain.input_BT, chosen_BT))
+    pairs = zip(states(decoder, plain).split(plain.lengths), states(decoder, other).split(plain.lengths), strict=True)
+    assert [torch.equal(*pair) for pair in pairs] == [True, True, False, False, True, True]
 
 
 def test_gradient_reaches_no_embedding_of_a_hidden_or_later_token(decoder):
@@ -134,13 +203,14 @@ def test_gradient_reaches_no_embedding_of_a_hidden_or_later_token(decoder):
     plain = next_token(random_documents(1, seed=9), VOCABULARY)
     is_masked_BT = torch.zeros_like(plain.input_BT, dtype=torch.bool)
     is_masked_BT[0, 4:7] = True
-    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True, bidirectional=False)
+    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True)
+    # The last target is the end of the report, which may look at everything.
+    batch.target_BT[0, batch.lengths[0] - 1] = IGNORED
     captured = []
     handle = decoder.embedding.register_forward_hook(lambda module, inputs, output: captured.append(output))
-    loss_M, _ = token_losses(decoder, batch)
+    total, _, _ = token_losses(decoder, batch)
     handle.remove()
-    # The last target is the end of the report, which may look at everything.
-    (gradient_BTD,) = torch.autograd.grad(loss_M[:-1].sum(), captured)
+    (gradient_BTD,) = torch.autograd.grad(total, captured)
     strength_T = gradient_BTD[0].abs().sum(dim=1)
     assert (strength_T[:6] > 0).all()
     assert (strength_T[6:] == 0).all()
@@ -149,23 +219,45 @@ def test_gradient_reaches_no_embedding_of_a_hidden_or_later_token(decoder):
     assert hidden_ids
 
 
-def test_image_span_mask_is_the_documented_one():
-    expected = ["10000", "11110", "11110", "11110", "11111"]
-    mask = image_span_mask(5, compact(num_text=10, num_codes=4, tokens_per_image=3))[0]
-    assert ["".join(str(int(value)) for value in row) for row in mask] == expected
-
-
-def test_loss_equals_a_plain_computation(decoder):
-    batch = next_token(random_documents(3), VOCABULARY)
-    loss_M, target_M = token_losses(decoder, batch)
+@pytest.mark.parametrize(("crosses", "bidirectional"), LAYOUTS)
+def test_loss_equals_a_plain_computation(decoder, crosses, bidirectional):
+    """One row at a time, the whole mask, all logits in float64."""
+    plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
+    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.3, 0.6), (0.3, 0.6), torch.Generator().manual_seed(2))
+    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True)
+    total, loss_M, target_M = token_losses(decoder, batch)
     expected = []
-    for row in range(3):
-        logits = decoder.logits(decoder(batch.input_BT[row : row + 1]))[0].double().log_softmax(dim=-1)
-        for position, target in enumerate(batch.target_BT[row].tolist()):
-            if target != IGNORED:
-                expected.append(-logits[position, target])
+    for row in batch.split(1):
+        input_1T, target_1T = row.flat()
+        plan = AttentionPlan(row.contexts())
+        state = decoder(input_1T, positions_BT=plan.position_1T, attend_BTS=plan.dense_mask())
+        logprob_TV = decoder.logits(state)[0].double().log_softmax(dim=-1)
+        expected += [-logprob_TV[at, to] for at, to in enumerate(target_1T[0].tolist()) if to != IGNORED]
     assert torch.allclose(loss_M.double(), torch.stack(expected), atol=1e-5)
-    assert len(target_M) == batch.num_targets()
+    assert float(total.detach()) == pytest.approx(float(loss_M.sum()), rel=1e-6)
+    assert len(target_M) == batch.num_targets() == len(expected)
+
+
+def test_rows_are_what_is_split():
+    documents = lay_out(next_token(random_documents(6), VOCABULARY), crosses=True, bidirectional=False)
+    first, second = documents.split(2)
+    assert (first.rows, second.rows) == ((1, 3), (2,))
+    assert torch.equal(torch.cat([part.flat()[0] for part in (first, second)], dim=1), documents.flat()[0])
+    assert first.num_tokens() + second.num_tokens() == documents.num_tokens() == sum(documents.lengths)
+
+
+def test_contexts_are_documents_or_rows():
+    """``I_s``, nine image positions, ``I_E T_s`` and a report of three or more."""
+    plain = next_token(random_documents(6), VOCABULARY)
+    first = plain.lengths[0]
+    inside = lay_out(plain, crosses=False, bidirectional=True).contexts()
+    assert len(inside) == 6
+    assert inside[0] == (Part(1), Part(9, sees_itself=True), Part(first - 10))
+    across = lay_out(plain, crosses=True, bidirectional=True).contexts()
+    assert len(across) == 3
+    assert across[0] == inside[0]
+    assert [part.length for part in across[2]] == [1, 9, plain.lengths[4] - 9, 9, plain.lengths[5] - 10]
+    assert lay_out(plain, crosses=True, bidirectional=False).contexts()[0] == (Part(first),)
 
 
 @pytest.mark.parametrize(
