@@ -12,6 +12,7 @@ from chexmix_cli.commands.data import app as data_app
 from chexmix_cli.commands.data_shards import info as shards_info
 from chexmix_cli.commands.data_shards import merge as merge_shards
 from chexmix_cli.commands.evaluate import app as evaluate_app
+from chexmix_cli.commands.evaluate_report import evaluate_report
 from chexmix_cli.commands.generate_report import generate_report
 from chexmix_cli.commands.later import LATER, NotBuiltError
 from chexmix_cli.commands.pretrain import pretrain
@@ -62,6 +63,7 @@ for _name in LATER:
     app.command(_name, short_help=f"(not built yet) {LATER[_name]}", context_settings=_settings)(_later(_name))
 data_app.command("merge")(merge_shards)
 data_app.command("info")(shards_info)
+evaluate_app.command("report")(evaluate_report)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(weights_app, name="weights")

@@ -27,6 +27,7 @@ from chexmix_cli.core.settings.datasets import (
 )
 from chexmix_cli.core.settings.evaluation import DiffSettings
 from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
+from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 from chexmix_cli.core.settings.training import STAGES
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
@@ -51,6 +52,7 @@ What all commands have in common:
 ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "tokenize": [("", TokenizeSettings)],
     "generate-report": [("", GenerateReportSettings)],
+    "evaluate report": [("", ReportEvaluationSettings)],
     "pretrain": [(f"`--stage {stage}`", root) for stage, root in STAGES.items()],
     "data import": [
         ("of every kind", ImportSettings),

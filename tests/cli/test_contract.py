@@ -27,6 +27,8 @@ FLAGS = {
     "data check": TRAINING - {"--preset"} | {"--json"},
     "data merge": {"--json", "--out", "-o", "--quiet", "-q", "--verbose", "-v"},
     "data info": {"--json", "--quiet", "-q", "--verbose", "-v"},
+    "evaluate report": TRAINING - {"--preset"}
+    | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "weights list": {"--json"},
     "weights info": {"--json", "--quiet", "-q"},

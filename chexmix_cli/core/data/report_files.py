@@ -1,0 +1,236 @@
+"""Reports as files hold them: JSON Lines (ours, manifests), ReXrank's JSON, CSV and TSV; one form for all.
+
+Read as they are: nothing is cut or reworded. What a table writes for nothing (``nan``, ``None``, blank, a JSON null) is
+an empty text, never a word of a report.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from chexmix_cli.core.data.labels import is_blank
+from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.text.sections import split_sections
+
+Section = Literal["findings", "impression", "both"]
+
+_IDS = ("id", "study_id", "study", "report_id")
+_TEXTS = ("model_prediction", "prediction", "generated_report", "report", "text")
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "findings": ("findings", "section_findings"),
+    "impression": ("impression", "section_impression"),
+}
+_PATIENTS = ("patient", "subject_id", "patient_id", "deid_patient_id")
+#: Sections that are no part of what a reader of the image says.
+_NOT_READ = frozenset({"indication", "comparison", "technique", "notification"})
+_LARGEST_FIELD = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportText:
+    """One report of a file.
+
+    Attributes:
+        id: of the record.
+        report: a whole report, or None.
+        findings, impression: sections that stand in fields of their own, or None.
+        patient: what the file groups by, or None.
+        failed: code and message of a record that came in as an error.
+    """
+
+    id: str
+    report: str | None = None
+    findings: str | None = None
+    impression: str | None = None
+    patient: str | None = None
+    failed: tuple[str, str] | None = None
+
+    def text(self, section: Section) -> str:
+        """Return the text of a section without its heading, empty where there is none.
+
+        ``both`` is everything but indication, comparison, technique and notification. A report without any heading is
+        the section that is asked for.
+        """
+        if self.findings is None and self.impression is None:
+            return _section_of(self.report or "", section)
+        wanted = {"findings": (self.findings,), "impression": (self.impression,)}.get(
+            section, (self.findings, self.impression)
+        )
+        return "\n".join(part.strip() for part in wanted if part and part.strip())
+
+
+def read_reports(path: Path, *, prefers: Literal["prediction", "reference"]) -> list[ReportText]:
+    """Return the reports of a file, by its ending: ``.json`` (ReXrank), ``.csv``, ``.tsv``, else JSON Lines.
+
+    Args:
+        path: the file.
+        prefers: which text is taken where a record has both, as ReXrank's output has.
+
+    Raises:
+        DataError: if it cannot be read, a record has no id or no text field, or an id occurs twice.
+    """
+    text = _read(path)
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        records = _json_records(text, path.name)
+    elif suffix in (".csv", ".tsv"):
+        records = _table_records(text, path.name, "\t" if suffix == ".tsv" else ",")
+    else:
+        records = json_lines(text.splitlines(), path.name)
+    return as_reports(records, prefers=prefers)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(Reason.NOT_FOUND, f"cannot be read ({error.strerror})", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise DataError(Reason.BAD_RECORD, "not UTF-8", where=path.name) from None
+
+
+def as_reports(
+    records: Iterable[tuple[str, Mapping[str, Any]]], *, prefers: Literal["prediction", "reference"]
+) -> list[ReportText]:
+    """Return records (with where each stands) as reports; errors as :func:`read_reports`."""
+    found: dict[str, ReportText] = {}
+    for where, record in records:
+        report = _report(record, where, prefers)
+        if report.id in found:
+            raise DataError(Reason.DUPLICATE, f"id {report.id!r} occurs twice", where=where)
+        found[report.id] = report
+    return list(found.values())
+
+
+def read_scores(path: Path, ids: Sequence[str]) -> dict[str, list[float | None]]:
+    """Return the columns of numbers of a CSV or TSV by name, for the reports ``ids``; None where it has none.
+
+    Raises:
+        DataError: if it cannot be read, or a cell of a column of numbers is none.
+    """
+    rows: dict[str, Mapping[str, Any]] = {}
+    for where, record in _table_records(_read(path), path.name, "\t" if path.suffix.lower() == ".tsv" else ","):
+        row_id = next((record[name] for name in _IDS if record.get(name)), None)
+        if row_id is None:
+            raise DataError(Reason.BAD_RECORD, "no id", where=where, expected=" or ".join(_IDS))
+        rows[str(row_id)] = record
+    names = [name for name in next(iter(rows.values()), {}) if name not in (*_IDS, *_TEXTS)]
+    return {name: [_number(rows.get(item, {}).get(name), name, path.name) for item in ids] for name in names if name}
+
+
+def _number(cell: Any, name: str, where: str) -> float | None:
+    if cell is None or is_blank(cell):
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(Reason.BAD_RECORD, f"{name} is {cell!r}", where=where, expected="a number")
+    return value
+
+
+def json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of JSON Lines with where each stands; empty lines are passed over."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(Reason.BAD_RECORD, "not JSON", where=where) from None
+        if not isinstance(record, dict):
+            raise DataError(Reason.BAD_RECORD, "not a JSON object", where=where)
+        yield where, record
+
+
+def _json_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the studies of ReXrank's JSON, an object of objects by study, or of a list of records."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise DataError(Reason.BAD_RECORD, "not JSON", where=name) from None
+    if isinstance(values, dict):
+        values = [value if not isinstance(value, dict) else {"id": key, **value} for key, value in values.items()]
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise DataError(
+            Reason.BAD_RECORD, "no reports", where=name, expected="an object of studies by id, or a list of records"
+        )
+    for number, value in enumerate(values, start=1):
+        yield f"{name}: report {number}", value
+
+
+def _table_records(text: str, name: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(_LARGEST_FIELD)
+    # Reports have line breaks inside quotes: the reader must see the text as it is.
+    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, restkey="", strict=True)
+    try:
+        for row in rows:
+            where = f"{name}:{rows.line_num}"
+            if "" in row:
+                raise DataError(Reason.BAD_RECORD, "more cells than the header has", where=where)
+            yield where, dict(row)
+    except csv.Error as error:
+        raise DataError(Reason.BAD_RECORD, f"not a table ({error})", where=name) from None
+
+
+def _report(record: Mapping[str, Any], where: str, prefers: str) -> ReportText:
+    record_id = next((record[name] for name in _IDS if _is_id(record.get(name))), None)
+    if record_id is None:
+        raise DataError(Reason.BAD_RECORD, "no id", where=where, expected=" or ".join(_IDS))
+    patient = next((str(record[name]) for name in _PATIENTS if _is_id(record.get(name))), None)
+    if record.get("status") == "error":
+        error = record.get("error")
+        values = error if isinstance(error, dict) else {}
+        code, message = str(values.get("code", Reason.UPSTREAM)), str(values.get("message", "it is not said why"))
+        return ReportText(id=str(record_id), patient=patient, failed=(code, message))
+    texts = _TEXTS if prefers == "prediction" else ("report", "text")
+    has_prediction = prefers == "prediction" and any(name in record for name in _TEXTS[:3])
+    whole = next((name for name in texts if name in record), None)
+    parts = {part: next((name for name in names if name in record), None) for part, names in _PARTS.items()}
+    if whole is None and not any(parts.values()):
+        # A model without a text tokenizer gives ids only: there is nothing to score.
+        raise DataError(
+            Reason.BAD_RECORD, "no report", where=where, expected=f"a field {', '.join(texts)}, findings or impression"
+        )
+    given = {part: _text(record[name], where, name) for part, name in parts.items() if name is not None}
+    if has_prediction or not any(given.values()):
+        given = {}
+    return ReportText(
+        id=str(record_id),
+        report=None if whole is None else _text(record[whole], where, whole),
+        patient=patient,
+        findings=given.get("findings"),
+        impression=given.get("impression"),
+    )
+
+
+def _is_id(value: Any) -> bool:
+    return (isinstance(value, str) and bool(value)) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _text(value: Any, where: str, name: str) -> str | None:
+    """Return a text, or None for what says nothing, pandas' NaN among it."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if not isinstance(value, str):
+        raise DataError(Reason.BAD_RECORD, f"{name} is a {type(value).__name__}", where=where, expected="a text")
+    return None if is_blank(value) else value
+
+
+def _section_of(report: str, section: Section) -> str:
+    parts = [(name, body) for name, body in split_sections(report) if body]
+    if all(name == "preamble" for name, _ in parts):
+        wanted = [body for _, body in parts]
+    elif section == "both":
+        wanted = [body for name, body in parts if name not in _NOT_READ]
+    else:
+        wanted = [body for name, body in parts if name == section]
+    return "\n".join(wanted)

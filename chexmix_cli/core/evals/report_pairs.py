@@ -1,0 +1,64 @@
+"""Predictions beside references: a left join on the references, in which nothing is lost without a word.
+
+A reference without a prediction is scored against an empty text. A prediction of an id that no reference has is an
+error. A reference without text cannot be scored: it is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from chexmix_cli.core.data.report_files import ReportText, Section
+from chexmix_cli.core.errors import DataError, Reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportPairs:
+    """Texts that are compared, item by item.
+
+    Attributes:
+        ids, predictions, references: as long as each other, in the order of the references.
+        patients: what each item is grouped by, or None.
+        missing: ids that have no prediction, or a failed one; they are items with an empty prediction.
+        without_reference: ids left out because their reference has no text in the section.
+        failed: ids with code and message: failed predictions, and predictions that no reference asks for.
+    """
+
+    ids: list[str]
+    predictions: list[str]
+    references: list[str]
+    patients: list[str | None]
+    missing: list[str]
+    without_reference: list[str]
+    failed: list[Mapping[str, str]]
+
+
+def join_reports(predictions: Sequence[ReportText], references: Sequence[ReportText], section: Section) -> ReportPairs:
+    """Return what is compared.
+
+    Raises:
+        DataError: if no reference has any text.
+    """
+    by_id = {prediction.id: prediction for prediction in predictions}
+    pairs = ReportPairs(ids=[], predictions=[], references=[], patients=[], missing=[], without_reference=[], failed=[])
+    for reference in references:
+        found = by_id.pop(reference.id, None)
+        if found is not None and found.failed is not None:
+            pairs.failed.append({"id": found.id, "code": found.failed[0], "message": found.failed[1]})
+        text = reference.text(section)
+        if not text:
+            pairs.without_reference.append(reference.id)
+            continue
+        if found is None or found.failed is not None:
+            pairs.missing.append(reference.id)
+        pairs.ids.append(reference.id)
+        pairs.references.append(text)
+        pairs.predictions.append("" if found is None else found.text(section))
+        pairs.patients.append(reference.patient)
+    for unknown in by_id:
+        message = "no reference has this id"
+        pairs.failed.append({"id": unknown, "code": Reason.NOT_FOUND.value, "message": message})
+    if not pairs.ids:
+        raise DataError(Reason.BAD_RECORD, f"no reference has text in section {section!r}", expected="references")
+    return pairs
