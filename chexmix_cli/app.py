@@ -13,6 +13,7 @@ from chexmix_cli.commands.data_shards import info as shards_info
 from chexmix_cli.commands.data_shards import merge as merge_shards
 from chexmix_cli.commands.evaluate import app as evaluate_app
 from chexmix_cli.commands.evaluate_report import evaluate_report
+from chexmix_cli.commands.finetune import finetune
 from chexmix_cli.commands.generate_report import generate_report
 from chexmix_cli.commands.later import LATER, NotBuiltError
 from chexmix_cli.commands.pretrain import pretrain
@@ -57,6 +58,7 @@ def _later(name: str) -> Callable[[typer.Context], None]:
 
 app.command("tokenize")(tokenize)
 app.command("pretrain")(pretrain)
+app.command("finetune")(finetune)
 app.command("generate-report")(generate_report)
 for _name in LATER:
     _settings = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -26,6 +26,7 @@ from chexmix_cli.core.settings.datasets import (
     TableImport,
 )
 from chexmix_cli.core.settings.evaluation import DiffSettings
+from chexmix_cli.core.settings.finetuning import TASKS
 from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
 from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 from chexmix_cli.core.settings.training import STAGES
@@ -54,6 +55,7 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "generate-report": [("", GenerateReportSettings)],
     "evaluate report": [("", ReportEvaluationSettings)],
     "pretrain": [(f"`--stage {stage}`", root) for stage, root in STAGES.items()],
+    "finetune": [(f"`--task {task}`", root) for task, root in TASKS.items()],
     "data import": [
         ("of every kind", ImportSettings),
         ("of `mimic-cxr` and `mimic-cxr-jpg` beside these", MimicImport),

@@ -6,7 +6,6 @@ from chexmix_cli.core.errors import ChexmixError
 
 #: Command to what it will do.
 LATER = {
-    "finetune": "Fine-tune for reports, classification or retrieval.",
     "classify": "Give findings probabilities or embeddings of radiographs.",
     "inpaint": "Fill in hidden parts of a radiograph.",
     "retrieve": "Find reports for an image, or images for a text.",
@@ -20,5 +19,5 @@ class NotBuiltError(ChexmixError):
     def __init__(self, command: str) -> None:
         super().__init__(
             f"`chexmix {command}` is not built yet",
-            hint="this version has tokenize, generate-report, pretrain and weights; README.md lists what comes next",
+            hint="the commands that are built: chexmix --help; README.md lists what comes next",
         )

@@ -22,6 +22,7 @@ TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", 
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare", "--frame"},
     "generate-report": COMMON | {"--seed", "--picture"},
+    "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--resume"},
     "pretrain": TRAINING | {"--stage", "--data", "--out", "--init", "--resume"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--rejects"},
     "data check": TRAINING - {"--preset"} | {"--json"},
@@ -128,6 +129,10 @@ def test_what_is_not_built_says_so_and_fails(call, name):
             "masking",
         ),
         (["pretrain", "--stage", "1", "--data", "m", "--out", "o", "--set", "masking.loss=all"], "unknown setting"),
+        (["finetune", "--task", "segment", "--data", "m", "--out", "o"], "unknown task 'segment'"),
+        (["finetune", "--task", "report", "--method", "prob", "--data", "m", "--out", "o"], "did you mean 'probe'?"),
+        (["finetune", "--task", "report", "--data", "m", "--out", "o", "--set", "lora.targets=['w']"], "lora.targets"),
+        (["finetune", "--task", "report", "--data", "m", "--out", "o", "--set", "head.layer=1"], "unknown setting"),
     ],
 )
 def test_wrong_usage_and_settings_exit_2_with_the_reason(call, arguments, message):
@@ -164,7 +169,12 @@ def test_a_missing_gpu_exits_4(call, films, debug_weights):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["tokenize"], ["generate-report"], ["pretrain", "--stage", "2", "--data", "none.jsonl", "--out", "none"]],
+    [
+        ["tokenize"],
+        ["generate-report"],
+        ["pretrain", "--stage", "2", "--data", "none.jsonl", "--out", "none"],
+        ["finetune", "--task", "classify", "--data", "none.jsonl", "--out", "none"],
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_settings_are_shown_without_loading_anything(repository, arguments):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.classification import ProbeSettings
 from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
 from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
 
@@ -133,7 +134,11 @@ class ReportLossSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportFinetuning:
-    """Root of ``finetune --task report``. A probe trains the output head alone."""
+    """Root of ``finetune --task report``.
+
+    Attributes:
+        method: ``probe`` trains the output head alone, ``lora`` low-rank adapters, ``full`` the whole decoder.
+    """
 
     method: Method
     train: LoopSettings
@@ -145,7 +150,12 @@ class ReportFinetuning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifyFinetuning:
-    """Root of ``finetune --task classify``. A probe is fitted in one go and has no loop."""
+    """Root of ``finetune --task classify``.
+
+    Attributes:
+        method: ``probe`` fits a logistic regression in one go; ``lora`` trains a head and low-rank adapters, ``full`` a
+            head and all that stands before it.
+    """
 
     method: Method
     train: LoopSettings
@@ -154,11 +164,17 @@ class ClassifyFinetuning:
     films: FilmSettings = field(default_factory=FilmSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrieveFinetuning:
-    """Root of ``finetune --task retrieve``. A probe trains the projections alone."""
+    """Root of ``finetune --task retrieve``.
+
+    Attributes:
+        method: ``probe`` trains the projections alone, ``lora`` low-rank adapters too, ``full`` all that stands before
+            the layer too.
+    """
 
     method: Method
     train: LoopSettings
@@ -197,19 +213,22 @@ def resolve_task(task: str, method: str | None, preset: str, layers: Sequence[La
     if task not in TASKS:
         raise SettingsError(f"unknown task {task!r}", where="--task", expected=", ".join(TASKS))
     values = read_preset("finetune", preset)[task]
-    methods = values.pop("with")
+    methods = values.pop("with", {})
     flags: list[Layer] = [("flag", {"method": method})] if method is not None else []
     base: Layer = (f"preset {preset}", values)
     chosen = resolve(TASKS[task], [base, *layers, *flags]).settings.method
     different: Layer = (f"preset {preset} with {chosen}", methods.get(chosen, {}))
     resolved = resolve(TASKS[task], [base, different, *layers, *flags])
-    idle = _idle_sections(task, chosen)
+    idle = _without_effect(task, chosen)
     for key, layer in resolved.origins.items():
-        if key.split(".")[0] in idle and not layer.startswith("preset "):
+        if key.startswith(idle) and not layer.startswith("preset "):
             raise SettingsError("has no effect", where=key, expected=f"a setting of --task {task} --method {chosen}")
     return resolved
 
 
-def _idle_sections(task: str, method: str) -> set[str]:
-    idle = set() if method == "lora" else {"lora"}
-    return idle | {"train", "optimizer"} if (task, method) == ("classify", "probe") else idle
+def _without_effect(task: str, method: str) -> tuple[str, ...]:
+    """Return the beginnings of the keys that a method of a task does not read."""
+    if task == "classify" and method == "probe":
+        return ("train.", "optimizer.", "lora.", "films.", "head.", "labels.balance")
+    probe = ("probe.",) if task == "classify" else ()
+    return probe if method == "lora" else ("lora.", *probe)

@@ -1,0 +1,73 @@
+"""``chexmix finetune``: a trained model learns a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chexmix_cli.commands import options
+from chexmix_cli.core.errors import ExitCode
+
+Task = Annotated[str, typer.Option("--task", metavar="NAME", help="report, classify or retrieve.")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", metavar="NAME", help="probe, lora or full. Default: the preset's.", show_default=False),
+]
+PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Fine-tuning preset: mini, phi2 or debug.")]
+Data = Annotated[
+    Path, typer.Option("--data", metavar="MANIFEST", help="JSON Lines with train and val rows.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.", show_default=False)]
+Init = Annotated[
+    str | None,
+    typer.Option("--init", metavar="NAME|DIR|RUN", help="Start weights. Default: the embedded chexmix-mini."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")]
+
+
+def finetune(
+    task: Task,
+    data: Data,
+    out: Out,
+    method: Method = None,
+    preset: PresetName = "mini",
+    init: Init = None,
+    resume: Resume = False,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Fine-tune a model for reports, classification or retrieval.
+
+    RUN/model then works as --weights; RUN/metrics.jsonl has the losses and the task's own metric.
+
+    Examples:
+
+        chexmix finetune --task classify --data films.jsonl --out runs/findings
+
+        chexmix finetune --task report --method lora --data films.jsonl --out runs/r
+    """
+    from chexmix_cli.core.settings.finetuning import resolve_task
+
+    resolved = resolve_task(task, method, preset, options.setting_layers(config, assignments, {}))
+    if show_config:
+        typer.echo(resolved.to_json())
+        return 0
+    from chexmix_cli.commands.pretrain import _View
+    from chexmix_cli.core.train.finetune.run import finetune as run_finetune
+
+    console = options.make_console(quiet, verbose)
+    view = _View(console, resolved.settings.train.steps)
+    done = run_finetune(
+        resolved.settings, data=data, out=out, init=init, resume=resume, report=view.report, progress=view.progress
+    )
+    view.close()
+    if not done:
+        console.note(f"stopped; a checkpoint is written. Go on with the same command and --resume (run: {out})")
+        return ExitCode.INTERRUPTED
+    console.note(f"done: {out / 'model'} works as --weights")
+    return 0

@@ -1,0 +1,80 @@
+"""Images of a manifest as codes, reports as token ids, both as sequences for the decoder.
+
+Shape letters: N examples, V variants of an image, P image positions, B sequences, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from chexmix_cli.core.data.manifest import ManifestRow
+from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.settings.finetuning import FilmSettings
+from chexmix_cli.core.settings.model import ModelSettings
+from chexmix_cli.core.settings.training import DocumentSettings
+from chexmix_cli.core.train.documents import encode_films
+from chexmix_cli.core.train.films import load_films
+from chexmix_cli.core.vocab import Vocabulary
+
+Progress = Callable[[str, int, int], None]
+Codes = NDArray[np.uint16]
+
+
+def encode_rows(
+    rows: dict[str, list[ManifestRow]],
+    vqgan: Vqgan,
+    model: ModelSettings,
+    films: FilmSettings,
+    *,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Codes]:
+    """Return the codes of every split, (N, V, P): all variants of train images, every other split as it is."""
+    codes: dict[str, Codes] = {}
+    for split, found in rows.items():
+        changes = DocumentSettings(
+            variants=films.variants if split == "train" else 1,
+            intensity_jitter=films.intensity_jitter,
+            crop_jitter=films.crop_jitter,
+        )
+
+        def told(done: int, total: int, split: str = split) -> None:
+            progress(f"encode {split}", done, total)
+
+        codes[split] = encode_films(vqgan, load_films(found, model, progress), changes, seed=seed, progress=told)
+    return codes
+
+
+def draw_variants(codes_NVP: Codes, indices: Sequence[int], generator: Generator) -> Codes:
+    """Return the codes of images, each one of its variants, (B, P)."""
+    variants = torch.randint(codes_NVP.shape[1], (len(indices),), generator=generator).tolist()
+    return codes_NVP[list(indices), variants]
+
+
+def image_sequences(codes_BP: Codes, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Return ``I_s image I_E`` of each image, and which positions are the image's; both (B, T)."""
+    token_ids_BT = torch.tensor([vocabulary.image_sequence(codes_P.tolist()) for codes_P in codes_BP])
+    return token_ids_BT, vocabulary.is_image(token_ids_BT)
+
+
+def report_sequences(reports: Sequence[Sequence[int]], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """Return ``T_s report`` of each report, padded behind, and which positions are the report's; both (B, T)."""
+    length = 1 + max(len(report) for report in reports)
+    token_ids_BT = torch.full((len(reports), length), vocabulary.pad)
+    token_ids_BT[:, 0] = vocabulary.begin_text
+    for row, report in enumerate(reports):
+        token_ids_BT[row, 1 : 1 + len(report)] = torch.tensor(report)
+    lengths_B1 = torch.tensor([[len(report)] for report in reports])
+    position_T = torch.arange(length)
+    return token_ids_BT, (position_T > 0) & (position_T <= lengths_B1)
+
+
+def spread(num_examples: int, most: int) -> list[int]:
+    """Return up to ``most`` indices evenly over a split: a manifest often lists one source after the other."""
+    indices: list[int] = torch.linspace(0, num_examples - 1, min(num_examples, most)).round().long().unique().tolist()
+    return indices

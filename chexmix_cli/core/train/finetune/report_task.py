@@ -1,0 +1,131 @@
+"""``finetune --task report``: the report's tokens given the image. Units are the targets that count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.finetuning import ReportFinetuning
+from chexmix_cli.core.train.documents import DocumentSet
+from chexmix_cli.core.train.finetune.examples import draw_variants, spread
+from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained
+from chexmix_cli.core.train.objectives import IGNORED, Documents, next_token, token_losses
+from chexmix_cli.core.train.order import batch_indices, step_generator
+from chexmix_cli.core.train.task import Terms, autocast, device_of
+from chexmix_cli.core.vocab import Vocabulary
+
+
+class ReportModel(TrainedParts):
+    """The decoder, its loss as the forward pass."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the cross-entropy of targets that count: summed, each, and the targets; see :func:`token_losses`."""
+        return token_losses(self.decoder, documents)
+
+
+class ReportTask:
+    """Next-token prediction of reports.
+
+    Args:
+        settings: root of the task.
+        decoder: the start weights; what the method does not train is frozen.
+        vocabulary: the id table.
+        train, val: documents of the two splits.
+        export: writes the model as a weights directory (the run knows its other files).
+    """
+
+    metric, higher_is_better = "val_loss", False
+
+    def __init__(
+        self,
+        settings: ReportFinetuning,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        train: DocumentSet,
+        val: DocumentSet,
+        export: Callable[[Path], None],
+    ) -> None:
+        self._settings, self._vocabulary = settings, vocabulary
+        generator = step_generator(settings.train.seed, 0)
+        set_trained(decoder, settings.method, settings.lora, generator, layer=decoder.settings.num_layers)
+        decoder.head.requires_grad_(settings.method != "lora")
+        self.module: nn.Module = ReportModel(decoder)
+        self.blocks: Sequence[nn.Module] = list(decoder.blocks)
+        self._train, self._val, self._export = train, val, export
+
+    def select(self, step: int) -> list[int]:
+        """Return the documents of a step; every epoch is its own permutation."""
+        train = self._settings.train
+        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
+
+    def prepare(self, indices: list[int], generator: Generator) -> Documents:
+        """Return documents with, each, one of its image's variants."""
+        return self._documents(self._train, indices, draw_variants(self._train.codes_NVP, indices, generator).tolist())
+
+    def split(self, batch: Documents, size: int) -> list[Documents]:
+        """Return the documents in groups of ``size``."""
+        return batch.split(size)
+
+    def num_units(self, batch: Documents) -> int:
+        """Return the number of targets that count."""
+        return batch.num_targets()
+
+    def loss(self, batch: Documents) -> Terms:
+        """Return the summed cross-entropy, and it apart for image and text targets."""
+        total, loss_M, target_M = self.module(batch.to(device_of(self.module)))
+        is_image_M = self._vocabulary.is_image(target_M)
+        sums: dict[str, tuple[Tensor, int]] = {"loss": (total.detach(), len(loss_M))}
+        for name, is_kind_M in (("loss_image", is_image_M), ("loss_text", ~is_image_M)):
+            if bool(is_kind_M.any()):
+                sums[name] = (loss_M[is_kind_M].sum(), int(is_kind_M.sum()))
+        return Terms(total, sums)
+
+    def after_step(self, generator: Generator) -> None:
+        """Nothing is trained outside the optimiser."""
+
+    def validate(self) -> dict[str, float]:
+        """Return losses in nats a target over the validation split."""
+        train = self._settings.train
+        size, sums = train.micro_batch_size, dict[str, tuple[float, int]]()
+        chosen = spread(len(self._val), train.validation_batches * size or len(self._val))
+        for start in range(0, len(chosen), size):
+            indices = chosen[start : start + size]
+            batch = self._documents(self._val, indices, self._val.codes_NVP[indices, 0].tolist())
+            with autocast(self.module, train.precision):
+                terms = self.loss(batch)
+            for name, (value, count) in terms.sums.items():
+                before, counted = sums.get(name, (0.0, 0))
+                sums[name] = (before + float(value), counted + count)
+        return {f"val_{name}": value / count for name, (value, count) in sums.items()}
+
+    def example_ids(self, indices: list[int]) -> list[str]:
+        """Return manifest ids."""
+        return [self._train.ids[index] for index in indices]
+
+    def export(self, directory: Path) -> None:
+        """Write the model as a weights directory."""
+        self._export(directory)
+
+    def _documents(self, source: DocumentSet, indices: list[int], codes: list[list[int]]) -> Documents:
+        documents = [
+            self._vocabulary.document(image, source.reports[index]) for index, image in zip(indices, codes, strict=True)
+        ]
+        found = next_token(documents, self._vocabulary)
+        return found if self._settings.loss.targets == "all" else report_targets(found, self._vocabulary)
+
+
+def report_targets(documents: Documents, vocabulary: Vocabulary) -> Documents:
+    """Return documents in which only the report counts: its tokens and the next document's ``I_s``, which ends it."""
+    position_T = torch.arange(documents.target_BT.shape[1])
+    # The position of T_s, the last of the prompt, predicts the report's first token.
+    target_BT = documents.target_BT.masked_fill(position_T < vocabulary.prompt_length - 1, IGNORED)
+    return replace(documents, target_BT=target_BT)

@@ -1,0 +1,241 @@
+"""``finetune --task retrieve``: images and their reports come to lie together. Units are pairs.
+
+Shape letters: B pairs, T positions, D hidden, E projected, N examples, V variants of an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from chexmix_cli.core.infer.projection import Projection
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.pooling import pooled_state
+from chexmix_cli.core.settings.finetuning import RetrieveFinetuning
+from chexmix_cli.core.train.documents import DocumentSet
+from chexmix_cli.core.train.finetune.contrast import contrastive_losses, recall_figures
+from chexmix_cli.core.train.finetune.examples import image_sequences, report_sequences, spread
+from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise
+from chexmix_cli.core.train.order import batch_indices, step_generator
+from chexmix_cli.core.train.task import Terms, autocast, device_of
+from chexmix_cli.core.vocab import Vocabulary
+
+#: Most training pairs that the standardisation of pooled states is computed from.
+_MOST_STANDARDISED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Images or reports of pairs, as sequences for the decoder or as states pooled before.
+
+    Attributes:
+        input: token ids (B, T) int64, or pooled states (B, D) float32.
+        is_pooled_BT: the positions to average over, or None for pooled states.
+    """
+
+    input: Tensor
+    is_pooled_BT: Tensor | None
+
+    def split(self, size: int) -> list[Side]:
+        """Return groups of ``size``."""
+        inputs = self.input.split(size)
+        masks = [None] * len(inputs) if self.is_pooled_BT is None else list(self.is_pooled_BT.split(size))
+        return [Side(*parts) for parts in zip(inputs, masks, strict=True)]
+
+    def to(self, device: torch.device) -> Side:
+        """Return the side on a device."""
+        return Side(self.input.to(device), None if self.is_pooled_BT is None else self.is_pooled_BT.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Images and their reports side by side; ``report_B`` numbers the reports, equal texts alike."""
+
+    image: Side
+    text: Side
+    report_B: Tensor
+
+    def split(self, size: int) -> list[Pairs]:
+        """Return the pairs in groups of ``size``."""
+        parts = zip(self.image.split(size), self.text.split(size), self.report_B.split(size), strict=True)
+        return [Pairs(*part) for part in parts]
+
+    def to(self, device: torch.device) -> Pairs:
+        """Return the pairs on a device."""
+        return Pairs(self.image.to(device), self.text.to(device), self.report_B.to(device))
+
+
+class PairModel(TrainedParts):
+    """Decoder and projections; ``forward`` gives both sides of pairs, each (B, E), and the temperature."""
+
+    def __init__(self, decoder: Decoder, projection: Projection) -> None:
+        super().__init__()
+        self.decoder, self.projection = decoder, projection
+
+    def forward(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        projection = self.projection
+        return (
+            projection.image(self.pool(pairs.image)),
+            projection.text(self.pool(pairs.text)),
+            projection.temperature(),
+        )
+
+    def pool(self, side: Side) -> Tensor:
+        """Return the pooled states of one side, (B, D)."""
+        if side.is_pooled_BT is None:
+            return side.input
+        return pooled_state(self.decoder, side.input, side.is_pooled_BT, self.projection.layer)
+
+
+class PairSource:
+    """The pairs of one split.
+
+    Args:
+        documents: images and reports.
+        vocabulary: the id table.
+    """
+
+    def __init__(self, documents: DocumentSet, vocabulary: Vocabulary) -> None:
+        self.documents, self._vocabulary = documents, vocabulary
+        numbers: dict[tuple[int, ...], int] = {}
+        self._report_N = torch.tensor([numbers.setdefault(tuple(report), len(numbers)) for report in documents.reports])
+        self._pooled: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def pairs(self, indices: list[int], variants: list[int]) -> Pairs:
+        """Return pairs, each with one of its image's variants."""
+        report_B = self._report_N[indices]
+        if self._pooled is not None:
+            image_NVD, text_ND = self._pooled
+            return Pairs(Side(image_NVD[indices, variants], None), Side(text_ND[indices], None), report_B)
+        images = image_sequences(self.documents.codes_NVP[indices, variants], self._vocabulary)
+        texts = report_sequences([self.documents.reports[index] for index in indices], self._vocabulary)
+        return Pairs(Side(*images), Side(*texts), report_B)
+
+    @torch.no_grad()
+    def pool(self, model: PairModel, size: int) -> None:
+        """Give pooled states from now on instead of sequences: those of a decoder that does not change."""
+        images, texts = [], []
+        everything = list(range(len(self)))
+        for start in range(0, len(self), size):
+            indices = everything[start : start + size]
+            for variant in range(self.documents.codes_NVP.shape[1]):
+                pairs = self.pairs(indices, [variant] * len(indices)).to(device_of(model))
+                images.append(model.pool(pairs.image).cpu())
+            texts.append(model.pool(pairs.text).cpu())
+        num_variants = self.documents.codes_NVP.shape[1]
+        parts = [torch.stack(images[at : at + num_variants], dim=1) for at in range(0, len(images), num_variants)]
+        self._pooled = torch.cat(parts), torch.cat(texts)
+
+
+class RetrieveTask:
+    """Symmetric InfoNCE among the pairs of a micro-batch.
+
+    Args:
+        settings: root of the task.
+        decoder: the start weights; what the method does not train is frozen.
+        vocabulary: the id table.
+        train, val: images and reports of the two splits.
+        export: writes the model with these projections as a weights directory.
+    """
+
+    metric, higher_is_better = "val_recall", True
+
+    def __init__(
+        self,
+        settings: RetrieveFinetuning,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        train: DocumentSet,
+        val: DocumentSet,
+        export: Callable[[Path, Projection], None],
+    ) -> None:
+        self._settings, self._export = settings, export
+        self._train, self._val = PairSource(train, vocabulary), PairSource(val, vocabulary)
+        contrast, shape = settings.contrast, decoder.settings
+        layer = shape.num_layers if contrast.layer is None else contrast.layer
+        generator = step_generator(settings.train.seed, 0)
+        self.projection = Projection(layer=layer, hidden_size=shape.hidden_size, size=contrast.size)
+        set_trained(decoder, settings.method, settings.lora, generator, layer=layer)
+        model = PairModel(decoder, self.projection)
+        self._start(model, generator)
+        self.module: nn.Module = model
+        self.blocks: Sequence[nn.Module] = list(decoder.blocks)[:layer]
+
+    def select(self, step: int) -> list[int]:
+        """Return the pairs of a step; every epoch is its own permutation."""
+        train = self._settings.train
+        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
+
+    def prepare(self, indices: list[int], generator: Generator) -> Pairs:
+        """Return pairs with, each, one of its image's variants."""
+        num_variants = self._train.documents.codes_NVP.shape[1]
+        return self._train.pairs(indices, torch.randint(num_variants, (len(indices),), generator=generator).tolist())
+
+    def split(self, batch: Pairs, size: int) -> list[Pairs]:
+        """Return the pairs in groups of ``size``: the groups that are told apart."""
+        return batch.split(size)
+
+    def num_units(self, batch: Pairs) -> int:
+        """Return the number of pairs."""
+        return len(batch.report_B)
+
+    def loss(self, batch: Pairs) -> Terms:
+        """Return the summed contrastive loss."""
+        pairs = batch.to(device_of(self.module))
+        image_BE, text_BE, temperature = self.module(pairs)
+        loss_B = contrastive_losses(image_BE, text_BE, temperature, pairs.report_B)
+        count = len(loss_B)
+        sums = {"loss": (loss_B.detach().sum(), count), "temperature": (temperature.detach() * count, count)}
+        return Terms(loss_B.sum(), sums)
+
+    def after_step(self, generator: Generator) -> None:
+        """Nothing is trained outside the optimiser."""
+
+    def validate(self) -> dict[str, float]:
+        """Return recall and mean rank in both directions over the validation split."""
+        train = self._settings.train
+        size = train.micro_batch_size
+        chosen = spread(len(self._val), train.validation_batches * size or len(self._val))
+        images, texts, reports = [], [], []
+        for start in range(0, len(chosen), size):
+            indices = chosen[start : start + size]
+            pairs = self._val.pairs(indices, [0] * len(indices))
+            with autocast(self.module, train.precision):
+                image_BE, text_BE, _ = self.module(pairs.to(device_of(self.module)))
+            images.append(image_BE.float().cpu())
+            texts.append(text_BE.float().cpu())
+            reports.append(pairs.report_B)
+        return recall_figures(torch.cat(images), torch.cat(texts), torch.cat(reports))
+
+    def example_ids(self, indices: list[int]) -> list[str]:
+        """Return manifest ids."""
+        return [self._train.documents.ids[index] for index in indices]
+
+    def export(self, directory: Path) -> None:
+        """Write the model with its projections as a weights directory."""
+        self._export(directory, self.projection)
+
+    @torch.no_grad()
+    def _start(self, model: PairModel, generator: Generator) -> None:
+        """Standardise with the start weights' states of the train split; draw both projections."""
+        size = self._settings.train.micro_batch_size
+        model.eval()
+        if self._settings.method == "probe":
+            self._train.pool(model, size)
+            self._val.pool(model, size)
+        chosen = spread(len(self._train), _MOST_STANDARDISED)
+        groups = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        pairs = [self._train.pairs(indices, [0] * len(indices)) for indices in groups]
+        standardise(self.projection.image, torch.cat([model.pool(group.image) for group in pairs]))
+        standardise(self.projection.text, torch.cat([model.pool(group.text) for group in pairs]))
+        for tower in (self.projection.image, self.projection.text):
+            tower.projection.weight.normal_(std=1 / math.sqrt(self.projection.hidden_size), generator=generator)
+        self.projection.log_temperature.fill_(math.log(self._settings.contrast.temperature))

@@ -1,0 +1,247 @@
+"""Put a fine-tuning run together: start weights, examples, task, loop, run folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
+from chexmix_cli.core.errors import SettingsError, TrainingError
+from chexmix_cli.core.infer.projection import Projection
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.lora import check_rank
+from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.settings.finetuning import (
+    ClassifyFinetuning,
+    Finetuning,
+    ReportFinetuning,
+    RetrieveFinetuning,
+)
+from chexmix_cli.core.settings.load import to_dict
+from chexmix_cli.core.train.documents import DocumentSet, encode_reports
+from chexmix_cli.core.train.finetune.classify_task import ClassifyTask, FindingsModel, LabelledSet
+from chexmix_cli.core.train.finetune.examples import Codes, Progress, encode_rows
+from chexmix_cli.core.train.finetune.exporting import Exporter
+from chexmix_cli.core.train.finetune.labels import choose_findings, make_targets
+from chexmix_cli.core.train.finetune.probing import fit_findings
+from chexmix_cli.core.train.finetune.report_task import ReportTask
+from chexmix_cli.core.train.finetune.retrieve_task import RetrieveTask
+from chexmix_cli.core.train.loop import Report, Trainer
+from chexmix_cli.core.train.task import Task
+from chexmix_cli.core.weights import WeightsDir, open_weights
+from chexmix_cli.core.weights.files import RUN_MODEL, write_text
+
+Rows = dict[str, list[ManifestRow]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What every task is built from.
+
+    Attributes:
+        settings: root of the task.
+        start: the start weights.
+        rows: manifest rows by split.
+        report: called with metrics records and remarks.
+        progress: called with (what, done, in all) while data is prepared.
+    """
+
+    settings: Finetuning
+    start: WeightsDir
+    rows: Rows
+    report: Report
+    progress: Progress
+
+    def load(self) -> tuple[Decoder, Vqgan]:
+        """Return the start weights' decoder, with the dropout its settings say, and image tokenizer."""
+        decoder = self.start.load_decoder("cpu", torch.float32)
+        decoder.set_dropout(self.start.settings.decoder.residual_dropout)
+        return decoder, self.start.load_vqgan("cpu", torch.float32)
+
+    def encode(self, vqgan: Vqgan) -> dict[str, Codes]:
+        """Return the image codes of every split."""
+        settings = self.settings
+        return encode_rows(
+            self.rows,
+            vqgan,
+            self.start.settings,
+            settings.films,
+            seed=settings.train.seed,
+            progress=self.progress,
+        )
+
+    def remark(self, text: str) -> None:
+        """Report something in words."""
+        self.report({"remark": text})
+
+
+def finetune(
+    settings: Finetuning,
+    *,
+    data: Path,
+    out: Path,
+    init: str | None,
+    resume: bool,
+    report: Report,
+    progress: Progress,
+) -> bool:
+    """Run one task into ``out``; return False if it was stopped early with a checkpoint written.
+
+    Args:
+        settings: root of the task.
+        data: manifest with ``train`` and ``val`` rows.
+        out: run folder. A new run wants it without checkpoints; ``resume`` wants one.
+        init: weights to start from: name, directory or run folder; None is the embedded model.
+        resume: go on from the newest checkpoint.
+        report: called with metrics records and remarks.
+        progress: called with (what, done, in all) while data is prepared.
+
+    Raises:
+        TrainingError, SettingsError, DataError, WeightsError: before the first step wherever that can be known.
+    """
+    is_fit = isinstance(settings, ClassifyFinetuning) and settings.method == "probe"
+    if is_fit and resume:
+        raise SettingsError("a probe is fitted in one go", where="--resume", hint="fit it again, with another --out")
+    if not resume and ((out / "checkpoints").exists() or (out / RUN_MODEL).exists()):
+        hint = "choose another --out" if is_fit else "add --resume, or choose another --out"
+        raise TrainingError("holds a run already", where=str(out), hint=hint)
+    torch.manual_seed(settings.train.seed)
+    start = open_weights(init)
+    _check_start(settings, start)
+    rows = {split: list(read_manifest(data, split=split)) for split in ("train", "val")}
+    for split, found in rows.items():
+        if not found:
+            raise TrainingError(f"no row with split {split!r}", where=data.name, expected="train and val rows")
+    run = Run(settings, start, rows, report, progress)
+    # A checkpoint holds what was trained: without the rest of its start weights it means nothing.
+    plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
+    if isinstance(settings, ClassifyFinetuning) and is_fit:
+        figures = _fit_findings(run, settings, out)
+        write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
+        write_text(out / "metrics.jsonl", json.dumps(figures) + "\n")
+        report({**figures, "best": True})
+        return True
+    task = _make_task(run)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
+    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report)
+    return trainer.run(resume=resume)
+
+
+def _check_start(settings: Finetuning, start: WeightsDir) -> None:
+    """Refuse what the start weights cannot do, before any data is read."""
+    for has, what in ((start.has_decoder, "decoder"), (start.has_vqgan, "image tokenizer")):
+        if not has:
+            raise TrainingError(f"has no {what}", where="--init", expected="weights with decoder and image tokenizer")
+    shape = start.settings.decoder
+    if settings.method == "lora":
+        check_rank(settings.lora, shape)
+    layers: dict[str, int | None] = {}
+    if isinstance(settings, ClassifyFinetuning):
+        layers = {"head.layer": settings.head.layer, "probe.layers": max(settings.probe.layers, default=None)}
+    elif isinstance(settings, RetrieveFinetuning):
+        layers = {"contrast.layer": settings.contrast.layer}
+    for key, layer in layers.items():
+        if layer is not None and layer > shape.num_layers:
+            raise SettingsError(f"is {layer}", where=key, expected=f"0..{shape.num_layers}, as the start weights have")
+        if layer == 0 and settings.method == "lora":
+            raise SettingsError("is 0", where=key, expected="1 or more: no block stands before it to adapt")
+
+
+def _make_task(run: Run) -> Task:
+    if isinstance(run.settings, ReportFinetuning):
+        return _report_task(run, run.settings)
+    if isinstance(run.settings, ClassifyFinetuning):
+        return _classify_task(run, run.settings)
+    return _retrieve_task(run, run.settings)
+
+
+def _document_sets(run: Run) -> tuple[Decoder, Vqgan, dict[str, DocumentSet]]:
+    tokenizer = run.start.load_text_tokenizer()
+    if tokenizer is None:
+        raise TrainingError("has no text tokenizer", where="--init", expected="weights with tokenizer.json")
+    # Reports first: a row without one must stop the run before an hour of encoding.
+    reports = {split: encode_reports(rows, tokenizer, run.start.settings) for split, rows in run.rows.items()}
+    decoder, vqgan = run.load()
+    codes = run.encode(vqgan)
+    sets = {
+        split: DocumentSet(codes[split], reports[split], [row.id for row in rows]) for split, rows in run.rows.items()
+    }
+    return decoder, vqgan, sets
+
+
+def _report_task(run: Run, settings: ReportFinetuning) -> ReportTask:
+    decoder, vqgan, sets = _document_sets(run)
+    exporter = Exporter(settings, run.start, decoder, vqgan)
+    return ReportTask(
+        settings, decoder, run.start.settings.vocabulary, sets["train"], sets["val"], exporter.export_model
+    )
+
+
+def _retrieve_task(run: Run, settings: RetrieveFinetuning) -> RetrieveTask:
+    decoder, vqgan, sets = _document_sets(run)
+    exporter = Exporter(settings, run.start, decoder, vqgan)
+
+    def export(directory: Path, projection: Projection) -> None:
+        exporter.export_model(directory)
+        projection.save(directory, exporter.provenance)
+
+    return RetrieveTask(settings, decoder, run.start.settings.vocabulary, sets["train"], sets["val"], export)
+
+
+def _classify_task(run: Run, settings: ClassifyFinetuning) -> ClassifyTask:
+    names = _findings(run, settings)
+    decoder, vqgan = run.load()
+    train, val = (_labelled(run, settings, split, names, codes) for split, codes in run.encode(vqgan).items())
+    exporter = Exporter(settings, run.start, decoder, vqgan)
+
+    def export(directory: Path, model: FindingsModel, bias_L: Tensor, validated: tuple[Tensor, Tensor]) -> None:
+        exporter.export_findings(directory, model, names, bias_L, validated)
+
+    return ClassifyTask(settings, decoder, run.start.settings.vocabulary, train, val, export)
+
+
+def _labelled(
+    run: Run, settings: ClassifyFinetuning, split: str, names: tuple[str, ...], codes_NVP: Codes
+) -> LabelledSet:
+    rows = run.rows[split]
+    return LabelledSet(
+        codes_NVP,
+        make_targets(rows, names, settings.labels),
+        [row.id for row in rows],
+        [row.patient or row.id for row in rows],
+    )
+
+
+def _fit_findings(run: Run, settings: ClassifyFinetuning, out: Path) -> dict[str, Any]:
+    """Fit the classification probe, write its model and return its metrics: no steps, nothing to resume."""
+    names = _findings(run, settings)
+    decoder, vqgan = run.load()
+    train, val = (_labelled(run, settings, split, names, codes) for split, codes in run.encode(vqgan).items())
+    fit, figures = fit_findings(settings, run.start, decoder, names, train, val, run.progress)
+    for name, reason in fit.skipped.items():
+        run.remark(f"{name!r} is left out: {reason}")
+    Exporter(settings, run.start, decoder.requires_grad_(False), vqgan).export_head(out / RUN_MODEL, fit.head)
+    return {"step": 0, **figures}
+
+
+def _findings(run: Run, settings: ClassifyFinetuning) -> tuple[str, ...]:
+    """Return the findings to learn; leave rows that state none of them out of the run, and say so."""
+    names, remarks = choose_findings(run.rows["train"], settings.labels)
+    for remark in remarks:
+        run.remark(remark)
+    for split, rows in run.rows.items():
+        is_known_N = (~make_targets(rows, names, settings.labels).isnan()).any(dim=1).tolist()
+        run.rows[split] = [row for row, is_known in zip(rows, is_known_N, strict=True) if is_known]
+        if len(run.rows[split]) < len(rows):
+            run.remark(f"{len(rows) - len(run.rows[split])} of {len(rows)} rows of split {split!r} state no finding")
+    return names
+
+
+def _name(settings: Finetuning) -> str:
+    return {ReportFinetuning: "report", ClassifyFinetuning: "classify", RetrieveFinetuning: "retrieve"}[type(settings)]
