@@ -79,13 +79,10 @@ class OpenModel:
     @cached_property
     def text_tokenizer_hash(self) -> str | None:
         """Return 12 digits of the sha256 of the text tokenizer's files, or None if the weights have none."""
-        from hashlib import sha256
-
         from chexmix_cli.core.weights.files import tokenizer_files
-        from chexmix_cli.core.weights.fingerprint import file_sha256
+        from chexmix_cli.core.weights.fingerprint import tokenizer_hash
 
-        digests = [file_sha256(path) for path in tokenizer_files(self.weights.path)]
-        return sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else None
+        return tokenizer_hash(tokenizer_files(self.weights.path))
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance field of a record, or nothing unless ``--provenance`` asks for it."""

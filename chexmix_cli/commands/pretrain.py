@@ -18,7 +18,13 @@ Stage = Annotated[
 ]
 PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Pretraining preset: mini or debug.")]
 Data = Annotated[
-    Path, typer.Option("--data", metavar="MANIFEST", help="JSON Lines with train and val rows.", show_default=False)
+    Path,
+    typer.Option(
+        "--data",
+        metavar="MANIFEST|SHARDS",
+        help="JSON Lines, or token shards, with train and val rows.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.", show_default=False)]
 Init = Annotated[

@@ -18,7 +18,7 @@ class LoopSettings:
 
     Attributes:
         steps: optimiser steps in all, from the start of the stage.
-        batch_size: images or documents a step.
+        batch_size: images a step, or rows of documents (``packing``).
         micro_batch_size: of these, how many pass the model at once (gradients accumulate over the rest).
         checkpoint_every, validate_every, log_every: in steps.
         keep_checkpoints: how many of the last checkpoints stay.
@@ -142,6 +142,38 @@ class DocumentSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PackingSettings:
+    """How documents share rows. ``train.batch_size`` counts rows: times ``row_tokens`` it is a step's token budget.
+
+    Attributes:
+        row_tokens: tokens of a row; 0: one document a row. No row is padded, so what a row lacks costs nothing.
+        attention: ``inside``: a row holds whole documents, each attends to itself only and counts its positions from 0
+            (a row may then be longer than ``max_positions``). ``paper``: documents follow each other, separated by
+            ``I_s`` alone; rows cut that stream into equal pieces, and attention and positions run over a whole row.
+    """
+
+    row_tokens: int = 0
+    attention: Literal["inside", "paper"] = "inside"
+
+    def __post_init__(self) -> None:
+        require(self.row_tokens >= 0, "packing.row_tokens", self.row_tokens, "0 or more")
+        has_rows = self.attention == "inside" or self.row_tokens > 0
+        require(has_rows, "packing.row_tokens", self.row_tokens, "a number of tokens for attention across documents")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartSettings:
+    """What the decoder starts from.
+
+    Attributes:
+        decoder: ``init`` for the decoder of the start weights, or random values if they have none; else a directory of
+            a PhiForCausalLM, such as Phi-2, whose text rows are taken and whose other rows are grown.
+    """
+
+    decoder: str = "init"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MaskingSettings:
     """Stage 2: masked image-language next-token prediction (bounds and placements are ours; see docs/model.md).
 
@@ -191,6 +223,11 @@ class Stage1Training:
     train: LoopSettings
     optimizer: OptimizerSettings
     documents: DocumentSettings = field(default_factory=DocumentSettings)
+    packing: PackingSettings = field(default_factory=PackingSettings)
+    start: StartSettings = field(default_factory=StartSettings)
+
+    def __post_init__(self) -> None:
+        _require_fitting_rows(self.packing, self.model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +238,18 @@ class Stage2Training:
     train: LoopSettings
     optimizer: OptimizerSettings
     documents: DocumentSettings = field(default_factory=DocumentSettings)
+    packing: PackingSettings = field(default_factory=PackingSettings)
+    start: StartSettings = field(default_factory=StartSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
+
+    def __post_init__(self) -> None:
+        _require_fitting_rows(self.packing, self.model)
+
+
+def _require_fitting_rows(packing: PackingSettings, model: ModelSettings) -> None:
+    limit = model.decoder.max_positions
+    fits = packing.attention == "inside" or packing.row_tokens <= limit
+    require(fits, "packing.row_tokens", packing.row_tokens, f"at most the decoder's {limit} positions")
 
 
 StageTraining = TokenizerTraining | Stage1Training | Stage2Training

@@ -11,9 +11,10 @@ from torch import Generator, Tensor, nn
 
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
-from chexmix_cli.core.train.documents import DocumentSet
-from chexmix_cli.core.train.objectives import Documents, draw_masked, masked_next_token, next_token, token_losses
-from chexmix_cli.core.train.order import batch_indices, step_generator
+from chexmix_cli.core.train.documents import DocumentSource
+from chexmix_cli.core.train.objectives import Documents, draw_masked, masked_next_token, shifted, token_losses
+from chexmix_cli.core.train.order import step_generator
+from chexmix_cli.core.train.packing import Piece, RowPlan
 from chexmix_cli.core.train.task import Terms, autocast, device_of
 
 #: Validation masks are drawn from this stream, so that every validation hides the same tokens.
@@ -28,6 +29,9 @@ class DecoderTask:
         decoder: the model in training.
         train, val: documents of the two splits.
         export: writes the model as a weights directory (the run knows its other files).
+
+    Raises:
+        TrainingError: if a document fits no row.
     """
 
     metric, higher_is_better = "val_loss", False
@@ -36,8 +40,8 @@ class DecoderTask:
         self,
         settings: Stage1Training | Stage2Training,
         decoder: Decoder,
-        train: DocumentSet,
-        val: DocumentSet,
+        train: DocumentSource,
+        val: DocumentSource,
         export: Callable[[Path], None],
     ) -> None:
         self._settings, self._vocabulary = settings, settings.model.vocabulary
@@ -45,19 +49,26 @@ class DecoderTask:
         self.blocks: Sequence[nn.Module] = list(decoder.blocks)
         self._decoder = decoder
         self._train, self._val, self._export = train, val, export
+        lengths = [self._vocabulary.prompt_length + length for length in train.report_lengths()]
+        self._rows = RowPlan(lengths, settings.packing, settings.train.seed)
 
     def select(self, step: int) -> list[int]:
-        """Return the documents of a step; every epoch is its own permutation."""
-        train = self._settings.train
-        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
+        """Return the numbers of the rows of a step; they run on across epochs."""
+        size = self._settings.train.batch_size
+        return list(range(step * size, (step + 1) * size))
 
     def prepare(self, indices: list[int], generator: Generator) -> Documents:
-        """Return documents with, each, one of its image's variants; masked in stage 2."""
-        variants = torch.randint(self._train.codes_NVP.shape[1], (len(indices),), generator=generator).tolist()
-        return self._corrupt(self._documents(self._train, indices, variants), generator)
+        """Return rows of documents with, each, one of its image's variants; masked in stage 2."""
+        rows = [self._rows.row(index) for index in indices]
+        pieces = [piece for row in rows for piece in row]
+        variants = torch.randint(self._train.num_variants, (len(pieces),), generator=generator).tolist()
+        documents = self._documents(self._train, pieces, variants)
+        crosses = self._settings.packing.attention == "paper"
+        rows_of = tuple(len(row) for row in rows)
+        return self._corrupt(dataclasses.replace(documents, rows=rows_of, crosses_documents=crosses), generator)
 
     def split(self, batch: Documents, size: int) -> list[Documents]:
-        """Return the documents in groups of ``size``."""
+        """Return the documents in groups of ``size`` rows."""
         return batch.split(size)
 
     def num_units(self, batch: Documents) -> int:
@@ -71,19 +82,23 @@ class DecoderTask:
         sums: dict[str, tuple[Tensor, int]] = {"loss": (total.detach(), len(loss_M))}
         for name, is_kind_M in (("loss_image", is_image_M), ("loss_text", ~is_image_M)):
             sums[name] = (loss_M[is_kind_M].sum(), int(is_kind_M.sum()))
+        if self._settings.packing.row_tokens and self.module.training:
+            budget = len(batch.rows) * self._settings.packing.row_tokens
+            sums["row_fill"] = (total.new_tensor(batch.num_tokens()), budget)
         return Terms(total, sums)
 
     def after_step(self, generator: Generator) -> None:
         """Nothing is trained outside the optimiser."""
 
     def validate(self) -> dict[str, float]:
-        """Return losses in nats a target over the validation split, with the same masks every time."""
+        """Return losses in nats a target over the validation split, one document a row, the same masks every time."""
         train = self._settings.train
         size, sums = train.micro_batch_size, dict[str, tuple[float, int]]()
         num_batches = train.validation_batches or -(-len(self._val) // size)
         chosen = torch.linspace(0, len(self._val) - 1, min(len(self._val), num_batches * size)).round().long().unique()
         for number, indices in enumerate(chosen.split(size)):
-            documents = self._documents(self._val, indices.tolist(), [0] * len(indices))
+            pieces = [self._whole(self._val, index) for index in indices.tolist()]
+            documents = self._documents(self._val, pieces, [0] * len(pieces))
             batch = self._corrupt(documents, step_generator(train.seed, _VALIDATION_STREAM + number))
             with autocast(self.module, train.precision):
                 terms = self.loss(batch)
@@ -93,19 +108,23 @@ class DecoderTask:
         return {f"val_{name}": value / count for name, (value, count) in sums.items() if count}
 
     def example_ids(self, indices: list[int]) -> list[str]:
-        """Return manifest ids."""
-        return [self._train.ids[index] for index in indices]
+        """Return the manifest ids of the documents in rows."""
+        return [self._train.ids[piece.document] for index in indices for piece in self._rows.row(index)]
 
     def export(self, directory: Path) -> None:
         """Write the model as a weights directory."""
         self._export(directory)
 
-    def _documents(self, source: DocumentSet, indices: list[int], variants: list[int]) -> Documents:
-        documents = [
-            self._vocabulary.document(source.codes_NVP[index, variant].tolist(), source.reports[index])
-            for index, variant in zip(indices, variants, strict=True)
-        ]
-        return next_token(documents, self._vocabulary)
+    def _whole(self, source: DocumentSource, index: int) -> Piece:
+        return Piece(index, 0, self._vocabulary.prompt_length + len(source.report(index)))
+
+    def _documents(self, source: DocumentSource, pieces: Sequence[Piece], variants: Sequence[int]) -> Documents:
+        sequences = []
+        for piece, variant in zip(pieces, variants, strict=True):
+            document = self._vocabulary.document(source.codes(piece.document, variant), source.report(piece.document))
+            # The token behind a piece is its last target: the next document's I_s, unless a row's end cut it.
+            sequences.append([*document, self._vocabulary.begin_image][piece.start : piece.stop + 1])
+        return shifted(sequences, self._vocabulary)
 
     def _corrupt(self, documents: Documents, generator: Generator) -> Documents:
         if isinstance(self._settings, Stage1Training):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,9 +25,35 @@ _BATCH = 32
 _STREAM = 1_000_003
 
 
+class DocumentSource(Protocol):
+    """Examples of one split: images, each in one or several encodings, with their reports.
+
+    Attributes:
+        ids: manifest ids.
+        num_variants: encodings of each image; number 0 is the image as it is.
+    """
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def num_variants(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def codes(self, index: int, variant: int) -> list[int]:
+        """Return the codes of one encoding of an image."""
+
+    def report(self, index: int) -> list[int]:
+        """Return the token ids of a report (without ``T_s``)."""
+
+    def report_lengths(self) -> list[int]:
+        """Return the number of tokens of every report."""
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentSet:
-    """Examples of one split.
+    """Examples of one split, in memory.
 
     Attributes:
         codes_NVP: image codes, (examples, variants, positions) uint16; variant 0 is the image as it is.
@@ -41,6 +68,24 @@ class DocumentSet:
     def __len__(self) -> int:
         return len(self.reports)
 
+    @property
+    def num_variants(self) -> int:
+        """Return the number of encodings of each image."""
+        return int(self.codes_NVP.shape[1])
+
+    def codes(self, index: int, variant: int) -> list[int]:
+        """Return the codes of one encoding of an image."""
+        found: list[int] = self.codes_NVP[index, variant].tolist()
+        return found
+
+    def report(self, index: int) -> list[int]:
+        """Return the token ids of a report."""
+        return self.reports[index]
+
+    def report_lengths(self) -> list[int]:
+        """Return the number of tokens of every report."""
+        return [len(report) for report in self.reports]
+
 
 def encode_reports(rows: Sequence[ManifestRow], tokenizer: TextTokenizer, model: ModelSettings) -> list[list[int]]:
     """Return the token ids of every row's report.
@@ -48,7 +93,6 @@ def encode_reports(rows: Sequence[ManifestRow], tokenizer: TextTokenizer, model:
     Raises:
         TrainingError: if a row has no report, or one that does not fit the decoder behind its image; nothing is cut.
     """
-    room = model.decoder.max_positions - model.vocabulary.prompt_length
     reports: list[list[int]] = []
     for row in rows:
         if row.report is None:
@@ -56,12 +100,18 @@ def encode_reports(rows: Sequence[ManifestRow], tokenizer: TextTokenizer, model:
                 "has neither findings nor impression", where=row.id, expected="a report for every image"
             )
         token_ids = tokenizer.encode(row.report)
-        if len(token_ids) > room:
-            raise TrainingError(
-                f"its report has {len(token_ids)} tokens", where=row.id, expected=f"at most {room} behind an image"
-            )
+        require_room(len(token_ids), model, row.id)
         reports.append(token_ids)
     return reports
+
+
+def require_room(num_tokens: int, model: ModelSettings, where: str) -> None:
+    """Raise TrainingError if a report of so many tokens does not fit the decoder behind its image."""
+    room = model.decoder.max_positions - model.vocabulary.prompt_length
+    if num_tokens > room:
+        raise TrainingError(
+            f"its report has {num_tokens} tokens", where=where, expected=f"at most {room} behind an image"
+        )
 
 
 def encode_films(

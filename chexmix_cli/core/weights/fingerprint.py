@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from chexmix_cli.core.errors import WeightsError
@@ -35,6 +36,12 @@ def file_sha256(path: Path, *, fresh: bool = False) -> str:
         raise WeightsError(f"cannot be read ({error.strerror})", where=str(path)) from None
     _remember({**known, key: digest})
     return digest
+
+
+def tokenizer_hash(paths: Sequence[Path]) -> str | None:
+    """Return 12 digits of the sha256 of a text tokenizer's files, or None if there are none."""
+    digests = [file_sha256(path) for path in paths]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else None
 
 
 def _cache_file() -> Path:

@@ -43,24 +43,21 @@ _DDCONFIG_READ = ("ch", "ch_mult", "num_res_blocks", "z_channels", "in_channels"
 _DDCONFIG_OURS = ("num_groups",)
 
 
-def read_config(path: Path) -> DecoderSettings:
+def read_config(path: Path, *, allow_tied: bool = False) -> DecoderSettings:
     """Return the decoder settings of a ``config.json``.
+
+    Args:
+        path: the file.
+        allow_tied: take a head that is tied to the embedding; the reader of the weights must then untie it.
 
     Raises:
         WeightsError: if it is no Phi configuration, or of a form the decoder does not have.
     """
     where = str(path)
-    try:
-        values = json.loads(_read(path))
-    except ValueError as error:
-        raise WeightsError(f"is not JSON ({error})", where=where) from None
-    if not isinstance(values, dict):
-        raise WeightsError("is not a JSON object", where=where)
-    if values.get("model_type") != "phi":
-        raise WeightsError(f"model_type is {values.get('model_type')!r}", where=where, expected="'phi'")
+    values = _read_phi(path)
     rope = values.get("rope_parameters") or {}  # where transformers 5 keeps what were three keys before
     values = {**_PHI_DEFAULTS, **values, **{key: rope[key] for key in _PHI_DEFAULTS if key in rope}}
-    _refuse_phi_variants(values, rope, where)
+    _refuse_phi_variants(values, rope, where, allow_tied)
     hidden_size = _whole_number(values, "hidden_size", where)
     num_heads = _whole_number(values, "num_attention_heads", where)
     head_size = hidden_size // max(1, num_heads)
@@ -81,13 +78,31 @@ def read_config(path: Path) -> DecoderSettings:
         raise WeightsError(str(error), where=where) from None
 
 
-def _refuse_phi_variants(values: Mapping[str, Any], rope: Mapping[str, Any], where: str) -> None:
+def is_tied(path: Path) -> bool:
+    """Return whether a ``config.json`` ties the head to the embedding; errors as :func:`read_config`."""
+    return bool(_read_phi(path).get("tie_word_embeddings"))
+
+
+def _read_phi(path: Path) -> dict[str, Any]:
+    where = str(path)
+    try:
+        values = json.loads(_read(path))
+    except ValueError as error:
+        raise WeightsError(f"is not JSON ({error})", where=where) from None
+    if not isinstance(values, dict):
+        raise WeightsError("is not a JSON object", where=where)
+    if values.get("model_type") != "phi":
+        raise WeightsError(f"model_type is {values.get('model_type')!r}", where=where, expected="'phi'")
+    return values
+
+
+def _refuse_phi_variants(values: Mapping[str, Any], rope: Mapping[str, Any], where: str, allow_tied: bool) -> None:
     scaling = values.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", scaling.get("rope_type", scaling.get("type", "default")))
     heads = values.get("num_attention_heads")
     for key, value, allowed in (
         ("hidden_act", values["hidden_act"], _TANH_GELU),
-        ("tie_word_embeddings", values["tie_word_embeddings"], (False,)),
+        ("tie_word_embeddings", values["tie_word_embeddings"], (False, True) if allow_tied else (False,)),
         ("qk_layernorm", values["qk_layernorm"], (False,)),
         ("num_key_value_heads", values.get("num_key_value_heads"), (None, heads)),
         ("rope_type", rope_type, ("default",)),
