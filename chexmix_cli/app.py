@@ -12,6 +12,7 @@ from chexmix_cli.commands.data import app as data_app
 from chexmix_cli.commands.data_shards import info as shards_info
 from chexmix_cli.commands.data_shards import merge as merge_shards
 from chexmix_cli.commands.evaluate import app as evaluate_app
+from chexmix_cli.commands.evaluate_classification import evaluate_classification
 from chexmix_cli.commands.evaluate_report import evaluate_report
 from chexmix_cli.commands.finetune import finetune
 from chexmix_cli.commands.generate_report import generate_report
@@ -66,6 +67,7 @@ for _name in LATER:
 data_app.command("merge")(merge_shards)
 data_app.command("info")(shards_info)
 evaluate_app.command("report")(evaluate_report)
+evaluate_app.command("classification")(evaluate_classification)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(weights_app, name="weights")

@@ -19,6 +19,8 @@ from chexmix_cli.commands.later import LATER
 COMMON = {"--weights", "--device", "--dtype", "--config", "--set", "--show-config", "--json", "--fail-fast"}
 COMMON |= {"--provenance", "--keep-uids", "--quiet", "-q", "--verbose", "-v", "--preset"}
 TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", "-v", "--preset"}
+EVALUATION = TRAINING - {"--preset"} | {"--json", "--out", "-o", "--html", "--plots", "--split", "--manifest"}
+EVALUATION |= {"--weights", "--device", "--dtype", "--seed"}
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare", "--frame"},
     "generate-report": COMMON | {"--seed", "--picture"},
@@ -30,6 +32,7 @@ FLAGS = {
     "data info": {"--json", "--quiet", "-q", "--verbose", "-v"},
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
+    "evaluate classification": EVALUATION | {"--mask-ratios", "--head"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "weights list": {"--json"},
     "weights info": {"--json", "--quiet", "-q"},

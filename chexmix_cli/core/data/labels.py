@@ -50,6 +50,16 @@ NIH_FINDINGS: tuple[str, ...] = (
     "Hernia",
 )
 
+#: The five findings of the CheXpert competition: its score is the mean of their AUROCs.
+COMPETITION_FINDINGS: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+
+#: Sets of findings by the names that settings have for them.
+FINDING_SETS: Mapping[str, tuple[str, ...]] = {
+    "chexpert": CHEXPERT_FINDINGS,
+    "nih": NIH_FINDINGS,
+    "competition": COMPETITION_FINDINGS,
+}
+
 _VALUES = (1, 0, -1)
 #: What tables and JSON files write where they have nothing. "None." with a stop is a radiologist's word, not theirs.
 _BLANK = frozenset({"", "nan", "na", "n/a", "none", "null"})

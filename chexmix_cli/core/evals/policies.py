@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.labels import Label
+from chexmix_cli.core.settings.classification import Policy
 
-Policy = Literal["ignore", "zeros", "ones", "mixed"]
 Unstated = Literal["ignore", "zeros"]
-POLICIES: tuple[str, ...] = get_args(Policy)
 
 #: The mixed policy (as in CheXagent): what an uncertain label of these findings counts as; of others it is ignored.
 MIXED: Mapping[str, float] = {

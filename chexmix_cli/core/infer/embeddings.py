@@ -5,9 +5,12 @@ Shape letters: B images, P image positions, T sequence, D hidden, L layers asked
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from chexmix_cli.core.errors import SettingsError
@@ -18,7 +21,12 @@ from chexmix_cli.core.vocab import Vocabulary
 
 @torch.inference_mode()
 def image_embeddings(
-    decoder: Decoder, vocabulary: Vocabulary, codes: Sequence[Sequence[int]], *, layers: Sequence[int] | None = None
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    codes: Sequence[Sequence[int]],
+    *,
+    layers: Sequence[int] | None = None,
+    is_masked_BP: NDArray[np.bool_] | None = None,
 ) -> Tensor:
     """Return the embeddings of images, (B, L, D) float32 on the CPU.
 
@@ -28,6 +36,7 @@ def image_embeddings(
         codes: the codes of each image, raster order; read as ``I_s image I_E``, all in one batch.
         layers: 0 for the token embeddings, then each block, the last one after the final norm; default: all
             ``num_layers + 1``. Blocks behind the last one asked for are not run.
+        is_masked_BP: image positions whose token becomes the mask token; it counts in the mean like any other.
 
     Raises:
         VocabularyError: if an image has not ``tokens_per_image`` codes, or one out of range.
@@ -44,6 +53,8 @@ def image_embeddings(
     sequences = [vocabulary.image_sequence([int(code) for code in image]) for image in codes]
     token_ids_BT = torch.tensor(sequences, device=decoder.embedding.weight.device)
     image = slice(1, 1 + vocabulary.tokens_per_image)
+    if is_masked_BP is not None:
+        token_ids_BT[:, image][torch.from_numpy(is_masked_BP).to(token_ids_BT.device)] = vocabulary.mask
     means: dict[int, Tensor] = {}
     with memory_errors("embedding images", "--set input.batch_size=1"):
         for layer, state_BTD in enumerate(decoder.layer_states(token_ids_BT)):
@@ -52,3 +63,27 @@ def image_embeddings(
             if layer == max(wanted):
                 break
     return torch.stack([means[layer] for layer in wanted], dim=1)
+
+
+def embed_codes(
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    codes_NP: NDArray[np.integer[Any]],
+    *,
+    layers: Sequence[int],
+    batch_size: int,
+    is_masked_NP: NDArray[np.bool_] | None = None,
+    progress: Callable[[int, int | None], None],
+) -> dict[int, NDArray[np.float32]]:
+    """Return the embeddings of many images, layer to (N, D); arguments and errors as :func:`image_embeddings`."""
+    parts = [np.empty((0, len(layers), decoder.settings.hidden_size), np.float32)]
+    for start in range(0, len(codes_NP), batch_size):
+        part = slice(start, start + batch_size)
+        is_masked_BP = None if is_masked_NP is None else is_masked_NP[part]
+        states_BLD = image_embeddings(
+            decoder, vocabulary, codes_NP[part].tolist(), layers=layers, is_masked_BP=is_masked_BP
+        )
+        parts.append(states_BLD.numpy())
+        progress(min(start + batch_size, len(codes_NP)), len(codes_NP))
+    states_NLD = np.concatenate(parts)
+    return {layer: states_NLD[:, place] for place, layer in enumerate(layers)}

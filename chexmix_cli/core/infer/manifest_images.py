@@ -58,6 +58,7 @@ def encode_rows(
     settings: InputSettings,
     *,
     progress: Callable[[int, int | None], None],
+    on_pixels: Callable[[NDArray[np.float32]], None] | None = None,
 ) -> EncodedRows:
     """Return the codes of rows.
 
@@ -67,6 +68,7 @@ def encode_rows(
         preset: how images are read; the model's own unless the user says otherwise.
         settings: bounds on what is read.
         progress: called with (rows done, rows in all).
+        on_pixels: gets each image that could be read, (C, Y, X) float32 in [-1, 1], in order.
     """
     good: list[ManifestRow] = []
     failed: list[tuple[str, DataError]] = []
@@ -78,6 +80,8 @@ def encode_rows(
         else:
             good.append(row)
             waiting.append(found)
+            if on_pixels is not None:
+                on_pixels(found)
         if waiting and (len(waiting) == _READ_AHEAD or done == len(rows)):
             codes.append(tokenizer.encode(np.stack(waiting)).numpy().astype(np.uint16))
             waiting.clear()

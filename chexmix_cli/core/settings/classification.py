@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from chexmix_cli.core.settings.checks import require
+from chexmix_cli.core.settings.evaluation import BootstrapSettings
+from chexmix_cli.core.settings.inference import InputSettings
 
 Calibration = Literal["none", "platt", "temperature"]
+#: Hidden positions (core/infer/position_masks.py), and what uncertain labels count as (core/evals/policies.py).
+Pattern = Literal["random", "block", "border"]
+Policy = Literal["ignore", "zeros", "ones", "mixed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,3 +42,137 @@ class ProbeSettings:
         are_strengths = bool(self.c) and all(value > 0 for value in self.c)
         require(are_strengths, "probe.c", list(self.c), "positive numbers")
         require(self.folds >= 2, "probe.folds", self.folds, "2 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HidingSettings:
+    """What ``classify --mask-ratio`` hides.
+
+    Attributes:
+        pattern: ``random``, ``block`` or ``border``; the seed is ``--seed``, and each image has a mask of its own.
+    """
+
+    pattern: Pattern = "random"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZeroShotSettings:
+    """How ``classify --zero-shot`` words findings.
+
+    Attributes:
+        labels: findings that are asked for: their names, or ``chexpert``, ``nih``, ``competition``; none named: every
+            one of the file of statements, or NIH's.
+        statements: JSON file of finding -> [sentence that it is there, sentence that it is not]; none: our own.
+        prefix: stands before every sentence, as reports of the model begin.
+        batch_size: sentences read together.
+    """
+
+    labels: tuple[str, ...] = ()
+    statements: Path | None = None
+    prefix: str = "FINDINGS: "
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "zero_shot.batch_size", self.batch_size, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifySettings:
+    """Root of ``chexmix classify``.
+
+    Attributes:
+        study: what a study's probability is of: ``one`` image (the frontal one), or the ``max`` or ``mean`` of the
+            probabilities of all its images.
+    """
+
+    input: InputSettings = field(default_factory=lambda: InputSettings(batch_size=8))
+    study: Literal["one", "max", "mean"] = "one"
+    mask: HidingSettings = HidingSettings()
+    zero_shot: ZeroShotSettings = field(default_factory=ZeroShotSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluatedLabels:
+    """Findings that are evaluated, and what becomes of labels that are neither yes nor no.
+
+    Attributes:
+        names: findings, or ``chexpert`` (14), ``nih`` (14), ``competition`` (5), ``all`` (every one of the manifest).
+        fit: policies that uncertain labels are fitted under, some of ignore, zeros, ones and mixed; one probe each.
+        evaluate: policies that they are evaluated under.
+        unstated: a label that is null or missing is left out (``ignore``), or counts as 0.
+    """
+
+    names: tuple[str, ...] = ("all",)
+    fit: tuple[Policy, ...] = ("ignore",)
+    evaluate: tuple[Policy, ...] = ("ignore", "zeros", "ones", "mixed")
+    unstated: Literal["ignore", "zeros"] = "ignore"
+
+    def __post_init__(self) -> None:
+        for name in ("names", "fit", "evaluate"):
+            values = getattr(self, name)
+            require(0 < len(set(values)) == len(values), f"labels.{name}", list(values), "one or more, each once")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitSettings:
+    """Rows that probes are fitted on.
+
+    Attributes:
+        rows: most train rows, drawn by patient with ``--seed``; 0 takes all.
+        sweep_rows: the same where images are masked: each ratio is read anew.
+    """
+
+    rows: int = 0
+    sweep_rows: int = 1500
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "sweep_rows"):
+            require(getattr(self, name) >= 0, f"fit.{name}", getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepSettings:
+    """How images are masked for ``--mask-ratios``.
+
+    Attributes:
+        patterns: some of random, block and border.
+        seeds: masks an evaluated image; numbers are means over them.
+        baseline_side_px: pixels that the baseline reads, along a side: means of square parts of the model's image.
+        baseline_components: principal components of them.
+    """
+
+    patterns: tuple[Pattern, ...] = ("random",)
+    seeds: int = 3
+    baseline_side_px: int = 64
+    baseline_components: int = 100
+
+    def __post_init__(self) -> None:
+        is_list = 0 < len(set(self.patterns)) == len(self.patterns)
+        require(is_list, "sweep.patterns", list(self.patterns), "one or more, each once")
+        for name in ("seeds", "baseline_side_px", "baseline_components"):
+            require(getattr(self, name) > 0, f"sweep.{name}", getattr(self, name), "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateClassificationSettings:
+    """Root of ``chexmix evaluate classification``.
+
+    Attributes:
+        study: ``one`` scores each image; ``max`` and ``mean`` each study, by its images' probabilities.
+        batch_size: images that pass the decoder together.
+        cases: best and worst images shown on the page, each.
+    """
+
+    input: InputSettings = field(default_factory=InputSettings)
+    labels: EvaluatedLabels = field(default_factory=EvaluatedLabels)
+    study: Literal["one", "max", "mean"] = "one"
+    fit: FitSettings = FitSettings()
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+    bootstrap: BootstrapSettings = BootstrapSettings()
+    batch_size: int = 16
+    cases: int = 6
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
+        require(self.cases >= 0, "cases", self.cases, "0 or more")

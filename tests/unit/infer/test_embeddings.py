@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from chexmix_cli.core.errors import SettingsError, VocabularyError
-from chexmix_cli.core.infer.embeddings import image_embeddings
+from chexmix_cli.core.infer.embeddings import embed_codes, image_embeddings
 
 
 @torch.inference_mode()
@@ -50,3 +51,41 @@ def test_codes_are_checked(decoder, vocabulary, codes):
     with pytest.raises(VocabularyError, match="image code 40 is out of range"):
         image_embeddings(decoder, vocabulary, [[40, *codes[0][1:]]])
     assert image_embeddings(decoder, vocabulary, []).shape == (0, 3, 32)
+
+
+def test_a_masked_position_holds_the_mask_token_and_no_more(decoder, vocabulary, codes):
+    """Whatever code is under a mask, the embedding is the same to the bit; and it is that of the mask token's id."""
+    is_masked_BP = np.random.default_rng(0).uniform(size=(3, 16)) < 0.5
+    found = image_embeddings(decoder, vocabulary, codes, is_masked_BP=is_masked_BP)
+    other = [
+        [(code + 7) % vocabulary.num_codes if hidden else code for code, hidden in zip(image, row, strict=True)]
+        for image, row in zip(codes, is_masked_BP.tolist(), strict=True)
+    ]
+    assert other != codes
+    assert torch.equal(image_embeddings(decoder, vocabulary, other, is_masked_BP=is_masked_BP), found)
+    assert not torch.allclose(image_embeddings(decoder, vocabulary, other), found, atol=1e-3)
+    ids = torch.tensor([vocabulary.image_sequence(image) for image in codes])
+    ids[:, 1:17][torch.from_numpy(is_masked_BP)] = vocabulary.mask
+    with torch.inference_mode():
+        for layer, state in enumerate(decoder.layer_states(ids)):
+            assert torch.allclose(found[:, layer], state[:, 1:17].mean(dim=1), atol=1e-5)
+
+
+def test_many_images_are_embedded_in_batches(decoder, vocabulary, codes):
+    is_masked_NP = np.zeros((3, 16), bool)
+    is_masked_NP[1] = True
+    moves = []
+    found = embed_codes(
+        decoder,
+        vocabulary,
+        np.array(codes, np.uint16),
+        layers=[2, 0],
+        batch_size=2,
+        is_masked_NP=is_masked_NP,
+        progress=lambda done, total: moves.append((done, total)),
+    )
+    wanted = image_embeddings(decoder, vocabulary, codes, layers=[2, 0], is_masked_BP=is_masked_NP).numpy()
+    assert list(found) == [2, 0]
+    assert np.allclose(found[2], wanted[:, 0], atol=1e-5)
+    assert np.allclose(found[0], wanted[:, 1], atol=1e-5)
+    assert moves == [(2, 3), (3, 3)]
