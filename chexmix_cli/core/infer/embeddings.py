@@ -43,11 +43,7 @@ def image_embeddings(
         SettingsError: if there is no such layer.
         MachineError: if memory runs out.
     """
-    num_states = decoder.settings.num_layers + 1
-    wanted = list(range(num_states)) if layers is None else list(layers)
-    unknown = [layer for layer in wanted if not 0 <= layer < num_states]
-    if unknown or not wanted:
-        raise SettingsError(f"layers {wanted}", where="layers", expected=f"some of 0..{num_states - 1}")
+    wanted = wanted_layers(decoder, layers)
     if not codes:
         return torch.empty(0, len(wanted), decoder.settings.hidden_size)
     sequences = [vocabulary.image_sequence([int(code) for code in image]) for image in codes]
@@ -87,3 +83,12 @@ def embed_codes(
         progress(min(start + batch_size, len(codes_NP)), len(codes_NP))
     states_NLD = np.concatenate(parts)
     return {layer: states_NLD[:, place] for place, layer in enumerate(layers)}
+
+
+def wanted_layers(decoder: Decoder, layers: Sequence[int] | None) -> list[int]:
+    """Return the layers asked for: all if None; SettingsError if there is no such layer."""
+    num_states = decoder.settings.num_layers + 1
+    wanted = list(range(num_states)) if layers is None else list(layers)
+    if not wanted or not all(0 <= layer < num_states for layer in wanted):
+        raise SettingsError(f"layers {wanted}", where="layers", expected=f"some of 0..{num_states - 1}")
+    return wanted

@@ -51,13 +51,14 @@ def token_logprobs(decoder: Decoder, sequences: Sequence[Sequence[int]], *, pad:
         # Padding comes last and attention is causal: no position before it can see it.
         state_BTD = decoder(token_ids_BT)
         rows = [
-            _logprobs(decoder, state_TD[: len(sequence) - 1], token_ids_T[1 : len(sequence)])
+            target_logprobs(decoder, state_TD[: len(sequence) - 1], token_ids_T[1 : len(sequence)])
             for sequence, state_TD, token_ids_T in zip(sequences, state_BTD, token_ids_BT, strict=True)
         ]
     return [row.cpu() for row in rows]
 
 
-def _logprobs(decoder: Decoder, state_TD: Tensor, target_T: Tensor) -> Tensor:
+def target_logprobs(decoder: Decoder, state_TD: Tensor, target_T: Tensor) -> Tensor:
+    """Return log p of the token that follows each state, (T,) float32; the logits of a chunk exist at a time."""
     parts = []
     for start in range(0, len(target_T), _CHUNK):
         logits_CV = decoder.logits(state_TD[start : start + _CHUNK]).float()

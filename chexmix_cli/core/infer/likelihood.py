@@ -1,0 +1,122 @@
+"""How probable reports are given an image: the retrieval score that needs no embedding.
+
+The image prefix ``I_s image I_E T_s`` is read once into a key-value cache; every candidate report continues from a copy
+of it. Exact: the numbers are those of :mod:`scoring` on the whole documents.
+
+B candidates of a batch, T tokens of the longest one, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from chexmix_cli.core.errors import VocabularyError
+from chexmix_cli.core.infer.scoring import target_logprobs
+from chexmix_cli.core.models.decoder import Decoder, KvCache
+from chexmix_cli.core.runtime import memory_errors
+from chexmix_cli.core.vocab import Vocabulary
+
+Baseline = Literal["none", "hidden", "alone"]
+
+
+class ReportScorer:
+    """Scores reports by their mean log-probability a token, its end not counted, over the whole vocabulary.
+
+    Args:
+        decoder: in eval mode.
+        vocabulary: the model's ids.
+        minus: what is taken off each score: nothing; the report's own score behind an image of mask tokens
+            (``hidden``: the model was trained on hidden images); or without an image, behind ``T_s`` (``alone``).
+        batch_size: reports read together.
+    """
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, *, minus: Baseline, batch_size: int) -> None:
+        self._decoder, self._vocabulary = decoder, vocabulary
+        self._minus, self._batch_size = minus, batch_size
+        #: Baselines met before: candidates of several images are often the same.
+        self._baselines: dict[tuple[int, ...], float] = {}
+
+    @torch.inference_mode()
+    def score(self, codes: Sequence[int], reports: Sequence[Sequence[int]]) -> list[float]:
+        """Return the score of each report given one image.
+
+        Args:
+            codes: of the image.
+            reports: token ids of the candidates.
+
+        Raises:
+            VocabularyError: if a report is empty or holds a special id, or on codes that are none.
+            ShapeError: if a report does not fit the decoder behind an image; nothing is cut.
+            MachineError: if memory runs out.
+        """
+        self._check(reports)
+        # Equal reports are read once: they have equal scores, whatever batches they would have been in.
+        unique = list(dict.fromkeys(tuple(report) for report in reports))
+        found = self._behind(self._vocabulary.report_prompt([int(code) for code in codes]), unique)
+        baselines = [0.0] * len(unique) if self._minus == "none" else self._baselines_of(unique)
+        of_report = {one: score - baseline for one, score, baseline in zip(unique, found, baselines, strict=True)}
+        return [of_report[tuple(report)] for report in reports]
+
+    def _check(self, reports: Sequence[Sequence[int]]) -> None:
+        vocabulary = self._vocabulary
+        specials = {vocabulary.begin_image, vocabulary.end_image, vocabulary.begin_text}
+        for index, report in enumerate(reports):
+            if not len(report) or specials & set(report):
+                what = "a special id" if len(report) else "no tokens"
+                raise VocabularyError(
+                    f"a report with {what}", where=f"report {index}", expected="one or more ordinary ids"
+                )
+            vocabulary.check_text(list(report))
+
+    def _baselines_of(self, reports: Sequence[tuple[int, ...]]) -> list[float]:
+        new = [report for report in reports if report not in self._baselines]
+        vocabulary = self._vocabulary
+        if self._minus == "hidden":
+            hidden = [vocabulary.mask] * vocabulary.tokens_per_image
+            prefix = [vocabulary.begin_image, *hidden, vocabulary.end_image, vocabulary.begin_text]
+        else:
+            prefix = [vocabulary.begin_text]
+        self._baselines |= dict(zip(new, self._behind(prefix, new), strict=True))
+        return [self._baselines[report] for report in reports]
+
+    def _behind(self, prefix: list[int], reports: Sequence[Sequence[int]]) -> list[float]:
+        """Return the mean log-probability of each report behind a prefix that is read once."""
+        if not reports:
+            return []
+        decoder = self._decoder
+        with memory_errors("scoring reports", "--set likelihood.batch_size=1"):
+            cache = decoder.new_cache(1, len(prefix))
+            prefix_1T = torch.tensor([prefix], device=decoder.embedding.weight.device)
+            last_1D = decoder(prefix_1T, cache=cache)[:, -1]
+            # Reports of like length together: the rest of a batch is padding.
+            order = sorted(range(len(reports)), key=lambda index: len(reports[index]))
+            scores = [0.0] * len(reports)
+            for start in range(0, len(order), self._batch_size):
+                places = order[start : start + self._batch_size]
+                found = self._batch(cache, last_1D, [reports[place] for place in places])
+                for place, score in zip(places, found, strict=True):
+                    scores[place] = score
+        return scores
+
+    def _batch(self, prefix: KvCache, last_1D: Tensor, reports: list[Sequence[int]]) -> list[float]:
+        decoder, pad = self._decoder, self._vocabulary.pad
+        longest = max(len(report) for report in reports)
+        state_BTD = last_1D[None].expand(len(reports), 1, -1)
+        if longest > 1:
+            cache = decoder.new_cache(len(reports), prefix.length + longest - 1)
+            for own, shared in ((cache.keys_LBNSH, prefix.keys_LBNSH), (cache.values_LBNSH, prefix.values_LBNSH)):
+                own[:, :, :, : prefix.length] = shared
+            cache.length = prefix.length
+            padded = [[*report[:-1], *[pad] * (longest - len(report))] for report in reports]
+            # The last token of a report is predicted, never read. Padding comes last: nothing before it can see it.
+            read_BT = torch.tensor(padded, device=last_1D.device)
+            state_BTD = torch.cat((state_BTD, decoder(read_BT, cache=cache)), dim=1)
+        scores = []
+        for state_TD, report in zip(state_BTD, reports, strict=True):
+            target_T = torch.tensor(list(report), device=last_1D.device)
+            scores.append(float(target_logprobs(decoder, state_TD[: len(report)], target_T).double().mean()))
+        return scores
