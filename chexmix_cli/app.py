@@ -14,10 +14,12 @@ from chexmix_cli.commands.data_shards import merge as merge_shards
 from chexmix_cli.commands.evaluate import app as evaluate_app
 from chexmix_cli.commands.evaluate_classification import evaluate_classification
 from chexmix_cli.commands.evaluate_report import evaluate_report
+from chexmix_cli.commands.evaluate_retrieval import evaluate_retrieval
 from chexmix_cli.commands.finetune import finetune
 from chexmix_cli.commands.generate_report import generate_report
 from chexmix_cli.commands.later import LATER, NotBuiltError
 from chexmix_cli.commands.pretrain import pretrain
+from chexmix_cli.commands.retrieve import app as retrieve_app
 from chexmix_cli.commands.tokenize import tokenize
 from chexmix_cli.commands.weights import app as weights_app
 
@@ -68,6 +70,8 @@ data_app.command("merge")(merge_shards)
 data_app.command("info")(shards_info)
 evaluate_app.command("report")(evaluate_report)
 evaluate_app.command("classification")(evaluate_classification)
+evaluate_app.command("retrieval")(evaluate_retrieval)
 app.add_typer(data_app, name="data")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(retrieve_app, name="retrieve")
 app.add_typer(weights_app, name="weights")

@@ -29,6 +29,7 @@ from chexmix_cli.core.settings.evaluation import DiffSettings
 from chexmix_cli.core.settings.finetuning import TASKS
 from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
 from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
+from chexmix_cli.core.settings.retrieval import IndexSettings, QuerySettings, RetrievalEvaluationSettings
 from chexmix_cli.core.settings.training import STAGES
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
@@ -65,6 +66,9 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     ],
     "data check": [("", CheckSettings)],
     "evaluate diff": [("", DiffSettings)],
+    "evaluate retrieval": [("", RetrievalEvaluationSettings)],
+    "retrieve index": [("", IndexSettings)],
+    "retrieve query": [("", QuerySettings)],
 }
 
 

@@ -59,13 +59,14 @@ def _stdin_jobs(model: OpenModel, found: Callable[[Sequence[str]], Iterator[Stud
         elif line.problem is not None:
             yield Job(f"line {line.number}", _raiser(line.problem))
         else:
-            yield from _record_jobs(line, model)
+            yield from record_jobs(line, model)
     if paths:
         for item in found(paths):
             yield _item_job(item, model)
 
 
-def _record_jobs(line: Line, model: OpenModel) -> Iterator[Job[Film]]:
+def record_jobs(line: Line, model: OpenModel) -> Iterator[Job[Film]]:
+    """Yield the job of a record: one of an earlier command, or a line of a manifest."""
     from chexmix_cli.core.data.inputs import study_of_file
 
     record = line.record or {}

@@ -8,7 +8,6 @@ from chexmix_cli.core.errors import ChexmixError
 LATER = {
     "classify": "Give findings probabilities or embeddings of radiographs.",
     "inpaint": "Fill in hidden parts of a radiograph.",
-    "retrieve": "Find reports for an image, or images for a text.",
     "plan": "Tell whether a command will fit this machine, and how long it will take.",
 }
 

@@ -21,6 +21,7 @@ COMMON |= {"--provenance", "--keep-uids", "--quiet", "-q", "--verbose", "-v", "-
 TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", "-v", "--preset"}
 EVALUATION = TRAINING - {"--preset"} | {"--json", "--out", "-o", "--html", "--plots", "--split", "--manifest"}
 EVALUATION |= {"--weights", "--device", "--dtype", "--seed"}
+RETRIEVAL = COMMON - {"--preset", "--provenance", "--keep-uids"}
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare", "--frame"},
     "generate-report": COMMON | {"--seed", "--picture"},
@@ -34,6 +35,9 @@ FLAGS = {
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
     "evaluate classification": EVALUATION | {"--mask-ratios", "--head"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
+    "evaluate retrieval": EVALUATION,
+    "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
+    "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids"},
     "weights list": {"--json"},
     "weights info": {"--json", "--quiet", "-q"},
     "weights verify": {"--json", "--quiet", "-q"},
