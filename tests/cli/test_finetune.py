@@ -8,7 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from chexmix_cli.core.data.manifest import read_manifest
+from chexmix_cli.core.infer.embeddings import image_embeddings
+from chexmix_cli.core.infer.heads import Head
+from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.projection import Projection
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.pooling import pooled_state
+from chexmix_cli.core.train.films import load_films
+from chexmix_cli.core.train.finetune.classify_task import mean_auroc
+from chexmix_cli.core.train.finetune.contrast import recall_figures
+from chexmix_cli.core.train.finetune.examples import report_sequences
+from chexmix_cli.core.vocab import Vocabulary
+from chexmix_cli.core.weights import WeightsDir, open_weights
 
 DEBUG = ("--preset", "debug")
 
@@ -59,16 +74,52 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "examples_per_s"} for record in records]
 
 
+def decoder_of(weights: WeightsDir) -> tuple[Decoder, Vocabulary]:
+    return weights.load_decoder("cpu", torch.float32), weights.settings.vocabulary
+
+
+def val_codes(manifest: Path, weights: WeightsDir) -> list[list[int]]:
+    """Return the codes of the validation films, as inference makes them."""
+    rows = list(read_manifest(manifest, split="val"))
+    films = load_films(rows, weights.settings, lambda what, done, total: None)
+    images = ImageTokenizer(weights.load_vqgan("cpu", torch.float32), weights.settings)
+    return images.encode(np.stack([films.exact(index) for index in range(len(films))])).tolist()
+
+
+def check_head(weights: WeightsDir, manifest: Path, records: list[dict[str, Any]]) -> None:
+    """Inference with the exported head gives the AUROC that training saw."""
+    head = Head.load(weights.path / "head.safetensors")
+    assert (head.labels, head.layer) == (("Mass",), 2)
+    head.require_model(weights.fingerprint, "the run")
+    state = image_embeddings(*decoder_of(weights), val_codes(manifest, weights), layers=[2])[:, 0]
+    labels = [[float(row.labels["Mass"] or 0)] for row in read_manifest(manifest, split="val")]
+    found = mean_auroc(torch.from_numpy(head.logits(state.numpy())), torch.tensor(labels))
+    assert found == pytest.approx(max(record["val_auroc"] for record in records if "val_auroc" in record))
+
+
+def check_projection(weights: WeightsDir, manifest: Path, records: list[dict[str, Any]]) -> None:
+    """Inference with the exported projections gives the ranks that training saw."""
+    projection = Projection.load(weights.path, weights.settings.decoder)
+    assert projection is not None
+    assert (projection.layer, projection.size) == (2, 16)
+    decoder, vocabulary = decoder_of(weights)
+    images = image_embeddings(decoder, vocabulary, val_codes(manifest, weights), layers=[2])[:, 0]
+    tokenizer = weights.load_text_tokenizer()
+    assert tokenizer is not None
+    reports = [tokenizer.encode(row.report or "") for row in read_manifest(manifest, split="val")]
+    with torch.no_grad():
+        texts = pooled_state(decoder, *report_sequences(reports, vocabulary), 2)
+        figures = recall_figures(projection.image(images), projection.text(texts), torch.arange(len(reports)))
+    best = max((record for record in records if "val_recall" in record), key=lambda record: record["val_recall"])
+    assert figures == pytest.approx({name: best[name] for name in figures})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "metric", "method"),
     [("report", "val_loss", "lora"), ("classify", "val_auroc", "full"), ("retrieve", "val_recall", "lora")],
 )
 def test_a_task_runs_and_its_model_loads(chexmix, call, manifest, debug_weights, tmp_path, task, metric, method):
-    from chexmix_cli.core.infer.heads import Head
-    from chexmix_cli.core.infer.projection import Projection
-    from chexmix_cli.core.weights import open_weights
-
     run = tmp_path / "run"
     base = ("finetune", "--task", task, "--method", method, *DEBUG, "--data", manifest, "--init", debug_weights)
     done = chexmix(*base, "--out", run)
@@ -89,13 +140,9 @@ def test_a_task_runs_and_its_model_loads(chexmix, call, manifest, debug_weights,
     assert result.records[0]["report"] is not None
     if task == "classify":
         assert "'Hernia' has 0 present and 12 absent in split 'train': left out" in done.stderr
-        head = Head.load(weights.path / "head.safetensors")
-        assert (head.labels, head.layer) == (("Mass",), 2)
-        head.require_model(weights.fingerprint, "the run")
+        check_head(weights, manifest, records)
     if task == "retrieve":
-        projection = Projection.load(weights.path, weights.settings.decoder)
-        assert projection is not None
-        assert (projection.layer, projection.size) == (2, 16)
+        check_projection(weights, manifest, records)
     assert (weights.path / "adapter" / "adapter_model.safetensors").is_file() == (method == "lora")
 
 
@@ -118,7 +165,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(call, manifest, debug_we
     monkeypatch.setattr(ClassifyTask, "prepare", prepare)
     resumed = call(*base, "--out", tmp_path / "parts", "--resume")
     assert resumed.code == 0, resumed.stderr
-    assert "resumed after step 2" in resumed.stderr
+    assert "resumed after step" in resumed.stderr
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     other = call(*base, "--out", tmp_path / "parts", "--resume", "--set", "lora.rank=4")
     assert other.code == 1
@@ -128,12 +175,6 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(call, manifest, debug_we
 @pytest.mark.slow
 def test_a_probe_finds_masses_in_films_it_has_not_seen(call, tmp_path):
     """On the embedded model: films with a bright disc against films without."""
-    import torch
-
-    from chexmix_cli.core.infer.embeddings import image_embeddings
-    from chexmix_cli.core.infer.heads import Head
-    from chexmix_cli.core.weights import open_weights
-
     manifest, run = write_manifest(tmp_path / "films", 36), tmp_path / "run"
     base = ("finetune", "--task", "classify", "--method", "probe", "--data", manifest, "--out", run)
     done = call(*base, "--set", "probe.layers=[3]")
