@@ -17,6 +17,7 @@ from chexmix_cli.commands.evaluate_report import evaluate_report
 from chexmix_cli.commands.evaluate_retrieval import evaluate_retrieval
 from chexmix_cli.commands.finetune import finetune
 from chexmix_cli.commands.generate_report import generate_report
+from chexmix_cli.commands.inpaint import inpaint
 from chexmix_cli.commands.later import LATER, NotBuiltError
 from chexmix_cli.commands.pretrain import pretrain
 from chexmix_cli.commands.retrieve import app as retrieve_app
@@ -63,6 +64,7 @@ app.command("tokenize")(tokenize)
 app.command("pretrain")(pretrain)
 app.command("finetune")(finetune)
 app.command("generate-report")(generate_report)
+app.command("inpaint")(inpaint)
 for _name in LATER:
     _settings = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(_name, short_help=f"(not built yet) {LATER[_name]}", context_settings=_settings)(_later(_name))

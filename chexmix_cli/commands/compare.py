@@ -14,8 +14,6 @@ from chexmix_cli.commands.streams import Record, Writer
 from chexmix_cli.core.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from chexmix_cli.core.settings.inference import TokenizeSettings
 
 
@@ -79,6 +77,8 @@ def _pairs(inputs: Sequence[str], left: OpenModel, right: OpenModel) -> Iterator
 def _compare(pair: Pair, left: OpenModel, right: OpenModel, totals: _Totals) -> Record:
     import numpy as np
 
+    from chexmix_cli.core.evals.image_metrics import psnr_db
+
     assert pair.left.pixels is not None
     assert pair.right.pixels is not None
     codes_BP = left.images.encode(np.stack([pair.left.pixels, pair.right.pixels]))
@@ -101,18 +101,6 @@ def _compare(pair: Pair, left: OpenModel, right: OpenModel, totals: _Totals) -> 
         "psnr_db": {"films": films_db, "codes": codes_db},
     }
     return {**record, "notes": notes} if notes else record
-
-
-def psnr_db(left: NDArray[Any], right: NDArray[Any]) -> float | None:
-    """Return the peak signal-to-noise ratio of two 8-bit pictures in dB; None if they are equal.
-
-    Args:
-        left, right: same shape, in the scale 0..255.
-    """
-    import numpy as np
-
-    error = float(np.mean((left.astype(np.float64) - right.astype(np.float64)) ** 2))
-    return None if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def _describe(record: Record) -> str:

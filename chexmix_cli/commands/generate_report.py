@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chexmix_cli.commands import options
+from chexmix_cli.commands.output_paths import OutputPaths
 from chexmix_cli.commands.streams import Record, check_arguments
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 #: In every record (DESIGN: reports are marked preliminary and unverified).
 MARK = "AI-generated, preliminary, unverified; not for clinical use"
-#: Letters of an id that a picture's name keeps; file systems take 255 bytes.
-_LONGEST_NAME = 50
 
 Picture = Annotated[
     Path | None,
@@ -114,10 +113,10 @@ class _Reporter:
         *,
         show: Callable[[str], None] | None,
     ) -> None:
-        self._model, self._settings, self._picture = model, settings, picture
+        self._model, self._settings = model, settings
+        self._pictures = None if picture is None else OutputPaths(picture, (".png",))
         #: Shows text as it comes, where a person reads along.
         self._show = show
-        self._drawn: set[str] = set()
 
     def process(self, items: list[tuple[str, Film]]) -> list[Record]:
         """Return the result fields of a batch."""
@@ -140,9 +139,9 @@ class _Reporter:
                 ]
             record |= {"finish": report.finish.value, "logprob": report.logprob, "mark": MARK}
             records.append({**record, **self._model.provenance()})
-        if self._picture is not None:
+        if self._pictures is not None:
             for (record_id, film), image_codes, record in zip(items, codes, records, strict=True):
-                path = self._picture_path(self._picture, record_id)
+                path = self._pictures.path(record_id)
                 self._draw(path, film, image_codes, record.get("report", "(no text tokenizer)"))
                 record["picture"] = str(path)
         return records
@@ -161,21 +160,6 @@ class _Reporter:
         record_id, film = items[0]
         show(f"{record_id} ({film.fields.get('view') or 'unknown view'})\n")
         return lambda _, piece: show(piece)
-
-    def _picture_path(self, target: Path, record_id: str) -> Path:
-        """Return where a record's picture goes: no two records share one, whatever their ids are."""
-        if target.suffix.lower() == ".png":
-            first = target
-        else:
-            safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in record_id)
-            first = target / f"{safe[:_LONGEST_NAME]}.png"
-        path, number = first, 1
-        # Some file systems do not tell upper from lower case.
-        while path.name.casefold() in self._drawn:
-            number += 1
-            path = first.with_stem(f"{first.stem}-{number}")
-        self._drawn.add(path.name.casefold())
-        return path
 
     def _draw(self, path: Path, film: Film, codes: list[int], report: str) -> None:
         import numpy as np

@@ -16,6 +16,7 @@ from chexmix_cli.core.errors import DataError, Reason
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from chexmix_cli.core.data.inputs import Refusal, Study, StudyImage
     from chexmix_cli.core.data.presets import ResolvedPreset
@@ -29,28 +30,40 @@ class Film:
         pixels: (C, Y, X) float32 in [-1, 1], or None.
         codes: image codes from an earlier command, or None.
         fields: what the record says about the image beside codes (view, notes, preset, other images).
+        picture: the whole film as read, 8 bits, where the command asks for it.
+        image: where it was read from, with ``picture``.
     """
 
     pixels: NDArray[np.float32] | None
     codes: list[int] | None
     fields: Record = field(default_factory=dict)
+    picture: Image | None = None
+    image: StudyImage | None = None
 
 
-def film_jobs(arguments: Sequence[str], model: OpenModel) -> Iterator[Job[Film]]:
-    """Yield a job for every record the inputs will give, in order."""
+def film_jobs(arguments: Sequence[str], model: OpenModel, *, keeps_picture: bool = False) -> Iterator[Job[Film]]:
+    """Yield a job for every record the inputs will give, in order.
+
+    Args:
+        arguments: of the command line.
+        model: in use.
+        keeps_picture: films keep the picture that their pixels were made of.
+    """
     from chexmix_cli.core.data.inputs import discover
 
     def found(paths: Sequence[str]) -> Iterator[Study | Refusal]:
         return discover(paths, model.input, keep_uids=model.options.keep_uids)
 
     if "-" in arguments:
-        yield from _stdin_jobs(model, found)
+        yield from _stdin_jobs(model, found, keeps_picture)
     else:
         for item in found(arguments):
-            yield _item_job(item, model)
+            yield _item_job(item, model, keeps_picture)
 
 
-def _stdin_jobs(model: OpenModel, found: Callable[[Sequence[str]], Iterator[Study | Refusal]]) -> Iterator[Job[Film]]:
+def _stdin_jobs(
+    model: OpenModel, found: Callable[[Sequence[str]], Iterator[Study | Refusal]], keeps_picture: bool
+) -> Iterator[Job[Film]]:
     # Paths are grouped into studies, so they wait for each other; records go through one by one.
     paths: list[str] = []
     for line in read_stdin():
@@ -59,13 +72,13 @@ def _stdin_jobs(model: OpenModel, found: Callable[[Sequence[str]], Iterator[Stud
         elif line.problem is not None:
             yield Job(f"line {line.number}", _raiser(line.problem))
         else:
-            yield from record_jobs(line, model)
+            yield from record_jobs(line, model, keeps_picture=keeps_picture)
     if paths:
         for item in found(paths):
-            yield _item_job(item, model)
+            yield _item_job(item, model, keeps_picture)
 
 
-def record_jobs(line: Line, model: OpenModel) -> Iterator[Job[Film]]:
+def record_jobs(line: Line, model: OpenModel, *, keeps_picture: bool = False) -> Iterator[Job[Film]]:
     """Yield the job of a record: one of an earlier command, or a line of a manifest."""
     from chexmix_cli.core.data.inputs import study_of_file
 
@@ -83,7 +96,7 @@ def record_jobs(line: Line, model: OpenModel) -> Iterator[Job[Film]]:
         yield Job(record_id, lambda: _film_from_codes(record, model), study=_study_of(record), line=record)
     elif isinstance(record.get("file"), str):
         item = study_of_file(Path(record["file"]), model.input, record_id)
-        yield replace(_item_job(item, model), study=_study_of(record), line=record)
+        yield replace(_item_job(item, model, keeps_picture), study=_study_of(record), line=record)
     else:
         problem = DataError(
             Reason.BAD_RECORD, "neither codes nor file", expected="a record of `chexmix tokenize`, or a manifest line"
@@ -123,14 +136,14 @@ def _film_from_codes(record: Record, model: OpenModel) -> Film:
     return Film(None, codes, fields)
 
 
-def _item_job(item: Study | Refusal, model: OpenModel) -> Job[Film]:
+def _item_job(item: Study | Refusal, model: OpenModel, keeps_picture: bool) -> Job[Film]:
     from chexmix_cli.core.data.inputs import Refusal
 
     if isinstance(item, Refusal):
         return Job(item.id, _raiser(item.error), sources=item.sources)
     # With one record an image, the id of a DICOM image begins with its study's.
     study = item.id.partition("/")[0] if item.chosen.is_dicom else None
-    prepare = partial(_film_from_study, item, model.preset)
+    prepare = partial(_film_from_study, item, model.preset, keeps_picture)
     return Job(item.id, prepare, can_travel=True, study=study, sources=(item.chosen.source,))
 
 
@@ -139,17 +152,19 @@ def _study_of(record: Record) -> str | None:
     return study if isinstance(study, str) else None
 
 
-def _film_from_study(study: Study, preset: ResolvedPreset) -> Film:
-    from chexmix_cli.core.data.inputs import load_pixels
+def _film_from_study(study: Study, preset: ResolvedPreset, keeps_picture: bool) -> Film:
+    from chexmix_cli.core.data.geometry import fit
 
-    pixels, notes = load_pixels(study.chosen, preset)
+    loaded = study.chosen.load(preset)
     fields: dict[str, Any] = {"view": _view(study.chosen)}
     fields |= {"preset": preset.intensity, "preset_hash": preset.hash}
     if study.others:
         fields["other_images"] = [{"id": image.id, "view": _view(image)} for image in study.others]
-    if notes:
-        fields["notes"] = list(notes)
-    return Film(pixels, None, fields)
+    if loaded.notes:
+        fields["notes"] = list(loaded.notes)
+    pixels = fit(loaded.image, preset.image, preset.channels)
+    kept = (loaded.image, study.chosen) if keeps_picture else (None, None)
+    return Film(pixels, None, fields, *kept)
 
 
 def _view(image: StudyImage) -> str | None:

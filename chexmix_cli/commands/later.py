@@ -7,7 +7,6 @@ from chexmix_cli.core.errors import ChexmixError
 #: Command to what it will do.
 LATER = {
     "classify": "Give findings probabilities or embeddings of radiographs.",
-    "inpaint": "Fill in hidden parts of a radiograph.",
     "plan": "Tell whether a command will fit this machine, and how long it will take.",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chexmix_cli.commands.compare import psnr_db
+from chexmix_cli.core.evals.image_metrics import psnr_db
 
 
 def test_a_preset_equals_itself_and_differs_from_another(call, films, debug_weights):

@@ -26,6 +26,9 @@ FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare", "--frame"},
     "generate-report": COMMON | {"--seed", "--picture"},
     "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--resume"},
+    "inpaint": COMMON
+    | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
+    | {"--seed"},
     "pretrain": TRAINING | {"--stage", "--data", "--out", "--init", "--resume"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--rejects"},
     "data check": TRAINING - {"--preset"} | {"--json"},

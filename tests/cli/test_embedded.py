@@ -38,9 +38,9 @@ def test_reports_differ_with_the_image_and_end_by_themselves(call, shared):
 
 def test_the_round_trip_keeps_a_film_recognisable(call):
     """Better than a grey square by far: at least 10 dB over the film's own mean."""
-    from chexmix_cli.commands.compare import psnr_db
     from chexmix_cli.core.data.inputs import discover, load_pixels
     from chexmix_cli.core.data.presets import resolve_preset
+    from chexmix_cli.core.evals.image_metrics import psnr_db
     from chexmix_cli.core.infer.images import ImageTokenizer
     from chexmix_cli.core.settings.inference import InputSettings
     from chexmix_cli.core.weights import open_weights

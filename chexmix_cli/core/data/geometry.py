@@ -31,17 +31,63 @@ def fit(image: Image.Image, settings: ImageSettings, channels: int) -> NDArray[n
     return np.ascontiguousarray(_SIGNED[values_CYX])
 
 
-def _crop(image: Image.Image, side: int) -> Image.Image:
+def fit_mask(is_marked_YX: NDArray[np.bool_], settings: ImageSettings) -> NDArray[np.bool_]:
+    """Return where a square model input shows marked pixels of its film, (Y, X) bool.
+
+    Args:
+        is_marked_YX: of the film, any size.
+        settings: as for :func:`fit`, which places the film the same way.
+
+    Returns:
+        True where any part of a pixel is marked; False where the square was padded.
+    """
+    # Shares of area, not LANCZOS, whose lobes reach further; as floats, so that no small share is rounded away.
+    image = Image.fromarray(is_marked_YX.astype(np.float32))
+    shape = _crop if settings.geometry == "crop" else _pad
+    return np.asarray(shape(image, settings.resolution_px, Image.Resampling.BOX)) > 0
+
+
+def unfit(
+    square: Image.Image,
+    size: tuple[int, int],
+    settings: ImageSettings,
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Return a square model picture at the film's scale and where its left upper corner lies in the film (x, y).
+
+    Args:
+        square: a picture of the model's size.
+        size: width and height of the film.
+        settings: as for :func:`fit`; a ``crop`` shows a part of the film only.
+        resampling: how it is scaled.
+    """
+    width, height = size
+    if settings.geometry == "crop":
+        side = min(size)
+        return square.resize((side, side), resampling), ((width - side) // 2, (height - side) // 2)
+    inner_width, inner_height = _padded_size(size, settings.resolution_px)
+    left, top = (settings.resolution_px - inner_width) // 2, (settings.resolution_px - inner_height) // 2
+    film = square.crop((left, top, left + inner_width, top + inner_height))
+    return film.resize(size, resampling), (0, 0)
+
+
+def _crop(image: Image.Image, side: int, resampling: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
     scale = side / min(image.size)
     width, height = (max(side, round(extent * scale)) for extent in image.size)
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    image = image.resize((width, height), resampling)
     left, top = (width - side) // 2, (height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 
-def _pad(image: Image.Image, side: int) -> Image.Image:
-    scale = side / max(image.size)
-    width, height = (min(side, max(1, round(extent * scale))) for extent in image.size)
+def _pad(image: Image.Image, side: int, resampling: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    width, height = _padded_size(image.size, side)
     canvas = Image.new(image.mode, (side, side))
-    canvas.paste(image.resize((width, height), Image.Resampling.LANCZOS), ((side - width) // 2, (side - height) // 2))
+    canvas.paste(image.resize((width, height), resampling), ((side - width) // 2, (side - height) // 2))
     return canvas
+
+
+def _padded_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return width and height of a film inside a square."""
+    scale = side / max(size)
+    width, height = (min(side, max(1, round(extent * scale))) for extent in size)
+    return width, height

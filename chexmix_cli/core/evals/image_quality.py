@@ -40,6 +40,15 @@ def ssim(image_BCYX: Tensor, reference_BCYX: Tensor, *, data_range: float) -> Te
     Raises:
         ShapeError: if the shapes differ or a side is shorter than the window.
     """
+    return similarity_map(image_BCYX, reference_BCYX, data_range=data_range).flatten(1).mean(dim=1)
+
+
+def similarity_map(image_BCYX: Tensor, reference_BCYX: Tensor, *, data_range: float) -> Tensor:
+    """Return the structural similarity at every position where the window lies inside the picture.
+
+    Returns:
+        Shape (B, C, Y - 10, X - 10), float64; errors as :func:`ssim`.
+    """
     _check(image_BCYX, reference_BCYX)
     if min(image_BCYX.shape[-2:]) < _WINDOW:
         raise ShapeError(f"{tuple(image_BCYX.shape[-2:])} pixels", where="ssim", expected=f"sides of {_WINDOW} or more")
@@ -49,8 +58,7 @@ def ssim(image_BCYX: Tensor, reference_BCYX: Tensor, *, data_range: float) -> Te
     covariance = _blur(x * y) - mean_x * mean_y
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
-    return similarity.flatten(1).mean(dim=1)
+    return similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
 
 
 def _blur(image_BCYX: Tensor) -> Tensor:

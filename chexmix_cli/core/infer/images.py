@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,38 @@ class ImageTokenizer:
             MachineError: if memory runs out.
         """
         codes_BP = self._checked_codes(codes_BP)
+        side = self.settings.grid_size
+        device = self.vqgan.quant_conv.weight.device
+        batches = codes_BP.view(-1, side, side).split(self.batch_size)
+        return self._draw(self.vqgan.quantize.decode(batch_BYX.to(device)) for batch_BYX in batches)
+
+    @torch.inference_mode()
+    def decode_vectors(self, vectors_BEYX: Tensor) -> NDArray[np.uint8]:
+        """Return the pictures of vectors (B, E, Y, X), rows of the codebook or anything between, as :meth:`decode`.
+
+        Raises:
+            ShapeError: if they are not of the model's grid and code size.
+            MachineError: if memory runs out.
+        """
+        shape = (self.settings.vqgan.code_size, self.settings.grid_size, self.settings.grid_size)
+        if tuple(vectors_BEYX.shape[1:]) != shape:
+            raise ShapeError(
+                f"vectors {tuple(vectors_BEYX.shape)}",
+                where="image tokenizer",
+                expected=f"(B, {', '.join(map(str, shape))})",
+            )
+        weight = self.vqgan.quant_conv.weight
+        return self._draw(batch.to(weight.device, weight.dtype) for batch in vectors_BEYX.split(self.batch_size))
+
+    def _draw(self, batches: Iterable[Tensor]) -> NDArray[np.uint8]:
+        """Return the pictures of batches of code vectors."""
         side, channels = self.settings.image.resolution_px, self.settings.vqgan.image_channels
         pictures = [np.empty((0, side, side, channels), np.uint8)]
-        device = self.vqgan.quant_conv.weight.device
         with memory_errors("decoding images", "--set input.batch_size=1"):
-            for start in range(0, len(codes_BP), self.batch_size):
-                pixels_BCYX = self.vqgan.decode(codes_BP[start : start + self.batch_size].to(device))
+            for vectors_BEYX in batches:
+                if len(vectors_BEYX) == 0:
+                    continue
+                pixels_BCYX = self.vqgan.decode_latents(vectors_BEYX)
                 levels_BCYX = ((pixels_BCYX.float().clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
                 pictures.append(levels_BCYX.permute(0, 2, 3, 1).cpu().numpy())
         picture_BYXC = np.concatenate(pictures)

@@ -66,6 +66,9 @@ def decoder_task(
     stage = "2" if isinstance(settings, Stage2Training) else "1"
     # Weights that came from a model of weights.toml stay under its licence.
     origin = {} if start.entry is None else {"entry": start.entry.name}
+    if isinstance(settings, Stage2Training):
+        # Inpainting has to read images as they were read in training (weights/directory.py: sees_whole_image).
+        origin["attention"] = settings.masking.attention
 
     def export(directory: Path) -> None:
         save_model(

@@ -73,6 +73,11 @@ class WeightsDir:
         """Return whether the directory holds an image tokenizer."""
         return self.vqgan_file is not None
 
+    @property
+    def sees_whole_image(self) -> bool:
+        """Return whether image positions attended to the whole image in training (``masking.attention``)."""
+        return self.provenance.get("attention") == "bidirectional"
+
     @cached_property
     def fingerprint(self) -> str:
         """Return the sha256 over the digests of the weight files and the settings, without the model's name."""

@@ -1,0 +1,43 @@
+"""Where the pictures of records go: a name for each, no two the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: Letters of an id that a file's name keeps; file systems take 255 bytes.
+_LONGEST_NAME = 50
+
+
+class OutputPaths:
+    """Names of one run's pictures.
+
+    Args:
+        target: a file's name, if it ends in one of the suffixes, or a folder.
+        suffixes: that make it a file, lower case; the first is the one of files in a folder.
+    """
+
+    def __init__(self, target: Path, suffixes: tuple[str, ...]) -> None:
+        self._target, self._suffix = target, suffixes[0]
+        self.is_file = target.suffix.lower() in suffixes
+        self._taken: set[str] = set()
+
+    def path(self, record_id: str) -> Path:
+        """Return where a record's picture goes: no two records share one, whatever their ids are."""
+        first = self._target
+        if not self.is_file:
+            safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in record_id)
+            first = self._target / f"{safe[:_LONGEST_NAME]}{self._suffix}"
+        return self._untaken(first)
+
+    def beside(self, path: Path, what: str) -> Path:
+        """Return where a further picture of a record goes: a PNG beside its first one."""
+        return self._untaken(path.with_name(f"{path.stem}-{what}.png"))
+
+    def _untaken(self, first: Path) -> Path:
+        path, number = first, 1
+        # Some file systems do not tell upper from lower case.
+        while path.name.casefold() in self._taken:
+            number += 1
+            path = first.with_stem(f"{first.stem}-{number}")
+        self._taken.add(path.name.casefold())
+        return path

@@ -1,0 +1,127 @@
+"""A filled film as a derived DICOM image: Secondary Capture, of the source's patient and study, marked synthetic.
+
+It is a file of that patient, identity and all: it is written where the user says, and nothing of it goes elsewhere.
+Pixel spacing is left out on purpose: nothing synthetic is to be measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import uuid
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from chexmix_cli import __version__
+from chexmix_cli.core.data.dicom_file import DicomFile, quiet
+from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.present.marking import with_mark
+
+#: Attributes of patient, study and series that must stand in the file, empty where the source has none (type 2).
+_REQUIRED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
+    "StudyID", "AccessionNumber", "PatientOrientation",
+)  # fmt: skip
+#: Attributes that are copied where the source has them.
+_COPIED = (
+    "SpecificCharacterSet", "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence", "PatientAge", "StudyDescription", "BodyPartExamined", "Laterality",
+    "BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+)  # fmt: skip
+
+
+def derived_dicom(source: DicomFile, picture_YX: NDArray[np.uint8], *, model: str, what: str) -> bytes:
+    """Return the file's bytes. The same source, picture and words give the same bytes, UIDs included.
+
+    Args:
+        source: the film's file, its header at least.
+        picture_YX: the whole film filled; a strip that says so is added below.
+        model: name of the model.
+        what: how it was made, one line of ASCII; part of the derivation description.
+
+    Raises:
+        DataError: if the source's header cannot be copied.
+    """
+    marked_YX = with_mark(picture_YX)
+    with quiet():
+        try:
+            dataset = _copied_header(source)
+            _describe(dataset, source, marked_YX, model, what)
+            return _bytes(dataset)
+        except Exception as error:  # values that break the rules of their kind make pydicom raise almost anything
+            raise DataError(Reason.CORRUPT, f"the header cannot be copied ({type(error).__name__})") from None
+
+
+def _copied_header(source: DicomFile) -> Dataset:
+    dataset = Dataset()
+    for keyword in (*_REQUIRED, *_COPIED):
+        if keyword in source.dataset:
+            dataset[keyword] = source.dataset[keyword]
+        elif keyword in _REQUIRED:
+            setattr(dataset, keyword, None)
+    return dataset
+
+
+def _describe(dataset: Dataset, source: DicomFile, picture_YX: NDArray[np.uint8], model: str, what: str) -> None:
+    made = hashlib.sha256(picture_YX.tobytes() + what.encode() + model.encode() + __version__.encode()).hexdigest()
+    study, instance = source.text("StudyInstanceUID"), source.text("SOPInstanceUID")
+    dataset.StudyInstanceUID = study or _uid("study", made)
+    dataset.SeriesInstanceUID = _uid("series", f"{study} {instance} {made}")
+    dataset.SOPInstanceUID = _uid("instance", f"{study} {instance} {made}")
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.Modality = source.text("Modality") or "OT"
+    dataset.SeriesNumber, dataset.InstanceNumber = None, 1
+    dataset.SeriesDescription = "SYNTHETIC in part: filled by a model"
+    dataset.ConversionType = "SYN"
+    dataset.ImageType = ["DERIVED", "SECONDARY"]
+    dataset.SyntheticData = "YES"
+    dataset.SecondaryCaptureDeviceManufacturer = "chexmix"
+    dataset.SecondaryCaptureDeviceManufacturerModelName = model
+    dataset.SecondaryCaptureDeviceSoftwareVersions = __version__
+    dataset.DerivationDescription = f"SYNTHETIC in part, not for clinical use. chexmix {__version__}, {model}: {what}"[
+        :1024
+    ]
+    equipment = Dataset()
+    equipment.Manufacturer, equipment.ManufacturerModelName = "chexmix", model
+    equipment.SoftwareVersions = __version__
+    equipment.ContributionDescription = "Hidden parts of the image filled in by a generative model"
+    equipment.PurposeOfReferenceCodeSequence = [_code("109103", "Modifying Equipment")]
+    dataset.ContributingEquipmentSequence = [equipment]
+    if instance is not None and source.text("SOPClassUID") is not None:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = source.text("SOPClassUID")
+        reference.ReferencedSOPInstanceUID = instance
+        reference.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
+        dataset.SourceImageSequence = [reference]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = picture_YX.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.PixelData = picture_YX.tobytes() + b"\0" * (picture_YX.size % 2)
+    dataset["PixelData"].VR = "OW"
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def _uid(kind: str, text: str) -> str:
+    """Return a UID that follows from a text (a UUID under 2.25, PS3.5 B.2)."""
+    digest = hashlib.sha256(f"chexmix {kind} {text}".encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def _bytes(dataset: Dataset) -> bytes:
+    meta: Any = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta = meta
+    written = io.BytesIO()
+    dataset.save_as(written, enforce_file_format=True)
+    return written.getvalue()
