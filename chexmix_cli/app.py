@@ -13,6 +13,7 @@ from chexmix_cli.commands.data_shards import info as shards_info
 from chexmix_cli.commands.data_shards import merge as merge_shards
 from chexmix_cli.commands.evaluate import app as evaluate_app
 from chexmix_cli.commands.evaluate_classification import evaluate_classification
+from chexmix_cli.commands.evaluate_inpainting import evaluate_inpainting
 from chexmix_cli.commands.evaluate_report import evaluate_report
 from chexmix_cli.commands.evaluate_retrieval import evaluate_retrieval
 from chexmix_cli.commands.finetune import finetune
@@ -70,6 +71,7 @@ for _name in LATER:
     app.command(_name, short_help=f"(not built yet) {LATER[_name]}", context_settings=_settings)(_later(_name))
 data_app.command("merge")(merge_shards)
 data_app.command("info")(shards_info)
+evaluate_app.command("inpainting")(evaluate_inpainting)
 evaluate_app.command("report")(evaluate_report)
 evaluate_app.command("classification")(evaluate_classification)
 evaluate_app.command("retrieval")(evaluate_retrieval)

@@ -28,7 +28,7 @@ from chexmix_cli.core.settings.datasets import (
 from chexmix_cli.core.settings.evaluation import DiffSettings
 from chexmix_cli.core.settings.finetuning import TASKS
 from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
-from chexmix_cli.core.settings.inpainting import InpaintSettings
+from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings, InpaintSettings
 from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 from chexmix_cli.core.settings.retrieval import IndexSettings, QuerySettings, RetrievalEvaluationSettings
 from chexmix_cli.core.settings.training import STAGES
@@ -56,6 +56,7 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "tokenize": [("", TokenizeSettings)],
     "generate-report": [("", GenerateReportSettings)],
     "evaluate report": [("", ReportEvaluationSettings)],
+    "evaluate inpainting": [("", EvaluateInpaintingSettings)],
     "inpaint": [("", InpaintSettings)],
     "pretrain": [(f"`--stage {stage}`", root) for stage, root in STAGES.items()],
     "finetune": [(f"`--task {task}`", root) for task, root in TASKS.items()],

@@ -39,9 +39,6 @@ class Inpainting:
     """
 
     def __init__(self, model: OpenModel, settings: InpaintSettings, mask: AnyMask, out: Path | None) -> None:
-        from chexmix_cli.core.infer.inpaint import CodeFiller
-        from chexmix_cli.core.infer.restoration import Restorer
-
         self._model, self._settings, self._mask = model, settings, mask
         self._paths: OutputPaths | None = None
         self._writes_dicom = False
@@ -49,13 +46,7 @@ class Inpainting:
             as_dicom = settings.picture.format == "dicom"
             self._paths = OutputPaths(out, (".dcm", ".png") if as_dicom else (".png", ".dcm"))
             self._writes_dicom = out.suffix.lower() == ".dcm" if self._paths.is_file else as_dicom
-        filler = CodeFiller(
-            model.weights.load_decoder(model.device, model.dtype),
-            model.weights.settings.vocabulary,
-            model.images.vqgan.quantize.embedding.weight,
-            bidirectional=model.weights.sees_whole_image,
-        )
-        self._restorer = Restorer(model.images, filler)
+        self._restorer = model.restorer
         self._agreements: dict[str, list[float]] = {"ring": [], "beyond": []}
 
     def process(self, items: list[tuple[str, Film]]) -> list[Record]:

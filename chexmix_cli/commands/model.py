@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.presets import ResolvedPreset
     from chexmix_cli.core.infer.images import ImageTokenizer
     from chexmix_cli.core.infer.reports import ReportWriter
+    from chexmix_cli.core.infer.restoration import Restorer
     from chexmix_cli.core.weights import WeightsDir
 
 _LOG = logging.getLogger("chexmix")
@@ -75,6 +76,20 @@ class OpenModel:
             _LOG.warning("the weights have no text tokenizer: records carry token_ids but no report")
         decoder = self.weights.load_decoder(self.device, self.dtype)
         return ReportWriter(decoder, self.weights.settings.vocabulary, tokenizer)
+
+    @cached_property
+    def restorer(self) -> Restorer:
+        """Return what fills hidden parts of films."""
+        from chexmix_cli.core.infer.inpaint import CodeFiller
+        from chexmix_cli.core.infer.restoration import Restorer
+
+        filler = CodeFiller(
+            self.weights.load_decoder(self.device, self.dtype),
+            self.weights.settings.vocabulary,
+            self.images.vqgan.quantize.embedding.weight,
+            bidirectional=self.weights.sees_whole_image,
+        )
+        return Restorer(self.images, filler)
 
     @cached_property
     def text_tokenizer_hash(self) -> str | None:

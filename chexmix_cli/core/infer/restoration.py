@@ -91,24 +91,35 @@ class Restorer:
     def __init__(self, images: ImageTokenizer, filler: CodeFiller) -> None:
         self.images, self.filler = images, filler
 
-    def encode(self, films: Sequence[MaskedFilm], settings: RegionSettings) -> list[EncodedFilm]:
+    def encode(
+        self, films: Sequence[MaskedFilm], settings: RegionSettings, *, whole: Sequence[EncodedFilm] | None = None
+    ) -> list[EncodedFilm]:
         """Return films encoded with and without their hidden parts.
+
+        Args:
+            films: to encode, all in one batch.
+            settings: which codes are the context.
+            whole: the same films, encoded before with other masks; what hangs on no mask is taken from them.
 
         Raises:
             ShapeError, MachineError: as :meth:`ImageTokenizer.encode`.
         """
         if not films:
             return []
-        codes_BP = self.images.encode(np.stack([film.original_CYX for film in films]))
+        if whole is None:
+            codes_BP = self.images.encode(np.stack([film.original_CYX for film in films]))
+            roundtrips = [grey(picture) for picture in self.images.decode(codes_BP)]
+        else:
+            codes_BP = torch.from_numpy(np.stack([film.codes_P for film in whole]))
+            roundtrips = [film.roundtrip_YX for film in whole]
         blanked_BP = self.images.encode(np.stack([film.blanked_CYX for film in films]))
-        roundtrips = self.images.decode(codes_BP)
         context_BP = blanked_BP if settings.protocol == "leak-free" else codes_BP
         return [
             EncodedFilm(
                 film=film,
                 original_YX=grey_of_pixels(film.original_CYX),
                 masked_YX=grey_of_pixels(film.blanked_CYX),
-                roundtrip_YX=grey(roundtrips[row]),
+                roundtrip_YX=roundtrips[row],
                 codes_P=codes_BP[row].numpy(),
                 context_P=context_BP[row].numpy(),
                 blanked_P=blanked_BP[row].numpy(),

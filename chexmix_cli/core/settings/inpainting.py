@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.evaluation import BootstrapSettings
 from chexmix_cli.core.settings.inference import InputSettings
 
 Strategy = Literal["single", "autoregressive", "iterative"]
@@ -93,3 +94,94 @@ class InpaintSettings:
     region: RegionSettings = RegionSettings()
     fill: FillSettings = FillSettings()
     picture: PictureSettings = PictureSettings()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskSweepSettings:
+    """The masks of an evaluation: every ratio of every pattern under every protocol, nested and by the film's id.
+
+    Attributes:
+        ratios: shares of codes that are hidden.
+        patterns: ``random``, ``block``, ``border``.
+        protocols: ``leak-free`` and ``paper``, as in ``region.protocol``.
+        ring, blank: as in ``region``.
+    """
+
+    ratios: tuple[float, ...] = (0.2, 0.5, 0.8)
+    patterns: tuple[Literal["random", "block", "border"], ...] = ("random", "block")
+    protocols: tuple[Literal["leak-free", "paper"], ...] = ("leak-free",)
+    ring: int = 1
+    blank: Literal["mean", "harmonic"] = "mean"
+
+    def __post_init__(self) -> None:
+        for name in ("ratios", "patterns", "protocols"):
+            found = getattr(self, name)
+            require(0 < len(found) == len(set(found)), f"masks.{name}", found, "at least one, none twice")
+        for ratio in self.ratios:
+            require(0 < ratio < 1, "masks.ratios", ratio, "above 0 and below 1")
+        RegionSettings(ring=self.ring)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodSettings:
+    """What fills the masks: the model by every strategy with every choice, and what it has to beat.
+
+    Attributes:
+        strategies, choices: as in ``fill``.
+        baselines: fills from visible pixels alone: their ``mean``, ``harmonic``, ``biharmonic``, ``telea``.
+        samples, temperature, top_p, rounds, schedule: as in ``fill``; ``samples`` for the choice ``sample``.
+    """
+
+    strategies: tuple[Strategy, ...] = ("single", "autoregressive", "iterative")
+    choices: tuple[Choice, ...] = ("expected",)
+    baselines: tuple[Baseline, ...] = ("mean", "harmonic", "biharmonic", "telea")
+    samples: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    rounds: int = 8
+    schedule: Literal["cosine", "linear"] = "cosine"
+
+    def __post_init__(self) -> None:
+        for name in ("strategies", "choices"):
+            found = getattr(self, name)
+            require(0 < len(found) == len(set(found)), f"methods.{name}", found, "at least one, none twice")
+        _ = self.fills
+
+    @property
+    def fills(self) -> dict[str, FillSettings]:
+        """Return the model's methods by name."""
+        return {
+            f"{strategy}-{choice}": FillSettings(
+                strategy=strategy,
+                choice=choice,
+                samples=self.samples if choice == "sample" else 1,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                rounds=self.rounds,
+                schedule=self.schedule,
+            )
+            for strategy in self.strategies
+            for choice in self.choices
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateInpaintingSettings:
+    """Root of ``chexmix evaluate inpainting``.
+
+    Attributes:
+        images: most images of the split, drawn by ``--seed``; 0 takes all.
+        cases: images shown on the page for each of best and worst.
+        input, masks, methods, bootstrap: see there.
+    """
+
+    images: int = 0
+    cases: int = 3
+    input: InputSettings = field(default_factory=InputSettings)
+    masks: MaskSweepSettings = field(default_factory=MaskSweepSettings)
+    methods: MethodSettings = field(default_factory=MethodSettings)
+    bootstrap: BootstrapSettings = field(default_factory=BootstrapSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("images", "cases"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
