@@ -37,9 +37,7 @@ FLAGS = {
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
     "evaluate classification": EVALUATION | {"--mask-ratios", "--head"},
-    "evaluate inpainting": TRAINING - {"--preset"}
-    | {"--json", "--manifest", "--split", "--mask-ratios", "--patterns", "--weights", "--device", "--dtype", "--seed"}
-    | {"--out", "-o", "--html", "--plots"},
+    "evaluate inpainting": EVALUATION | {"--mask-ratios", "--patterns"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "evaluate retrieval": EVALUATION,
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},

@@ -209,3 +209,22 @@ def test_a_person_reads_the_numbers_and_the_audit(debug_weights, films, monkeypa
     assert run(["inpaint", str(films / "a.png"), "--block", "0.2", "--weights", str(debug_weights)]) == 0
     for words in ("hidden part", "whole film", "leak audit", "ceiling", "film's pixels kept"):
         assert words in shown.getvalue()
+
+
+def test_weights_that_saw_whole_images_in_training_see_them_here(fill, call, films, debug_weights, tmp_path):
+    import torch
+
+    from chexmix_cli.core.weights import open_weights, save_model
+
+    causal = open_weights(debug_weights)
+    assert not causal.sees_whole_image
+    decoder, vqgan = causal.load_decoder("cpu", torch.float32), causal.load_vqgan("cpu", torch.float32)
+    made = {"attention": "bidirectional"}
+    save_model(tmp_path / "both", causal.settings, decoder=decoder, vqgan=vqgan, provenance=made)
+    assert open_weights(tmp_path / "both").sees_whole_image
+    arguments = (films / "a.png", "--block", 0.3)
+    (first,) = fill(*arguments).records
+    (second,) = call("inpaint", *arguments, "--weights", tmp_path / "both").records
+    assert first["psnr"]["masked"]["original"] != second["psnr"]["masked"]["original"]
+    assert first["psnr"]["masked"]["roundtrip"] is not None
+    assert first["ceiling"] == second["ceiling"]

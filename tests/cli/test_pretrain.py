@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from chexmix_cli.core.weights import open_weights
+
 DEBUG = ("--preset", "debug")
 
 
@@ -51,6 +53,8 @@ def test_three_stages_make_a_model_that_writes_reports(call, manifest, films, tm
     result = call("generate-report", films / "a.png", "--weights", runs["2"], "--set", "decode.max_new_tokens=8")
     assert result.code == 0
     assert result.records[0]["report"] is not None
+    # Inpainting asks the weights how images were read in training.
+    assert open_weights(runs["2"]).provenance["attention"] == "paper"
 
 
 @pytest.mark.slow
