@@ -155,7 +155,8 @@ def add_adapters(decoder: Decoder, settings: LoraSettings, generator: Generator,
         outputs = {name: update for name, update in updates.items() if not update.place.is_input}
         block.input_adapter = InputAdapter(inputs) if inputs else None
         block.output_adapter = OutputAdapter(outputs) if outputs else None
-    decoder.train(decoder.training)  # new modules take on the mode of the decoder
+    # New modules take on the decoder's mode and place.
+    decoder.train(decoder.training).to(decoder.embedding.weight.device)
 
 
 @torch.no_grad()

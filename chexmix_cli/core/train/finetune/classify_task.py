@@ -124,7 +124,7 @@ class ClassifyTask:
         # What balancing adds to the logits a perfect model would learn; the exported head is without it.
         self._shift_L = self._present_weight_L.log() + labels.log_odds(target_ML) - labels.log_odds(train.target_NL)
         self._validated = (torch.empty(0), torch.empty(0))
-        self._model = FindingsModel(decoder, layer, len(self._shift_L))
+        self._model = FindingsModel(decoder, layer, len(self._shift_L)).to(device_of(decoder))
         self._start(labels.log_odds(train.target_NL) + self._shift_L)
         self.module: nn.Module = self._model
         self.blocks: Sequence[nn.Module] = list(decoder.blocks)[:layer]
@@ -189,11 +189,13 @@ class ClassifyTask:
     def _start(self, bias_L: Tensor) -> None:
         """Standardise with the start weights' states of the train split; begin at the shares of the findings."""
         model, size = self._model.eval(), self._settings.train.micro_batch_size
+        device = device_of(model)
         chosen = spread(len(self._train.ids), _MOST_STANDARDISED)
         pooled = []
         for start in range(0, len(chosen), size):
             codes_BP = self._train.codes_NVP[chosen[start : start + size], 0]
-            pooled.append(pooled_state(model.decoder, *image_sequences(codes_BP, self._vocabulary), model.layer))
+            token_ids_BT, is_image_BT = (part.to(device) for part in image_sequences(codes_BP, self._vocabulary))
+            pooled.append(pooled_state(model.decoder, token_ids_BT, is_image_BT, model.layer))
         standardise(model, torch.cat(pooled))
         model.head.weight.zero_()
         model.head.bias.copy_(bias_L)

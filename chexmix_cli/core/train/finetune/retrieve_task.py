@@ -164,10 +164,10 @@ class RetrieveTask:
         generator = step_generator(settings.train.seed, 0)
         self.projection = Projection(layer=layer, hidden_size=shape.hidden_size, size=contrast.size)
         set_trained(decoder, settings.method, settings.lora, generator, layer=layer)
-        model = PairModel(decoder, self.projection)
+        model = PairModel(decoder, self.projection).to(device_of(decoder))
         self._start(model, generator)
         self.module: nn.Module = model
-        self.blocks: Sequence[nn.Module] = list(decoder.blocks)[:layer]
+        self.blocks: Sequence[nn.Module] = [] if settings.method == "probe" else list(decoder.blocks)[:layer]
 
     def select(self, step: int) -> list[int]:
         """Return the pairs of a step; every epoch is its own permutation."""
@@ -233,9 +233,10 @@ class RetrieveTask:
             self._val.pool(model, size)
         chosen = spread(len(self._train), _MOST_STANDARDISED)
         groups = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        pairs = [self._train.pairs(indices, [0] * len(indices)) for indices in groups]
+        pairs = [self._train.pairs(indices, [0] * len(indices)).to(device_of(model)) for indices in groups]
         standardise(self.projection.image, torch.cat([model.pool(group.image) for group in pairs]))
         standardise(self.projection.text, torch.cat([model.pool(group.text) for group in pairs]))
         for tower in (self.projection.image, self.projection.text):
-            tower.projection.weight.normal_(std=1 / math.sqrt(self.projection.hidden_size), generator=generator)
+            start = torch.randn(tower.projection.weight.shape, generator=generator)
+            tower.projection.weight.copy_(start / math.sqrt(self.projection.hidden_size))
         self.projection.log_temperature.fill_(math.log(self._settings.contrast.temperature))
