@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chexmix_cli import __version__
+from chexmix_cli.commands.classify import classify
 from chexmix_cli.commands.data import app as data_app
 from chexmix_cli.commands.data_shards import info as shards_info
 from chexmix_cli.commands.data_shards import merge as merge_shards
@@ -66,6 +67,7 @@ app.command("pretrain")(pretrain)
 app.command("finetune")(finetune)
 app.command("generate-report")(generate_report)
 app.command("inpaint")(inpaint)
+app.command("classify")(classify)
 for _name in LATER:
     _settings = {"allow_extra_args": True, "ignore_unknown_options": True}
     app.command(_name, short_help=f"(not built yet) {LATER[_name]}", context_settings=_settings)(_later(_name))

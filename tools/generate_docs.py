@@ -17,6 +17,7 @@ import typer
 
 from chexmix_cli.app import app
 from chexmix_cli.commands.later import LATER
+from chexmix_cli.core.settings.classification import ClassifySettings, EvaluateClassificationSettings
 from chexmix_cli.core.settings.datasets import (
     CheckSettings,
     ChexpertPlusImport,
@@ -55,6 +56,8 @@ What all commands have in common:
 ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "tokenize": [("", TokenizeSettings)],
     "generate-report": [("", GenerateReportSettings)],
+    "classify": [("", ClassifySettings)],
+    "evaluate classification": [("", EvaluateClassificationSettings)],
     "evaluate report": [("", ReportEvaluationSettings)],
     "evaluate inpainting": [("", EvaluateInpaintingSettings)],
     "inpaint": [("", InpaintSettings)],

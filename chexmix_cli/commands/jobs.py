@@ -32,6 +32,7 @@ class Film:
         fields: what the record says about the image beside codes (view, notes, preset, other images).
         picture: the whole film as read, 8 bits, where the command asks for it.
         image: where it was read from, with ``picture``.
+        others: the study's other images, where the command asks for them.
     """
 
     pixels: NDArray[np.float32] | None
@@ -39,15 +40,24 @@ class Film:
     fields: Record = field(default_factory=dict)
     picture: Image | None = None
     image: StudyImage | None = None
+    others: tuple[Film, ...] = ()
+
+    @property
+    def views(self) -> tuple[Film, ...]:
+        """Return the image and the study's others."""
+        return (self, *self.others)
 
 
-def film_jobs(arguments: Sequence[str], model: OpenModel, *, keeps_picture: bool = False) -> Iterator[Job[Film]]:
+def film_jobs(
+    arguments: Sequence[str], model: OpenModel, *, keeps_picture: bool = False, with_others: bool = False
+) -> Iterator[Job[Film]]:
     """Yield a job for every record the inputs will give, in order.
 
     Args:
         arguments: of the command line.
         model: in use.
         keeps_picture: films keep the picture that their pixels were made of.
+        with_others: a study's other images are read, too.
     """
     from chexmix_cli.core.data.inputs import discover
 
@@ -55,14 +65,17 @@ def film_jobs(arguments: Sequence[str], model: OpenModel, *, keeps_picture: bool
         return discover(paths, model.input, keep_uids=model.options.keep_uids)
 
     if "-" in arguments:
-        yield from _stdin_jobs(model, found, keeps_picture)
+        yield from _stdin_jobs(model, found, keeps_picture, with_others)
     else:
         for item in found(arguments):
-            yield _item_job(item, model, keeps_picture)
+            yield _item_job(item, model, keeps_picture, with_others)
 
 
 def _stdin_jobs(
-    model: OpenModel, found: Callable[[Sequence[str]], Iterator[Study | Refusal]], keeps_picture: bool
+    model: OpenModel,
+    found: Callable[[Sequence[str]], Iterator[Study | Refusal]],
+    keeps_picture: bool,
+    with_others: bool,
 ) -> Iterator[Job[Film]]:
     # Paths are grouped into studies, so they wait for each other; records go through one by one.
     paths: list[str] = []
@@ -75,7 +88,7 @@ def _stdin_jobs(
             yield from record_jobs(line, model, keeps_picture=keeps_picture)
     if paths:
         for item in found(paths):
-            yield _item_job(item, model, keeps_picture)
+            yield _item_job(item, model, keeps_picture, with_others)
 
 
 def record_jobs(line: Line, model: OpenModel, *, keeps_picture: bool = False) -> Iterator[Job[Film]]:
@@ -136,14 +149,14 @@ def _film_from_codes(record: Record, model: OpenModel) -> Film:
     return Film(None, codes, fields)
 
 
-def _item_job(item: Study | Refusal, model: OpenModel, keeps_picture: bool) -> Job[Film]:
+def _item_job(item: Study | Refusal, model: OpenModel, keeps_picture: bool, with_others: bool = False) -> Job[Film]:
     from chexmix_cli.core.data.inputs import Refusal
 
     if isinstance(item, Refusal):
         return Job(item.id, _raiser(item.error), sources=item.sources)
     # With one record an image, the id of a DICOM image begins with its study's.
     study = item.id.partition("/")[0] if item.chosen.is_dicom else None
-    prepare = partial(_film_from_study, item, model.preset, keeps_picture)
+    prepare = partial(_film_from_study, item, model.preset, keeps_picture, with_others)
     return Job(item.id, prepare, can_travel=True, study=study, sources=(item.chosen.source,))
 
 
@@ -152,7 +165,7 @@ def _study_of(record: Record) -> str | None:
     return study if isinstance(study, str) else None
 
 
-def _film_from_study(study: Study, preset: ResolvedPreset, keeps_picture: bool) -> Film:
+def _film_from_study(study: Study, preset: ResolvedPreset, keeps_picture: bool, with_others: bool) -> Film:
     from chexmix_cli.core.data.geometry import fit
 
     loaded = study.chosen.load(preset)
@@ -160,11 +173,26 @@ def _film_from_study(study: Study, preset: ResolvedPreset, keeps_picture: bool) 
     fields |= {"preset": preset.intensity, "preset_hash": preset.hash}
     if study.others:
         fields["other_images"] = [{"id": image.id, "view": _view(image)} for image in study.others]
-    if loaded.notes:
-        fields["notes"] = list(loaded.notes)
+    others, lost = _other_films(study, preset) if with_others else ((), [])
+    notes = [*loaded.notes, *lost]
+    if notes:
+        fields["notes"] = notes
     pixels = fit(loaded.image, preset.image, preset.channels)
     kept = (loaded.image, study.chosen) if keeps_picture else (None, None)
-    return Film(pixels, None, fields, *kept)
+    return Film(pixels, None, fields, *kept, others)
+
+
+def _other_films(study: Study, preset: ResolvedPreset) -> tuple[tuple[Film, ...], list[str]]:
+    """Return a study's other images, and a note for each that cannot be read: the study is scored without it."""
+    from chexmix_cli.core.data.inputs import load_pixels
+
+    films, lost = [], []
+    for image in study.others:
+        try:
+            films.append(Film(load_pixels(image, preset)[0], None))
+        except DataError as error:
+            lost.append(f"image {image.id} cannot be read ({error.code}) and is left out")
+    return tuple(films), lost
 
 
 def _view(image: StudyImage) -> str | None:

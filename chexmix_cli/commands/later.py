@@ -6,7 +6,6 @@ from chexmix_cli.core.errors import ChexmixError
 
 #: Command to what it will do.
 LATER = {
-    "classify": "Give findings probabilities or embeddings of radiographs.",
     "plan": "Tell whether a command will fit this machine, and how long it will take.",
 }
 

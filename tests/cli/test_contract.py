@@ -36,6 +36,7 @@ FLAGS = {
     "data info": {"--json", "--quiet", "-q", "--verbose", "-v"},
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
+    "classify": COMMON | {"--seed", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
     "evaluate classification": EVALUATION | {"--mask-ratios", "--head"},
     "evaluate inpainting": EVALUATION | {"--mask-ratios", "--patterns"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
