@@ -178,8 +178,8 @@ def _film_from_study(study: Study, preset: ResolvedPreset, keeps_picture: bool, 
     if notes:
         fields["notes"] = notes
     pixels = fit(loaded.image, preset.image, preset.channels)
-    kept = (loaded.image, study.chosen) if keeps_picture else (None, None)
-    return Film(pixels, None, fields, *kept, others)
+    picture, image = (loaded.image, study.chosen) if keeps_picture else (None, None)
+    return Film(pixels, None, fields, picture, image, others)
 
 
 def _other_films(study: Study, preset: ResolvedPreset) -> tuple[tuple[Film, ...], list[str]]:
