@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from chexmix_cli.commands import options
+from chexmix_cli.commands.ranks import training_process
+from chexmix_cli.commands.training_view import TrainingView
 from chexmix_cli.core.errors import ExitCode
 
 Task = Annotated[str, typer.Option("--task", metavar="NAME", help="report, classify or retrieve.")]
@@ -35,6 +37,7 @@ def finetune(
     preset: PresetName = "mini",
     init: Init = None,
     resume: Resume = False,
+    device: options.Device = "auto",
     config: options.Config = None,
     assignments: options.Assignments = None,
     show_config: options.ShowConfig = False,
@@ -57,17 +60,25 @@ def finetune(
     if show_config:
         typer.echo(resolved.to_json())
         return 0
-    from chexmix_cli.commands.pretrain import _View
     from chexmix_cli.core.train.finetune.run import finetune as run_finetune
 
-    console = options.make_console(quiet, verbose)
-    view = _View(console, resolved.settings.train.steps)
-    done = run_finetune(
-        resolved.settings, data=data, out=out, init=init, resume=resume, report=view.report, progress=view.progress
-    )
-    view.close()
-    if not done:
-        console.note(f"stopped; a checkpoint is written. Go on with the same command and --resume (run: {out})")
-        return ExitCode.INTERRUPTED
-    console.note(f"done: {out / 'model'} works as --weights")
+    with training_process(device, quiet, verbose) as (place, console):
+        view = TrainingView(console, resolved.settings.train.steps)
+        try:
+            is_done = run_finetune(
+                resolved.settings,
+                data=data,
+                out=out,
+                init=init,
+                resume=resume,
+                device=place,
+                report=view.report,
+                progress=view.progress,
+            )
+        finally:
+            view.close()
+        if not is_done:
+            console.note(f"stopped; a checkpoint is written. Go on with the same command and --resume (run: {out})")
+            return ExitCode.INTERRUPTED
+        console.note(f"done: {out / 'model'} works as --weights")
     return 0

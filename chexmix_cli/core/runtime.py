@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli import __version__
@@ -108,6 +110,28 @@ def provenance(
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
     }
+
+
+def code_state() -> dict[str, Any]:
+    """Return which code runs: version, torch, and of a git checkout the commit and whether files differ from it."""
+    import torch
+
+    state: dict[str, Any] = {"version": __version__, "torch": str(torch.__version__), "commit": None, "changed": None}
+    folder = Path(__file__).resolve().parents[2]
+    # Not the checkout of another project that chexmix is installed somewhere under.
+    if (folder / ".git").exists():
+        state["commit"] = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        state["changed"] = None if changed is None else bool(changed)
+    return state
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 @contextmanager

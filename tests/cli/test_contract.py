@@ -25,11 +25,11 @@ RETRIEVAL = COMMON - {"--preset", "--provenance", "--keep-uids"}
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare", "--frame"},
     "generate-report": COMMON | {"--seed", "--picture"},
-    "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--resume"},
+    "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--resume", "--device"},
     "inpaint": COMMON
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
     | {"--seed"},
-    "pretrain": TRAINING | {"--stage", "--data", "--out", "--init", "--resume"},
+    "pretrain": TRAINING | {"--stage", "--data", "--out", "--init", "--resume", "--device"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--rejects"},
     "data check": TRAINING - {"--preset"} | {"--json"},
     "data merge": {"--json", "--out", "-o", "--quiet", "-q", "--verbose", "-v"},

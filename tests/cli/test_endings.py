@@ -139,7 +139,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_exits_130(repository, films,
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "a checkpoint is written" in stderr.splitlines()[-1]
-    assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-*.safetensors"))
+    assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-*/checkpoint.json"))
 
 
 def test_a_reader_that_stops_early_ends_the_command_silently(repository, films, debug_weights):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,6 +51,7 @@ def test_three_stages_make_a_model_that_writes_reports(call, manifest, films, tm
         assert any("val_loss" in record for record in records)
         init = ("--init", run)
     assert {"loss", "loss_image", "loss_text", "learning_rate", "grad_norm"} <= set(metrics(runs["1"])[0])
+    assert (runs["2"] / "losses.png").read_bytes().startswith(b"\x89PNG")
     result = call("generate-report", films / "a.png", "--weights", runs["2"], "--set", "decode.max_new_tokens=8")
     assert result.code == 0
     assert result.records[0]["report"] is not None
@@ -57,25 +59,100 @@ def test_three_stages_make_a_model_that_writes_reports(call, manifest, films, tm
     assert open_weights(runs["2"]).provenance["attention"] == "paper"
 
 
+def start(repository: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "chexmix_cli", *arguments]
+    return subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], run: Path, after: int) -> None:
+    """Return as soon as a run has a checkpoint of a step behind ``after``, or has ended."""
+    while process.poll() is None:
+        if any(int(path.name[11:]) > after for path in run.glob("checkpoints/checkpoint-????????")):
+            return
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_losses(repository, call, manifest, tmp_path):
-    """kill -9 in the middle: the metrics of the resumed run equal those of one that was left alone."""
-    more = ("--set", "train.steps=40", "--set", "train.validate_every=10", "--set", "train.checkpoint_every=4")
-    arguments = ["pretrain", "--stage", "tokenizer", *DEBUG, "--data", str(manifest), *more]
+@pytest.mark.parametrize("stage", ["tokenizer", "1", "2"])
+def test_a_run_that_was_killed_and_stopped_ends_like_one_left_alone(
+    repository, call, manifest, tmp_path, stage, debug_weights
+):
+    """kill -9, then SIGTERM, wherever the run happens to be: the metrics are those of one left alone, to the bit."""
+    more = ("--set", "train.steps=24", "--set", "train.validate_every=15", "--set", "train.log_every=3")
+    arguments = ["pretrain", "--stage", stage, *DEBUG, "--data", str(manifest), *more, "--device", "cpu"]
+    arguments += ["--init", str(debug_weights)] if stage != "tokenizer" else []
     assert call(*arguments, "--out", tmp_path / "whole").code == 0
     run = tmp_path / "killed"
-    command = [sys.executable, "-m", "chexmix_cli", *arguments, "--out", str(run)]
-    process = subprocess.Popen(command, cwd=repository, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not list(run.glob("checkpoints/checkpoint-*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert list(run.glob("checkpoints/checkpoint-*.safetensors"))
+    killed = start(repository, *arguments, "--out", str(run))
+    wait_for_checkpoint(killed, run, after=0)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    stopped = start(repository, *arguments, "--out", str(run), "--resume")
+    wait_for_checkpoint(stopped, run, after=10)
+    stopped.terminate()
+    _, said = stopped.communicate()
+    assert stopped.returncode == 130, said
+    assert "a checkpoint is written" in said
     result = call(*arguments, "--out", run, "--resume")
     assert result.code == 0, result.stderr
     assert "resumed after step" in result.stderr
     assert metrics(run) == metrics(tmp_path / "whole")
+
+
+def start_ranks(repository: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Start two processes as torchrun does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "chexmix_cli", *arguments],
+            cwd=repository,
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+
+
+@pytest.mark.slow
+def test_torchrun_trains_on_two_processes_as_on_one(repository, call, manifest, tmp_path, debug_weights):
+    arguments = ["pretrain", "--stage", "2", *DEBUG, "--data", str(manifest), "--init", str(debug_weights)]
+    arguments += ["--device", "cpu", "--set", "train.parallel=fsdp"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "chexmix_cli"]
+    done = subprocess.run(
+        [*command, *arguments, "--out", str(tmp_path / "two")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("works as --weights") == 1
+    assert call(*arguments, "--out", tmp_path / "one").code == 0
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    for left, right in zip(one, two, strict=True):
+        assert left.pop("order", None) == right.pop("order", None)
+        assert left == pytest.approx(right, rel=2e-4)
+    film, few = manifest.parent / "a.png", "decode.max_new_tokens=4"
+    assert call("generate-report", film, "--weights", tmp_path / "two", "--set", few).code == 0
+
+
+@pytest.mark.slow
+def test_an_error_of_all_processes_is_told_once(repository, manifest, tmp_path):
+    arguments = ["pretrain", "--stage", "tokenizer", *DEBUG, "--data", str(manifest), "--out", str(tmp_path / "run")]
+    ranks = start_ranks(repository, *arguments, "--device", "cpu", "--set", "train.micro_batch_size=4")
+    said = [rank.communicate()[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2], said
+    assert sorted(bool(errors) for errors in said) == [False, True]
+    assert "a step has 1 micro-batches for 2 processes" in "".join(said)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_overwritten(call, manifest, tmp_path):

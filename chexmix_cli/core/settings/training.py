@@ -20,10 +20,17 @@ class LoopSettings:
         steps: optimiser steps in all, from the start of the stage.
         batch_size: images a step, or rows of documents (``packing``).
         micro_batch_size: of these, how many pass the model at once (gradients accumulate over the rest).
-        checkpoint_every, validate_every, log_every: in steps.
-        keep_checkpoints: how many of the last checkpoints stay.
+        checkpoint_every, validate_every, log_every: in steps. A validation better than all before it is followed by a
+            checkpoint too.
+        keep_checkpoints: how many of the last checkpoints stay, beside that of the best validation.
         validation_batches: micro-batches of the validation split looked at (0: the whole split).
+        patience: validations without a better value of the task's metric after which the run ends; 0: never.
         precision: ``bfloat16`` runs under autocast with float32 weights.
+        ema_decay: share that a running mean of the weights keeps at a step; the mean is what is validated and
+            exported. 0: none.
+        parallel: with several processes: ``ddp`` keeps the whole model on each, ``fsdp`` a share of it.
+        checkpoint_activations: compute each block's activations a second time instead of keeping them.
+        compile: compile each block.
         seed: of initialisation, data order, masks and dropout.
     """
 
@@ -35,13 +42,21 @@ class LoopSettings:
     log_every: int = 10
     keep_checkpoints: int = 2
     validation_batches: int = 0
+    patience: int = 0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
+    ema_decay: float = 0.0
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    checkpoint_activations: bool = False
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "micro_batch_size", "checkpoint_every", "validate_every", "log_every"):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "a positive number")
         require(self.keep_checkpoints > 0, "train.keep_checkpoints", self.keep_checkpoints, "a positive number")
+        for name in ("patience", "validation_batches"):
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 or more, below 1")
         require(
             self.batch_size % self.micro_batch_size == 0,
             "train.batch_size",
@@ -52,11 +67,20 @@ class LoopSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerSettings:
-    """AdamW with linear warm-up and cosine decay; biases, norms and embeddings are not decayed."""
+    """AdamW and its schedule; biases, norms and embeddings are not decayed.
+
+    Attributes:
+        learning_rate: at the end of the linear warm-up of ``warmup_steps``.
+        min_learning_rate: of the last step.
+        schedule: ``cosine`` falls all the way; ``wsd`` stays and falls over the last ``decay_share`` of the steps.
+        clip_norm: largest norm of a step's gradient; a larger one is scaled down to it.
+    """
 
     learning_rate: float
     min_learning_rate: float = 0.0
     warmup_steps: int = 0
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay_share: float = 0.2
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.95
@@ -66,6 +90,7 @@ class OptimizerSettings:
         require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "a positive number")
         require_range("optimizer.min_learning_rate", self.min_learning_rate, 0.0, self.learning_rate)
         require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
+        require_range("optimizer.decay_share", self.decay_share, 0.0, 1.0)
         require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
         require_range("optimizer.beta1", self.beta1, 0.0, 0.9999)
         require_range("optimizer.beta2", self.beta2, 0.0, 0.99999)

@@ -1,58 +1,50 @@
-"""The training loop: one for every objective."""
+"""The training loop: one for every objective, on any number of processes."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from chexmix_cli.core.errors import TrainingError
+from chexmix_cli.core.runtime import code_state
 from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
-from chexmix_cli.core.train.checkpoint import Position, load_newest, save_checkpoint
-from chexmix_cli.core.train.metrics import MetricsLog
+from chexmix_cli.core.train.checkpoint import Position, TrainState, load_newest, require_space, save_checkpoint
+from chexmix_cli.core.train.curves import write_curves
+from chexmix_cli.core.train.distributed import barrier, from_main, is_any, is_main, share, world_size
+from chexmix_cli.core.train.ema import WeightAverage
+from chexmix_cli.core.train.metrics import RunLog, StepSums, Window, extend_order, read_metrics
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_generator, step_seed
-from chexmix_cli.core.train.task import Task, autocast
-from chexmix_cli.core.weights.files import write_text
+from chexmix_cli.core.train.parallel import Layout
+from chexmix_cli.core.train.task import Task
+from chexmix_cli.core.weights.files import RUN_MODEL, write_text
 
 Report = Callable[[dict[str, Any]], None]
 
-
-@dataclass(slots=True)
-class _Window:
-    """Sums since the last report."""
-
-    started: float = field(default_factory=time.perf_counter)
-    examples: int = 0
-    sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-
-    def add(self, sums: dict[str, tuple[Tensor, int]]) -> None:
-        for name, (value, count) in sums.items():
-            before, counted = self.sums.get(name, (torch.zeros(()), 0))
-            self.sums[name] = (before + value, counted + count)
-
-    def means(self) -> dict[str, float]:
-        return {name: float(value) / count for name, (value, count) in self.sums.items() if count}
+_CPU = torch.device("cpu")
 
 
 class Trainer:
     """One run in a folder: steps, reports, validation, checkpoints, resume.
 
+    With several processes every one makes a Trainer of the same task (see ``distributed.joined``); rank 0 writes.
+
     Args:
         task: the objective.
         train, optimizer: settings of the loop.
         settings: the whole settings root as a plain mapping; a checkpoint is resumed under the same only.
-        out: the run folder: ``metrics.jsonl``, ``checkpoints/``, ``model/``.
-        report: called with each metrics record and each remark (``{"remark": ...}``).
+        out: the run folder, there already: ``metrics.jsonl``, ``checkpoints/``, ``model/``, ``losses.png``.
+        report: called, on rank 0, with each metrics record and each remark (``{"remark": ...}``).
+        device: that trains; the task's module is moved there.
     """
 
     def __init__(
@@ -64,102 +56,149 @@ class Trainer:
         *,
         out: Path,
         report: Report,
+        device: torch.device = _CPU,
     ) -> None:
         self.task, self.train, self.schedule, self.settings, self.out = task, train, optimizer, settings, out
+        self.layout = Layout(task, train, device)
         self.optimizer = build_optimizer(task.module, optimizer)
-        self.position = Position(0, None)
-        self._report = report
+        self.average = WeightAverage(task.module, train.ema_decay) if train.ema_decay else None
+        self.position = Position()
+        self._state = TrainState(task.module, self.optimizer, self.average)
+        self._made_by = {**code_state(), "world_size": world_size(), "device": device.type}
+        self._report: Report = report if is_main() else lambda record: None
 
     def run(self, *, resume: bool) -> bool:
-        """Train to the last step; return False if a SIGTERM or SIGINT ended it early, with a checkpoint written."""
-        if resume:
-            self.position, remarks = load_newest(
-                self.out / "checkpoints", self.task.module, self.optimizer, self.settings
-            )
-            for remark in [*remarks, f"resumed after step {self.position.step}"]:
-                self._report({"remark": remark})
-        log = MetricsLog(self.out / "metrics.jsonl", self.position.step)
-        window = _Window()
-        with _stop_signals() as stopped:
-            while self.position.step < self.train.steps:
-                step = self.position.step
-                norm = self._step(step, window)
-                self.position = Position(step + 1, self.position.best)
-                is_last = step + 1 == self.train.steps
-                if (step + 1) % self.train.log_every == 0 or is_last:
-                    window = self._log(log, window, norm)
-                if (step + 1) % self.train.validate_every == 0 or is_last:
-                    self._validate(log)
-                if stopped() or (step + 1) % self.train.checkpoint_every == 0 or is_last:
-                    self._checkpoint()
-                if stopped() and not is_last:
-                    return False
-        return True
+        """Train to the last step; return False if a SIGTERM or SIGINT ended it early, with a checkpoint written.
 
-    def _step(self, step: int, window: _Window) -> float:
-        seed = self.train.seed
+        Raises:
+            TrainingError: if a loss or gradient is not finite, or there is nothing to resume from.
+            MachineError: if the disk has no room for the checkpoints, or one cannot be written.
+        """
+        if resume:
+            self._resume()
+        require_space(self.out / "checkpoints", self._state, keep=self.train.keep_checkpoints)
+        window = Window(self.position.window)
+        was_stopped = False
+        with _stop_signals() as is_stopping, closing(RunLog(self.out, self.position.step)) as log:
+            while not self._is_done() and not was_stopped:
+                norm = self._step(window)
+                done = self.position.step
+                is_last = done == self.train.steps
+                if done % self.train.log_every == 0 or is_last:
+                    window = self._log(log, window, norm)
+                if done % self.train.validate_every == 0 or is_last:
+                    self._validate(log)
+                was_stopped = is_any(is_stopping())
+                is_best = self.position.best_step == done
+                if was_stopped or is_best or self._is_done() or done % self.train.checkpoint_every == 0:
+                    self._checkpoint(window)
+        if is_main():
+            write_curves(read_metrics(self.out / "metrics.jsonl"), self.out / "losses.png")
+        return self._is_done()
+
+    def _is_done(self) -> bool:
+        return self.position.step >= self.train.steps or self._has_converged()
+
+    def _has_converged(self) -> bool:
+        return 0 < self.train.patience <= self.position.stale
+
+    def _resume(self) -> None:
+        self.position, remarks = load_newest(self.out / "checkpoints", self._state, self.settings)
+        for remark in [*remarks, f"resumed after step {self.position.step}"]:
+            self._report({"remark": remark})
+
+    def _step(self, window: Window) -> float:
+        """Do one optimiser step; return the gradient's norm."""
+        step, seed = self.position.step, self.train.seed
         generator = step_generator(seed, step)
         indices = self.task.select(step)
         batch = self.task.prepare(indices, generator)
         num_units = max(1, self.task.num_units(batch))
         self.task.module.train()
         self.optimizer.zero_grad(set_to_none=True)
-        for number, micro in enumerate(self.task.split(batch, self.train.micro_batch_size)):
+        sums = StepSums()
+        mine = share(self.task.split(batch, self.train.micro_batch_size))
+        for number, micro in mine:
             # Dropout draws from the global generator: it is a function of seed, step and micro-batch.
             torch.manual_seed(step_seed(seed, step, number))
-            with autocast(self.task.module, self.train.precision):
-                terms = self.task.loss(micro)
-            (terms.total / num_units).backward()
-            window.add(terms.sums)
-        window.examples += len(indices)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.task.module.parameters(), self.schedule.clip_norm))
-        if not math.isfinite(norm):
-            self._stop_non_finite(step, indices, window)
+            sums.add(self.layout.backward(micro, num_units, is_last=number == mine[-1][0]))
+        norm = self.layout.clip(self.schedule.clip_norm)
+        found = sums.over_ranks()
+        if not math.isfinite(norm) or not all(math.isfinite(value) for value, _ in found.values()):
+            self._stop_non_finite(indices, found, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.schedule, step, self.train.steps)
         self.optimizer.step()
         self.task.after_step(generator)
+        if self.average is not None:
+            self.average.update(step)
+        window.add(found, len(indices))
+        order = extend_order(self.position.order, step, self.task.example_ids(indices))
+        self.position = dataclasses.replace(self.position, step=step + 1, order=order)
         return norm
 
-    def _log(self, log: MetricsLog, window: _Window, norm: float) -> _Window:
+    def _log(self, log: RunLog, window: Window, norm: float) -> Window:
         step = self.position.step
-        seconds = time.perf_counter() - window.started
         record: dict[str, Any] = {"step": step, **window.means()}
         record["learning_rate"] = learning_rate(self.schedule, step - 1, self.train.steps)
         record["grad_norm"] = norm
-        record["examples_per_s"] = window.examples / seconds
+        record["order"] = self.position.order
+        record["examples_per_s"] = window.examples_per_s()
         log.write(record)
         self._report(record)
-        return _Window()
+        return Window()
 
-    def _validate(self, log: MetricsLog) -> None:
+    def _validate(self, log: RunLog) -> None:
         self.task.module.eval()
-        with torch.inference_mode():
-            record: dict[str, Any] = {"step": self.position.step, **self.task.validate()}
-        value, best = record[self.task.metric], self.position.best
-        is_best = best is None or (value > best if self.task.higher_is_better else value < best)
+        position = self.position
+        with self.average.exchanged() if self.average is not None else nullcontext():
+            # Ranks may differ in the last bits; what rank 0 found decides for all.
+            figures: dict[str, float] = from_main(self.layout.validate())
+            value, best = figures[self.task.metric], position.best
+            is_best = best is None or (value > best if self.task.higher_is_better else value < best)
+            if is_best:
+                self._export()
         if is_best:
-            self.position = Position(self.position.step, value)
-            self.task.export(self.out / "model")
+            self.position = dataclasses.replace(position, best=value, best_step=position.step, stale=0)
+        else:
+            self.position = dataclasses.replace(position, stale=position.stale + 1)
+        record = {"step": position.step, **figures}
         log.write(record)
         self._report({**record, "best": is_best})
+        if self._has_converged() and position.step < self.train.steps:
+            self._report({"remark": f"no better {self.task.metric} in {self.train.patience} validations: ends early"})
 
-    def _checkpoint(self) -> None:
+    def _export(self) -> None:
+        """Write ``model/``: whole weights, whatever the layout; a first one appears only when all of it is there."""
+        with self.layout.whole():
+            if is_main():
+                target = self.out / RUN_MODEL
+                partial = self.out / f".{RUN_MODEL}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                self.task.export(target if target.exists() else partial)
+                if partial.exists():
+                    partial.rename(target)
+        barrier()
+
+    def _checkpoint(self, window: Window) -> None:
+        self.position = dataclasses.replace(self.position, window=window.to_json())
         save_checkpoint(
             self.out / "checkpoints",
-            self.task.module,
-            self.optimizer,
+            self._state,
             self.position,
             self.settings,
+            self._made_by,
             keep=self.train.keep_checkpoints,
         )
 
-    def _stop_non_finite(self, step: int, indices: list[int], window: _Window) -> None:
-        path = self.out / "nonfinite.json"
-        record = {"step": step, "ids": self.task.example_ids(indices), "losses": window.means()}
-        write_text(path, json.dumps(record, indent=2) + "\n")
+    def _stop_non_finite(self, indices: list[int], found: dict[str, tuple[float, float]], norm: float) -> None:
+        step, path = self.position.step, self.out / "nonfinite.json"
+        losses = {name: str(value / count) for name, (value, count) in found.items() if count}
+        record = {"step": step, "ids": self.task.example_ids(indices), "losses": losses, "grad_norm": str(norm)}
+        if is_main():
+            write_text(path, json.dumps(record, indent=2) + "\n")
         raise TrainingError(
-            f"the gradient of step {step} is not finite",
+            f"the loss or the gradient of step {step} is not finite",
             where=str(path),
             hint="the file lists the batch; resume with a lower optimizer.learning_rate from the last checkpoint",
         )

@@ -11,6 +11,7 @@ from chexmix_cli.core.errors import TrainingError, WeightsError
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import StageTraining, TokenizerTraining
+from chexmix_cli.core.train.distributed import is_main, require_fitting_batch
 from chexmix_cli.core.train.films import load_films
 from chexmix_cli.core.train.loop import Report, Trainer
 from chexmix_cli.core.train.pretrain_decoder import Progress, decoder_task, read_splits, require_same
@@ -29,6 +30,7 @@ def pretrain(
     out: Path,
     init: str | None,
     resume: bool,
+    device: torch.device,
     report: Report,
     progress: Progress,
 ) -> bool:
@@ -41,6 +43,7 @@ def pretrain(
         init: weights to start from: name, directory or run folder. The decoder stages take the image tokenizer and
             text tokenizer from it, and the decoder if it has one; the tokenizer stage its VQGAN.
         resume: go on from the newest checkpoint.
+        device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
 
@@ -49,6 +52,7 @@ def pretrain(
     """
     if not resume and (out / "checkpoints").exists():
         raise TrainingError("holds a run already", where=str(out), hint="add --resume, or choose another --out")
+    require_fitting_batch(settings.train)
     torch.manual_seed(settings.train.seed)
     start = None if init is None else _open_start(init)
     if isinstance(settings, TokenizerTraining):
@@ -57,8 +61,9 @@ def pretrain(
         task = decoder_task(settings, data, start, progress)
     out.mkdir(parents=True, exist_ok=True)
     plain = to_dict(settings)
-    write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
-    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report)
+    if is_main():
+        write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
+    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
     return trainer.run(resume=resume)
 
 

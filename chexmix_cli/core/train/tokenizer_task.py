@@ -17,6 +17,7 @@ from chexmix_cli.core.kernels.nearest_code.reference import nearest_code
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.training import TokenizerTraining
 from chexmix_cli.core.train.discriminator import PatchDiscriminator
+from chexmix_cli.core.train.distributed import rank, sum_over_ranks, tensor_from_main, world_size
 from chexmix_cli.core.train.films import Films, stack
 from chexmix_cli.core.train.order import batch_indices
 from chexmix_cli.core.train.reconstruction import (
@@ -56,8 +57,8 @@ class RunningCodebook(nn.Module):
         return bool(self.count_K.any())
 
     def seed(self, z_ME: Tensor) -> None:
-        """Put every code onto a latent of the first batch, spread evenly over it."""
-        num_codes = len(self.count_K)
+        """Put every code onto a latent of the first micro-batch of all (rank 0's), spread evenly over it."""
+        z_ME, num_codes = tensor_from_main(z_ME), len(self.count_K)
         rows = torch.linspace(0, len(z_ME) - 1, num_codes).round().long()
         self._write(torch.ones(num_codes, dtype=torch.bool, device=z_ME.device), z_ME[rows])
 
@@ -67,20 +68,27 @@ class RunningCodebook(nn.Module):
 
     @torch.no_grad()
     def update(self, generator: Generator) -> None:
-        """Move the codes to the running means of this step's latents; revive dead ones."""
+        """Move the codes to the running means of this step's latents, all ranks' together; revive dead ones."""
         z_ME = torch.cat(self._seen)
         self._seen.clear()
         codes_M = nearest_code(z_ME, self._embedding[0].weight)
         uses_K = torch.bincount(codes_M, minlength=len(self.count_K)).float()
         total_KE = torch.zeros_like(self.sum_KE).index_add_(0, codes_M, z_ME)
-        self.count_K.lerp_(uses_K, 1 - self.decay)
-        self.sum_KE.lerp_(total_KE, 1 - self.decay)
+        self.count_K.lerp_(sum_over_ranks(uses_K), 1 - self.decay)
+        self.sum_KE.lerp_(sum_over_ranks(total_KE), 1 - self.decay)
         alive_K = self.count_K >= self.revive_below
         self._embedding[0].weight[alive_K] = self.sum_KE[alive_K] / self.count_K[alive_K, None]
         num_dead = int((~alive_K).sum())
         if num_dead:
-            rows = torch.randint(len(z_ME), (num_dead,), generator=generator)
-            self._write(~alive_K, z_ME[rows])
+            self._write(~alive_K, self._drawn(z_ME, num_dead, generator))
+
+    def _drawn(self, z_ME: Tensor, count: int, generator: Generator) -> Tensor:
+        """Return ``count`` of the latents of all ranks, drawn alike on each: the owner's vector, zeros from others."""
+        num_local = len(z_ME)
+        rows = torch.randint(num_local * world_size(), (count,), generator=generator).to(z_ME.device)
+        rows -= num_local * rank()
+        is_own = (rows >= 0) & (rows < num_local)
+        return sum_over_ranks(torch.where(is_own[:, None], z_ME[rows.clamp(0, num_local - 1)], 0.0))
 
     @torch.no_grad()
     def _write(self, is_new_K: Tensor, vectors: Tensor) -> None:

@@ -6,14 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+import small_runs
 import torch
 from PIL import Image
 
-from chexmix_cli.core.settings.model import DecoderSettings, ImageSettings, ModelSettings, VqganSettings
+from chexmix_cli.core.settings.model import ModelSettings
+from chexmix_cli.core.train import loop
 from chexmix_cli.core.train.documents import DocumentSet
-from chexmix_cli.core.vocab import compact
+from chexmix_cli.core.train.loop import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -25,51 +26,22 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes longer than all steps of a small run; test_curves.py and the commands' tests draw it."""
+    monkeypatch.setattr(loop, "write_curves", lambda records, path: None)
+
+
 @pytest.fixture(scope="session")
 def trained_model() -> ModelSettings:
     """Return settings of a 32 px model with 16 image tokens."""
-    vocabulary = compact(num_text=300, num_codes=32, tokens_per_image=16)
-    return ModelSettings(
-        name="train-test",
-        vocabulary=vocabulary,
-        image=ImageSettings(resolution_px=32, intensity="voi", geometry="pad"),
-        vqgan=VqganSettings(
-            num_codes=32,
-            code_size=4,
-            latent_channels=8,
-            channels=8,
-            channel_multipliers=(1, 1, 2, 2),
-            num_res_blocks=1,
-            image_channels=1,
-            num_groups=4,
-        ),
-        decoder=DecoderSettings(
-            num_rows=vocabulary.num_rows,
-            hidden_size=32,
-            num_layers=2,
-            num_heads=2,
-            mlp_size=64,
-            rotary_size=8,
-            max_positions=48,
-        ),
-    )
-
-
-def _draw(seed: int, side: int = 40) -> Image.Image:
-    """Return a smooth random picture: a few bright blobs on a gradient."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:side, 0:side] / side
-    values = 0.3 * y + 0.1
-    for _ in range(3):
-        centre_y, centre_x, width = rng.uniform(0.2, 0.8, 3)
-        values += 0.6 * np.exp(-((y - centre_y) ** 2 + (x - centre_x) ** 2) / (0.02 + 0.05 * width))
-    return Image.fromarray(np.clip(values * 255, 0, 255).astype(np.uint8))
+    return small_runs.model_settings()
 
 
 @pytest.fixture(scope="session")
 def draw_film() -> Callable[..., Image.Image]:
     """Return the function that draws one of arbitrarily many synthetic films."""
-    return _draw
+    return small_runs.draw_film
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +50,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest")
     lines = []
     for index in range(12):
-        _draw(index).save(folder / f"film{index}.png")
+        small_runs.draw_film(index).save(folder / f"film{index}.png")
         lines.append(
             {
                 "id": f"film{index}",
@@ -94,9 +66,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def document_set(trained_model: ModelSettings) -> DocumentSet:
+def document_set() -> DocumentSet:
     """Return 8 random documents with two image variants each."""
-    rng = np.random.default_rng(7)
-    codes_NVP = rng.integers(0, 32, (8, 2, 16)).astype(np.uint16)
-    reports = [rng.integers(0, 290, int(length)).tolist() for length in rng.integers(4, 12, 8)]
-    return DocumentSet(codes_NVP, reports, [f"doc{index}" for index in range(8)])
+    return small_runs.document_set()
+
+
+@pytest.fixture
+def build() -> Callable[..., Trainer]:
+    """Return the function that makes a fresh trainer of a stage, as a new process would."""
+    return small_runs.make_trainer

@@ -23,6 +23,7 @@ from chexmix_cli.core.settings.finetuning import (
     RetrieveFinetuning,
 )
 from chexmix_cli.core.settings.load import to_dict
+from chexmix_cli.core.train.distributed import is_main, require_fitting_batch, world_size
 from chexmix_cli.core.train.documents import DocumentSet, encode_reports
 from chexmix_cli.core.train.finetune.classify_task import ClassifyTask, FindingsModel, LabelledSet
 from chexmix_cli.core.train.finetune.examples import Codes, Progress, encode_rows
@@ -87,6 +88,7 @@ def finetune(
     out: Path,
     init: str | None,
     resume: bool,
+    device: torch.device,
     report: Report,
     progress: Progress,
 ) -> bool:
@@ -98,6 +100,7 @@ def finetune(
         out: run folder. A new run wants it without checkpoints; ``resume`` wants one.
         init: weights to start from: name, directory or run folder; None is the embedded model.
         resume: go on from the newest checkpoint.
+        device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
 
@@ -107,6 +110,9 @@ def finetune(
     is_fit = isinstance(settings, ClassifyFinetuning) and settings.method == "probe"
     if is_fit and resume:
         raise SettingsError("a probe is fitted in one go", where="--resume", hint="fit it again, with another --out")
+    if is_fit and world_size() > 1:
+        raise SettingsError("a probe is fitted by one process", where="torchrun", hint="leave torchrun out")
+    require_fitting_batch(settings.train)
     if not resume and ((out / "checkpoints").exists() or (out / RUN_MODEL).exists()):
         hint = "choose another --out" if is_fit else "add --resume, or choose another --out"
         raise TrainingError("holds a run already", where=str(out), hint=hint)
@@ -128,8 +134,9 @@ def finetune(
         return True
     task = _make_task(run)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
-    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report)
+    if is_main():
+        write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
+    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
     return trainer.run(resume=resume)
 
 

@@ -1,0 +1,126 @@
+"""How a step's computation is laid out: alone, replicated (DDP) or sharded (FSDP2); compiled; recomputed."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from chexmix_cli.core.settings.training import LoopSettings
+from chexmix_cli.core.train.distributed import is_main, world_size
+from chexmix_cli.core.train.task import Task, autocast
+
+
+class StepModule(nn.Module):
+    """What a task computes as a ``forward``, which is where DDP and FSDP2 hook in: a micro-batch's loss, or all of a
+    validation where there is no micro-batch.
+    """
+
+    def __init__(self, task: Task, train: LoopSettings) -> None:
+        super().__init__()
+        self.module = task.module
+        self._task, self._precision = task, train.precision
+
+    def forward(self, batch: Any) -> Any:
+        if batch is None:
+            return self._task.validate()
+        with autocast(self.module, self._precision):
+            terms = self._task.loss(batch)
+        return terms.total, terms.sums
+
+
+class Layout:
+    """The module a step calls, laid out as the settings say. The task's module is moved, and under FSDP2 sharded.
+
+    Args:
+        task: its ``blocks`` are sharded, compiled and recomputed one by one.
+        train: ``parallel``, ``compile``, ``checkpoint_activations``, ``precision``.
+        device: of this process.
+    """
+
+    def __init__(self, task: Task, train: LoopSettings, device: torch.device) -> None:
+        task.module.to(device)
+        self._module = task.module
+        self._step = StepModule(task, train)
+        for block in task.blocks if train.checkpoint_activations else ():
+            # In place of the method, so that the block's hooks (FSDP2's) stay outside what is computed twice.
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        for block in task.blocks if train.compile else ():
+            block.compile()
+        self._run: nn.Module = self._step
+        if world_size() > 1 and train.parallel == "fsdp":
+            self._shard(task, device)
+        elif world_size() > 1:
+            with warnings.catch_warnings():
+                # Its new name is not in the oldest torch we run on.
+                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+                self._run = DistributedDataParallel(self._step, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def backward(self, batch: Any, num_units: int, *, is_last: bool) -> dict[str, tuple[Tensor, int]]:
+        """Add a micro-batch's gradients, and return its sums; the ``is_last`` one of a step also joins the ranks'."""
+        # FSDP2 gives each rank its shard of every micro-batch's sum: whole gradients are what there is no room for.
+        waits = isinstance(self._run, DistributedDataParallel) and not is_last
+        with cast("AbstractContextManager[None]", self._run.no_sync()) if waits else nullcontext():  # type: ignore[operator]
+            total, sums = self._run(batch)
+            # Both wrappers average over ranks; the loss is a sum over them.
+            (total * (world_size() / num_units)).backward()
+        return cast("dict[str, tuple[Tensor, int]]", sums)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return the task's validation metrics; every rank computes them."""
+        self._reshard()
+        figures: dict[str, float] = self._step(None)
+        self._reshard()
+        return figures
+
+    def clip(self, norm: float) -> float:
+        """Scale the gradients to a norm of at most ``norm``, and return what it was: that of all ranks' together."""
+        found = nn.utils.clip_grad_norm_(self._module.parameters(), norm)
+        return float(found.full_tensor() if isinstance(found, DTensor) else found)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Put whole CPU tensors in the place of sharded parameters on rank 0, so that it can export the module.
+
+        Every rank must enter; inside, the parameters of the others are of no use.
+        """
+        kept: list[tuple[nn.Module, str, nn.Parameter]] = []
+        for part in self._module.modules():
+            for name, parameter in list(part.named_parameters(recurse=False)):
+                if isinstance(parameter, DTensor):
+                    tensor = parameter.full_tensor()
+                    kept.append((part, name, parameter))
+                    if is_main():
+                        part._parameters[name] = nn.Parameter(tensor.detach().cpu(), parameter.requires_grad)
+        try:
+            yield
+        finally:
+            for part, name, parameter in kept:
+                part._parameters[name] = parameter
+
+    def _reshard(self) -> None:
+        """Forget the whole parameters that FSDP2 keeps between passes: the weights may be others by the next one."""
+        for part in self._step.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+
+    def _shard(self, task: Task, device: torch.device) -> None:
+        # FSDP2 takes no other memory format, and shards at once: every rank starts from the same whole weights.
+        task.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        mesh = init_device_mesh(device.type, (world_size(),))
+        # What no gradient reaches stays whole: a codebook that its task writes, weights under an adapter.
+        frozen = {parameter for parameter in task.module.parameters() if not parameter.requires_grad}
+        for block in task.blocks:
+            fully_shard(block, mesh=mesh, ignored_params=frozen)
+        fully_shard(self._step, mesh=mesh, ignored_params=frozen)
