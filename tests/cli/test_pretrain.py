@@ -140,7 +140,7 @@ def test_torchrun_trains_on_two_processes_as_on_one(repository, call, manifest, 
     for left, right in zip(one, two, strict=True):
         assert left.pop("order", None) == right.pop("order", None)
         assert left == pytest.approx(right, rel=2e-4)
-    film, few = manifest.parent / "a.png", "decode.max_new_tokens=4"
+    film, few = manifest.parent / "a.png", "decode.max_new_tokens=8"
     assert call("generate-report", film, "--weights", tmp_path / "two", "--set", few).code == 0
 
 

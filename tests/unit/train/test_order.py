@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.models.decoder import Decoder
-from chexmix_cli.core.settings.training import OptimizerSettings
+from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import batch_indices, step_generator, step_seed
 
@@ -49,6 +50,34 @@ def test_schedule_warms_up_and_decays_to_the_minimum():
     assert rates[4] == 1.0
     assert rates[9] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 5 / 9)))
     assert rates[13] == pytest.approx(0.1)
+
+
+def test_wsd_warms_up_stays_and_falls_over_the_last_share():
+    settings = OptimizerSettings(
+        learning_rate=1.0, min_learning_rate=0.2, warmup_steps=2, schedule="wsd", decay_share=0.25
+    )
+    rates = [learning_rate(settings, step, 16) for step in range(16)]
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[2:12] == [1.0] * 10
+    assert rates[12:] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"patience": -1}, "train.patience: is -1; expected 0 or more"),
+        ({"validation_batches": -1}, "train.validation_batches: is -1; expected 0 or more"),
+        ({"ema_decay": 1.0}, "train.ema_decay: is 1.0; expected 0 or more, below 1"),
+    ],
+)
+def test_settings_of_the_loop_are_checked(values, message):
+    with pytest.raises(SettingsError, match=message):
+        LoopSettings(steps=1, batch_size=1, micro_batch_size=1, **values)
+
+
+def test_the_share_of_decay_is_checked():
+    with pytest.raises(SettingsError, match=r"optimizer.decay_share: is 1.5; expected 0..1"):
+        OptimizerSettings(learning_rate=1.0, decay_share=1.5)
 
 
 def test_only_matrices_decay(trained_model):
