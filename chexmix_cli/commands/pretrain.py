@@ -15,7 +15,7 @@ from chexmix_cli.core.errors import ExitCode
 Stage = Annotated[
     str, typer.Option("--stage", metavar="NAME", help="tokenizer, 1 (next token) or 2 (masked next token).")
 ]
-PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Pretraining preset: mini or debug.")]
+PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Preset: debug, mini, small or phi2.")]
 Data = Annotated[
     Path,
     typer.Option(

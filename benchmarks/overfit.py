@@ -1,0 +1,134 @@
+"""Learn a few real image-report pairs by heart: the whole path works, or it shows here.
+
+    python tools/make_mini_manifest.py ../shared/data/radiographs -o /tmp/manifest.jsonl
+    python benchmarks/overfit.py /tmp/manifest.jsonl
+
+Radiographs become codes by chexmix-mini's image tokenizer, reports token ids by its text tokenizer. A decoder from
+nothing learns them in stage 1 until the engine writes every report back, token for token, from its image; another one
+learns in stage 2 at a fixed mask ratio until all hidden tokens are reconstructed, under masks that no step has drawn.
+Progress goes to stderr, one JSON record to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from chexmix_cli.core.data.manifest import read_manifest
+from chexmix_cli.core.infer.engine import Engine
+from chexmix_cli.core.models.attention import AttentionPlan
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.init import init_decoder
+from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.settings.training import (
+    DocumentSettings,
+    LoopSettings,
+    MaskingSettings,
+    OptimizerSettings,
+    Stage1Training,
+    Stage2Training,
+)
+from chexmix_cli.core.train.decoder_task import DecoderTask
+from chexmix_cli.core.train.documents import DocumentSet, encode_films, encode_reports
+from chexmix_cli.core.train.films import load_films
+from chexmix_cli.core.train.objectives import IGNORED, Documents
+from chexmix_cli.core.train.order import step_generator
+from chexmix_cli.core.weights import open_weights
+
+STAGE2_CHECKS = 1_000_000
+
+
+def main() -> None:
+    """Train both stages and print what was learnt."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--mask-ratio", type=float, default=0.8)
+    parser.add_argument("--most-steps", type=int, default=1500)
+    arguments = parser.parse_args()
+    weights = open_weights(None)
+    model = weights.settings
+    small = dataclasses.replace(
+        model.decoder, hidden_size=128, num_layers=3, num_heads=4, mlp_size=512, residual_dropout=0.0
+    )
+    model = dataclasses.replace(model, decoder=small)
+    rows = list(itertools.islice(read_manifest(arguments.manifest, split="train"), arguments.pairs))
+    reports = encode_reports(rows, weights.load_text_tokenizer(), model)
+    films = load_films(rows, model, lambda *_: None)
+    codes = encode_films(
+        weights.load_vqgan("cpu", torch.float32), films, DocumentSettings(), seed=0, progress=lambda *_: None
+    )
+    pairs = DocumentSet(codes, reports, [row.id for row in rows])
+    common = {
+        "model": model,
+        "train": LoopSettings(
+            steps=arguments.most_steps, batch_size=len(pairs), micro_batch_size=len(pairs), precision="float32"
+        ),
+        "optimizer": OptimizerSettings(learning_rate=2e-3),
+    }
+    ratio = (arguments.mask_ratio, arguments.mask_ratio)
+    masking = MaskingSettings(image_ratio=ratio, text_ratio=ratio, attention="bidirectional")
+    first = learn(Stage1Training(**common), pairs, reports_written)
+    second = learn(Stage2Training(**common, masking=masking), pairs, tokens_reconstructed)
+    tokens = sum(map(len, reports))
+    print(json.dumps({"pairs": len(pairs), "report_tokens": tokens, "stage_1": first, "stage_2": second}))
+
+
+def learn(settings, pairs, measure) -> dict[str, float]:
+    """Train until all is learnt, and return at which step that was and how much it is."""
+    decoder = Decoder(settings.model.decoder)
+    init_decoder(decoder, step_generator(0, 0))
+    task = DecoderTask(settings, decoder, pairs, pairs, lambda directory: None)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=settings.optimizer.learning_rate, betas=(0.9, 0.95))
+    share, step = 0.0, 0
+    while share < 1.0 and step < settings.train.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.optimizer.learning_rate * min(1.0, (step + 1) / 50)
+        decoder.train()
+        batch = task.prepare(task.select(step), step_generator(0, step))
+        terms = task.loss(batch)
+        optimizer.zero_grad()
+        (terms.total / task.num_units(batch)).backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0:
+            share = measure(decoder.eval(), task, pairs)
+            loss = float(terms.total.detach()) / task.num_units(batch)
+            print(f"step {step}: loss {loss:.4f}, learnt {share:.4f}", file=sys.stderr, flush=True)
+    return {"steps": step, "loss": loss, "learnt": share}
+
+
+@torch.no_grad()
+def reports_written(decoder, task, pairs) -> float:
+    """Return the share of reports that the engine writes exactly, the end included."""
+    vocabulary = task._vocabulary
+    prompts = [vocabulary.report_prompt(pairs.codes(index, 0)) for index in range(len(pairs))]
+    longest = max(pairs.report_lengths()) + 1
+    written = Engine(decoder, vocabulary).generate(prompts, DecodeSettings(max_new_tokens=longest, min_new_tokens=0))
+    exact = [
+        list(generation.token_ids) == [*report, vocabulary.begin_image]
+        for generation, report in zip(written, pairs.reports, strict=True)
+    ]
+    return sum(exact) / len(exact)
+
+
+@torch.no_grad()
+def tokens_reconstructed(decoder, task, pairs) -> float:
+    """Return the share of hidden tokens that are predicted right, under masks that no step has drawn."""
+    batch: Documents = task.prepare(list(range(len(pairs))), step_generator(0, STAGE2_CHECKS))
+    input_1T, target_1T = batch.flat()
+    counts_1T = target_1T != IGNORED
+    state_1TD = decoder(input_1T, attend_BTS=AttentionPlan(batch.contexts()))
+    found_M = decoder.logits(state_1TD[counts_1T]).argmax(dim=-1)
+    return float((found_M == target_1T[counts_1T]).float().mean())
+
+
+if __name__ == "__main__":
+    main()
