@@ -60,10 +60,14 @@ def measure(
     ranked = RankedScores(scored.prob_NK, label_NK)
     threshold_K = np.full(len(scored.names), np.nan) if scored.threshold_K is None else scored.threshold_K
     groups = _label_groups(scored.names)
+    is_defined_QK = ~np.isnan(_table(ranked, np.ones(len(items.ids)), threshold_K))
 
     def numbers(weight_N: Floats) -> Floats:
         table_QK = _table(ranked, weight_N, threshold_K)
-        means = [np.array([_mean(row_K[places]) for row_K in table_QK]) for places in groups.values()]
+        means = [
+            np.array([mean_of_same(*pair) for pair in zip(table_QK[:, places], is_defined_QK[:, places], strict=True)])
+            for places in groups.values()
+        ]
         return np.concatenate([table_QK, np.stack(means, axis=1)], axis=1)
 
     value_QM = numbers(np.ones(len(items.ids)))
@@ -235,7 +239,12 @@ def _statistics(
     return {kind: ItemStatistic(kind=kind, column=score, labels=label) for kind in ("auroc", "auprc")}
 
 
-def _mean(value_K: Floats) -> float:
-    """Return the mean of the numbers that are defined, NaN if none is."""
-    defined = value_K[~np.isnan(value_K)]
-    return float(defined.mean()) if len(defined) else float("nan")
+def mean_of_same(value_K: Floats, is_defined_K: NDArray[np.bool_]) -> float:
+    """Return the mean over labels, NaN if there is none, or if a resample lost one of them.
+
+    Args:
+        value_K: a metric of each label, of all items or of a resample.
+        is_defined_K: labels that have it on all items. A resample without the few positives of one of these would
+            give the mean over other labels: another number, and no part of this one's interval.
+    """
+    return float(value_K[is_defined_K].mean()) if is_defined_K.any() else float("nan")

@@ -20,6 +20,7 @@ from chexmix_cli.core.evals.classification import curves, measure
 from chexmix_cli.core.evals.classification_cases import cases_of
 from chexmix_cli.core.evals.classified import Floats, Items, Scored, items_of, label_names
 from chexmix_cli.core.evals.evaluation import Case, Curve, Evaluation, Measurement
+from chexmix_cli.core.evals.masking_numbers import sweep_numbers
 from chexmix_cli.core.evals.masking_sweep import (
     Masks,
     ModelFeatures,
@@ -28,7 +29,6 @@ from chexmix_cli.core.evals.masking_sweep import (
     SweepPlan,
     sweep,
     sweep_head,
-    sweep_numbers,
 )
 from chexmix_cli.core.evals.policies import policy_labels
 from chexmix_cli.core.evals.probe import ProbeFit, fit_probe
@@ -122,7 +122,13 @@ def evaluate_probe(train: Films, films: Films, embed: Embed, task: Task) -> Eval
             points += sweep(pixels, plan, items, refit)
         fields = _sweep_fields(items, settings, first_policy, trained)
         more, masking = sweep_numbers(
-            points, _labels(items, first.head.labels, settings), items.groups_N, fields, settings.bootstrap
+            points,
+            _labels(items, first.head.labels, settings),
+            first.head.labels,
+            items.groups_N,
+            fields,
+            settings.bootstrap,
+            by_label=settings.sweep.by_label,
         )
         measured, drawn = [*measured, *more], [*drawn, *masking]
     probes = {policy: _probe_facts(found) for policy, found in fits.items()}
@@ -151,7 +157,13 @@ def evaluate_head(films: Films, embed: Embed, head: Head, task: Task) -> Evaluat
         points = sweep_head(model, _plan(task, films, films), items, head)
         fields = _sweep_fields(items, settings, None, "head")
         more, masking = sweep_numbers(
-            points, _labels(items, kept, settings), items.groups_N, fields, settings.bootstrap
+            points,
+            _labels(items, kept, settings),
+            kept,
+            items.groups_N,
+            fields,
+            settings.bootstrap,
+            by_label=settings.sweep.by_label,
         )
         measured, drawn = [*measured, *more], [*drawn, *masking]
     facts = {"head": {"layer": head.layer, "calibration": head.calibration, "provenance": dict(head.provenance)}}

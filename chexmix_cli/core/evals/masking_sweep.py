@@ -5,27 +5,23 @@ and ratio (``masked``). Masks are nested, and the same for model and baseline. W
 image tokenizer has read the whole image: a code's neighbours may know a little of what it hid (``hidden: tokens`` in
 the signatures). Of the baseline, the pixels themselves are masked.
 
-R rows, N items, P positions, K labels, S seeds, M columns.
+R rows, N items, P positions, K labels, S seeds. What the points come to: masking_numbers.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.evals.bootstrap import bootstrap, percentile_intervals
 from chexmix_cli.core.evals.classified import Floats, Items
-from chexmix_cli.core.evals.evaluation import Curve, Measurement, Series
 from chexmix_cli.core.evals.pixel_baseline import PixelComponents, fill_masked
-from chexmix_cli.core.evals.ranked import RankedScores
 from chexmix_cli.core.infer.heads import Head
 from chexmix_cli.core.infer.position_masks import Pattern, hidden_positions, hiding_order
 from chexmix_cli.core.settings.classification import SweepSettings
-from chexmix_cli.core.settings.evaluation import BootstrapSettings
 
 States = NDArray[np.float32]
 Masks = NDArray[np.bool_]
@@ -190,141 +186,3 @@ def _clean_points(
         return []
     found = items.pooled(head.probabilities(evaluated(None, f"{features.name}, unmasked")))
     return [Point(features=features, fit="clean", pattern=None, ratio=0.0, prob_SNK=found[None])]
-
-
-def sweep_numbers(
-    points: Sequence[Point],
-    label_NK: Floats,
-    groups_N: NDArray[np.int64],
-    fields: dict[str, str],
-    settings: BootstrapSettings,
-) -> tuple[list[Measurement], list[Curve]]:
-    """Return AUROC at every point (mean over labels and seeds), the area under each curve, and the curves.
-
-    Args:
-        points: of all features.
-        label_NK: of the items, the same labels that the points' probabilities have.
-        groups_N: patient of each item.
-        fields: that all numbers share.
-        settings: of the bootstrap.
-    """
-    ranked = RankedScores(
-        np.concatenate([prob_NK for point in points for prob_NK in point.prob_SNK], axis=1),
-        np.concatenate([label_NK for point in points for _ in point.prob_SNK], axis=1),
-    )
-    lines = _lines(points)
-
-    def numbers(weight_N: Floats) -> Floats:
-        value_M = ranked.auroc(weight_N)
-        found, start = [], 0
-        for point in points:
-            stop = start + point.prob_SNK.shape[0] * label_NK.shape[1]
-            defined = value_M[start:stop][~np.isnan(value_M[start:stop])]
-            found.append(defined.mean() if len(defined) else np.nan)
-            start = stop
-        return np.array([*found, *(_area(points, places, found) for places in lines.values())])
-
-    value_M = numbers(np.ones(len(label_NK)))
-    intervals: list[tuple[float, float] | None] = [None] * len(value_M)
-    if settings.resamples:
-        values_RM = bootstrap(
-            groups_N,
-            lambda index: numbers(np.bincount(index, minlength=len(label_NK)).astype(np.float64)),
-            resamples=settings.resamples,
-            seed=settings.seed,
-        )
-        intervals = percentile_intervals(values_RM)
-    made = [
-        _measurement("auroc", value, interval, len(label_NK), _point_fields(point, fields))
-        for point, value, interval in zip(points, value_M, intervals, strict=False)
-    ]
-    rest = zip(lines, value_M[len(points) :], intervals[len(points) :], strict=True)
-    for (features, fit, pattern), value, interval in rest:
-        ratios = "-".join(f"{points[place].ratio:g}" for place in lines[features, fit, pattern])
-        named = {"features": features, "probe": fit, "pattern": pattern, "ratios": ratios, **fields}
-        made.append(_measurement("auroc-mask-area", value, interval, len(label_NK), named))
-    return made, _curves(points, lines, value_M, intervals)
-
-
-def _lines(points: Sequence[Point]) -> dict[tuple[str, str, Pattern], list[int]]:
-    """Return the places of each curve's points by features, fit and pattern; the unmasked point is of all."""
-    lines: dict[tuple[str, str, Pattern], list[int]] = {}
-    for place, point in enumerate(points):
-        if point.pattern is not None:
-            start = [other for other, found in enumerate(points) if _is_start(found, point)]
-            lines.setdefault((point.features.name, point.fit, point.pattern), start).append(place)
-    return lines
-
-
-def _is_start(found: Point, point: Point) -> bool:
-    return found.pattern is None and found.features is point.features
-
-
-def _area(points: Sequence[Point], places: Sequence[int], values: Sequence[float]) -> float:
-    """Return the mean height of a curve: its area by trapezoids over the range of ratios."""
-    ratio = np.array([points[place].ratio for place in places])
-    height = np.array([values[place] for place in places])
-    if len(places) < 2:
-        return float(height[0])
-    return float(((height[1:] + height[:-1]) / 2 * np.diff(ratio)).sum() / (ratio[-1] - ratio[0]))
-
-
-def _point_fields(point: Point, fields: dict[str, str]) -> dict[str, str]:
-    return {
-        "features": point.features.name,
-        "hidden": point.features.hidden,
-        "probe": point.fit,
-        "pattern": point.pattern or "none",
-        "ratio": f"{point.ratio:g}",
-        "seeds": str(len(point.prob_SNK)),
-        **fields,
-    }
-
-
-def _measurement(
-    name: str, value: float, interval: tuple[float, float] | None, count: int, fields: dict[str, Any]
-) -> Measurement:
-    is_defined = bool(np.isfinite(value))
-    return Measurement(
-        name=name,
-        value=float(value) if is_defined else None,
-        n=count,
-        fields={"label": "macro", **fields},
-        interval=interval if is_defined else None,
-        reason=None if is_defined else "no label with both classes",
-    )
-
-
-def _curves(
-    points: Sequence[Point],
-    lines: dict[tuple[str, str, Pattern], list[int]],
-    value_M: Floats,
-    intervals: Sequence[tuple[float, float] | None],
-) -> list[Curve]:
-    curves = []
-    for pattern in dict.fromkeys(pattern for _, _, pattern in lines):
-        series = []
-        for (features, fit, found), places in lines.items():
-            if found != pattern or not np.isfinite(value_M[places]).all():
-                continue
-            bounds = [interval for place in places if (interval := intervals[place]) is not None]
-            has_bounds = len(bounds) == len(places)
-            series.append(
-                Series(
-                    name=f"{features}, probe fitted {fit}",
-                    x=[100 * points[place].ratio for place in places],
-                    y=[float(value_M[place]) for place in places],
-                    low=[low for low, _ in bounds] if has_bounds else None,
-                    high=[high for _, high in bounds] if has_bounds else None,
-                )
-            )
-        curves.append(
-            Curve(
-                name=f"masking-{pattern}",
-                title=f"AUROC with part of the image masked ({pattern}), mean over labels",
-                x_label="masked, %",
-                y_label="AUROC",
-                series=series,
-            )
-        )
-    return curves

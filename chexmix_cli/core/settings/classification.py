@@ -137,12 +137,14 @@ class SweepSettings:
     Attributes:
         patterns: some of random, block and border.
         seeds: masks an evaluated image; numbers are means over them.
+        by_label: also each label's AUROC at every point, not their mean alone.
         baseline_side_px: pixels that the baseline reads, along a side: means of square parts of the model's image.
         baseline_components: principal components of them.
     """
 
     patterns: tuple[Pattern, ...] = ("random",)
     seeds: int = 3
+    by_label: bool = False
     baseline_side_px: int = 64
     baseline_components: int = 100
 

@@ -197,3 +197,15 @@ def test_fewer_rows_are_whole_patients_and_the_same_each_time():
     patients = {one.patient for one in found}
     assert found == [one for one in rows if one.patient in patients]
     assert drawn_rows(rows, 0, seed=0) == drawn_rows(rows, 99, seed=0) == rows
+
+
+def test_a_mean_and_its_interval_are_over_the_same_labels():
+    """A rare label that many resamples lose must not leave the mean of the others as an interval of the mean."""
+    rows = [row(number, {"Mass": number % 2, "Hernia": int(number == 0)}) for number in range(40)]
+    probs = [[number % 2, 0.0] for number in range(40)]
+    found = predicted(rows, probs, ["Mass", "Hernia"], bootstrap={"resamples": 300})
+    (macro,) = numbers(found, "auroc", "macro")
+    assert numbers(found, "auroc", "Mass")[0].value == 1.0
+    assert macro.value == 0.75  # all have the same score for Hernia: one half
+    assert macro.interval is not None
+    assert macro.interval[1] < 0.8

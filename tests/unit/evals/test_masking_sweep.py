@@ -8,7 +8,8 @@ import pytest
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.evals.classified import items_of
-from chexmix_cli.core.evals.masking_sweep import ModelFeatures, PixelFeatures, SweepPlan, sweep, sweep_numbers
+from chexmix_cli.core.evals.masking_numbers import sweep_numbers
+from chexmix_cli.core.evals.masking_sweep import ModelFeatures, PixelFeatures, SweepPlan, sweep
 from chexmix_cli.core.evals.pixel_baseline import PixelComponents, fill_masked, small_pixels
 from chexmix_cli.core.evals.probe import fit_probe
 from chexmix_cli.core.settings.classification import ProbeSettings, SweepSettings
@@ -50,6 +51,11 @@ def fit(state_RD):
 def items(count=40):
     rows = [ManifestRow(id=f"val {number}", file="x", labels={"Mass": int(number % 2)}) for number in range(count)]
     return items_of(rows, "one")
+
+
+def numbers(points, label_NK, names, resamples=0, by_label=False):
+    settings = BootstrapSettings(resamples=resamples)
+    return sweep_numbers(points, label_NK, names, np.arange(40), {"by": "image"}, settings, by_label=by_label)
 
 
 @pytest.mark.parametrize("pattern", ["random", "block", "border"])
@@ -128,7 +134,7 @@ def test_the_area_is_the_mean_height_by_trapezoids():
     features = PixelFeatures(pixels(), pixels(seed=1), 5, 0)
     points = sweep(features, sweep_plan, items(), fit)
     label_NK = labelled()[:, None]
-    made, (curve,) = sweep_numbers(points, label_NK, np.arange(40), {"by": "image"}, BootstrapSettings(resamples=100))
+    made, (curve,) = numbers(points, label_NK, ["Mass"], resamples=100)
     value = {(one.fields["probe"], one.fields["ratio"]): one.value for one in made if one.name == "auroc"}
     for fitted in ("clean", "masked"):
         start, middle, end = value["clean", "0"], value[fitted, "0.2"], value[fitted, "0.8"]
@@ -152,11 +158,14 @@ def test_a_number_is_the_mean_over_seeds_and_over_labels_that_have_both_classes(
     points = sweep(features, plan(ratios=(0.5,), seeds=3), items(), fit)
     twice = [type(point)(**{**fields_of(point), "prob_SNK": np.tile(point.prob_SNK, (1, 1, 2))}) for point in points]
     label_NK = np.stack([labelled(), np.zeros(40)], axis=1)
-    made, _ = sweep_numbers(twice, label_NK, np.arange(40), {}, BootstrapSettings(resamples=0))
+    made, _ = numbers(twice, label_NK, ["Mass", "Hernia"], by_label=True)
     by_hand = np.mean([roc_auc_score(labelled(), prob_NK[:, 0]) for prob_NK in points[0].prob_SNK])
     assert made[0].value == pytest.approx(by_hand)
-    assert made[0].fields["seeds"] == "3"
-    empty, _ = sweep_numbers(points, np.zeros((40, 1)), np.arange(40), {}, BootstrapSettings(resamples=0))
+    assert (made[0].fields["seeds"], made[0].fields["labels"]) == ("3", "1 of 2")
+    each = {(one.fields["label"], one.fields["probe"]): one for one in made if one.fields["label"] != "macro"}
+    assert each["Mass", "clean"].value == pytest.approx(by_hand)
+    assert each["Hernia", "clean"].value is None
+    empty, _ = numbers(points, np.zeros((40, 1)), ["Mass"])
     assert {one.reason for one in empty} == {"no label with both classes"}
 
 
