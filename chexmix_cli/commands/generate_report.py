@@ -11,10 +11,15 @@ import typer
 from chexmix_cli.commands import options
 from chexmix_cli.commands.output_paths import OutputPaths
 from chexmix_cli.commands.streams import Record, check_arguments
+from chexmix_cli.core.errors import WeightsError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from chexmix_cli.commands.jobs import Film
     from chexmix_cli.commands.model import OpenModel
+    from chexmix_cli.core.infer.reports import Report
     from chexmix_cli.core.settings.inference import GenerateReportSettings
 
 #: In every record (DESIGN: reports are marked preliminary and unverified).
@@ -27,11 +32,16 @@ Picture = Annotated[
     ),
 ]
 
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Say what each sentence hangs on; with --picture also as heat maps.")
+]
+
 
 def generate_report(
     inputs: options.Inputs = None,
     preset: options.Preset = None,
     picture: Picture = None,
+    explain: Explain = False,
     weights: options.Weights = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -53,7 +63,7 @@ def generate_report(
 
     Examples:
 
-        chexmix generate-report study/ --picture report.png
+        chexmix generate-report study/ --picture report.png --explain
 
         chexmix tokenize studies/ | chexmix generate-report - > reports.jsonl
     """
@@ -75,20 +85,28 @@ def generate_report(
         keep_uids=keep_uids,
         console=options.make_console(quiet, verbose),
     )
-    return _run(check_arguments(inputs), run, resolved.settings, picture)
+    return _run(check_arguments(inputs), run, resolved.settings, picture, explain)
 
 
-def _run(inputs: list[str], run: options.RunOptions, settings: GenerateReportSettings, picture: Path | None) -> int:
+def _run(
+    inputs: list[str],
+    run: options.RunOptions,
+    settings: GenerateReportSettings,
+    picture: Path | None,
+    explain: bool,
+) -> int:
     from chexmix_cli.commands.jobs import film_jobs
     from chexmix_cli.commands.model import open_model
     from chexmix_cli.commands.runner import Loop
     from chexmix_cli.commands.streams import Writer
 
     model = open_model(run, settings.input, needs_decoder=True)
+    if explain and model.reports.tokenizer is None:
+        raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))
     writer = Writer(run.is_json)
     if writer.is_text:
         run.console.note(MARK)
-    reporter = _Reporter(model, settings, picture, show=writer.show if writer.is_text else None)
+    reporter = _Reporter(model, settings, picture, explain=explain, show=writer.show if writer.is_text else None)
     loop = Loop(
         process=reporter.process,
         describe=reporter.describe,
@@ -111,10 +129,13 @@ class _Reporter:
         settings: GenerateReportSettings,
         picture: Path | None,
         *,
+        explain: bool,
         show: Callable[[str], None] | None,
     ) -> None:
-        self._model, self._settings = model, settings
+        self._model, self._settings, self._explain = model, settings, explain
         self._pictures = None if picture is None else OutputPaths(picture, (".png",))
+        folder = settings.explain.folder
+        self._maps = None if folder is None else OutputPaths(folder, (".png",))
         #: Shows text as it comes, where a person reads along.
         self._show = show
 
@@ -132,6 +153,9 @@ class _Reporter:
             record: Record = {**film.fields, "token_ids": report.token_ids}
             if report.text is not None:
                 record["report"] = report.text
+                record |= _sections(report.text)
+            if report.comparisons:
+                record["comparisons"] = report.comparisons
             if report.num_not_text:
                 record["notes"] = [
                     *record.get("notes", []),
@@ -144,11 +168,37 @@ class _Reporter:
                 path = self._pictures.path(record_id)
                 self._draw(path, film, image_codes, record.get("report", "(no text tokenizer)"))
                 record["picture"] = str(path)
+        if self._explain:
+            for (record_id, film), image_codes, report, record in zip(items, codes, found, records, strict=True):
+                self._add_evidence(record_id, film, image_codes, report, record)
         return records
+
+    def _add_evidence(self, record_id: str, film: Film, codes: list[int], report: Report, record: Record) -> None:
+        """Add each sentence's evidence to a record, and draw it where pictures go."""
+        from chexmix_cli.core.infer.evidence import find_evidence
+        from chexmix_cli.core.present.evidence import evidence_picture
+
+        tokenizer = self._model.reports.tokenizer
+        assert tokenizer is not None, "checked before the first record"
+        settings = self._settings.explain
+        sentences = find_evidence(self._model.reports.engine.decoder, tokenizer, codes, report, settings)
+        record["sentences"] = [sentence.to_dict() for sentence in sentences]
+        if self._pictures is not None:
+            path = self._pictures.beside(Path(record["picture"]), "evidence")
+        elif self._maps is not None:
+            path = self._maps.path(record_id)
+        else:
+            return
+        note = f"model {self._model.weights.name}"
+        evidence_picture(self._original(film, codes), sentences, path=path, note=note)
+        record["evidence_picture"] = str(path)
 
     def describe(self, record: Record) -> str:
         """Return what follows a report on a terminal, where its text is already."""
         notes = "".join(f"\n    note: {note}" for note in record.get("notes", []))
+        if "comparisons" in record:
+            notes += f"\n    claims a comparison, and no earlier study was given: {', '.join(record['comparisons'])}"
+        notes += "".join(f"\n    {_evidence_line(sentence)}" for sentence in record.get("sentences", []))
         drawn = f"\n    picture: {record['picture']}" if "picture" in record else ""
         text = "" if "report" in record else f"{len(record['token_ids'])} token ids; there is no text tokenizer"
         return f"{text}{notes}{drawn}\n"
@@ -162,14 +212,33 @@ class _Reporter:
         return lambda _, piece: show(piece)
 
     def _draw(self, path: Path, film: Film, codes: list[int], report: str) -> None:
-        import numpy as np
-
         from chexmix_cli.core.present.picture import report_picture
 
         roundtrip = self._model.images.decode([codes])[0]
-        if film.pixels is None:
-            original = roundtrip
-        else:
-            levels_YXC = np.rint((film.pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
-            original = levels_YXC[..., 0] if levels_YXC.shape[2] == 1 else levels_YXC
+        original = self._original(film, codes)
         report_picture(original, roundtrip, report, path=path, note=f"model {self._model.weights.name}")
+
+    def _original(self, film: Film, codes: list[int]) -> NDArray[np.uint8]:
+        """Return the film as the model was given it, or what its codes show where only they came in."""
+        import numpy as np
+
+        if film.pixels is None:
+            shown: NDArray[np.uint8] = self._model.images.decode([codes])[0]
+            return shown
+        levels_YXC: NDArray[np.uint8] = np.rint((film.pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+        return levels_YXC[..., 0] if levels_YXC.shape[2] == 1 else levels_YXC
+
+
+def _evidence_line(sentence: Record) -> str:
+    verdict = "text prior only" if sentence["text_prior_only"] else "hangs on the image"
+    lost = f"{-sentence['drop']:+.2f} nats a token without the image"
+    return f"{sentence['logprob']:.2f} nats a token, {lost}, {verdict}: {sentence['text']}"
+
+
+def _sections(report: str) -> Record:
+    """Return the field with the findings and the impression of a report that has such headings."""
+    from chexmix_cli.core.text.sections import read_sections
+
+    sections = read_sections(report)
+    named = {"findings": sections.findings, "impression": sections.impression}
+    return {"sections": named} if any(named.values()) else {}

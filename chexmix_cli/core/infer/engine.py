@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 import torch
 
@@ -29,6 +30,16 @@ from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.vocab import Vocabulary
 
 OnToken = Callable[[int, int], None]
+
+
+class TokenGuard(Protocol):
+    """Denies ids by what a row has said so far."""
+
+    def denied(self, row: int) -> Sequence[int]:
+        """Return the ids that may not be next in the row of this prompt."""
+
+    def push(self, row: int, token_id: int) -> None:
+        """Take note of the id that was chosen."""
 
 
 class Finish(StrEnum):
@@ -90,6 +101,7 @@ class Engine:
         *,
         seed: int = 0,
         on_token: OnToken | None = None,
+        guard: TokenGuard | None = None,
     ) -> list[Generation]:
         """Return what follows each prompt, in order.
 
@@ -98,6 +110,7 @@ class Engine:
             settings: bounds, vocabulary, temperature, top-p.
             seed: of sampled ids; a row's sample depends on it and on its own prompt only.
             on_token: called with the prompt's index and each new id as soon as it is chosen.
+            guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
 
         Raises:
             VocabularyError: if a prompt is empty or holds an id the decoder has no row for.
@@ -108,7 +121,7 @@ class Engine:
         live = [row for row in rows if row.finish is None]
         if live:
             with memory_errors("decoding reports", "--set input.batch_size=1"):
-                self._decode(live, settings, on_token)
+                self._decode(live, settings, on_token, guard)
         return [row.generation() for row in rows]
 
     def _row(self, index: int, prompt: Sequence[int], settings: DecodeSettings, seed: int) -> _Row:
@@ -126,7 +139,9 @@ class Engine:
             row.draws = row_draws(seed, prompt, limit)
         return row
 
-    def _decode(self, rows: list[_Row], settings: DecodeSettings, on_token: OnToken | None) -> None:
+    def _decode(
+        self, rows: list[_Row], settings: DecodeSettings, on_token: OnToken | None, guard: TokenGuard | None
+    ) -> None:
         started = time.perf_counter()
         constraint = constrain(self.vocabulary, settings.vocabulary, self._ordinary_ids)
         chooser = Chooser(constraint, settings, self.decoder.embedding.weight.device)
@@ -141,11 +156,16 @@ class Engine:
         while True:
             logits_BR = self.decoder.logits(state_BD, chooser.rows)
             chosen_B, logprob_B = chooser.choose(
-                logits_BR, [len(row.token_ids) for row in live], [row.next_draw() for row in live]
+                logits_BR,
+                [len(row.token_ids) for row in live],
+                [row.next_draw() for row in live],
+                denied=None if guard is None else [guard.denied(row.index) for row in live],
             )
             # The one place a pass waits for the device.
             for row, token_id, logprob in zip(live, chosen_B.tolist(), logprob_B.tolist(), strict=True):
                 row.accept(token_id, logprob, constraint.ends, self.vocabulary)
+                if guard is not None:
+                    guard.push(row.index, token_id)
                 if on_token is not None:
                     on_token(row.index, token_id)
             first_token = first_token or time.perf_counter()

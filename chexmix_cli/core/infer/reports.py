@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chexmix_cli.core.infer.engine import Engine, Finish
+from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.infer.comparison_guard import ComparisonGuard
+from chexmix_cli.core.infer.engine import Engine, Finish, Generation
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.text.comparisons import find_comparisons
 from chexmix_cli.core.text.tokenizer import TextStream, TextTokenizer
 from chexmix_cli.core.vocab import Vocabulary
 
@@ -26,6 +29,8 @@ class Report:
             ``decode.vocabulary = "all"`` can choose such.
         finish: why decoding stopped.
         logprob: log-probability of all new ids.
+        logprobs: of each of ``report_ids``.
+        comparisons: words of the text that claim a comparison with an earlier study, unless they are allowed.
     """
 
     token_ids: list[int]
@@ -34,6 +39,8 @@ class Report:
     num_not_text: int
     finish: Finish
     logprob: float
+    logprobs: list[float]
+    comparisons: list[str]
 
 
 class ReportWriter:
@@ -50,6 +57,7 @@ class ReportWriter:
 
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary, tokenizer: TextTokenizer | None) -> None:
         self.vocabulary, self.tokenizer = vocabulary, tokenizer
+        self._guard: ComparisonGuard | None = None
         self.engine = Engine(decoder, vocabulary, ordinary_ids=None if tokenizer is None else _ordinary_ids(tokenizer))
 
     def write(
@@ -70,6 +78,7 @@ class ReportWriter:
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
 
         Raises:
+            SettingsError: if comparisons are to be blocked and there is no text tokenizer.
             VocabularyError: if an image has not ``tokens_per_image`` codes, or one out of range.
             WeightsError, MachineError: as :meth:`Engine.generate`.
         """
@@ -77,23 +86,32 @@ class ReportWriter:
         streams = None
         if on_text is not None and self.tokenizer is not None:
             streams = _Streams(self.tokenizer, len(prompts), on_text)
+        guard = None
+        if settings.comparisons == "block":
+            if self.tokenizer is None:
+                raise SettingsError("is 'block'", where="decode.comparisons", expected="weights with a text tokenizer")
+            guard = self._guard = self._guard or ComparisonGuard(self.tokenizer)
+            guard.reset()
         generations = self.engine.generate(
-            prompts, settings, seed=seed, on_token=None if streams is None else streams.push
+            prompts, settings, seed=seed, on_token=None if streams is None else streams.push, guard=guard
         )
         if streams is not None:
             streams.finish()
-        return [self._report(generation.token_ids, generation.finish, generation.logprob) for generation in generations]
+        return [self._report(generation, settings) for generation in generations]
 
-    def _report(self, token_ids: list[int], finish: Finish, logprob: float) -> Report:
-        report_ids = self.vocabulary.cut_report(token_ids)
+    def _report(self, generation: Generation, settings: DecodeSettings) -> Report:
+        report_ids = self.vocabulary.cut_report(generation.token_ids)
         text_ids = [token_id for token_id in report_ids if token_id < self.vocabulary.num_text]
+        text = None if self.tokenizer is None else self.tokenizer.decode(text_ids)
         return Report(
-            token_ids=token_ids,
+            token_ids=generation.token_ids,
             report_ids=report_ids,
-            text=None if self.tokenizer is None else self.tokenizer.decode(text_ids),
+            text=text,
             num_not_text=len(report_ids) - len(text_ids),
-            finish=finish,
-            logprob=logprob,
+            finish=generation.finish,
+            logprob=generation.logprob,
+            logprobs=generation.logprobs[: len(report_ids)],
+            comparisons=[] if text is None or settings.comparisons == "allow" else find_comparisons(text),
         )
 
 

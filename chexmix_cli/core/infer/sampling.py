@@ -29,19 +29,30 @@ class Chooser:
         self._mask = constraint.on(device)
         self._device = device
 
-    def choose(self, logits_MR: Tensor, num_before: Sequence[int], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def choose(
+        self,
+        logits_MR: Tensor,
+        num_before: Sequence[int],
+        draws: Sequence[float],
+        *,
+        denied: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return the chosen token ids, (M,) int64, and their log-probabilities, (M,) float32.
 
         Args:
             logits_MR: logits of the constraint's rows, any dtype; not kept.
             num_before: new tokens in front of each choice, for the minimum length.
             draws: uniform numbers in [0, 1), one a choice; not used when greedy.
+            denied: for each choice, further token ids that cannot be chosen.
 
         Numerics: log-probabilities are of the ids that could be chosen, at temperature 1, in float32.
         """
         logits_MR = logits_MR.float()
         is_early = [count < self._settings.min_new_tokens for count in num_before]
         self._mask.apply(logits_MR, torch.tensor(is_early, device=self._device) if any(is_early) else None)
+        for row_R, ids in zip(logits_MR, denied or (), strict=False):
+            columns = [token_id - self.rows.start for token_id in ids if self.rows.start <= token_id < self.rows.stop]
+            row_R[torch.tensor(columns, dtype=torch.int64, device=self._device)] = -torch.inf
         if self._settings.temperature == 0:
             column_M = logits_MR.argmax(dim=-1)
         else:

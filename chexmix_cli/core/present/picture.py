@@ -77,6 +77,15 @@ def report_picture(
         "Comment": f"{MARK}. The right-hand image and the text are synthetic.",
         "DigitalSourceType": SOURCE_TYPE,
     }
+    save_figure(figure, path, metadata)
+
+
+def save_figure(figure: Figure, path: Path, metadata: dict[str, str]) -> None:
+    """Write a figure as a PNG in one piece; the folder is made.
+
+    Raises:
+        MachineError: if it cannot be written.
+    """
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from chexmix_cli.core.settings.checks import require, require_range
@@ -50,6 +51,8 @@ class DecodeSettings:
         max_new_tokens, min_new_tokens: bounds on the new tokens; the end cannot be chosen before the minimum.
         temperature: 0 is greedy; above, tokens are sampled with ``--seed``.
         top_p: smallest set of tokens whose probability reaches this is sampled from.
+        comparisons: words that claim a comparison with an earlier study, which a report of one study cannot know:
+            ``flag`` names those in the report, ``block`` keeps them from being written, ``allow`` does neither.
     """
 
     vocabulary: Literal["text", "all"] = "text"
@@ -57,12 +60,36 @@ class DecodeSettings:
     min_new_tokens: int = 5
     temperature: float = 0.0
     top_p: float = 1.0
+    comparisons: Literal["allow", "flag", "block"] = "flag"
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens > 0, "decode.max_new_tokens", self.max_new_tokens, "a positive number")
         require_range("decode.min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
         require(0 <= self.temperature < math.inf, "decode.temperature", self.temperature, "0 or more, finite")
         require(0 < self.top_p <= 1, "decode.top_p", self.top_p, "above 0, up to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExplainSettings:
+    """How ``--explain`` looks for what a sentence hangs on.
+
+    Attributes:
+        blocks: the image is hidden in so many blocks a side, one at a time.
+        least_drop: a sentence that loses less than this when the whole image is hidden, in nats a token, is said to
+            hang on the text before it alone.
+        batch_size: sequences scored together.
+        folder: where heat maps go; with ``--picture`` they go beside the picture.
+    """
+
+    blocks: int = 4
+    least_drop: float = 0.05
+    batch_size: int = 6
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        require_range("explain.blocks", self.blocks, 1, 32)
+        require(self.least_drop >= 0, "explain.least_drop", self.least_drop, "0 or more")
+        require(self.batch_size > 0, "explain.batch_size", self.batch_size, "a positive number")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,3 +120,4 @@ class GenerateReportSettings:
 
     input: InputSettings = field(default_factory=InputSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
+    explain: ExplainSettings = field(default_factory=ExplainSettings)

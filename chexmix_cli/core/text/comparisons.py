@@ -36,4 +36,4 @@ def _pattern() -> re.Pattern[str]:
     for phrase in sorted(PHRASES, key=len, reverse=True):
         letters, goes_on = split_phrase(phrase)
         parts.append(r"\s+".join(map(re.escape, letters.split())) + (r"\w*" if goes_on else r"(?!\w)"))
-    return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})", re.IGNORECASE | re.ASCII)

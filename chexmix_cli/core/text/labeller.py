@@ -93,14 +93,19 @@ def labelled_text(text: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text, without white space at their ends; lists and paragraphs end one too."""
+    return [text[start:end].strip() for start, end in sentence_spans(text)]
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Return where each sentence starts and ends, white space at its ends included."""
     found, start = [], 0
     for match in _SENTENCE.finditer(text):
         if match[0].startswith(".") and _ABBREVIATIONS.search(text, max(0, match.start() - 8), match.start() + 1):
             continue
-        found.append(text[start : match.end()])
+        found.append((start, match.end()))
         start = match.end()
-    found.append(text[start:])
-    return [sentence.strip() for sentence in found if re.search(r"\w", sentence)]
+    found.append((start, len(text)))
+    return [(start, end) for start, end in found if re.search(r"\w", text[start:end])]
 
 
 def find_mentions(sentence: str) -> list[Mention]:
