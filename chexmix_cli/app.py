@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -20,7 +19,7 @@ from chexmix_cli.commands.evaluate_retrieval import evaluate_retrieval
 from chexmix_cli.commands.finetune import finetune
 from chexmix_cli.commands.generate_report import generate_report
 from chexmix_cli.commands.inpaint import inpaint
-from chexmix_cli.commands.later import LATER, NotBuiltError
+from chexmix_cli.commands.plan import app as plan_app
 from chexmix_cli.commands.pretrain import pretrain
 from chexmix_cli.commands.retrieve import app as retrieve_app
 from chexmix_cli.commands.tokenize import tokenize
@@ -54,23 +53,12 @@ def root(
     """CheXmix: chest radiographs and their reports as one sequence of tokens."""
 
 
-def _later(name: str) -> Callable[[typer.Context], None]:
-    def command(context: typer.Context) -> None:
-        raise NotBuiltError(name)
-
-    command.__doc__ = f"{LATER[name]}\n\nNot built yet: it says so and ends with exit code 1."
-    return command
-
-
 app.command("tokenize")(tokenize)
 app.command("pretrain")(pretrain)
 app.command("finetune")(finetune)
 app.command("generate-report")(generate_report)
 app.command("inpaint")(inpaint)
 app.command("classify")(classify)
-for _name in LATER:
-    _settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command(_name, short_help=f"(not built yet) {LATER[_name]}", context_settings=_settings)(_later(_name))
 data_app.command("merge")(merge_shards)
 data_app.command("info")(shards_info)
 evaluate_app.command("inpainting")(evaluate_inpainting)
@@ -78,6 +66,7 @@ evaluate_app.command("report")(evaluate_report)
 evaluate_app.command("classification")(evaluate_classification)
 evaluate_app.command("retrieval")(evaluate_retrieval)
 app.add_typer(data_app, name="data")
+app.add_typer(plan_app, name="plan")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(retrieve_app, name="retrieve")
 app.add_typer(weights_app, name="weights")

@@ -16,7 +16,6 @@ from typing import Any
 import typer
 
 from chexmix_cli.app import app
-from chexmix_cli.commands.later import LATER
 from chexmix_cli.core.settings.classification import ClassifySettings, EvaluateClassificationSettings
 from chexmix_cli.core.settings.datasets import (
     CheckSettings,
@@ -89,8 +88,6 @@ def page() -> str:
     parts = [INTRO]
     for path, command in _commands(typer.main.get_command(app), ()):
         parts.append(_command_section(path, command))
-    later = ", ".join(f"`{name}`" for name in LATER)
-    parts.append(f"## Not built yet\n\n{later}: each stands in the app, says that it is not built, and exits with 1.\n")
     return "\n".join(parts)
 
 
@@ -99,7 +96,7 @@ def _commands(group: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], 
     for name, command in sorted(group.commands.items()):
         if hasattr(command, "commands"):
             found += _commands(command, (*path, name))
-        elif name not in LATER:
+        else:
             found.append(((*path, name), command))
     return found
 

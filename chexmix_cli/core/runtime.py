@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,43 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def available_memory(device: torch.device, *, root: Path = Path("/")) -> int:
+    """Return the bytes that a process can still take on a device: of the machine, or of the container it runs in.
+
+    Args:
+        device: CPU or CUDA.
+        root: where ``proc`` and ``sys`` are, for tests.
+
+    Raises:
+        MachineError: if the system does not tell (no Linux).
+    """
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        raise MachineError("this system does not tell how much memory is free", hint="--memory GIB says it") from None
+    group = root / "sys/fs/cgroup"
+    # Absent without a limit, and "max" where there is none.
+    with suppress(OSError, ValueError):
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        available = min(available, limit - used)
+    return available
+
+
+def resident_memory(*, root: Path = Path("/")) -> int:
+    """Return the bytes of memory that this process holds now, or 0 where the system does not tell."""
+    import resource
+
+    try:
+        return int((root / "proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 @contextmanager

@@ -141,3 +141,28 @@ def test_running_out_of_memory_is_an_error_of_the_machine():
 def test_importing_it_loads_no_torch():
     code = "import sys, chexmix_cli.core.runtime; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_available_memory_is_that_of_the_machine_or_of_its_container(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
+    assert runtime.available_memory(CPU, root=tmp_path) == 5000 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.current").write_text("1000\n")
+    (group / "memory.max").write_text("max\n")
+    assert runtime.available_memory(CPU, root=tmp_path) == 5000 * 1024
+    (group / "memory.max").write_text("3000\n")
+    assert runtime.available_memory(CPU, root=tmp_path) == 2000
+    with pytest.raises(MachineError, match="does not tell how much memory is free"):
+        runtime.available_memory(CPU, root=tmp_path / "nowhere")
+
+
+def test_available_memory_of_a_gpu_is_what_its_driver_says(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
+    assert runtime.available_memory(CUDA) == 123
+
+
+def test_resident_memory_is_this_processs(tmp_path):
+    assert runtime.resident_memory() > 50 * 1024**2
+    assert runtime.resident_memory(root=tmp_path) == 0

@@ -20,7 +20,7 @@ from chexmix_cli.core.train.films import Films, stack
 from chexmix_cli.core.train.order import step_generator
 
 #: Images encoded at a time.
-_BATCH = 32
+ENCODED_TOGETHER = 32
 #: Keeps the randomness of encoding apart from that of training steps, which count from 0.
 _STREAM = 1_000_003
 
@@ -135,10 +135,13 @@ def encode_films(
     jobs = [(index, variant) for variant in range(num_variants) for index in range(len(films))]
     encoded: list[torch.Tensor] = []
     with torch.inference_mode():
-        for start in range(0, len(jobs), _BATCH):
-            pixels = [_view(films, index, variant, settings, seed) for index, variant in jobs[start : start + _BATCH]]
+        for start in range(0, len(jobs), ENCODED_TOGETHER):
+            pixels = [
+                _view(films, index, variant, settings, seed)
+                for index, variant in jobs[start : start + ENCODED_TOGETHER]
+            ]
             encoded.append(vqgan.encode(stack(pixels)))
-            progress(min(start + _BATCH, len(jobs)), len(jobs))
+            progress(min(start + ENCODED_TOGETHER, len(jobs)), len(jobs))
     codes_VNP = torch.cat(encoded).view(num_variants, len(films), -1)
     return codes_VNP.transpose(0, 1).contiguous().numpy().astype(np.uint16)
 

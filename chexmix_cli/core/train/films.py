@@ -46,6 +46,12 @@ class Films:
     def __len__(self) -> int:
         return len(self._exact)
 
+    @property
+    def num_bytes(self) -> int:
+        """Return the memory that the pictures take."""
+        films = sum(film.width * film.height * len(film.getbands()) for film in self._films)
+        return films + sum(pixels.nbytes for pixels in self._exact)
+
     def exact(self, index: int) -> NDArray[np.float32]:
         """Return an image exactly as inference prepares it."""
         values: NDArray[np.float32] = self._exact[index].astype(np.float32)

@@ -1,0 +1,174 @@
+"""``chexmix plan``: whether a command will fit this machine, and how long it will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexmix_cli.commands import options
+from chexmix_cli.commands.pretrain import PresetName, Stage
+from chexmix_cli.commands.streams import Writer
+from chexmix_cli.commands.tables import draw_table
+from chexmix_cli.core.errors import ExitCode, SettingsError
+
+if TYPE_CHECKING:
+    from chexmix_cli.core.infer.planning import Plan
+    from chexmix_cli.core.settings.model import ModelSettings
+
+app = typer.Typer(help="Tell whether a command will fit this machine, and how long it will take.", no_args_is_help=True)
+
+Data = Annotated[
+    Path | None, typer.Option("--data", metavar="MANIFEST", help="The run's manifest: its size and reports count.")
+]
+Memory = Annotated[
+    float | None,
+    typer.Option("--memory", metavar="GIB", min=0.1, help="Plan for so much free memory. Default: what is free here."),
+]
+ModelPreset = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="A model preset in place of weights, such as phi2.")
+]
+
+_GIB = 1024**3
+
+
+@app.command("pretrain")
+def plan_pretrain(
+    stage: Stage,
+    preset: PresetName = "mini",
+    data: Data = None,
+    memory: Memory = None,
+    device: options.Device = "auto",
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Predict memory and time of a pretraining run. Exit code 0 if it fits, 4 if not.
+
+    A few steps are measured with a smaller model, which takes some seconds up to a minute.
+
+    Examples:
+
+        chexmix plan pretrain --stage 1 --preset mini --data films.jsonl
+
+        chexmix plan pretrain --stage 1 --preset phi2 --memory 24
+    """
+    from chexmix_cli.core.settings.training import resolve_stage
+
+    resolved = resolve_stage(stage, preset, options.setting_layers(config, assignments, {}))
+    if show_config:
+        typer.echo(resolved.to_json())
+        return ExitCode.DONE
+    options.make_console(quiet, verbose)
+    from chexmix_cli.core.runtime import choose_device
+    from chexmix_cli.core.train.plan import plan_pretrain as make_plan
+
+    plan = make_plan(
+        resolved.settings, data=data, device=choose_device(device), memory_bytes=_bytes(memory), name=f"stage {stage}"
+    )
+    return _show(plan, is_json)
+
+
+@app.command("generate-report")
+def plan_reports(
+    weights: options.Weights = None,
+    preset: ModelPreset = None,
+    memory: Memory = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Predict memory and time of writing reports. Exit code 0 if it fits, 4 if not.
+
+    Of weights only their settings are read; with --preset they need not be there.
+
+    Examples:
+
+        chexmix plan generate-report --weights runs/2
+
+        chexmix plan generate-report --preset phi2 --dtype bfloat16
+    """
+    from chexmix_cli.core.settings.inference import GenerateReportSettings
+
+    resolved = options.resolve_settings(GenerateReportSettings, config, assignments, {})
+    if show_config:
+        typer.echo(resolved.to_json())
+        return ExitCode.DONE
+    options.make_console(quiet, verbose)
+    from chexmix_cli.core.infer.plan_reports import plan_generate_report
+    from chexmix_cli.core.infer.plan_sizes import decoder_parameters
+    from chexmix_cli.core.runtime import choose_device, choose_dtype
+
+    model, target = _model(weights, preset), choose_device(device)
+    count = decoder_parameters(model.decoder, layers=model.decoder.num_layers, rows=model.decoder.num_rows)
+    plan = plan_generate_report(
+        model,
+        resolved.settings,
+        dtype=choose_dtype(dtype, target, num_parameters=count),
+        image_dtype=choose_dtype(dtype, target, num_parameters=0),
+        device=target,
+        memory_bytes=_bytes(memory),
+    )
+    return _show(plan, is_json)
+
+
+def _model(weights: str | None, preset: str | None) -> ModelSettings:
+    from chexmix_cli.core.settings.load import build, read_preset
+    from chexmix_cli.core.settings.model import ModelSettings
+
+    if preset is None:
+        from chexmix_cli.core.weights import open_weights
+
+        return open_weights(weights).settings
+    if weights is not None:
+        raise SettingsError("stands beside --weights", where="--preset", expected="one of the two")
+    return build(ModelSettings, read_preset("model", preset))
+
+
+def _bytes(gib: float | None) -> int | None:
+    return None if gib is None else round(gib * _GIB)
+
+
+def _show(plan: Plan, is_json: bool) -> ExitCode:
+    Writer(is_json).write(plan.record(), _text(plan))
+    return ExitCode.DONE if plan.fits else ExitCode.ENVIRONMENT
+
+
+def _text(plan: Plan) -> str:
+    """Return a plan as tables, for a terminal."""
+    need, have = plan.peak_bytes, plan.available_bytes
+    verdict = "fits" if plan.fits else f"does not fit, by {_size(need - have)}"
+    memory = [(name, _size(value)) for name, value in plan.memory.items()]
+    times = [(name, _duration(value)) for name, value in plan.times.items()]
+    parts = [
+        f"{plan.command}: {verdict}. It needs {_size(need)} at most; there are {_size(have)}.",
+        draw_table(("memory", ""), [*memory, ("together", _size(need))]),
+        draw_table(("time of", ""), times),
+    ]
+    if plan.remedies:
+        rows: list[tuple[Any, ...]] = [
+            (remedy.what, _size(remedy.peak_bytes), "fits" if remedy.peak_bytes <= have else "does not fit")
+            for remedy in plan.remedies
+        ]
+        parts.append(draw_table(("with", "needs", ""), rows))
+    return "\n\n".join([*parts, *plan.remarks])
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB" if count >= _GIB else f"{count / 1024**2:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,196 @@
+"""What plans are made of: memory counted tensor by tensor, figures carried from small sizes to large ones, a verdict.
+
+A plan runs the real code on a model that is cut down in some *sizes* (layers, vocabulary rows, pixels), at two values
+of each, and carries what it measured over to the full size: every quantity of one pass is linear in each of them.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Side of the matrices whose product's rate is measured.
+_SIDE = 512
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors alive at once while the block runs, by their storages.
+
+    What an operator uses inside and gives back before it returns is not seen.
+
+    Args:
+        known: modules whose parameters and buffers are there already; they are no part of the count.
+
+    Attributes:
+        now, peak: bytes at this moment, and at most since :meth:`restart`.
+    """
+
+    def __init__(self, *known: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}
+        self._known = {
+            tensor.untyped_storage()._cdata for module in known for tensor in (*module.parameters(), *module.buffers())
+        }
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+        self.peak = self.now
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._alive or key in self._known:
+            return
+        self._alive[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self._alive.pop(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What was measured at one size.
+
+    Attributes:
+        sizes: name of a size -> its value here, for example ``{"layers": 2, "rows": 4096}``.
+        values: quantity -> bytes or seconds.
+    """
+
+    sizes: Mapping[str, float]
+    values: Mapping[str, float]
+
+
+def extrapolate(points: Sequence[Point], target: Mapping[str, float]) -> dict[str, float]:
+    """Return every quantity at ``target``: constant plus a share for each size, by least squares, never negative.
+
+    Args:
+        points: at least one more than sizes that differ among them; a size that does not differ must be the target's.
+        target: the sizes asked for.
+    """
+    varied = [name for name in target if len({point.sizes[name] for point in points}) > 1]
+    fixed = [name for name in target if name not in varied]
+    assert all(point.sizes[name] == target[name] for point in points for name in fixed), "a size that cannot be reached"
+    design = np.array([[1.0, *(point.sizes[name] for name in varied)] for point in points])
+    wanted = np.array([1.0, *(target[name] for name in varied)])
+    result = {}
+    for quantity in points[0].values:
+        measured = np.array([point.values[quantity] for point in points])
+        shares, *_ = np.linalg.lstsq(design, measured, rcond=None)
+        # Noise can turn a share that is next to nothing negative; carried far, it would eat up the others.
+        shares[1:] = shares[1:].clip(min=0)
+        result[quantity] = max(0.0, float(wanted @ shares))
+    return result
+
+
+def seconds(call: Callable[[], Any], *, budget_s: float, most: int = 5) -> float:
+    """Return the median time of a call that was made before, repeated while ``budget_s`` lasts, once at least."""
+    taken: list[float] = []
+    while not taken or (len(taken) < most and sum(taken) + taken[-1] <= budget_s):
+        started = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken))
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A change that needs less memory.
+
+    Attributes:
+        what: the settings or command.
+        peak_bytes: with it.
+    """
+
+    what: str
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Whether a command will fit, and how long it will take.
+
+    Attributes:
+        command: what was planned.
+        memory: part -> bytes; together the peak.
+        available_bytes: what the machine, or ``--memory``, has for it.
+        times: what -> seconds.
+        sizes: figures that the plan rests on: parameters, tokens a step, ...
+        remedies: what would make it fit, where it does not.
+        remarks: what the plan leaves out or assumes.
+    """
+
+    command: str
+    memory: Mapping[str, int]
+    available_bytes: int
+    times: Mapping[str, float]
+    sizes: Mapping[str, int]
+    remedies: Sequence[Remedy] = ()
+    remarks: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Return the most memory the process holds at once."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Return whether that is there."""
+        return self.peak_bytes <= self.available_bytes
+
+    def record(self) -> dict[str, Any]:
+        """Return the plan as plain values, bytes and seconds."""
+        return {
+            "command": self.command,
+            "fits": self.fits,
+            "peak_bytes": self.peak_bytes,
+            "available_bytes": self.available_bytes,
+            "short_bytes": max(0, self.peak_bytes - self.available_bytes),
+            "memory_bytes": dict(self.memory),
+            "seconds": {name: round(value, 4) for name, value in self.times.items()},
+            "sizes": dict(self.sizes),
+            "remedies": [
+                {
+                    "what": remedy.what,
+                    "peak_bytes": remedy.peak_bytes,
+                    "fits": remedy.peak_bytes <= self.available_bytes,
+                }
+                for remedy in self.remedies
+            ],
+            "remarks": list(self.remarks),
+        }
+
+
+def module_bytes(module: nn.Module) -> tuple[int, int]:
+    """Return the bytes of all parameters and buffers, and of those parameters that are trained."""
+    tensors = [*module.parameters(), *module.buffers()]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return tuple(sum(tensor.numel() * tensor.element_size() for tensor in group) for group in (tensors, trained))  # type: ignore[return-value]
+
+
+def flop_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Return about how many floating-point operations a second a matrix product does here."""
+    left, right = torch.randn(2, _SIDE, _SIDE).to(device, dtype)
+    _ = left @ right
+    return 2.0 * _SIDE**3 / seconds(lambda: left @ right, budget_s=0.3)

@@ -1,0 +1,65 @@
+"""``chexmix plan``: verdicts, exit codes, what a person and a program read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+DEBUG = ("--stage", "1", "--preset", "debug")
+
+
+def test_a_run_that_fits_exits_0_with_its_figures(call):
+    result = call("plan", "pretrain", *DEBUG, "--memory", "8")
+    assert result.code == 0, result.stderr
+    (record,) = result.records
+    assert record["command"] == "pretrain stage 1"
+    assert record["fits"] is True
+    assert record["peak_bytes"] == sum(record["memory_bytes"].values()) < record["available_bytes"] == 8 * 1024**3
+    assert record["seconds"]["step"] > 0
+    assert record["sizes"]["steps"] == 6
+
+
+def test_a_run_that_does_not_fit_exits_4_and_says_by_how_much(call):
+    result = call("plan", "pretrain", *DEBUG, "--memory", "0.1")
+    assert result.code == 4
+    (record,) = result.records
+    assert record["fits"] is False
+    assert record["short_bytes"] == record["peak_bytes"] - record["available_bytes"] > 0
+    assert any("micro_batch_size" in remedy["what"] for remedy in record["remedies"])
+
+
+@pytest.mark.parametrize("memory", ["8", "0.1"])
+def test_a_person_reads_tables(call, monkeypatch, memory):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    shown = call("plan", "generate-report", "--preset", "debug", "--memory", memory).stdout
+    assert ("fits. It needs" in shown) == (memory == "8")
+    assert ("does not fit, by" in shown) == (memory == "0.1")
+    for word in ("process", "decoder", "image tokenizer", "together", "token"):
+        assert word in shown
+
+
+def test_the_embedded_model_is_planned_by_default(call):
+    result = call("plan", "generate-report", "--set", "decode.max_new_tokens=20")
+    assert result.code == 0, result.stderr
+    (record,) = result.records
+    assert record["sizes"]["new_tokens"] == 20
+    assert record["memory_bytes"]["decoder"] == 4 * record["sizes"]["parameters"]
+
+
+def test_wrong_plans_are_refused(call, tmp_path):
+    both = call("plan", "generate-report", "--preset", "debug", "--weights", "chexmix-mini")
+    assert (both.code, "stands beside --weights" in both.stderr) == (2, True)
+    unknown = call("plan", "generate-report", "--preset", "phi3")
+    assert (unknown.code, "expected debug, mini, phi2" in unknown.stderr) == (2, True)
+    nowhere = call("plan", "pretrain", *DEBUG, "--data", tmp_path / "none.jsonl")
+    assert (nowhere.code, "manifest cannot be read" in nowhere.stderr) == (1, True)
+    stage = call("plan", "pretrain", "--stage", "9")
+    assert (stage.code, "unknown stage '9'" in stage.stderr) == (2, True)
+    for result in (both, unknown, nowhere, stage):
+        assert result.stdout == ""
+
+
+def test_settings_are_those_of_the_run(call):
+    shown = json.loads(call("plan", "pretrain", *DEBUG, "--set", "train.steps=9", "--show-config").stdout)
+    assert shown["settings"]["train"]["steps"] == 9
