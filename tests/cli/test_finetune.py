@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
 from chexmix_cli.core.data.manifest import read_manifest
 from chexmix_cli.core.infer.embeddings import image_embeddings
@@ -235,3 +238,23 @@ def test_start_weights_must_have_all_parts(call, manifest, debug_weights, tmp_pa
     (bare / "vqgan.safetensors").write_bytes((debug_weights / "vqgan.safetensors").read_bytes())
     result = call(*base, "--task", "report")
     assert (result.code, "has no text tokenizer" in result.stderr) == (1, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "parallel"), [("classify", "fsdp"), ("retrieve", "ddp")])
+def test_two_processes_train_as_one(repository, call, manifest, debug_weights, tmp_path, task, parallel):
+    arguments = ["finetune", "--task", task, *DEBUG, "--data", str(manifest), "--init", str(debug_weights)]
+    arguments += ["--device", "cpu", "--set", f"train.parallel={parallel}", "--set", "train.micro_batch_size=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "chexmix_cli", *arguments]
+    two = [*command, "--out", str(tmp_path / "two")]
+    done = subprocess.run(two, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("works as --weights") == 1
+    assert call(*arguments, "--out", tmp_path / "one").code == 0
+    for left, right in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert left.pop("order", None) == right.pop("order", None)
+        assert left == pytest.approx(right, rel=2e-4)
+    adapters = [(tmp_path / run / "model/adapter/adapter_model.safetensors") for run in ("one", "two")]
+    first, second = (load_file(path) for path in adapters)
+    assert all(np.allclose(value, second[name], atol=1e-5) for name, value in first.items())

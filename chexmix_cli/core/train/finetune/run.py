@@ -48,6 +48,7 @@ class Run:
         settings: root of the task.
         start: the start weights.
         rows: manifest rows by split.
+        device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
     """
@@ -55,12 +56,13 @@ class Run:
     settings: Finetuning
     start: WeightsDir
     rows: Rows
+    device: torch.device
     report: Report
     progress: Progress
 
     def load(self) -> tuple[Decoder, Vqgan]:
         """Return the start weights' decoder, with the dropout its settings say, and image tokenizer."""
-        decoder = self.start.load_decoder("cpu", torch.float32)
+        decoder = self.start.load_decoder(self.device, torch.float32)
         decoder.set_dropout(self.start.settings.decoder.residual_dropout)
         return decoder, self.start.load_vqgan("cpu", torch.float32)
 
@@ -123,7 +125,7 @@ def finetune(
     for split, found in rows.items():
         if not found:
             raise TrainingError(f"no row with split {split!r}", where=data.name, expected="train and val rows")
-    run = Run(settings, start, rows, report, progress)
+    run = Run(settings, start, rows, device, report, progress)
     # A checkpoint holds what was trained: without the rest of its start weights it means nothing.
     plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
     if isinstance(settings, ClassifyFinetuning) and is_fit:

@@ -215,6 +215,14 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_batch(build, tmp_path):
     assert all(name.startswith("film") for name in record["ids"])
 
 
+def test_a_run_ends_when_its_own_metric_no_longer_gets_better(build, tmp_path):
+    trainer = build("classify", tmp_path, steps=20, validate_every=1, patience=2, checkpoint_every=50)
+    figures = iter([0.6, 0.8, 0.7, 0.8, 0.9])
+    trainer.task.validate = lambda: {"val_auroc": next(figures), "val_loss": 1.0}
+    assert trainer.run(resume=False)
+    assert trainer.position.step == 4
+
+
 def test_another_method_does_not_resume_the_run(build, tmp_path):
     build("report", tmp_path, method="lora").run(resume=False)
     with pytest.raises(TrainingError, match="settings differ"):
