@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit docs fuzz kill-resume format clean distclean
+.PHONY: help env demo test lint types unit docs browser fuzz kill-resume format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -64,6 +64,9 @@ unit: $(VENV)/.dev-ready  ## tests only
 
 docs: $(VENV)/.dev-ready  ## check the documents: links, paths, commands
 	$(BIN)/pytest tests/unit/test_docs.py
+
+browser: $(VENV)/.dev-ready  ## open the page of an evaluation in headless Chromium
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m browser -s tests/browser
 
 fuzz: $(VENV)/.dev-ready  ## read 2,000 damaged DICOM files (the tests read some of them)
 	CHEXMIX_MUTATIONS=250 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/unit/data/test_damaged.py

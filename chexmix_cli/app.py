@@ -16,6 +16,7 @@ from chexmix_cli.commands.evaluate_classification import evaluate_classification
 from chexmix_cli.commands.evaluate_inpainting import evaluate_inpainting
 from chexmix_cli.commands.evaluate_report import evaluate_report
 from chexmix_cli.commands.evaluate_retrieval import evaluate_retrieval
+from chexmix_cli.commands.evaluate_table import table as evaluate_table
 from chexmix_cli.commands.finetune import finetune
 from chexmix_cli.commands.generate_report import generate_report
 from chexmix_cli.commands.inpaint import inpaint
@@ -65,6 +66,7 @@ evaluate_app.command("inpainting")(evaluate_inpainting)
 evaluate_app.command("report")(evaluate_report)
 evaluate_app.command("classification")(evaluate_classification)
 evaluate_app.command("retrieval")(evaluate_retrieval)
+evaluate_app.command("table")(evaluate_table)
 app.add_typer(data_app, name="data")
 app.add_typer(plan_app, name="plan")
 app.add_typer(evaluate_app, name="evaluate")
