@@ -40,6 +40,7 @@ FLAGS = {
     "classify": COMMON | {"--seed", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
     "evaluate classification": EVALUATION | {"--mask-ratios", "--head"},
     "evaluate inpainting": EVALUATION | {"--mask-ratios", "--patterns"},
+    "evaluate table": {"--data", "--judge", "--results", "--weights", "--device", "--dtype", "--json", "--quiet", "-q", "--verbose", "-v"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "evaluate retrieval": EVALUATION,
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
