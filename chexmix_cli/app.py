@@ -1,33 +1,77 @@
-"""The Typer app: global options and the command table. Imports no torch; a command loads what it needs when it runs."""
+"""The Typer app: global options and the command table. A command's module is loaded when the command is asked for."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from chexmix_cli import __version__
-from chexmix_cli.commands.classify import classify
-from chexmix_cli.commands.data import app as data_app
-from chexmix_cli.commands.data_shards import info as shards_info
-from chexmix_cli.commands.data_shards import merge as merge_shards
-from chexmix_cli.commands.evaluate import app as evaluate_app
-from chexmix_cli.commands.evaluate_classification import evaluate_classification
-from chexmix_cli.commands.evaluate_inpainting import evaluate_inpainting
-from chexmix_cli.commands.evaluate_report import evaluate_report
-from chexmix_cli.commands.evaluate_retrieval import evaluate_retrieval
-from chexmix_cli.commands.evaluate_table import table as evaluate_table
-from chexmix_cli.commands.finetune import finetune
-from chexmix_cli.commands.generate_report import generate_report
-from chexmix_cli.commands.inpaint import inpaint
-from chexmix_cli.commands.plan import app as plan_app
-from chexmix_cli.commands.pretrain import pretrain
-from chexmix_cli.commands.retrieve import app as retrieve_app
-from chexmix_cli.commands.tokenize import tokenize
-from chexmix_cli.commands.weights import app as weights_app
+
+#: Command to its module, what of it is the command (a function, or an app of subcommands), and its line in the help.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "tokenize": ("tokenize", "tokenize", "Turn chest radiographs into image codes."),
+    "pretrain": ("pretrain", "pretrain", "Train one stage from images and reports."),
+    "finetune": ("finetune", "finetune", "Fine-tune a model for reports, classification or retrieval."),
+    "generate-report": ("generate_report", "generate_report", "Write a report for each chest radiograph study."),
+    "classify": (
+        "classify",
+        "classify",
+        "Give the probability of each finding in each chest radiograph study, or embeddings.",
+    ),
+    "inpaint": (
+        "inpaint",
+        "inpaint",
+        "Fill in hidden parts of radiographs, and measure the fill against what was hidden.",
+    ),
+    "retrieve": ("retrieve", "app", "Find reports for an image, or images for a text."),
+    "evaluate": ("evaluate", "app", "Measure reports, classification, retrieval or inpainting."),
+    "plan": ("plan", "app", "Tell whether a command will fit this machine, and how long it will take."),
+    "data": ("data", "app", "Make manifests of published data sets, and check them."),
+    "weights": ("weights", "app", "List, describe, check, convert, export and fetch models."),
+}
+
+
+class CommandTable(TyperGroup):
+    """Group of ``COMMANDS``: the help of all is a table, a command is built when it is named.
+
+    Building all commands, which Typer does from their signatures, would take longer than the help may.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            for name in COMMANDS:  # Typer names the nearest of those that are built
+                self.get_command(ctx, name)
+            return None
+        if cmd_name not in self.commands:
+            module, attribute, _ = COMMANDS[cmd_name]
+            found = getattr(import_module(f"chexmix_cli.commands.{module}"), attribute)
+            self.commands[cmd_name] = _built(cmd_name, found)
+        return self.commands[cmd_name]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+
+def _built(name: str, found: Any) -> Any:
+    holder = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False)
+    holder.rich_markup_mode = None
+    if holder is not found:
+        holder.command(name)(found)
+    command = typer.main.get_command(holder)
+    command.name = name
+    return command
+
 
 app = typer.Typer(
     name="chexmix",
+    cls=CommandTable,
     help="CheXmix: chest radiographs and their reports as one sequence of tokens.",
     epilog="Results are preliminary and unverified; not for clinical use.",
     no_args_is_help=True,
@@ -52,23 +96,3 @@ def root(
     ] = False,
 ) -> None:
     """CheXmix: chest radiographs and their reports as one sequence of tokens."""
-
-
-app.command("tokenize")(tokenize)
-app.command("pretrain")(pretrain)
-app.command("finetune")(finetune)
-app.command("generate-report")(generate_report)
-app.command("inpaint")(inpaint)
-app.command("classify")(classify)
-data_app.command("merge")(merge_shards)
-data_app.command("info")(shards_info)
-evaluate_app.command("inpainting")(evaluate_inpainting)
-evaluate_app.command("report")(evaluate_report)
-evaluate_app.command("classification")(evaluate_classification)
-evaluate_app.command("retrieval")(evaluate_retrieval)
-evaluate_app.command("table")(evaluate_table)
-app.add_typer(data_app, name="data")
-app.add_typer(plan_app, name="plan")
-app.add_typer(evaluate_app, name="evaluate")
-app.add_typer(retrieve_app, name="retrieve")
-app.add_typer(weights_app, name="weights")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands import options
+from chexmix_cli.commands.data_shards import info, merge
 from chexmix_cli.commands.streams import Record, Writer
 from chexmix_cli.core.errors import ExitCode, MachineError
 
@@ -180,3 +181,7 @@ def _note_summary(summary: ImportSummary, console: Console) -> None:
 
 def _by_code(summary: ImportSummary) -> list[tuple[str, dict[str, Any]]]:
     return sorted(summary.rejected.items())
+
+
+app.command("merge")(merge)
+app.command("info")(info)

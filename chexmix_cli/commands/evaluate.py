@@ -9,6 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from chexmix_cli.commands import options
+from chexmix_cli.commands.evaluate_classification import evaluate_classification
+from chexmix_cli.commands.evaluate_inpainting import evaluate_inpainting
+from chexmix_cli.commands.evaluate_report import evaluate_report
+from chexmix_cli.commands.evaluate_retrieval import evaluate_retrieval
+from chexmix_cli.commands.evaluate_table import table
 from chexmix_cli.commands.streams import Writer
 from chexmix_cli.commands.tables import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, Reason
@@ -50,7 +55,7 @@ def diff(
     records = compare(_read(first), _read(second), resolved.settings.bootstrap)
     writer = Writer(is_json)
     if writer.is_text:
-        writer.show(_table(records) + "\n")
+        writer.show(_drawn(records) + "\n")
         return ExitCode.DONE
     for record in records:
         writer.write(record, "")
@@ -69,7 +74,7 @@ def _read(path: Path) -> Any:
     return read_evaluation(values, path.name)
 
 
-def _table(records: list[dict[str, Any]]) -> str:
+def _drawn(records: list[dict[str, Any]]) -> str:
     def cell(value: Any) -> str:
         return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -88,3 +93,10 @@ def _table(records: list[dict[str, Any]]) -> str:
             )
         )
     return draw_table(("metric", "first", "second", "difference", "95 %", "p", ""), rows)
+
+
+app.command("table")(table)
+app.command("classification")(evaluate_classification)
+app.command("inpainting")(evaluate_inpainting)
+app.command("report")(evaluate_report)
+app.command("retrieval")(evaluate_retrieval)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from chexmix_cli.app import app
+from chexmix_cli.app import COMMANDS, app
 
 COMMON = {"--weights", "--device", "--dtype", "--config", "--set", "--show-config", "--json", "--fail-fast"}
 COMMON |= {"--provenance", "--keep-uids", "--quiet", "-q", "--verbose", "-v", "--preset"}
@@ -40,7 +40,19 @@ FLAGS = {
     "classify": COMMON | {"--seed", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
     "evaluate classification": EVALUATION | {"--mask-ratios", "--head"},
     "evaluate inpainting": EVALUATION | {"--mask-ratios", "--patterns"},
-    "evaluate table": {"--data", "--judge", "--results", "--weights", "--device", "--dtype", "--json", "--quiet", "-q", "--verbose", "-v"},
+    "evaluate table": {
+        "--data",
+        "--judge",
+        "--results",
+        "--weights",
+        "--device",
+        "--dtype",
+        "--json",
+        "--quiet",
+        "-q",
+        "--verbose",
+        "-v",
+    },
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "evaluate retrieval": EVALUATION,
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
@@ -84,12 +96,31 @@ def test_help_is_fast(repository):
 def built_commands() -> dict[str, Any]:
     """Return every command that is built, by its words."""
     found = {}
-    for name, command in typer.main.get_command(app).commands.items():
+    group = typer.main.get_command(app)
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if hasattr(command, "commands"):
             found |= {f"{name} {sub}": inner for sub, inner in command.commands.items() if not inner.hidden}
         else:
             found[name] = command
     return found
+
+
+def test_the_table_of_commands_says_what_they_say():
+    """The help of all commands is written from the table; what is in it must be there and be told alike."""
+    group = typer.main.get_command(app)
+    context = typer.Context(group)
+    for name, (_, _, summary) in COMMANDS.items():
+        command = group.get_command(context, name)
+        assert command.name == name
+        assert " ".join((command.help or "").split("\n\n")[0].split()) == summary
+
+
+def test_a_mistyped_command_is_told_the_nearest(call):
+    result = call("tokenise", "x")
+    assert result.code == 2
+    assert "tokenize" in result.stderr
 
 
 def test_flags_are_frozen():
