@@ -136,7 +136,8 @@ def test_settings_are_those_of_the_kind(call):
 
 
 def test_flags_are_frozen_and_the_help_names_every_kind():
-    commands = typer.main.get_command(app).commands["data"].commands
+    group = typer.main.get_command(app)
+    commands = group.get_command(typer.Context(group), "data").commands
     common = {"--config", "--set", "--show-config", "--json", "--quiet", "-q", "--verbose", "-v"}
     flags = {
         name: {flag for parameter in command.params for flag in parameter.opts if flag.startswith("-")} - {"--help"}

@@ -29,7 +29,6 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
 _PATIENTS = ("patient", "subject_id", "patient_id", "deid_patient_id")
 #: Sections that are no part of what a reader of the image says.
 _NOT_READ = frozenset({"indication", "comparison", "technique", "notification"})
-_LARGEST_FIELD = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +167,6 @@ def _json_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _table_records(text: str, name: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(_LARGEST_FIELD)
     # Reports have line breaks inside quotes: the reader must see the text as it is.
     rows = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, restkey="", strict=True)
     try:
