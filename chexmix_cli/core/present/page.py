@@ -15,9 +15,11 @@ h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .6rem;bo
 h3{font-size:1rem;margin:1.2rem 0 .4rem}.mark{color:#9c1c1c;font-weight:600}.muted{color:#666;font-size:.88rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{text-align:left;padding:.3rem .6rem;vertical-align:top;
 border-bottom:1px solid #eee}th{border-bottom:2px solid #ccc}td.n{text-align:right;font-variant-numeric:tabular-nums;
-white-space:nowrap}td code{font-size:.8rem;color:#555;overflow-wrap:anywhere}.plots,.cases{display:flex;flex-wrap:wrap;
+white-space:nowrap}td code{font-size:.8rem;color:#555;overflow-wrap:anywhere}.wide{overflow-x:auto}
+.plots,.cases{display:flex;flex-wrap:wrap;
 gap:1rem}.plots img{max-width:100%;border:1px solid #eee}.case{border:1px solid #ddd;border-radius:6px;padding:.8rem;
-flex:1 1 460px;overflow-wrap:anywhere}.case img{max-width:100%;image-rendering:pixelated}
+flex:1 1 min(460px,100%);box-sizing:border-box;overflow-wrap:anywhere}
+.case img{max-width:100%;image-rendering:pixelated}
 .case figure{display:inline-block;margin:0 .6rem .4rem 0;max-width:100%}figcaption{font-size:.8rem;color:#666}
 .case p{margin:.3rem 0;white-space:pre-wrap}@media(prefers-color-scheme:dark){body{background:#fff}}
 """
@@ -107,7 +109,7 @@ def _numbers(metrics: Sequence[Mapping[str, Any]]) -> str:
         numbers = "".join(f'<td class="n">{cell}</td>' for cell in (value, interval, str(one["n"])))
         rows.append(f"<tr><td>{_text(one['name'])}</td>{numbers}<td>{protocol}</td></tr>")
     head = "".join(f"<th>{name}</th>" for name in ("metric", "value", "95 %", "n", "protocol"))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _table(columns: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> str:
@@ -116,7 +118,7 @@ def _table(columns: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> str:
         "" if columns is None else f"<thead><tr>{''.join(f'<th>{_text(name)}</th>' for name in columns)}</tr></thead>"
     )
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table>{head}<tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
 def _case(case: Shown) -> str:
