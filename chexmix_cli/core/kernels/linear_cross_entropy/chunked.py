@@ -1,16 +1,17 @@
 """Cross-entropy of a linear head over chunks of tokens: no matrix of all logits, forward or backward.
 
 For the summed loss, the gradient of the logits is ``softmax - onehot`` whatever comes after, up to one factor. So each
-chunk of logits is turned into its gradient in place and used up at once, in the forward pass:
+chunk of logits is turned into its gradient in place, up to a factor a token, and used up at once in the forward pass:
 
-    logits = x W^T + b;  loss = logsumexp(logits) - logits[target];  G = softmax(logits) - onehot
-    dx = G W;  dW += G^T x;  db += sum(G)
+    logits = W x^T + b;  e = exp(logits - top);  z = sum(e);  loss = top + log z - logits[target]
+    G = e - z onehot;  dx = G^T W / z;  dW += G (x / z);  db += G (1 / z)
 
 These are the three matrix products of the plain computation, none is done twice. The backward pass only scales.
-``torch.nn.functional.linear_cross_entropy`` (torch 2.13) has a chunked form too; it was measured and lost
-(docs/performance.md), gives one loss a call or computes the logits twice, and this package supports older torch.
+Logits lie as (V, C), vocabulary first: of the two forms of each product it is the faster one on a CPU, in the first
+product by half (docs/performance.md). ``torch.nn.functional.linear_cross_entropy`` (torch 2.13) has a chunked form
+too; it was measured and lost, gives one loss a call or computes the logits twice, and this package runs on older torch.
 
-Shape letters: M tokens, D hidden, V vocabulary.
+Shape letters: M tokens, C tokens of a chunk, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-#: Most bytes of one chunk's logits. Larger chunks were not faster; smaller ones read the weight's gradient more often.
-_CHUNK_BYTES = 64 << 20
-#: Most bytes of the rows that are turned into gradients at a time: they stay in the cache for all passes over them.
-_CACHE_BYTES = 4 << 20
+#: Most bytes of one chunk's logits, about 500 tokens of the released vocabulary: fewer make the products slower.
+_CHUNK_BYTES = 128 << 20
+#: A chunk is a multiple of so many tokens, as far as there are so many.
+_STEP = 64
+#: Most bytes of the logits that are turned into gradients at a time: they stay in the cache for all passes over them.
+_CACHE_BYTES = 2 << 20
 
 
 def linear_cross_entropy(
@@ -63,10 +66,10 @@ class _Chunked(torch.autograd.Function):
             loss_M = torch.empty(len(x_MD), dtype=_wide(dtype), device=x_MD.device)
             sums = _Gradients(x_MD, w_VD, needs)
             for rows in _chunks(len(x_MD), w_VD):
-                logits_CV = sums.logits_CV[: rows.stop - rows.start]
-                torch.addmm(b_V, x_MD[rows], w_VD.T, out=logits_CV)
-                loss_M[rows] = _to_gradient(logits_CV, target_M[rows])
-                sums.add(rows, logits_CV)
+                logits_VC = sums.logits(rows)
+                torch.mm(w_VD, x_MD[rows].T, out=logits_VC)
+                loss_M[rows], sum_C = _to_gradient(logits_VC, b_V, target_M[rows])
+                sums.add(rows, logits_VC, sum_C)
         ctx.gradients = [
             None if value is None else value.to(like.dtype)
             for value, like in zip(
@@ -94,51 +97,61 @@ class _Gradients:
 
     def __init__(self, x_MD: Tensor, w_VD: Tensor, needs: list[bool]) -> None:
         self._x_MD, self._w_VD = x_MD, w_VD
-        rows = min(len(x_MD), _rows_within(_CHUNK_BYTES, w_VD))
-        self.logits_CV = w_VD.new_empty(rows, len(w_VD))
+        self._logits = w_VD.new_empty(min(len(x_MD), _chunk_size(w_VD)) * len(w_VD))
         self.state_MD = torch.empty_like(x_MD) if needs[0] else None
         self.weight_VD = torch.zeros_like(w_VD, dtype=_wide(w_VD.dtype)) if needs[1] else None
         self.bias_V = w_VD.new_zeros(len(w_VD), dtype=_wide(w_VD.dtype)) if needs[2] else None
 
-    def add(self, rows: slice, gradient_CV: Tensor) -> None:
-        """Use the gradient of one chunk's logits up."""
+    def logits(self, rows: slice) -> Tensor:
+        """Return the buffer of a chunk's logits, (V, C) without gaps."""
+        count = rows.stop - rows.start
+        return self._logits[: count * len(self._w_VD)].view(len(self._w_VD), count)
+
+    def add(self, rows: slice, gradient_VC: Tensor, sum_C: Tensor) -> None:
+        """Use the gradient of one chunk's logits up; it is ``sum_C`` times too large."""
+        share_C1 = sum_C.reciprocal()[:, None]
         if self.state_MD is not None:
-            torch.mm(gradient_CV, self._w_VD, out=self.state_MD[rows])
+            self.state_MD[rows] = (gradient_VC.T @ self._w_VD) * share_C1
         if self.weight_VD is not None:
-            if self.weight_VD.dtype == gradient_CV.dtype:
-                self.weight_VD.addmm_(gradient_CV.T, self._x_MD[rows])
+            shared_CD = (self._x_MD[rows] * share_C1).to(gradient_VC.dtype)
+            if self.weight_VD.dtype == gradient_VC.dtype:
+                self.weight_VD.addmm_(gradient_VC, shared_CD)
             else:
-                self.weight_VD += gradient_CV.T @ self._x_MD[rows]
+                self.weight_VD += gradient_VC @ shared_CD
         if self.bias_V is not None:
-            self.bias_V += gradient_CV.sum(dim=0, dtype=self.bias_V.dtype)
+            self.bias_V += (gradient_VC @ share_C1.to(gradient_VC.dtype))[:, 0]
 
 
-def _to_gradient(logits_CV: Tensor, target_C: Tensor) -> Tensor:
-    """Overwrite logits with ``softmax - onehot`` and return the loss of each row."""
-    loss_C = torch.empty(len(logits_CV), dtype=_wide(logits_CV.dtype), device=logits_CV.device)
-    size = _rows_within(_CACHE_BYTES, logits_CV.T)
-    for start in range(0, len(logits_CV), size):
-        block_RV, target_R1 = logits_CV[start : start + size], target_C[start : start + size, None]
-        wide_RV = block_RV.to(loss_C.dtype)
-        top_R1, chosen_R1 = wide_RV.amax(dim=1, keepdim=True), wide_RV.gather(1, target_R1)
-        wide_RV.sub_(top_R1).exp_()
-        sum_R1 = wide_RV.sum(dim=1, keepdim=True)
-        wide_RV.div_(sum_R1)
-        wide_RV.scatter_add_(1, target_R1, torch.full_like(sum_R1, -1.0))
-        loss_C[start : start + size] = (top_R1 - chosen_R1 + sum_R1.log())[:, 0]
-        if wide_RV.dtype != block_RV.dtype:
-            block_RV.copy_(wide_RV)
-    return loss_C
+def _to_gradient(logits_VC: Tensor, bias_V: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Overwrite products with ``e - z onehot``; return the loss of each token and its ``z``, both (C,)."""
+    wide, num_tokens = _wide(logits_VC.dtype), logits_VC.shape[1]
+    size = max(1, _CACHE_BYTES // (4 * num_tokens))
+    blocks = [slice(start, start + size) for start in range(0, len(logits_VC), size)]
+    top_C = torch.full((num_tokens,), -torch.inf, dtype=wide, device=logits_VC.device)
+    for block in blocks:
+        top_C = torch.maximum(top_C, logits_VC[block].add_(bias_V[block, None]).amax(dim=0).to(wide))
+    chosen_C = logits_VC.gather(0, target_C[None])[0].to(wide)
+    sum_C = torch.zeros_like(top_C)
+    for block in blocks:
+        # In place where the logits are wide enough already.
+        e_BC = logits_VC[block].to(wide).sub_(top_C).exp_()
+        sum_C += e_BC.sum(dim=0)
+        if e_BC.dtype != logits_VC.dtype:
+            logits_VC[block] = e_BC
+    # Before the products, not after: a token that is known well has a small gradient, which rounding must not drown.
+    logits_VC.scatter_(0, target_C[None], ((chosen_C - top_C).exp() - sum_C).to(logits_VC.dtype)[None])
+    return top_C - chosen_C + sum_C.log(), sum_C
 
 
 def _chunks(count: int, w_VD: Tensor) -> list[slice]:
-    size = _rows_within(_CHUNK_BYTES, w_VD)
+    size = _chunk_size(w_VD)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _rows_within(num_bytes: int, w_VD: Tensor) -> int:
-    """Return how many rows of logits have at most so many bytes in float32; 1 at least."""
-    return max(1, num_bytes // (4 * len(w_VD)))
+def _chunk_size(w_VD: Tensor) -> int:
+    """Return how many tokens a chunk has at most."""
+    fitting = _CHUNK_BYTES // (4 * len(w_VD))
+    return max(1, fitting - fitting % _STEP if fitting > _STEP else fitting)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
