@@ -55,7 +55,7 @@ CASES = {
     "tokenizer, mini (3 M)": Case("tokenizer", "mini", ()),
     "stage 1, mini (6 M)": Case("1", "mini", ("train.batch_size=8", "train.micro_batch_size=8")),
     "stage 1, 34 M": Case("1", "mini", decoder(512, 10, 4, 2)),
-    "stage 2, 88 M": Case("2", "mini", decoder(768, 12, 2, 1)),
+    "stage 2, 88 M": Case("2", "mini", ("documents.text_tokenizer=chexmix-mini", *decoder(768, 12, 2, 1))),
 }
 LAUNCH = [sys.executable, "-m", "chexmix_cli"]
 #: Runs the command line with every clock that of the processor.
@@ -91,7 +91,10 @@ def main() -> int:
         for title in options.case or CASES:
             case = CASES[title]
             case = Case(case.stage, case.preset, (*common, *case.settings))
-            rounds = [compare(case, data, start, folder / f"{len(title)}-{number}") for number in range(options.rounds)]
+            rounds = [
+                compare(case, data, start, folder / f"{list(CASES).index(title)}-{number}")
+                for number in range(options.rounds)
+            ]
             is_off |= report(title, rounds)
     return int(is_off)
 

@@ -36,8 +36,8 @@ _HEADER = "checkpoint.json"
 _SCHEMA = 1
 #: Settings that say how a run is computed or kept, not what it learns: a resumed run may have others.
 _FREE_SETTINGS = ("parallel", "compile", "checkpoint_activations", "checkpoint_every", "keep_checkpoints")
-#: A file is put together in memory before it is written; so many bytes at most.
-_FILE_BYTES = 1 << 30
+#: A file is put together in memory, with a copy, before it is written; so many bytes at most, but a tensor is whole.
+FILE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ def _files(tensors: dict[str, Tensor]) -> dict[str, int]:
     number, size = 1, 0
     for name, tensor in tensors.items():
         size += tensor.numel() * tensor.element_size()
-        if numbers and size > _FILE_BYTES * world_size():
+        if numbers and size > FILE_BYTES * world_size():
             number, size = number + 1, tensor.numel() * tensor.element_size()
         numbers[name] = number
     return numbers

@@ -34,6 +34,7 @@ from chexmix_cli.core.settings.training import (
     StageTraining,
     TokenizerTraining,
 )
+from chexmix_cli.core.train.checkpoint import FILE_BYTES
 from chexmix_cli.core.train.documents import ENCODED_TOGETHER
 from chexmix_cli.core.train.plan_data import DataFacts, data_facts
 from chexmix_cli.core.train.plan_step import measure_step
@@ -122,7 +123,7 @@ def plan_pretrain(
 
 
 def step_memory(train: LoopSettings, costs: Costs) -> dict[str, int]:
-    """Return the parts of memory at the moment of a run that takes most: preparing data, a pass, or an update."""
+    """Return the parts of memory at the moment of a run that takes most: data, a pass, an update, a checkpoint."""
     micros = train.batch_size // train.micro_batch_size
     of_pass = round(costs.step["pass_bytes"] + costs.step["kept_bytes"] * max(0, micros - 2))
     gradients = min(costs.trained, of_pass) if micros > 1 else 0
@@ -131,6 +132,7 @@ def step_memory(train: LoopSettings, costs: Costs) -> dict[str, int]:
     moments = [
         {**state, "gradients": gradients, "activations": of_pass - gradients},
         {**state, "gradients": costs.trained, "update": round(costs.step["update_bytes"])},
+        {**state, "gradients": costs.trained, "checkpoint": 2 * min(FILE_BYTES, sum(state.values()))},
         dict(costs.before),
     ]
     largest = max(moments, key=lambda parts: sum(parts.values()))

@@ -89,7 +89,8 @@ def costs(**changes) -> Costs:
     return Costs(**{**values, "before_s": 0.0, "overhead": 0.0, **changes})
 
 
-def test_the_moment_that_takes_most_is_the_peak():
+def test_the_moment_that_takes_most_is_the_peak(monkeypatch):
+    monkeypatch.setattr(planning, "FILE_BYTES", 1)
     one, four = (LoopSettings(steps=1, batch_size=size, micro_batch_size=1) for size in (1, 4))
     # One micro-batch and little activation: the update is the peak, with all gradients there.
     assert step_memory(one, costs()) == {"films": 7, "weights": 110, "optimizer": 200, "gradients": 100, "update": 4}
@@ -101,9 +102,15 @@ def test_the_moment_that_takes_most_is_the_peak():
     with_mean = dataclasses.replace(one, ema_decay=0.9)
     assert step_memory(with_mean, large)["average"] == 100
     assert step_memory(one, costs(overhead=0.5))["allocator"] == (110 + 200 + 100 + 4) // 2
+    # A checkpoint's file is there twice while it is written, and it is no larger than the checkpoint.
+    state = {"films": 7, "weights": 110, "optimizer": 200, "gradients": 100}
+    for file_bytes, held in ((40, 80), (1000, 620)):
+        monkeypatch.setattr(planning, "FILE_BYTES", file_bytes)
+        assert step_memory(one, costs()) == {**state, "checkpoint": held}
 
 
-def test_remedies_need_less_and_say_what_they_come_to():
+def test_remedies_need_less_and_say_what_they_come_to(monkeypatch):
+    monkeypatch.setattr(planning, "FILE_BYTES", 1)
     train = LoopSettings(steps=1, batch_size=8, micro_batch_size=4)
     large = costs(step={"pass_bytes": 900.0, "kept_bytes": 0.0, "update_bytes": 4.0})
     plan = Plan("x", {"process": 20, **step_memory(train, large)}, 1000, {}, {})
