@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from chexmix_cli.core.kernels.nearest_code.reference import nearest_code
+from chexmix_cli.core.kernels.nearest_code.op import nearest_code
 
 
 class Quantizer(nn.Module):

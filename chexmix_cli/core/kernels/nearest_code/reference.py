@@ -26,12 +26,7 @@ def nearest_code(z_ME: Tensor, codebook_KE: Tensor) -> Tensor:
 
     Numerics: distances in float32, as ``|z|^2 + |e|^2 - 2 z.e``, the form of taming-transformers' VectorQuantizer2.
     """
-    if z_ME.ndim != 2 or codebook_KE.ndim != 2 or z_ME.shape[1] != codebook_KE.shape[1] or len(codebook_KE) == 0:
-        raise ShapeError(
-            f"latents {tuple(z_ME.shape)} with a codebook {tuple(codebook_KE.shape)}",
-            where="nearest_code",
-            expected="(M, E) and (K, E) with K > 0",
-        )
+    check(z_ME, codebook_KE)
     codebook_KE = codebook_KE.float()
     norm_K = codebook_KE.square().sum(dim=1)
     codes = torch.empty(len(z_ME), dtype=torch.int64, device=z_ME.device)
@@ -40,3 +35,13 @@ def nearest_code(z_ME: Tensor, codebook_KE: Tensor) -> Tensor:
         distance_RK = rows_RE.square().sum(dim=1, keepdim=True) + norm_K - 2 * rows_RE @ codebook_KE.T
         codes[start : start + _ROWS] = distance_RK.argmin(dim=1)
     return codes
+
+
+def check(z_ME: Tensor, codebook_KE: Tensor) -> None:
+    """Raise ShapeError unless these are latents and a codebook of one code size."""
+    if z_ME.ndim != 2 or codebook_KE.ndim != 2 or z_ME.shape[1] != codebook_KE.shape[1] or len(codebook_KE) == 0:
+        raise ShapeError(
+            f"latents {tuple(z_ME.shape)} with a codebook {tuple(codebook_KE.shape)}",
+            where="nearest_code",
+            expected="(M, E) and (K, E) with K > 0",
+        )

@@ -1,0 +1,1 @@
+"""Logits of some head rows, and what is chosen among them, without the logits in memory."""

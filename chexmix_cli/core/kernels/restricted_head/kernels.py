@@ -1,0 +1,100 @@
+"""The restricted head, fused: logits of a block of rows live in registers, only what is best of them leaves.
+
+M states, D hidden, R head rows. A program takes BLOCK_M states and BLOCK_R rows; the blocks of rows are joined by
+``op.py`` (a table of R / BLOCK_R entries a state). The formulas are in ``reference.py``.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _philox_first_word(seed_M, row_R, ROUNDS: tl.constexpr):
+    """Return word 0 of Philox 4x32, (M, R) uint32, for the key ``seed`` and the counter ``(row, 0, 0, 0)``."""
+    key_a = (seed_M & 0xFFFFFFFF).to(tl.uint32)[:, None]
+    key_b = ((seed_M >> 32) & 0xFFFFFFFF).to(tl.uint32)[:, None]
+    c0 = row_R.to(tl.uint32)[None, :] + tl.zeros_like(key_a)
+    c1 = tl.zeros_like(c0)
+    c2 = tl.zeros_like(c0)
+    c3 = tl.zeros_like(c0)
+    multiplier_a = tl.full(c0.shape, 0xD2511F53, tl.uint32)
+    multiplier_b = tl.full(c0.shape, 0xCD9E8D57, tl.uint32)
+    for _ in tl.static_range(ROUNDS):
+        high_a, low_a = tl.umulhi(multiplier_a, c0), multiplier_a * c0
+        high_b, low_b = tl.umulhi(multiplier_b, c2), multiplier_b * c2
+        c0, c2 = high_b ^ c1 ^ key_a, high_a ^ c3 ^ key_b
+        c1, c3 = low_b, low_a
+        key_a += tl.full(key_a.shape, 0x9E3779B9, tl.uint32)
+        key_b += tl.full(key_b.shape, 0xBB67AE85, tl.uint32)
+    return c0
+
+
+@triton.jit
+def _restricted_head_fwd_kernel(
+    state_ptr,  # (M, D), any row stride, features contiguous
+    weight_ptr,  # (R, D), any row stride, features contiguous
+    bias_ptr,  # (R,)
+    seed_ptr,  # (M,) int64; not read unless IS_SAMPLED
+    row_ptr,  # (blocks of R, M) int64: the best row of each block
+    score_ptr,  # (blocks of R, M) float32: its score
+    logit_ptr,  # (blocks of R, M) float32: its logit
+    peak_ptr,  # (blocks of R, M) float32: largest logit
+    sum_ptr,  # (blocks of R, M) float32: sum of exp(logit - largest)
+    num_states,
+    num_rows,
+    hidden_size,
+    stride_sm,
+    stride_wr,
+    inverse_temperature,
+    IS_SAMPLED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    UPCAST: tl.constexpr,  # as in nearest_code/kernels.py
+):
+    state_M = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    block = tl.program_id(1).to(tl.int64)
+    row_R = block * BLOCK_R + tl.arange(0, BLOCK_R)
+    is_state_M, is_row_R = state_M < num_states, row_R < num_rows
+    feature_D = tl.arange(0, BLOCK_D)
+    logit_MR = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
+    for start in range(0, hidden_size, BLOCK_D):
+        is_feature_D = start + feature_D < hidden_size
+        x_MD = tl.load(
+            state_ptr + state_M[:, None] * stride_sm + start + feature_D[None, :],
+            mask=is_state_M[:, None] & is_feature_D[None, :],
+            other=0.0,
+        )
+        w_RD = tl.load(
+            weight_ptr + row_R[:, None] * stride_wr + start + feature_D[None, :],
+            mask=is_row_R[:, None] & is_feature_D[None, :],
+            other=0.0,
+        )
+        if UPCAST:
+            x_MD, w_RD = x_MD.to(tl.float32), w_RD.to(tl.float32)
+        logit_MR = tl.dot(x_MD, tl.trans(w_RD), logit_MR, input_precision="ieee")
+    bias_R = tl.load(bias_ptr + row_R, mask=is_row_R, other=float("-inf")).to(tl.float32)
+    logit_MR += bias_R[None, :]
+    peak_M = tl.max(logit_MR, axis=1)
+    # A block of barred rows only has no peak: exp(-inf - -inf) would be no number.
+    base_M = tl.where(peak_M == float("-inf"), 0.0, peak_M)
+    sum_M = tl.sum(tl.exp(logit_MR - base_M[:, None]), axis=1)
+    score_MR = logit_MR
+    if IS_SAMPLED:
+        seed_M = tl.load(seed_ptr + state_M, mask=is_state_M, other=0)
+        bits_MR = _philox_first_word(seed_M, row_R, 10)
+        uniform_MR = ((bits_MR >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08
+        score_MR = logit_MR * inverse_temperature - tl.log(-tl.log(uniform_MR))
+    best_M, place_M = tl.max(score_MR, axis=1, return_indices=True, return_indices_tie_break_left=True)
+    is_best_MR = tl.arange(0, BLOCK_R)[None, :] == place_M[:, None]
+    chosen_M = tl.sum(tl.where(is_best_MR, logit_MR, 0.0), axis=1)
+    out_M = block * num_states + state_M
+    tl.store(row_ptr + out_M, block * BLOCK_R + place_M.to(tl.int64), mask=is_state_M)
+    tl.store(score_ptr + out_M, best_M, mask=is_state_M)
+    tl.store(logit_ptr + out_M, chosen_M, mask=is_state_M)
+    tl.store(peak_ptr + out_M, peak_M, mask=is_state_M)
+    tl.store(sum_ptr + out_M, sum_M, mask=is_state_M)

@@ -1,0 +1,43 @@
+"""Triton kernels without a GPU: in its interpreter, on the CPU; with one, compiled. Outputs start as NaN."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+# Read when a kernel is decorated, so before anything imports one.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def triton_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run the ops on Triton, as ``auto`` would on a GPU."""
+    pytest.importorskip("triton")
+    from chexmix_cli.core.kernels import backend
+
+    monkeypatch.setenv("CHEXMIX_KERNELS", "triton")
+    backend._decide.cache_clear()
+    yield
+    backend._decide.cache_clear()
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Return where kernels run here."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill what ``torch.empty`` makes with NaN, or with a number no index can be: an element left out shows."""
+    empty = torch.empty
+
+    def poisoned(*arguments: object, **options: object) -> torch.Tensor:
+        made = empty(*arguments, **options)  # type: ignore[call-overload]
+        return made.fill_(torch.nan if made.is_floating_point() else -(2**40) if made.dtype == torch.int64 else 0)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
