@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit docs browser fuzz kill-resume format clean distclean
+.PHONY: help env demo test lint types unit docs browser aot fuzz kill-resume format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -67,6 +67,9 @@ docs: $(VENV)/.dev-ready  ## check the documents: links, paths, commands
 
 browser: $(VENV)/.dev-ready  ## open the page of an evaluation in headless Chromium
 	OMP_NUM_THREADS=2 $(BIN)/pytest -m browser -s tests/browser
+
+aot: $(VENV)/.dev-ready  ## compile every kernel for sm_80, sm_90, sm_100 into benchmarks/aot.json
+	OMP_NUM_THREADS=1 $(BIN)/python tools/aot.py
 
 fuzz: $(VENV)/.dev-ready  ## read 2,000 damaged DICOM files (the tests read some of them)
 	CHEXMIX_MUTATIONS=250 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/unit/data/test_damaged.py

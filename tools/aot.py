@@ -1,12 +1,16 @@
 """Compile every tuned kernel configuration ahead of time for sm_80, sm_90 and sm_100, and write what it needs.
 
 No GPU is needed: Triton brings the assembler and cuobjdump. Shared memory, registers and spills of each go to
-benchmarks/aot.json; the test suite compiles again and compares. Usage: python tools/aot.py [-o FILE] [--arch 80 ...]
+benchmarks/aot.json, beside the blocks they were compiled with and the hash of the kernel's source; the test suite holds
+that against the tuning tables, and compiles some again where Triton is.
+Usage: python tools/aot.py [-o FILE] [--arch 80 ...] [--only NAME ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib
 import json
 import os
 import re
@@ -14,64 +18,95 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-assert os.environ.get("TRITON_INTERPRET") != "1", "the interpreter compiles nothing"
 # As kernels run on a GPU by default; said, so that a newer Triton's default changes nothing.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from chexmix_cli.core.kernels.nearest_code import kernels as nearest_code_kernels
-from chexmix_cli.core.kernels.nearest_code import tuning as nearest_code_tuning
-from chexmix_cli.core.kernels.restricted_head import kernels as restricted_head_kernels
-from chexmix_cli.core.kernels.restricted_head import tuning as restricted_head_tuning
+from chexmix_cli.core.kernels.nearest_code import tuning as nearest_code
+from chexmix_cli.core.kernels.restricted_head import tuning as restricted_head
 
-TARGET = Path(__file__).resolve().parents[1] / "benchmarks" / "aot.json"
+REPOSITORY = Path(__file__).resolve().parents[1]
+TARGET = REPOSITORY / "benchmarks" / "aot.json"
 ARCHS = (80, 90, 100)
 #: Shared memory a block can have, in bytes (CUDA C++ programming guide, compute capabilities).
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 _POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+#: Numbers that real calls give in multiples of 16, beside every stride and pointer.
+_ALIGNED = ("code_size", "hidden_size", "num_codes", "codes_per_share")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One configuration of one kernel, as it is launched."""
+    """One configuration of one kernel, as it is launched.
+
+    Attributes:
+        name: op, dtype and variant.
+        op: folder of the op.
+        kernel: function in its ``kernels.py``.
+        signature: Triton types by argument.
+        constants: values of its ``tl.constexpr`` arguments.
+    """
 
     name: str
-    kernel: Any
+    op: str
+    kernel: str
     signature: dict[str, str]
     constants: dict[str, Any]
     num_warps: int
     num_stages: int
 
+    def recorded(self) -> dict[str, Any]:
+        """Return what the table says of the configuration beside what the compiler finds."""
+        source = REPOSITORY / "chexmix_cli/core/kernels" / self.op / "kernels.py"
+        constants = self.constants | {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        return {"constants": constants, "source": hashlib.sha256(source.read_bytes()).hexdigest()[:16]}
 
-def specs() -> Iterator[Spec]:
-    """Yield every tuned configuration."""
-    for dtype, config in nearest_code_tuning.CONFIGS.items():
-        signature = {"z_ptr": _POINTERS[dtype], "codebook_ptr": _POINTERS[dtype], "codes_ptr": "*i64"}
-        signature |= dict.fromkeys(("num_latents", "num_codes", "code_size", "stride_zm", "stride_ck"), "i32")
-        constants = {"BLOCK_M": config.block_m, "BLOCK_K": config.block_k, "BLOCK_E": config.block_e, "UPCAST": False}
-        kernel = nearest_code_kernels._nearest_code_fwd_kernel
-        yield Spec(f"nearest_code {_short(dtype)}", kernel, signature, constants, config.num_warps, config.num_stages)
-    for (dtype, is_many), config in restricted_head_tuning.CONFIGS.items():
-        pointers = dict.fromkeys(("state_ptr", "weight_ptr", "bias_ptr"), _POINTERS[dtype])
-        pointers |= dict.fromkeys(("seed_ptr", "row_ptr"), "*i64")
-        pointers |= dict.fromkeys(("score_ptr", "logit_ptr", "peak_ptr", "sum_ptr"), "*fp32")
-        numbers = dict.fromkeys(("num_states", "num_rows", "hidden_size", "stride_sm", "stride_wr"), "i32")
+
+def specs() -> list[Spec]:
+    """Return every tuned configuration; needs no Triton."""
+    return [*_nearest_code(), *_restricted_head()]
+
+
+def _nearest_code() -> Iterator[Spec]:
+    for dtype, config in nearest_code.CONFIGS.items():
+        signature = dict.fromkeys(("z_ptr", "codebook_ptr"), _POINTERS[dtype])
+        signature |= {"distance_ptr": "*fp32", "codes_ptr": "*i64"}
+        signature |= _integers("num_latents num_codes codes_per_share code_size stride_zm stride_ck")
+        yield _spec(f"nearest_code {_short(dtype)}", "_nearest_code_fwd_kernel", signature, config, {"UPCAST": False})
+
+
+def _restricted_head() -> Iterator[Spec]:
+    for (dtype, is_many), config in restricted_head.CONFIGS.items():
+        signature = dict.fromkeys(("state_ptr", "weight_ptr", "bias_ptr"), _POINTERS[dtype])
+        signature |= dict.fromkeys(("seed_ptr", "row_ptr"), "*i64")
+        signature |= dict.fromkeys(("score_ptr", "logit_ptr", "peak_ptr", "sum_ptr"), "*fp32")
+        signature |= _integers("num_states num_rows hidden_size stride_sm stride_wr")
+        signature |= {"inverse_temperature": "fp32"}
         for is_sampled in (False, True):
-            constants = {"BLOCK_M": config.block_m, "BLOCK_R": config.block_r, "BLOCK_D": config.block_d}
-            constants |= {"IS_SAMPLED": is_sampled, "UPCAST": False}
-            words = [_short(dtype), "many" if is_many else "few", "sampled" if is_sampled else "greedy"]
-            kernel = restricted_head_kernels._restricted_head_fwd_kernel
-            signature = pointers | numbers | {"inverse_temperature": "fp32"}
-            name = f"restricted_head {' '.join(words)}"
-            yield Spec(name, kernel, signature, constants, config.num_warps, config.num_stages)
+            words = ["restricted_head", _short(dtype), "many" if is_many else "few"]
+            name = " ".join([*words, "sampled" if is_sampled else "greedy"])
+            constants = {"IS_SAMPLED": is_sampled, "UPCAST": False}
+            yield _spec(name, "_restricted_head_fwd_kernel", signature, config, constants)
+
+
+def _spec(name: str, kernel: str, signature: dict[str, str], config: Any, constants: dict[str, Any]) -> Spec:
+    """Return a configuration whose ``block_x`` fields are the kernel's ``BLOCK_X`` arguments."""
+    blocks = {field.upper(): value for field, value in asdict(config).items() if field.startswith("block_")}
+    op = name.split()[0]
+    return Spec(name, op, kernel, signature, blocks | constants, config.num_warps, config.num_stages)
+
+
+def _integers(names: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), "i32")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def build(spec: Spec, arch: int) -> dict[str, int]:
@@ -79,14 +114,20 @@ def build(spec: Spec, arch: int) -> dict[str, int]:
 
     Pointers and numbers that real calls give in multiples of 16 are declared so, as Triton does when it launches.
     """
+    assert os.environ.get("TRITON_INTERPRET") != "1", "the interpreter compiles nothing"
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = getattr(importlib.import_module(f"chexmix_cli.core.kernels.{spec.op}.kernels"), spec.kernel)
     names = list(spec.signature)
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if _is_aligned(name)}
     signature = spec.signature | dict.fromkeys(spec.constants, "constexpr")
-    source = ASTSource(fn=spec.kernel, signature=signature, constexprs=spec.constants, attrs=aligned)
+    source = ASTSource(fn=function, signature=signature, constexprs=spec.constants, attrs=aligned)
     options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     cubin = compiled.asm["cubin"]
-    used = _resources(cubin)
+    used = _resources(cubin, Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
     return {
         "shared_bytes": compiled.metadata.shared,
         "registers": used["REG"],
@@ -96,11 +137,10 @@ def build(spec: Spec, arch: int) -> dict[str, int]:
 
 
 def _is_aligned(name: str) -> bool:
-    return name.endswith("_ptr") or name.startswith("stride") or name in ("code_size", "hidden_size", "num_codes")
+    return name.endswith("_ptr") or name.startswith("stride") or name in _ALIGNED
 
 
-def _resources(cubin: bytes) -> dict[str, int]:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+def _resources(cubin: bytes, tool: Path) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -110,20 +150,22 @@ def _resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", line)}
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def main() -> None:
     """Compile and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, default=TARGET)
     parser.add_argument("--arch", type=int, nargs="+", choices=ARCHS, default=list(ARCHS))
+    parser.add_argument("--only", nargs="+", choices=[spec.name for spec in specs()], metavar="NAME")
     arguments = parser.parse_args()
+    import triton
+
     found: dict[str, Any] = {"triton": triton.__version__, "kernels": {}}
     for spec in specs():
-        for arch in arguments.arch:
-            found["kernels"].setdefault(spec.name, {})[f"sm_{arch}"] = build(spec, arch)
+        if arguments.only and spec.name not in arguments.only:
+            continue
+        found["kernels"][spec.name] = spec.recorded() | {
+            "targets": {f"sm_{arch}": build(spec, arch) for arch in arguments.arch}
+        }
     arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"wrote {arguments.out}\n")
 

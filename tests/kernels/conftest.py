@@ -13,9 +13,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def triton_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run the ops on Triton, as ``auto`` would on a GPU."""
+    """Run the ops on Triton, as ``auto`` would on a GPU; skip where there is none."""
     pytest.importorskip("triton")
     from chexmix_cli.core.kernels import backend
 

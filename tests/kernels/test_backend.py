@@ -12,7 +12,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def no_memory():
+def no_memory(monkeypatch):
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object())
     backend._decide.cache_clear()
     yield
     backend._decide.cache_clear()

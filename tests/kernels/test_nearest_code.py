@@ -8,6 +8,7 @@ import torch
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.nearest_code import op, reference
 
+pytestmark = pytest.mark.usefixtures("triton_backend")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -26,7 +27,9 @@ def excess(z: torch.Tensor, codebook: torch.Tensor, codes: torch.Tensor) -> torc
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("num_latents", "num_codes", "size"), [(1, 1, 1), (65, 127, 31), (31, 257, 64), (3, 64, 257)])
+@pytest.mark.parametrize(
+    ("num_latents", "num_codes", "size"), [(1, 1, 1), (65, 127, 31), (31, 257, 64), (3, 64, 257), (5, 2500, 16)]
+)
 def test_it_finds_the_nearest_as_well_as_the_reference(device, dtype, num_latents, num_codes, size):
     z = draw(num_latents, size, seed=0, dtype=dtype).to(device)
     codebook = draw(num_codes, size, seed=1, dtype=dtype).to(device)
@@ -42,7 +45,7 @@ def test_it_finds_the_nearest_as_well_as_the_reference(device, dtype, num_latent
     assert torch.equal(codebook, before[1])
 
 
-@pytest.mark.parametrize("place", [0, 40, 63, 64, 130])
+@pytest.mark.parametrize("place", [0, 40, 63, 64, 130, 190])
 def test_ties_go_to_the_lowest_index_within_and_across_blocks(device, place):
     codebook = draw(200, 8, seed=2)
     codebook[place + 5] = codebook[place]
@@ -84,3 +87,9 @@ def test_the_op_is_registered_with_its_shape(device):
     with FakeTensorMode() as mode:
         made = torch.ops.chexmix.nearest_code(mode.from_tensor(z), mode.from_tensor(codebook))
     assert (tuple(made.shape), made.dtype) == ((5,), torch.int64)
+
+
+def test_it_compiles_into_one_graph(device):
+    z, codebook = draw(40, 24, seed=3).to(device), draw(50, 24, seed=4).to(device)
+    compiled = torch.compile(lambda *inputs: op.nearest_code(*inputs) + 1, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(z, codebook), op.nearest_code(z, codebook) + 1)

@@ -10,6 +10,7 @@ from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.restricted_head import op, reference, tuning
 from chexmix_cli.core.kernels.restricted_head.tuning import Config
 
+pytestmark = pytest.mark.usefixtures("triton_backend")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -58,7 +59,9 @@ def test_it_chooses_what_the_definition_chooses(device, dtype, temperature, num_
 def test_a_sample_hangs_on_neither_blocks_nor_neighbours(device, monkeypatch):
     states, rows, bias, seeds = (x.to(device) for x in head(5, 32, 300, torch.float32))
     found = op.choose_row(states, rows, bias, temperature=1.0, seed_M=seeds).row_M
-    alone = [op.choose_row(states[i : i + 1], rows, bias, temperature=1.0, seed_M=seeds[i : i + 1]).row_M for i in range(5)]
+    alone = [
+        op.choose_row(states[i : i + 1], rows, bias, temperature=1.0, seed_M=seeds[i : i + 1]).row_M for i in range(5)
+    ]
     assert torch.equal(found, torch.cat(alone))
     other = Config(block_m=16, block_r=32, block_d=16, num_warps=4, num_stages=2)
     monkeypatch.setitem(tuning.CONFIGS, (torch.float32, False), other)
@@ -104,12 +107,12 @@ def test_the_check_would_see_an_ignored_bias(device):
 
 def test_what_does_not_fit_is_refused(device):
     states, rows, bias, seeds = (x.to(device) for x in head(2, 8, 9, torch.float32))
-    with pytest.raises(ShapeError, match=r"expected \(M, D\), \(R, D\)"):
+    with pytest.raises(ShapeError, match=r"expected \(M, D\), \(R, D\) and \(R,\)"):
         op.choose_row(states, rows[:, :4], bias)
     with pytest.raises(ShapeError, match="with a seed a state"):
         op.choose_row(states, rows, bias, temperature=1.0)
     with pytest.raises(ShapeError, match="expected float32, bfloat16 or float16"):
-        op.choose_row(states.double(), rows.double(), bias)
+        op.choose_row(states.double(), rows.double(), bias.double())
 
 
 def test_an_empty_batch_is_empty_and_the_op_is_registered(device):
@@ -121,4 +124,34 @@ def test_an_empty_batch_is_empty_and_the_op_is_registered(device):
     with FakeTensorMode() as mode:
         faked = [mode.from_tensor(x) for x in (states, rows, bias)]
         made = torch.ops.chexmix.choose_row(*faked, 0.5, mode.from_tensor(seeds))
-    assert [(tuple(x.shape), x.dtype) for x in made] == [((3,), torch.int64), ((3,), torch.float32), ((3,), torch.float32)]
+    assert [(tuple(x.shape), x.dtype) for x in made] == [
+        ((3,), torch.int64),
+        ((3,), torch.float32),
+        ((3,), torch.float32),
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_it_compiles_into_one_graph_and_has_no_gradient(device, temperature):
+    states, rows, bias, seeds = (x.to(device) for x in head(3, 8, 20, torch.float32))
+    rows.requires_grad_()
+
+    def choose(*inputs):
+        choice = op.choose_row(*inputs[:3], temperature=temperature, seed_M=inputs[3])
+        return choice.row_M, choice.logprob_M
+
+    compiled = torch.compile(choose, backend="aot_eager", fullgraph=True)
+    for ours, theirs in zip(compiled(states, rows, bias, seeds), choose(states, rows, bias, seeds), strict=True):
+        assert torch.equal(ours, theirs)
+        assert not theirs.requires_grad
+    plain = reference.choose_row(states, rows, bias, temperature=temperature, seed_M=seeds)
+    assert not plain.logit_M.requires_grad
+
+
+def test_more_states_than_a_chunk_are_the_states_of_several(device):
+    states, rows, bias, _ = (x.to(device) for x in head(1100, 4, 7, torch.float32))
+    plain = reference.choose_row(states, rows, bias)
+    logits = torch.nn.functional.linear(states, rows, bias)
+    assert torch.equal(plain.row_M, logits.argmax(dim=1))
+    torch.testing.assert_close(plain.logprob_M, logits.log_softmax(dim=1).amax(dim=1))
+    assert torch.equal(op.choose_row(states, rows, bias).row_M, plain.row_M)

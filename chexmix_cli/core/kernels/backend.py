@@ -24,6 +24,8 @@ _CHOICES = ("auto", "triton", "torch")
 _CAPABILITY = (8, 0)
 
 
+# torch.compile asks once a graph and takes the answer as given: it traces neither the environment nor the log.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def uses_triton(device: torch.device) -> bool:
     """Return whether the Triton kernels run on tensors of a device.
 
@@ -47,7 +49,9 @@ def _decide(is_forced: bool, device_type: str, index: int | None) -> bool:
     """Decide once a device, and say once why."""
     problem = _problem(device_type, index)
     if is_forced and problem is not None:
-        raise MachineError(f"Triton kernels cannot run: {problem}", where=f"{_VARIABLE}=triton", hint=f"{_VARIABLE}=torch")
+        raise MachineError(
+            f"Triton kernels cannot run: {problem}", where=f"{_VARIABLE}=triton", hint=f"{_VARIABLE}=torch"
+        )
     # The interpreter is far slower than torch: it runs only when asked for.
     runs = is_forced or (problem is None and device_type == "cuda")
     chosen: Literal["triton", "torch"] = "triton" if runs else "torch"

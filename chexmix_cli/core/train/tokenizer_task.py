@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from chexmix_cli.core.evals.image_quality import psnr, ssim
-from chexmix_cli.core.kernels.nearest_code.reference import nearest_code
+from chexmix_cli.core.kernels.nearest_code.op import nearest_code
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.training import TokenizerTraining
 from chexmix_cli.core.train.discriminator import PatchDiscriminator

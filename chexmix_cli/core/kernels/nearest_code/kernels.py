@@ -1,7 +1,8 @@
 """Nearest code, fused: distances and their minimum in one pass; the (latents x codes) matrix is never in memory.
 
-M latents, K codes, E code size. For each block of latents the codebook passes by in blocks:
-``d[m, k] = |z_m|^2 + |e_k|^2 - 2 z_m . e_k``, accumulated in float32, and only the smallest and its index stay.
+M latents, K codes, E code size, S shares of the codebook. For each block of latents a share of the codebook passes by
+in blocks: ``d[m, k] = |z_m|^2 + |e_k|^2 - 2 z_m . e_k``, accumulated in float32; only the smallest and its index stay.
+One image is few latents: the shares are what fills a GPU then, and ``op.py`` joins them.
 """
 
 # mypy: ignore-errors
@@ -16,9 +17,11 @@ import triton.language as tl
 def _nearest_code_fwd_kernel(
     z_ptr,  # (M, E), any row stride, features contiguous
     codebook_ptr,  # (K, E), any row stride, features contiguous
-    codes_ptr,  # (M,) int64
+    distance_ptr,  # (S, M) float32: the smallest distance in each share of the codebook
+    codes_ptr,  # (S, M) int64: its code
     num_latents,
     num_codes,
+    codes_per_share,  # a multiple of BLOCK_K
     code_size,
     stride_zm,
     stride_ck,
@@ -38,8 +41,10 @@ def _nearest_code_fwd_kernel(
         z_norm_M += tl.sum(z_ME * z_ME, axis=1)
     best_M = tl.full([BLOCK_M], float("inf"), tl.float32)
     code_M = tl.zeros([BLOCK_M], tl.int64)
-    for start_k in range(0, num_codes, BLOCK_K):
-        code_K = start_k + tl.arange(0, BLOCK_K).to(tl.int64)
+    share = tl.program_id(1).to(tl.int64)
+    first_k = share * codes_per_share
+    for start_k in range(first_k, min(first_k + codes_per_share, num_codes), BLOCK_K):
+        code_K = start_k + tl.arange(0, BLOCK_K)
         is_code_K = code_K < num_codes
         product_MK = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
         norm_K = tl.zeros([BLOCK_K], tl.float32)
@@ -67,4 +72,5 @@ def _nearest_code_fwd_kernel(
         is_nearer_M = nearest_M < best_M
         code_M = tl.where(is_nearer_M, start_k + place_M.to(tl.int64), code_M)
         best_M = tl.where(is_nearer_M, nearest_M, best_M)
-    tl.store(codes_ptr + row_M, code_M, mask=is_row_M)
+    tl.store(distance_ptr + share * num_latents + row_M, best_M, mask=is_row_M)
+    tl.store(codes_ptr + share * num_latents + row_M, code_M, mask=is_row_M)

@@ -1,6 +1,6 @@
 """Nearest code as the rest of the program calls it: checks, choice of backend, ``torch.library`` registration.
 
-M latents, K codes, E code size.
+M latents, K codes, E code size, S shares of the codebook.
 """
 
 from __future__ import annotations
@@ -47,16 +47,22 @@ def _triton_nearest_code(z_ME: Tensor, codebook_KE: Tensor) -> Tensor:
     from chexmix_cli.core.kernels.nearest_code.kernels import _nearest_code_fwd_kernel
 
     z_ME, codebook_KE = _with_whole_rows(z_ME), _with_whole_rows(codebook_KE)
-    codes_M = torch.empty(len(z_ME), dtype=torch.int64, device=z_ME.device)
-    if len(z_ME) == 0:
-        return codes_M
-    config = CONFIGS[z_ME.dtype]
-    _nearest_code_fwd_kernel[(blocks(len(z_ME), config.block_m),)](
+    config, count, num_codes = CONFIGS[z_ME.dtype], len(z_ME), len(codebook_KE)
+    num_shares = min(config.num_shares, blocks(num_codes, config.block_k))
+    per_share = blocks(num_codes, num_shares * config.block_k) * config.block_k
+    grid = (blocks(count, config.block_m), blocks(num_codes, per_share))
+    distance_SM = torch.empty(grid[1], count, device=z_ME.device)
+    codes_SM = torch.empty(grid[1], count, dtype=torch.int64, device=z_ME.device)
+    if count == 0:
+        return codes_SM[0]
+    _nearest_code_fwd_kernel[grid](
         z_ME,
         codebook_KE,
-        codes_M,
-        len(z_ME),
-        len(codebook_KE),
+        distance_SM,
+        codes_SM,
+        count,
+        num_codes,
+        per_share,
         z_ME.shape[1],
         z_ME.stride(0),
         codebook_KE.stride(0),
@@ -67,7 +73,8 @@ def _triton_nearest_code(z_ME: Tensor, codebook_KE: Tensor) -> Tensor:
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    return codes_M
+    # argmin takes the first of equals, and the shares are in order: the lowest code.
+    return codes_SM.gather(0, distance_SM.argmin(dim=0, keepdim=True))[0]
 
 
 @_triton_nearest_code.register_fake

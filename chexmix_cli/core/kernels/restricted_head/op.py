@@ -16,6 +16,7 @@ from chexmix_cli.core.kernels.restricted_head.reference import Choice
 from chexmix_cli.core.kernels.restricted_head.tuning import CONFIGS, FEW
 
 
+@torch.no_grad()
 def choose_row(
     state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, *, temperature: float = 0.0, seed_M: Tensor | None = None
 ) -> Choice:

@@ -1,7 +1,7 @@
 """The restricted head in plain torch: the definition and the CPU path.
 
-M states, D hidden, R head rows of an allowed range. ``weight_RD`` and ``bias_R`` are that range of the head; a row that
-cannot be chosen has a bias of minus infinity.
+M states, C of them in one chunk, D hidden, R head rows of an allowed range. ``weight_RD`` and ``bias_R`` are that range
+of the head; a row that cannot be chosen has a bias of minus infinity.
 
 Sampling is by Gumbel-max: the argmax of ``logit / temperature + g`` with ``g = -log(-log(u))`` has the softmax's
 distribution (Gumbel 1954; Maddison et al. 2014). ``u`` comes from Philox 4x32-10 (Salmon et al. 2011) with the state's
@@ -24,6 +24,8 @@ PHILOX_A, PHILOX_B = 0xD2511F53, 0xCD9E8D57
 PHILOX_KEY_A, PHILOX_KEY_B = 0x9E3779B9, 0xBB67AE85
 PHILOX_ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
+#: States whose logits exist together: (chunk x 8192) float32 is 16 MiB for the released codebook.
+_CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +44,44 @@ class Choice:
     logsumexp_M: Tensor
 
     @property
-    def logprob_M(self) -> Tensor:
+    def logprob_M(self) -> Tensor:  # noqa: N802 (a tensor, with its shape)
         """Return the chosen rows' log-probabilities at temperature 1, (M,) float32."""
         return self.logit_M - self.logsumexp_M
 
 
+@torch.no_grad()
 def choose_row(
     state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, *, temperature: float = 0.0, seed_M: Tensor | None = None
 ) -> Choice:
-    """Return the most probable head row of each state, or a sampled one.
+    """Return the most probable head row of each state, or a sampled one. A choice has no gradient.
 
     Args:
         state_MD: final hidden states, (M, D), float32, bfloat16 or float16.
         weight_RD: head rows, (R, D), same dtype and device.
-        bias_R: their biases, (R,); minus infinity bars a row.
+        bias_R: their biases, (R,), same dtype; minus infinity bars a row.
         temperature: 0 takes the most probable row; above, one is sampled.
         seed_M: int64, non-negative, one a state; needed to sample.
 
     Raises:
         ShapeError: if shapes do not fit, R is 0, or a temperature above 0 comes without seeds.
 
-    Numerics: logits in float32 from here on; the product is in the dtype of the inputs, as torch computes it.
+    Numerics: logits are those of ``F.linear`` in the dtype of the inputs, and float32 from there on.
     """
     check(state_MD, weight_RD, bias_R, temperature, seed_M)
-    logit_MR = F.linear(state_MD, weight_RD).float() + bias_R.float()
-    score_MR = logit_MR
-    if temperature > 0:
-        assert seed_M is not None
-        score_MR = logit_MR / temperature + gumbel(seed_M, weight_RD.shape[0])
-    row_M = score_MR.argmax(dim=1)
-    return Choice(row_M, logit_MR.gather(1, row_M[:, None])[:, 0], logit_MR.logsumexp(dim=1))
+    count = len(state_MD)
+    row_M = torch.empty(count, dtype=torch.int64, device=state_MD.device)
+    logit_M, logsumexp_M = torch.empty(2, count, device=state_MD.device).unbind()
+    for start in range(0, count, _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        logit_CR = F.linear(state_MD[chunk], weight_RD, bias_R).float()
+        score_CR = logit_CR
+        if temperature > 0:
+            assert seed_M is not None
+            score_CR = logit_CR / temperature + gumbel(seed_M[chunk], weight_RD.shape[0])
+        row_M[chunk] = score_CR.argmax(dim=1)
+        logit_M[chunk] = logit_CR.gather(1, row_M[chunk, None])[:, 0]
+        logsumexp_M[chunk] = logit_CR.logsumexp(dim=1)
+    return Choice(row_M, logit_M, logsumexp_M)
 
 
 def gumbel(seed_M: Tensor, num_rows: int) -> Tensor:
@@ -83,8 +93,8 @@ def gumbel(seed_M: Tensor, num_rows: int) -> Tensor:
 
 def philox(seed_M: NDArray[np.int64], num_rows: int) -> NDArray[np.uint64]:
     """Return the first word of Philox 4x32-10, (M, R) uint64 below 2^32: key = seed, counter = (row, 0, 0, 0)."""
-    seed_M = seed_M.astype(np.uint64)
-    key_a, key_b = (seed_M & _LOW)[:, None], (seed_M >> np.uint64(32))[:, None]
+    key_M1 = seed_M.astype(np.uint64)[:, None]
+    key_a, key_b = key_M1 & _LOW, key_M1 >> np.uint64(32)
     c0 = np.broadcast_to(np.arange(num_rows, dtype=np.uint64), (len(seed_M), num_rows))
     c1 = c2 = c3 = np.zeros_like(c0)
     for _ in range(PHILOX_ROUNDS):
@@ -97,13 +107,14 @@ def philox(seed_M: NDArray[np.int64], num_rows: int) -> NDArray[np.uint64]:
 
 def check(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, temperature: float, seed_M: Tensor | None) -> None:
     """Raise ShapeError unless these fit each other."""
-    shapes = (tuple(state_MD.shape), tuple(weight_RD.shape), tuple(bias_R.shape))
     fits = state_MD.ndim == 2 and weight_RD.ndim == 2 and state_MD.shape[1] == weight_RD.shape[1]
-    if not fits or bias_R.shape != weight_RD.shape[:1] or len(weight_RD) == 0 or state_MD.dtype != weight_RD.dtype:
+    is_one_dtype = state_MD.dtype == weight_RD.dtype == bias_R.dtype
+    if not fits or bias_R.shape != weight_RD.shape[:1] or len(weight_RD) == 0 or not is_one_dtype:
         raise ShapeError(
-            f"states {shapes[0]} {state_MD.dtype}, rows {shapes[1]} {weight_RD.dtype}, biases {shapes[2]}",
+            f"states {tuple(state_MD.shape)} {state_MD.dtype}, rows {tuple(weight_RD.shape)} {weight_RD.dtype}, "
+            f"biases {tuple(bias_R.shape)} {bias_R.dtype}",
             where="restricted head",
-            expected="(M, D), (R, D) of one dtype, and (R,), with R > 0",
+            expected="(M, D), (R, D) and (R,) of one dtype, with R > 0",
         )
     if temperature < 0 or (temperature > 0 and (seed_M is None or seed_M.shape != state_MD.shape[:1])):
         raise ShapeError(
