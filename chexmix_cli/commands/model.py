@@ -69,13 +69,14 @@ class OpenModel:
     @cached_property
     def reports(self) -> ReportWriter:
         """Return the report writer."""
+        from chexmix_cli.core.infer.drafts import OwnText
         from chexmix_cli.core.infer.reports import ReportWriter
 
         tokenizer = self.weights.load_text_tokenizer()
         if tokenizer is None:
             _LOG.warning("the weights have no text tokenizer: records carry token_ids but no report")
         decoder = self.weights.load_decoder(self.device, self.dtype)
-        return ReportWriter(decoder, self.weights.settings.vocabulary, tokenizer)
+        return ReportWriter(decoder, self.weights.settings.vocabulary, tokenizer, drafter=OwnText())
 
     @cached_property
     def restorer(self) -> Restorer:

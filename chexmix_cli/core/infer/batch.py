@@ -15,58 +15,106 @@ from chexmix_cli.core.models.decoder import Decoder
 
 
 class Batch:
-    """Prompts of any lengths, aligned at their ends; rows may leave, positions may be taken back.
+    """Prompts of any lengths, aligned at their ends; rows may leave, and each may take back what it read last.
 
-    Prompts of one length take the decoder's plain causal path. Others are padded on the left: each row has its own
-    positions, and nothing attends to padding but padding itself (a row of the mask that is all False has no softmax).
+    All rows write to the same place of the cache. What a row has there counts or does not: padding in front of its
+    prompt does not, nor does a draft that it took back while another row kept its own. Each row counts its positions
+    by what counts, and attends to that; a padding position attends to itself (a row of the mask that is all False has
+    no softmax). While everything counts in every row, the decoder's plain causal path is taken.
 
     Args:
         decoder: the model.
         prompts: token ids, none empty.
         max_new_tokens: most tokens that will follow a prompt.
         pad: id that padding positions hold; it has no influence.
+        num_spare: further places of the cache, for drafts that some rows keep and others do not.
+
+    Attributes:
+        num_passes: passes of the decoder so far.
+        num_attended: places of the cache that those after the prompts' have read, all rows together.
     """
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, pad: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        pad: int,
+        num_spare: int = 0,
+    ) -> None:
         longest = max(len(prompt) for prompt in prompts)
         device = decoder.embedding.weight.device
         padded = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         self._decoder = decoder
         self._prompt_BT = torch.tensor(padded, device=device)
         # The last new token is chosen, never read.
-        self._cache = decoder.new_cache(len(prompts), longest + max_new_tokens - 1)
-        self._set_padding(torch.tensor([longest - len(prompt) for prompt in prompts], device=device))
-        self.num_passes = 0
+        self._cache = decoder.new_cache(len(prompts), longest + max_new_tokens - 1 + num_spare)
+        self._length_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        #: What counts of the places in use, (B, S); None: everything.
+        self._counts_BS: Tensor | None = None
+        self.num_passes = self.num_attended = 0
+
+    @property
+    def room(self) -> int:
+        """Return how many places of the cache are free."""
+        return self._cache.capacity - self._cache.length
 
     def read_prompts(self) -> Tensor:
         """Return the final hidden state of each prompt's last position, (B, D)."""
-        return self.read(self._prompt_BT)[:, -1]
+        longest, device = self._prompt_BT.shape[1], self._prompt_BT.device
+        is_token_BT = torch.arange(longest, device=device) >= longest - self._length_B[:, None]
+        self._count_only(is_token_BT)
+        position_BT = (is_token_BT.cumsum(dim=1) - 1).clamp(min=0)
+        return self._pass(self._prompt_BT, position_BT, self._counts_BS)[:, -1]
 
     def read(self, token_ids_BT: Tensor) -> Tensor:
         """Return the final hidden states (B, T, D) of tokens behind those read so far; all stay in the cache."""
-        start, num_new = self._cache.length, token_ids_BT.shape[1]
-        positions_BT = attend_BTS = None
-        if self._padding_B is not None:
-            position_S = torch.arange(start + num_new, device=token_ids_BT.device)
-            positions_BT = (position_S[start:] - self._padding_B[:, None]).clamp(min=0)
-            is_token_BS = position_S >= self._padding_B[:, None]
-            attend_BTS = causal_mask(num_new, start + num_new, token_ids_BT.device) & is_token_BS[:, None]
-            attend_BTS |= position_S == position_S[start:, None]
-        self.num_passes += 1
-        state_BTD: Tensor = self._decoder(
-            token_ids_BT, positions_BT=positions_BT, attend_BTS=attend_BTS, cache=self._cache
-        )
+        num_rows, num_new = token_ids_BT.shape
+        if self._counts_BS is not None:
+            new_BT = self._counts_BS.new_ones(num_rows, num_new)
+            self._counts_BS = torch.cat((self._counts_BS, new_BT), dim=1)
+        position_BT = self._length_B[:, None] + torch.arange(num_new, device=token_ids_BT.device)
+        state_BTD = self._pass(token_ids_BT, position_BT, self._counts_BS)
+        self._length_B = self._length_B + num_new
+        self.num_attended += num_rows * self._cache.length
         return state_BTD
 
-    def take_back(self, num_positions: int) -> None:
-        """Forget the last positions read (drafts that turned out wrong)."""
-        self._cache.truncate(self._cache.length - num_positions)
+    def take_back(self, num_positions: Sequence[int]) -> None:
+        """Forget the last positions of the pass before: of each row so many, none to all that it has read there."""
+        common, length = min(num_positions), self._cache.length - min(num_positions)
+        self._cache.truncate(length)
+        device = self._length_B.device
+        self._length_B = self._length_B - torch.tensor(num_positions, device=device)
+        counts_BS = None if self._counts_BS is None else self._counts_BS[:, :length]
+        if any(num > common for num in num_positions):
+            end_B = torch.tensor([length - (num - common) for num in num_positions], device=device)
+            is_kept_BS = torch.arange(length, device=device) < end_B[:, None]
+            counts_BS = is_kept_BS if counts_BS is None else counts_BS & is_kept_BS
+        self._counts_BS = counts_BS
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows, ascending; they become rows 0, 1, ..."""
         self._cache.keep_rows(rows)
-        if self._padding_B is not None:
-            self._set_padding(self._padding_B[list(rows)])
+        self._length_B = self._length_B[list(rows)]
+        if self._counts_BS is not None:
+            self._count_only(self._counts_BS[list(rows)])
 
-    def _set_padding(self, padding_B: Tensor) -> None:
-        self._padding_B = padding_B if bool(padding_B.any()) else None
+    def _pass(self, token_ids_BT: Tensor, position_BT: Tensor, counts_BS: Tensor | None) -> Tensor:
+        attend_BTS = None
+        if counts_BS is not None:
+            num_new, num_all = token_ids_BT.shape[1], counts_BS.shape[1]
+            place_S = torch.arange(num_all, device=token_ids_BT.device)
+            attend_BTS = causal_mask(num_new, num_all, token_ids_BT.device) & counts_BS[:, None]
+            attend_BTS |= place_S == place_S[num_all - num_new :, None]
+        self.num_passes += 1
+        state_BTD: Tensor = self._decoder(
+            token_ids_BT,
+            positions_BT=None if attend_BTS is None else position_BT,
+            attend_BTS=attend_BTS,
+            cache=self._cache,
+        )
+        return state_BTD
+
+    def _count_only(self, counts_BS: Tensor) -> None:
+        self._counts_BS = None if bool(counts_BS.all()) else counts_BS

@@ -41,9 +41,11 @@ class ComparisonGuard:
         """Begin another batch."""
         self._tails.clear()
 
-    def denied(self, row: int) -> Sequence[int]:
-        """Return the ids that would complete a phrase."""
+    def denied(self, row: int, ahead: Sequence[int] = ()) -> Sequence[int]:
+        """Return the ids that would complete a phrase, were these ``ahead`` written first."""
         tail = self._tails.get(row, b"")
+        for token_id in ahead:
+            tail = self._behind(tail, token_id)
         found = set(self._always)
         for letters in _LETTERS:
             for count in range(len(letters)):
@@ -57,9 +59,10 @@ class ComparisonGuard:
 
     def push(self, row: int, token_id: int) -> None:
         """Append an id's text to a row."""
-        text = self._text.get(token_id)
-        if text is not None:
-            self._tails[row] = _plain(self._tails.get(row, b"") + text)[-_TAIL:]
+        self._tails[row] = self._behind(self._tails.get(row, b""), token_id)
+
+    def _behind(self, tail: bytes, token_id: int) -> bytes:
+        return _plain(tail + self._text.get(token_id, b""))[-_TAIL:]
 
     def _that_start(self, rest: bytes) -> list[int]:
         """Return the ids whose text starts with the rest of a phrase; white space in front may join the row's."""

@@ -1,11 +1,13 @@
 """Decoding: prompts in, new token ids out. The engine knows ids only, no images and no text.
 
 One call is one batch. The prompts are read in one pass (prefill) into a key-value cache; every later pass reads the
-ids just chosen. Rows that finish leave the batch. The parts can change apart: ``Batch`` runs the decoder over cache,
-positions and masks, any number of new positions a pass; ``Chooser`` turns logits into ids; the loop here decides what
-is read next and when a row is done.
+ids just chosen, and behind each what a ``Drafter`` supposes to follow. An id is chosen behind every one of them, as it
+would be without drafts; those behind a draft that was not chosen are void, and their positions are taken back. So
+drafts change how many passes there are, never what comes out. Rows that finish leave the batch. The parts can change
+apart: ``Batch`` runs the decoder over cache, positions and masks, any number of new positions a pass; ``Chooser`` turns
+logits into ids; the loop here decides what is read next and when a row is done.
 
-Shape letters: B rows still decoding, D hidden.
+Shape letters: B rows still decoding, T positions of a pass, M choices, R ids to choose from, D hidden.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from enum import StrEnum
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from chexmix_cli.core.errors import VocabularyError, WeightsError
 from chexmix_cli.core.infer.batch import Batch
 from chexmix_cli.core.infer.constraints import constrain
+from chexmix_cli.core.infer.drafts import Drafter
 from chexmix_cli.core.infer.sampling import Chooser, row_draws
 from chexmix_cli.core.infer.stats import EngineStats
 from chexmix_cli.core.models.decoder import Decoder
@@ -35,8 +39,8 @@ OnToken = Callable[[int, int], None]
 class TokenGuard(Protocol):
     """Denies ids by what a row has said so far."""
 
-    def denied(self, row: int) -> Sequence[int]:
-        """Return the ids that may not be next in the row of this prompt."""
+    def denied(self, row: int, ahead: Sequence[int] = ()) -> Sequence[int]:
+        """Return the ids that may not be next in the row of this prompt, were these ``ahead`` chosen first."""
 
     def push(self, row: int, token_id: int) -> None:
         """Take note of the id that was chosen."""
@@ -91,7 +95,7 @@ class Engine:
         self.decoder = decoder.eval()
         self.vocabulary = vocabulary
         self.stats = EngineStats()
-        self._ordinary_ids = None if ordinary_ids is None else frozenset(ordinary_ids)
+        self.ordinary_ids = None if ordinary_ids is None else frozenset(ordinary_ids)
 
     @torch.inference_mode()
     def generate(
@@ -102,6 +106,7 @@ class Engine:
         seed: int = 0,
         on_token: OnToken | None = None,
         guard: TokenGuard | None = None,
+        drafter: Drafter | None = None,
     ) -> list[Generation]:
         """Return what follows each prompt, in order.
 
@@ -111,6 +116,7 @@ class Engine:
             seed: of sampled ids; a row's sample depends on it and on its own prompt only.
             on_token: called with the prompt's index and each new id as soon as it is chosen.
             guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
+            drafter: supposes what follows, for up to ``settings.draft_rows`` positions a pass; None never does.
 
         Raises:
             VocabularyError: if a prompt is empty or holds an id the decoder has no row for.
@@ -121,7 +127,8 @@ class Engine:
         live = [row for row in rows if row.finish is None]
         if live:
             with memory_errors("decoding reports", "--set input.batch_size=1"):
-                self._decode(live, settings, on_token, guard)
+                decoding = _Decoding(self, live, settings, on_token=on_token, guard=guard, drafter=drafter)
+                self.stats.add(decoding.run())
         return [row.generation() for row in rows]
 
     def _row(self, index: int, prompt: Sequence[int], settings: DecodeSettings, seed: int) -> _Row:
@@ -139,51 +146,137 @@ class Engine:
             row.draws = row_draws(seed, prompt, limit)
         return row
 
-    def _decode(
-        self, rows: list[_Row], settings: DecodeSettings, on_token: OnToken | None, guard: TokenGuard | None
+
+class _Decoding:
+    """One call of :meth:`Engine.generate`, over the rows that have room for a token."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rows: list[_Row],
+        settings: DecodeSettings,
+        *,
+        on_token: OnToken | None,
+        guard: TokenGuard | None,
+        drafter: Drafter | None,
     ) -> None:
-        started = time.perf_counter()
-        constraint = constrain(self.vocabulary, settings.vocabulary, self._ordinary_ids)
-        chooser = Chooser(constraint, settings, self.decoder.embedding.weight.device)
-        batch = Batch(
-            self.decoder,
+        self._decoder, self._vocabulary, self._rows = engine.decoder, engine.vocabulary, rows
+        self._on_token, self._guard = on_token, guard
+        self._drafter, self._draft_rows = drafter, settings.draft_rows
+        self._constraint = constrain(engine.vocabulary, settings.vocabulary, engine.ordinary_ids)
+        self._chooser = Chooser(self._constraint, settings, self._decoder.embedding.weight.device)
+        limit = max(row.limit for row in rows)
+        drafts_apart = drafter is not None and len(rows) > 1
+        self._batch = Batch(
+            self._decoder,
             [row.prompt for row in rows],
-            max_new_tokens=max(row.limit for row in rows),
-            pad=self.vocabulary.pad,
+            max_new_tokens=limit,
+            pad=engine.vocabulary.pad,
+            num_spare=limit // 2 if drafts_apart else 0,
         )
-        live, first_token = rows, None
-        state_BD = batch.read_prompts()
+        self._stats = EngineStats(num_reports=len(rows), num_prompt_tokens=sum(len(row.prompt) for row in rows))
+
+    def run(self) -> EngineStats:
+        """Decode until every row is done; return what it cost."""
+        stats, live = self._stats, self._rows
+        drafts: list[list[int]] = [[] for _ in live]
+        started = time.perf_counter()
+        state_BTD, first_token_s = self._batch.read_prompts()[:, None], None
         while True:
-            logits_BR = self.decoder.logits(state_BD, chooser.rows)
-            chosen_B, logprob_B = chooser.choose(
-                logits_BR,
-                [len(row.token_ids) for row in live],
-                [row.next_draw() for row in live],
-                denied=None if guard is None else [guard.denied(row.index) for row in live],
-            )
-            # The one place a pass waits for the device.
-            for row, token_id, logprob in zip(live, chosen_B.tolist(), logprob_B.tolist(), strict=True):
-                row.accept(token_id, logprob, constraint.ends, self.vocabulary)
-                if guard is not None:
-                    guard.push(row.index, token_id)
-                if on_token is not None:
-                    on_token(row.index, token_id)
-            first_token = first_token or time.perf_counter()
+            agreed = self._choose(state_BTD, live, drafts)
+            first_token_s = first_token_s or time.perf_counter()
             staying = [place for place, row in enumerate(live) if row.finish is None]
             if not staying:
                 break
+            void = [state_BTD.shape[1] - 1 - agreed[place] for place in staying]
             if len(staying) < len(live):
-                live, chosen_B = [live[place] for place in staying], chosen_B[staying]
-                batch.keep(staying)
-            state_BD = batch.read(chosen_B[:, None])[:, -1]
-        self.stats.count(
-            num_reports=len(rows),
-            num_prompt_tokens=sum(len(row.prompt) for row in rows),
-            num_decoded_tokens=sum(len(row.token_ids) - 1 for row in rows),
-            num_passes=batch.num_passes - 1,
-            prefill_s=first_token - started,
-            decode_s=time.perf_counter() - first_token,
+                live = [live[place] for place in staying]
+                self._batch.keep(staying)
+            if any(void):
+                self._batch.take_back(void)
+            drafts = self._draft(live)
+            state_BTD = self._read(live, drafts)
+        stats.prefill_s, stats.decode_s = first_token_s - started, time.perf_counter() - first_token_s
+        stats.num_passes, stats.num_attended = self._batch.num_passes - 1, self._batch.num_attended
+        stats.num_decoded_tokens = sum(len(row.token_ids) - 1 for row in self._rows)
+        return stats
+
+    def _choose(self, state_BTD: Tensor, live: list[_Row], drafts: list[list[int]]) -> list[int]:
+        """Choose what follows each row's last token and each of its drafts; return how many drafts were right."""
+        behind = [
+            (row, draft[:count]) for row, draft in zip(live, drafts, strict=True) for count in range(len(draft) + 1)
+        ]
+        guard = self._guard
+        chosen_M, logprob_M = self._chooser.choose(
+            self._decoder.logits(_behind_drafts(state_BTD, drafts), self._chooser.rows),
+            [len(row.token_ids) + len(ahead) for row, ahead in behind],
+            [row.draw(len(ahead)) for row, ahead in behind],
+            denied=None if guard is None else [guard.denied(row.index, ahead) for row, ahead in behind],
         )
+        # The one place a pass waits for the device.
+        choices = list(zip(chosen_M.tolist(), logprob_M.tolist(), strict=True))
+        agreed, start = [], 0
+        for row, draft in zip(live, drafts, strict=True):
+            own = choices[start : start + len(draft) + 1]
+            start += len(own)
+            right = num_agreed(draft, [token_id for token_id, _ in own])
+            agreed.append(self._accept(row, own[: right + 1]) - 1)
+        self._stats.num_drafted += sum(map(len, drafts))
+        self._stats.num_accepted += sum(agreed)
+        return agreed
+
+    def _accept(self, row: _Row, choices: Sequence[tuple[int, float]]) -> int:
+        """Take choices into a row until one ends it; return how many it took."""
+        before = len(row.token_ids)
+        for token_id, logprob in choices:
+            row.accept(token_id, logprob, self._constraint.ends, self._vocabulary)
+            if self._guard is not None:
+                self._guard.push(row.index, token_id)
+            if self._on_token is not None:
+                self._on_token(row.index, token_id)
+            if row.finish is not None:
+                break
+        return len(row.token_ids) - before
+
+    def _draft(self, live: list[_Row]) -> list[list[int]]:
+        """Return what is supposed to follow in each row: no more than fits, nothing behind what cannot be."""
+        most = self._draft_rows // len(live) - 1
+        if len(live) > 1:
+            # Where rows part ways, each needs places of the cache to its own end.
+            most = min(most, self._batch.room - max(row.num_missing for row in live))
+        if self._drafter is None or most < 1:
+            return [[] for _ in live]
+        rows, ends = self._constraint.rows, self._constraint.ends
+        drafts = []
+        for row in live:
+            # The last token of a row is chosen, never read.
+            count = min(most, row.num_missing - 1)
+            found = list(self._drafter.draft([*row.prompt, *row.token_ids], count))[:count] if count else []
+            stop = next((n for n, token_id in enumerate(found) if not rows.start <= token_id < rows.stop), len(found))
+            stop = next((n + 1 for n, token_id in enumerate(found[:stop]) if token_id in ends), stop)
+            drafts.append(found[:stop])
+        return drafts
+
+    def _read(self, live: list[_Row], drafts: list[list[int]]) -> Tensor:
+        width = max(map(len, drafts))
+        padded = [
+            [row.token_ids[-1], *draft, *[self._vocabulary.pad] * (width - len(draft))]
+            for row, draft in zip(live, drafts, strict=True)
+        ]
+        return self._batch.read(torch.tensor(padded, device=self._decoder.embedding.weight.device))
+
+
+def num_agreed(draft: Sequence[int], chosen: Sequence[int]) -> int:
+    """Return how many drafts are what was chosen, up to the first that is not: the choice there still counts."""
+    pairs = zip(draft, chosen, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), len(draft))
+
+
+def _behind_drafts(state_BTD: Tensor, drafts: list[list[int]]) -> Tensor:
+    """Return the states (M, D) of each row's last token and drafts, padding behind them left out."""
+    if all(len(draft) + 1 == state_BTD.shape[1] for draft in drafts):
+        return state_BTD.flatten(0, 1)
+    return torch.cat([state_TD[: len(draft) + 1] for state_TD, draft in zip(state_BTD, drafts, strict=True)])
 
 
 @dataclass(slots=True)
@@ -199,8 +292,12 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
     finish: Finish | None = None
 
-    def next_draw(self) -> float:
-        return self.draws[len(self.token_ids)] if self.draws else 0.0
+    @property
+    def num_missing(self) -> int:
+        return self.limit - len(self.token_ids)
+
+    def draw(self, ahead: int) -> float:
+        return self.draws[len(self.token_ids) + ahead] if self.draws else 0.0
 
     def accept(self, token_id: int, logprob: float, ends: Sequence[int], vocabulary: Vocabulary) -> None:
         if not math.isfinite(logprob):

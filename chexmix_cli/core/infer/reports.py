@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.comparison_guard import ComparisonGuard
+from chexmix_cli.core.infer.drafts import Drafter
 from chexmix_cli.core.infer.engine import Engine, Finish, Generation
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
@@ -50,13 +51,21 @@ class ReportWriter:
         decoder: on its device, in its dtype.
         vocabulary: the model's ids.
         tokenizer: the model's text tokenizer, or None: then reports are ids only.
+        drafter: supposes what follows in a report (``decode.draft_rows``); None never does.
 
     Attributes:
         engine: the engine that decodes, with its ``stats``.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, tokenizer: TextTokenizer | None) -> None:
-        self.vocabulary, self.tokenizer = vocabulary, tokenizer
+    def __init__(
+        self,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        tokenizer: TextTokenizer | None,
+        *,
+        drafter: Drafter | None = None,
+    ) -> None:
+        self.vocabulary, self.tokenizer, self._drafter = vocabulary, tokenizer, drafter
         self._guard: ComparisonGuard | None = None
         self.engine = Engine(decoder, vocabulary, ordinary_ids=None if tokenizer is None else _ordinary_ids(tokenizer))
 
@@ -93,7 +102,12 @@ class ReportWriter:
             guard = self._guard = self._guard or ComparisonGuard(self.tokenizer)
             guard.reset()
         generations = self.engine.generate(
-            prompts, settings, seed=seed, on_token=None if streams is None else streams.push, guard=guard
+            prompts,
+            settings,
+            seed=seed,
+            on_token=None if streams is None else streams.push,
+            guard=guard,
+            drafter=self._drafter,
         )
         if streams is not None:
             streams.finish()

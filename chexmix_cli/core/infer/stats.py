@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counters of an engine since it was made.
+    """Counters of an engine since it was made, or of one call.
 
     Attributes:
         num_reports: prompts decoded.
         num_prompt_tokens: tokens read by prefill, padding not counted.
         num_decoded_tokens: tokens chosen after the first of each report, which prefill pays for.
         num_passes: passes of the decoder after prefill.
+        num_drafted: drafts that those passes read; num_accepted: those of them that turned out right.
+        num_attended: places of the key-value cache that those passes read, all rows together.
         prefill_s: seconds up to the first token of each call, summed.
         decode_s: seconds after it.
         first_token_s: seconds up to the first token of the first call; None before it.
@@ -23,29 +25,29 @@ class EngineStats:
     num_prompt_tokens: int = 0
     num_decoded_tokens: int = 0
     num_passes: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+    num_attended: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
     first_token_s: float | None = None
 
-    def count(
-        self,
-        *,
-        num_reports: int,
-        num_prompt_tokens: int,
-        num_decoded_tokens: int,
-        num_passes: int,
-        prefill_s: float,
-        decode_s: float,
-    ) -> None:
+    def add(self, call: EngineStats) -> None:
         """Add one call."""
-        self.num_reports += num_reports
-        self.num_prompt_tokens += num_prompt_tokens
-        self.num_decoded_tokens += num_decoded_tokens
-        self.num_passes += num_passes
-        self.prefill_s += prefill_s
-        self.decode_s += decode_s
         if self.first_token_s is None:
-            self.first_token_s = prefill_s
+            self.first_token_s = call.prefill_s
+        for name in _SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(call, name))
+
+    @property
+    def acceptance(self) -> float:
+        """Return the share of drafts that turned out right; 0 while there are none."""
+        return self.num_accepted / self.num_drafted if self.num_drafted else 0.0
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Return tokens decoded a pass, all rows together; 0 while there are none."""
+        return self.num_decoded_tokens / self.num_passes if self.num_passes else 0.0
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -59,5 +61,8 @@ class EngineStats:
 
     @property
     def decode_passes_per_s(self) -> float:
-        """Return passes a second, which is the rate of one row; 0 while there are none."""
+        """Return passes a second, which without drafts is the rate of one row; 0 while there are none."""
         return self.num_passes / self.decode_s if self.decode_s else 0.0
+
+
+_SUMMED = [one.name for one in fields(EngineStats) if one.name != "first_token_s"]

@@ -10,6 +10,7 @@ from typing import Literal
 from chexmix_cli.core.settings.checks import require, require_range
 
 _MOST_WORKERS = 256
+_MOST_DRAFT_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +54,8 @@ class DecodeSettings:
         top_p: smallest set of tokens whose probability reaches this is sampled from.
         comparisons: words that claim a comparison with an earlier study, which a report of one study cannot know:
             ``flag`` names those in the report, ``block`` keeps them from being written, ``allow`` does neither.
+        draft_rows: positions that a pass over all reports decoded together may read: each report's last token and
+            what is supposed to follow it. What comes out is the same; 0 supposes nothing.
     """
 
     vocabulary: Literal["text", "all"] = "text"
@@ -61,12 +64,14 @@ class DecodeSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     comparisons: Literal["allow", "flag", "block"] = "flag"
+    draft_rows: int = 8
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens > 0, "decode.max_new_tokens", self.max_new_tokens, "a positive number")
         require_range("decode.min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
         require(0 <= self.temperature < math.inf, "decode.temperature", self.temperature, "0 or more, finite")
         require(0 < self.top_p <= 1, "decode.top_p", self.top_p, "above 0, up to 1")
+        require_range("decode.draft_rows", self.draft_rows, 0, _MOST_DRAFT_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,7 +97,7 @@ def test_a_row_is_guarded_by_its_own_text(decoder, vocabulary, tokenizer, codes)
 
 def test_the_guard_changes_nothing_where_nothing_is_denied(decoder, vocabulary, tokenizer, codes):
     class Idle:
-        def denied(self, row):
+        def denied(self, row, ahead=()):
             return []
 
         def push(self, row, token_id):
