@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from chexmix_cli.core.errors import ShapeError, WeightsError
 from chexmix_cli.core.weights.files import atomic_write
-from chexmix_cli.core.weights.header import Header, read_header
+from chexmix_cli.core.weights.header import HEAD_KEY, Header, read_header
 
 Array = NDArray[np.float32]
 
-_KEY = "chexmix-head"
 _SCHEMA = 1
 #: The only pooling there is: the mean over the image positions, as ``infer/embeddings.py`` takes it.
 POOLING = "mean"
@@ -117,7 +116,7 @@ class Head:
             "model": self.model,
             "provenance": dict(self.provenance),
         }
-        content = save(self._arrays(), metadata={_KEY: json.dumps(values)})
+        content = save(self._arrays(), metadata={HEAD_KEY: json.dumps(values)})
         with atomic_write(path) as file:
             file.write(content)
 
@@ -171,10 +170,10 @@ def sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
 def _description(header: Header) -> dict[str, Any]:
     where = str(header.path)
     try:
-        values: dict[str, Any] = json.loads(header.metadata[_KEY])
+        values: dict[str, Any] = json.loads(header.metadata[HEAD_KEY])
         schema, pooling = values["schema"], values["pooling"]
     except (KeyError, ValueError, TypeError):
-        raise WeightsError(f"has no header key {_KEY!r} that can be read", where=where, hint=_FIT_HINT) from None
+        raise WeightsError(f"has no header key {HEAD_KEY!r} that can be read", where=where, hint=_FIT_HINT) from None
     if schema != _SCHEMA or pooling != POOLING:
         raise WeightsError(
             f"schema {schema}, pooling {pooling}",

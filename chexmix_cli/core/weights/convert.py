@@ -13,7 +13,7 @@ from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.directory import WeightsDir, open_weights, vqgan_source
 from chexmix_cli.core.weights.fingerprint import file_sha256
-from chexmix_cli.core.weights.header import DESCRIPTION_KEY, Description
+from chexmix_cli.core.weights.header import DESCRIPTION_KEY, HEAD_KEY, Description, Header, read_header
 from chexmix_cli.core.weights.keys import decoder_slices
 from chexmix_cli.core.weights.released import config_text, vqgan_config_text
 from chexmix_cli.core.weights.safetensors_io import TensorSource, dtype_codes, require_fit, write_safetensors
@@ -67,11 +67,16 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
     if source is not None and Path(source).expanduser().is_file():
         parts = _one_file(Path(source).expanduser())
         companions: list[Path] = []
+        head = None
     else:
         weights = open_weights(source)
+        head = _head(weights)
         decoder = weights.decoder_source() if weights.has_decoder else None
         parts = _Parts(weights, decoder, weights.vqgan_source() if weights.has_vqgan else None)
-        companions = [*files.tokenizer_files(weights.path), *_existing(weights.path, _COMPANIONS)]
+        companions = [
+            *files.tokenizer_files(weights.path),
+            *_existing(weights.path, (*_COMPANIONS, files.RETRIEVAL_FILE)),
+        ]
     settings, metadata, written = parts.weights.settings, parts.metadata(), []
     if parts.vqgan is not None:
         write_safetensors(out / files.VQGAN_FILE, parts.vqgan, metadata=metadata, dtype=dtype)
@@ -81,7 +86,7 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
         write_safetensors(out / files.MODEL_FILE, parts.decoder, metadata=metadata, dtype=dtype)
         files.write_text(out / files.CONFIG_FILE, config_text(settings, _dtype_name(parts.decoder, dtype)))
         written += [files.MODEL_FILE, files.CONFIG_FILE]
-    return [*(out / name for name in written), *_copy(companions, out)]
+    return [*(out / name for name in written), *_copy(companions, out), *_carry_head(head, out)]
 
 
 def export_hf(source: str | Path | None, out: Path, *, dtype: torch.dtype | None = None) -> list[Path]:
@@ -138,6 +143,36 @@ def _dtype_name(decoder: TensorSource, dtype: torch.dtype | None) -> str:
 
 def _existing(directory: Path, names: tuple[str, ...]) -> list[Path]:
     return [directory / name for name in names if (directory / name).is_file()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The head of findings beside the weights, read before they are written over, and the weights it belongs to."""
+
+    content: bytes
+    header: Header
+    model: str
+
+
+def _head(weights: WeightsDir) -> _Head | None:
+    path = weights.path / files.HEAD_FILE
+    return _Head(path.read_bytes(), read_header(path), weights.fingerprint) if path.is_file() else None
+
+
+def _carry_head(head: _Head | None, out: Path) -> list[Path]:
+    """Write a head beside converted weights, as one of theirs: their states are those it was fitted on."""
+    if head is None:
+        return []
+    from safetensors.numpy import load, save
+
+    metadata = dict(head.header.metadata)
+    values = json.loads(metadata.get(HEAD_KEY, "{}"))
+    # A head of other weights stays one, and is refused beside these as it was beside those.
+    if values.get("model") == head.model:
+        metadata[HEAD_KEY] = json.dumps({**values, "model": open_weights(out).fingerprint})
+    with files.atomic_write(out / files.HEAD_FILE) as file:
+        file.write(save(load(head.content), metadata=metadata))
+    return [out / files.HEAD_FILE]
 
 
 def _copy(sources: list[Path], out: Path) -> list[Path]:

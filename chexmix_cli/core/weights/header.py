@@ -19,6 +19,8 @@ from chexmix_cli.core.settings.model import ModelSettings
 #: Header key of our description, and its version.
 DESCRIPTION_KEY = "chexmix"
 SCHEMA = 1
+#: Header key of a head of findings (core/infer/heads.py).
+HEAD_KEY = "chexmix-head"
 
 #: Bytes of one element. Only floating-point tensors are weights; the others are known so that a file can be listed.
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PhiForCausalLM
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.infer.heads import Head
+from chexmix_cli.core.infer.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import open_weights, save_model
@@ -107,6 +111,43 @@ def test_terms_and_origin_travel_along(tmp_path: Path, tiny: ModelSettings, tiny
         assert weights.entry.name == RELEASED_ENTRY
         assert weights.provenance["stage"] == "2"
         assert (tmp_path / name / "LICENSE").read_text() == "terms"
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_heads_travel_along_and_belong_to_the_converted_weights(
+    tmp_path: Path, tiny_dir: Path, tiny: ModelSettings, in_place: bool
+) -> None:
+    source = open_weights(tiny_dir)
+    before, hidden = source.fingerprint, tiny.decoder.hidden_size
+    ones, two = np.ones(hidden, np.float32), np.arange(2, dtype=np.float32)
+    weight = np.arange(2 * hidden, dtype=np.float32).reshape(2, hidden)
+    head = Head(
+        labels=("Edema", "Pneumonia"),
+        layer=1,
+        mean_D=ones,
+        scale_D=ones,
+        weight_KD=weight,
+        bias_K=two,
+        slope_K=two,
+        offset_K=two,
+        threshold_K=two,
+        model=before,
+    )
+    head.save(tiny_dir / "head.safetensors")
+    Projection(layer=1, hidden_size=hidden, size=3).save(tiny_dir, {})
+    out = tiny_dir if in_place else tmp_path / "out"
+    written = convert(tiny_dir, out, dtype=torch.bfloat16)
+    assert {out / "head.safetensors", out / "retrieval.safetensors"} <= set(written)
+    after = open_weights(out).fingerprint
+    carried = Head.load(out / "head.safetensors")
+    assert after != before
+    carried.require_model(after, "head")
+    np.testing.assert_array_equal(carried.weight_KD, weight)
+    assert Projection.load(out, tiny.decoder) is not None
+    # A head of other weights does not become one of these.
+    dataclasses.replace(head, model="0" * 64).save(out / "head.safetensors")
+    convert(out, tmp_path / "again")
+    assert Head.load(tmp_path / "again" / "head.safetensors").model == "0" * 64
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
