@@ -186,7 +186,12 @@ class _Classifier:
         lines = [f"{record['id']} ({record.get('view') or 'unknown view'})"]
         if "probabilities" in record:
             ordered = sorted(record["probabilities"].items(), key=lambda pair: -pair[1])
-            lines += [f"    {value:.3f}  {name}" for name, value in ordered[:_MOST_SHOWN]]
+            known = record.get("validation_auroc", {})
+            for name, value in ordered[:_MOST_SHOWN]:
+                auroc = known.get(name)
+                lines.append(
+                    f"    {value:.3f}  {name}" + ("" if auroc is None else f" (AUROC in validation {auroc:.3f})")
+                )
             if len(ordered) > _MOST_SHOWN:
                 lines.append(f"    ({len(ordered) - _MOST_SHOWN} more: --json)")
         if "embeddings" in record:
@@ -235,6 +240,9 @@ class _Classifier:
             values = getattr(found["probabilities"][views], pool)(axis=0)
             record["probabilities"] = {name: float(value) for name, value in zip(names, values, strict=True)}
             record["scored_by"] = "zero-shot" if self._zero_shot is not None else "head"
+            # Measured on whole images.
+            if self._head is not None and self._head.validation and not self._asked.mask_ratio:
+                record["validation_auroc"] = {name: known.auroc for name, known in self._head.validation.items()}
             if self._settings.study != "one":
                 record["scored_images"] = len(views)
         if self._layers:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.infer.embeddings import image_embeddings
+from chexmix_cli.core.infer.heads import Validation
 from chexmix_cli.core.infer.position_masks import hidden_positions, hiding_order
 from chexmix_cli.core.weights import open_weights
 from tests.unit.infer.test_heads import make_head
@@ -48,6 +49,19 @@ def test_probabilities_are_the_heads_of_the_images_embedding(call, films, debug_
         assert (record["status"], record["scored_by"]) == ("ok", "head")
         assert "not for clinical use" in record["mark"]
     assert [record["id"] for record in done.records] == list(codes)
+
+
+def test_what_validation_showed_stands_beside_the_probabilities(call, films, debug_weights, tmp_path):
+    weights = open_weights(debug_weights)
+    hidden = weights.settings.decoder.hidden_size
+    known = {LABELS[0]: Validation(auroc=0.8125, interval=(0.75, 0.875), positives=40, negatives=60)}
+    head = make_head(3, hidden, labels=LABELS, layer=1, model=weights.fingerprint, validation=known)
+    head.save(tmp_path / "known.safetensors")
+    common = ("classify", films, "--weights", debug_weights, "--head", tmp_path / "known.safetensors")
+    for record in call(*common).records:
+        assert record["validation_auroc"] == {LABELS[0]: 0.8125}
+    # It was measured on whole images.
+    assert all("validation_auroc" not in record for record in call(*common, "--mask-ratio", "0.5").records)
 
 
 def test_records_of_tokenize_and_manifest_lines_give_the_same(call, films, debug_weights, head_file):

@@ -3,14 +3,15 @@
 ``head.safetensors`` in a weights directory, or any file of the same form. Tensors, all float32: ``mean`` and ``scale``
 (D), ``weight`` (K, D), ``bias``, ``slope``, ``offset`` and ``threshold`` (K). The header key ``chexmix-head`` holds
 JSON: ``schema``, ``labels``, ``layer``, ``pooling``, ``calibration``, ``model`` (fingerprint of the weights whose
-states it reads) and ``provenance``. No torch here, and nothing pickled. Shape letters: B images, D hidden, K labels.
+states it reads), ``validation`` (what it does on rows it was not fitted on) and ``provenance``. No torch here, and
+nothing pickled. Shape letters: B images, D hidden, K labels.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,22 @@ POOLING = "mean"
 _FIT_HINT = "fit one: chexmix finetune --task classify --method probe"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """How well one finding was told on rows the head was not fitted on.
+
+    Attributes:
+        auroc: area under the ROC curve; None where one class was missing.
+        interval: its 95 % bootstrap interval by patient; None where too few resamples had both classes.
+        positives, negatives: images with and without the finding.
+    """
+
+    auroc: float | None
+    interval: tuple[float, float] | None
+    positives: int
+    negatives: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
     """One linear head: ``sigmoid(slope * (weight . (x - mean) / scale + bias) + offset)`` a label.
@@ -42,6 +59,7 @@ class Head:
         threshold_K: probability from which a finding counts as present, chosen on the rows it was fitted on.
         calibration: how slope and offset came to be: ``none``, ``platt`` or ``temperature``.
         model: fingerprint of the weights it was fitted on.
+        validation: by label, what it does on rows it was not fitted on; empty if that was not measured.
         provenance: protocol and counts, any JSON values; no patient data.
 
     Raises:
@@ -59,6 +77,7 @@ class Head:
     threshold_K: Array
     calibration: str = "none"
     model: str
+    validation: Mapping[str, Validation] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -114,6 +133,7 @@ class Head:
             "pooling": POOLING,
             "calibration": self.calibration,
             "model": self.model,
+            "validation": {label: asdict(figures) for label, figures in self.validation.items()},
             "provenance": dict(self.provenance),
         }
         content = save(self._arrays(), metadata={HEAD_KEY: json.dumps(values)})
@@ -145,6 +165,7 @@ class Head:
                 threshold_K=arrays["threshold"],
                 calibration=values["calibration"],
                 model=values["model"],
+                validation=_validation(values.get("validation", {})),
                 provenance=values["provenance"],
             )
         except (KeyError, TypeError, ValueError, ShapeError) as error:
@@ -182,6 +203,14 @@ def _description(header: Header) -> dict[str, Any]:
             hint="use a newer chexmix",
         )
     return values
+
+
+def _validation(values: Mapping[str, Any]) -> dict[str, Validation]:
+    found = {}
+    for label, figures in values.items():
+        interval = figures["interval"]
+        found[label] = Validation(**{**figures, "interval": None if interval is None else tuple(interval)})
+    return found
 
 
 def _read_arrays(header: Header) -> dict[str, Array]:

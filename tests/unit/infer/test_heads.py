@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from chexmix_cli.core.errors import ShapeError, WeightsError
-from chexmix_cli.core.infer.heads import Head, sigmoid
+from chexmix_cli.core.infer.heads import Head, Validation, sigmoid
 from chexmix_cli.core.weights.header import read_header
 
 
@@ -31,6 +31,10 @@ def make_head(count=3, hidden=5, seed=0, **changes):
         "threshold_K": rng.uniform(size=count).astype(np.float32),
         "calibration": "platt",
         "model": "f" * 64,
+        "validation": {
+            "finding 0": Validation(auroc=0.75, interval=(0.5, 0.875), positives=4, negatives=6),
+            "finding 1": Validation(auroc=None, interval=None, positives=0, negatives=9),
+        },
         "provenance": {"fitted on": "a test"},
     }
     return Head(**{**values, **changes})
@@ -57,7 +61,7 @@ def test_a_head_comes_back_as_it_was(tmp_path):
     head = make_head()
     head.save(tmp_path / "deep" / "head.safetensors")
     back = Head.load(tmp_path / "deep" / "head.safetensors")
-    for name in ("labels", "layer", "calibration", "model", "provenance"):
+    for name in ("labels", "layer", "calibration", "model", "validation", "provenance"):
         assert getattr(back, name) == getattr(head, name)
     for name in ("mean_D", "scale_D", "weight_KD", "bias_K", "slope_K", "offset_K", "threshold_K"):
         assert np.array_equal(getattr(back, name), getattr(head, name))

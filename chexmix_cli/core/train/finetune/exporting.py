@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from chexmix_cli.core.evals.head_validation import validate_findings
 from chexmix_cli.core.evals.probe import best_threshold
 from chexmix_cli.core.infer.heads import Head
 from chexmix_cli.core.models.decoder import Decoder
@@ -77,6 +79,7 @@ class Exporter:
         names: tuple[str, ...],
         bias_L: Tensor,
         validated: tuple[Tensor, Tensor],
+        patients: Sequence[str],
     ) -> None:
         """Write the model and its head.
 
@@ -86,8 +89,10 @@ class Exporter:
             names: the findings.
             bias_L: the head's biases.
             validated: logits with these biases, and targets, both (N, L): each threshold is that of the best F1 there.
+            patients: of the N validation images.
         """
         self.export_model(directory)
+        logit_NL, target_NL = validated
         head = Head(
             labels=names,
             layer=model.layer,
@@ -99,6 +104,7 @@ class Exporter:
             offset_K=np.zeros(len(names), np.float32),
             threshold_K=_thresholds(*validated),
             model=open_weights(directory).fingerprint,
+            validation=validate_findings(names, logit_NL.double().numpy(), target_NL.double().numpy(), patients),
             provenance={**self.provenance, "thresholds": "best F1 on split 'val'"},
         )
         head.save(directory / HEAD_FILE)

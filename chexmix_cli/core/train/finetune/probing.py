@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chexmix_cli.core.evals.head_validation import validate_findings
 from chexmix_cli.core.evals.probe import ProbeFit, fit_probe
 from chexmix_cli.core.infer.embeddings import image_embeddings
 from chexmix_cli.core.models.decoder import Decoder
@@ -54,8 +56,10 @@ def fit_findings(
     require_evaluable(val.target_NL[:, kept])
     layer = fit.head.layer
     val_ND = _states(decoder, vocabulary, val, (layer,), "read val", progress)[layer]
-    figures = {"val_auroc": mean_auroc(torch.from_numpy(fit.head.logits(val_ND)), val.target_NL[:, kept])}
-    return fit, {**figures, "layer": layer}
+    logit_NL, target_NL = fit.head.logits(val_ND), val.target_NL[:, kept]
+    validation = validate_findings(fit.head.labels, logit_NL, target_NL.double().numpy(), val.patients)
+    figures = {"val_auroc": mean_auroc(torch.from_numpy(logit_NL), target_NL)}
+    return replace(fit, head=replace(fit.head, validation=validation)), {**figures, "layer": layer}
 
 
 def _states(

@@ -210,7 +210,7 @@ def _classify_task(run: Run, settings: ClassifyFinetuning) -> ClassifyTask:
     exporter = Exporter(settings, run.start, decoder, vqgan)
 
     def export(directory: Path, model: FindingsModel, bias_L: Tensor, validated: tuple[Tensor, Tensor]) -> None:
-        exporter.export_findings(directory, model, names, bias_L, validated)
+        exporter.export_findings(directory, model, names, bias_L, validated, val.patients)
 
     return ClassifyTask(settings, decoder, run.start.settings.vocabulary, train, val, export)
 
