@@ -88,7 +88,6 @@ class OpenModel:
             self.weights.load_decoder(self.device, self.dtype),
             self.weights.settings.vocabulary,
             self.images.vqgan.quantize.embedding.weight,
-            bidirectional=self.weights.sees_whole_image,
         )
         return Restorer(self.images, filler)
 

@@ -29,7 +29,6 @@ from torch import Tensor
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer.sampling import row_draws, sample
 from chexmix_cli.core.kernels.restricted_head.op import choose_row
-from chexmix_cli.core.models.attention import AttentionPlan, Part
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.inpainting import FillSettings
@@ -69,17 +68,13 @@ class CodeFiller:
         decoder: on its device, in its dtype; put into eval mode.
         vocabulary: the model's ids.
         codebook_KE: the image tokenizer's code vectors.
-        bidirectional: the decoder was trained to see the whole image span (``masking.attention``).
     """
 
-    def __init__(
-        self, decoder: Decoder, vocabulary: Vocabulary, codebook_KE: Tensor, *, bidirectional: bool = False
-    ) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, codebook_KE: Tensor) -> None:
         self.decoder = decoder.eval()
         self.vocabulary = vocabulary
         self.device = decoder.embedding.weight.device
         self._codebook_KE = codebook_KE.detach().float().to(self.device)
-        self._bidirectional = bidirectional
 
     @torch.inference_mode()
     def fill(
@@ -111,7 +106,7 @@ class CodeFiller:
         with memory_errors("filling hidden codes", "--set input.batch_size=1"):
             strategies = {
                 "single": run.single,
-                "autoregressive": run.one_by_one if self._bidirectional else run.autoregressive,
+                "autoregressive": run.autoregressive if self.decoder.image_span is None else run.one_by_one,
                 "iterative": run.iterative,
             }
             strategies[settings.strategy]()
@@ -119,15 +114,8 @@ class CodeFiller:
 
     def states(self, token_ids_BT: Tensor) -> Tensor:
         """Return the states (B, P, D) whose logits are those of the codes, of whole images read in one pass."""
-        if not self._bidirectional:
-            state_BTD: Tensor = self.decoder(token_ids_BT)
-            return state_BTD[:, :-1]
-        num_images, num_tokens = token_ids_BT.shape
-        # As in training (train/objectives.py): images behind each other in one row, each an I_s and a span.
-        image = (Part(1), Part(num_tokens - 1, sees_itself=True))
-        plan = AttentionPlan([image] * num_images, self.device)
-        state_1TD: Tensor = self.decoder(token_ids_BT.reshape(1, -1), attend_BTS=plan)
-        return state_1TD.view(num_images, num_tokens, -1)[:, :-1]
+        state_BTD: Tensor = self.decoder(token_ids_BT)
+        return state_BTD[:, :-1]
 
     def choose(self, state_MD: Tensor, settings: FillSettings, draws_M: Tensor | None) -> _Chosen:
         """Return a choice for each state; only the head's image rows are computed, a chunk at a time."""

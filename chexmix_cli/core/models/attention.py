@@ -104,6 +104,35 @@ class AttentionPlan:
         return self._masks[key]
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where the image stands in a sequence, for decoders that see it whole: behind an opening token at position 0.
+
+    Attributes:
+        begin_image: the opening token; a sequence that begins with another one has no image.
+        num_tokens: positions of the image, 1 to this.
+    """
+
+    begin_image: int
+    num_tokens: int
+
+    def attend(self, token_ids_BT: Tensor, positions_BT: Tensor, attend_BTT: Tensor | None) -> Tensor:
+        """Return a mask (B, T, T) in which every image position also sees all others of its image.
+
+        Args:
+            token_ids_BT: whole images: a pass may hold all of one's positions or none.
+            positions_BT: of the tokens, or (1, T) for all rows; padding stands at position 0.
+            attend_BTT: what is seen otherwise; default: each position sees up to itself.
+        """
+        has_image_B = ((token_ids_BT == self.begin_image) & (positions_BT == 0)).any(dim=1)
+        is_image_BT = (positions_BT > 0) & (positions_BT <= self.num_tokens) & has_image_B[:, None]
+        whole_BTT = is_image_BT[:, :, None] & is_image_BT[:, None]
+        if attend_BTT is None:
+            num_tokens = token_ids_BT.shape[1]
+            attend_BTT = causal_mask(num_tokens, num_tokens, token_ids_BT.device)
+        return whole_BTT | attend_BTT
+
+
 def causal_mask(num_new: int, num_all: int, device: torch.device) -> Tensor:
     """Return the (T, S) mask, True where the last ``num_new`` of ``num_all`` positions may attend.
 

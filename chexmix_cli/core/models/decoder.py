@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
-from chexmix_cli.core.models.attention import AttentionPlan, causal_mask
+from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, causal_mask
 from chexmix_cli.core.settings.model import DecoderSettings
 
 _ROPE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -155,6 +155,9 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(settings.hidden_size, eps=settings.norm_eps)
         self.head = nn.Linear(settings.hidden_size, settings.num_rows)
         self.dropout = nn.Dropout(settings.residual_dropout)
+        #: Set for weights that were trained to see images whole (``masking.attention = "bidirectional"``): then so does
+        #: every pass that no plan or cache says otherwise of.
+        self.image_span: ImageSpan | None = None
 
     def layer_states(
         self,
@@ -170,7 +173,8 @@ class Decoder(nn.Module):
             token_ids_BT: token ids, int64.
             positions_BT: rotary position of each token, int64, below ``max_positions`` (not checked: on a GPU that
                 would wait for it); default: counted on from the cache.
-            attend_BTS: True where a new position may attend; default: causal over cached and new positions. A plan
+            attend_BTS: True where a new position may attend; default: causal over cached and new positions, and
+                images seen whole in the first pass if the weights were trained so (``image_span``). A plan
                 instead means sequences behind each other in one row (B = 1, no cache), and brings their positions.
             cache: positions seen before; grows by T once all layers are done.
 
@@ -188,6 +192,8 @@ class Decoder(nn.Module):
         if positions_BT is None:
             _require_positions(start + num_new, limit)
             positions_BT = torch.arange(start, start + num_new, device=token_ids_BT.device)[None]
+        if self.image_span is not None and start == 0 and not isinstance(attend_BTS, AttentionPlan):
+            attend_BTS = self.image_span.attend(token_ids_BT, positions_BT, attend_BTS)
         if attend_BTS is None and 1 < num_new < start + num_new:
             attend_BTS = causal_mask(num_new, start + num_new, token_ids_BT.device)[None]
         x_BTD: Tensor = self.dropout(self.embedding(token_ids_BT))

@@ -105,21 +105,25 @@ class WeightsDir:
         return f"These weights come under the {licence.name} ({licence.url}), not under chexmix's licence."
 
     def load_decoder(self, device: torch.device | str, dtype: torch.dtype) -> Decoder:
-        """Return the decoder in eval mode.
+        """Return the decoder in eval mode; it reads images as they were read in training.
 
         Raises:
             WeightsError: if the directory has none, or its keys do not fit the settings.
         """
+        from chexmix_cli.core.models.attention import ImageSpan
         from chexmix_cli.core.models.decoder import Decoder
 
-        settings = self.settings.decoder
-        return load_module(
+        settings, vocabulary = self.settings.decoder, self.settings.vocabulary
+        decoder = load_module(
             lambda: Decoder(settings),
             lambda _: decoder_slices(settings),
             self.decoder_source(),
             device=device,
             dtype=dtype,
         )
+        if self.sees_whole_image:
+            decoder.image_span = ImageSpan(vocabulary.begin_image, vocabulary.tokens_per_image)
+        return decoder
 
     def load_vqgan(self, device: torch.device | str, dtype: torch.dtype) -> Vqgan:
         """Return the image tokenizer in eval mode; errors as :meth:`load_decoder`."""

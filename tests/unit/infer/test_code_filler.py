@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from chexmix_cli.core.errors import SettingsError, ShapeError, VocabularyError
 from chexmix_cli.core.infer.inpaint import CodeFiller
+from chexmix_cli.core.models.attention import ImageSpan
 from chexmix_cli.core.settings.inpainting import STRATEGIES, FillSettings, RegionSettings
 
 CHOICES = ("best", "expected", "sample")
@@ -19,7 +22,12 @@ def codebook(vocabulary):
 
 @pytest.fixture
 def make_filler(decoder, vocabulary, codebook):
-    return lambda bidirectional=False: CodeFiller(decoder, vocabulary, codebook, bidirectional=bidirectional)
+    def make(bidirectional=False):
+        own = copy.deepcopy(decoder)
+        own.image_span = ImageSpan(vocabulary.begin_image, vocabulary.tokens_per_image) if bidirectional else None
+        return CodeFiller(own, vocabulary, codebook)
+
+    return make
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ class Exporter:
         self._settings, self._start, self._decoder, self._vqgan = settings, start, decoder, vqgan
         # Weights that came from a model of weights.toml stay under its licence.
         origin = {} if start.entry is None else {"entry": start.entry.name}
+        if start.sees_whole_image:
+            origin["attention"] = "bidirectional"
         self.provenance: dict[str, Any] = {
             **origin,
             "stage": "finetune",

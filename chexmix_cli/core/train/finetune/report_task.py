@@ -55,6 +55,7 @@ class ReportTask:
         export: Callable[[Path], None],
     ) -> None:
         self._settings, self._vocabulary = settings, vocabulary
+        self._sees_whole_image = decoder.image_span is not None
         generator = step_generator(settings.train.seed, 0)
         set_trained(decoder, settings.method, settings.lora, generator, layer=decoder.settings.num_layers)
         decoder.head.requires_grad_(settings.method != "lora")
@@ -119,7 +120,7 @@ class ReportTask:
         documents = [
             self._vocabulary.document(image, source.reports[index]) for index, image in zip(indices, codes, strict=True)
         ]
-        found = next_token(documents, self._vocabulary)
+        found = replace(next_token(documents, self._vocabulary), is_bidirectional=self._sees_whole_image)
         return found if self._settings.loss.targets == "all" else report_targets(found, self._vocabulary)
 
 

@@ -150,6 +150,12 @@ def _check_start(settings: Finetuning, start: WeightsDir) -> None:
     shape = start.settings.decoder
     if settings.method == "lora":
         check_rank(settings.lora, shape)
+    if isinstance(settings, ReportFinetuning) and settings.loss.targets == "all" and start.sees_whole_image:
+        raise SettingsError(
+            "is 'all'",
+            where="loss.targets",
+            expected="'report': these weights see images whole, so that an image's targets would see themselves",
+        )
     layers: dict[str, int | None] = {}
     if isinstance(settings, ClassifyFinetuning):
         layers = {"head.layer": settings.head.layer, "probe.layers": max(settings.probe.layers, default=None)}
