@@ -10,6 +10,7 @@ import traceback
 
 from chexmix_cli.commands.console import print_error
 from chexmix_cli.core.errors import ChexmixError, ExitCode
+from chexmix_cli.core.runtime import use_cores
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -17,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     if hasattr(signal, "SIGPIPE"):
         # Like every filter: `chexmix tokenize DIR | head -1` ends silently when head has read enough.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    use_cores()
     code = run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()

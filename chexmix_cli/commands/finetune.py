@@ -62,7 +62,7 @@ def finetune(
         return 0
     from chexmix_cli.core.train.finetune.run import finetune as run_finetune
 
-    with training_process(device, quiet, verbose) as (place, console):
+    with training_process(device, resolved.settings.train.precision, quiet, verbose) as (place, console):
         view = TrainingView(console, resolved.settings.train.steps)
         try:
             is_done = run_finetune(

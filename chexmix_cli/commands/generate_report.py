@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,12 +36,18 @@ Explain = Annotated[
     bool, typer.Option("--explain", help="Say what each sentence hangs on; with --picture also as heat maps.")
 ]
 
+Quantize = Annotated[
+    str | None,
+    typer.Option("--quantize", metavar="int8", help="Hold the decoder in 8 bits: half of bfloat16's memory (CPU)."),
+]
+
 
 def generate_report(
     inputs: options.Inputs = None,
     preset: options.Preset = None,
     picture: Picture = None,
     explain: Explain = False,
+    quantize: Quantize = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -69,7 +75,9 @@ def generate_report(
     """
     from chexmix_cli.core.settings.inference import GenerateReportSettings
 
-    flags = {} if preset is None else {"input": {"preset": preset}}
+    flags: dict[str, Any] = {} if preset is None else {"input": {"preset": preset}}
+    if quantize is not None:
+        flags["quantize"] = quantize
     resolved = options.resolve_settings(GenerateReportSettings, config, assignments, flags)
     if show_config:
         typer.echo(resolved.to_json())
@@ -100,7 +108,7 @@ def _run(
     from chexmix_cli.commands.runner import Loop
     from chexmix_cli.commands.streams import Writer
 
-    model = open_model(run, settings.input, needs_decoder=True)
+    model = open_model(run, settings.input, needs_decoder=True, quantize=settings.quantize)
     if explain and model.reports.tokenizer is None:
         raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))
     writer = Writer(run.is_json)

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.commands.options import RunOptions
-from chexmix_cli.core.errors import WeightsError
-from chexmix_cli.core.settings.inference import InputSettings
+from chexmix_cli.core.errors import SettingsError, WeightsError
+from chexmix_cli.core.settings.inference import InputSettings, Quantize
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ class OpenModel:
     device: torch.device
     options: RunOptions
     input: InputSettings
+    quantize: Quantize | None = None
 
     @cached_property
     def preset(self) -> ResolvedPreset:
@@ -75,7 +76,7 @@ class OpenModel:
         tokenizer = self.weights.load_text_tokenizer()
         if tokenizer is None:
             _LOG.warning("the weights have no text tokenizer: records carry token_ids but no report")
-        decoder = self.weights.load_decoder(self.device, self.dtype)
+        decoder = self.weights.load_decoder(self.device, self.dtype, quantize=self.quantize)
         return ReportWriter(decoder, self.weights.settings.vocabulary, tokenizer, drafter=OwnText())
 
     @cached_property
@@ -114,16 +115,26 @@ class OpenModel:
             device=self.device,
             dtype=self.dtype,
         )
+        if self.quantize is not None:
+            made["quantize"] = self.quantize
         return {"provenance": made}
 
 
-def open_model(options: RunOptions, settings: InputSettings, *, needs_decoder: bool) -> OpenModel:
+def open_model(
+    options: RunOptions, settings: InputSettings, *, needs_decoder: bool, quantize: Quantize | None = None
+) -> OpenModel:
     """Return the model of a command.
+
+    Args:
+        options: weights, device, dtype.
+        settings: how inputs are read.
+        needs_decoder: the command does more than encode images.
+        quantize: what the decoder that writes reports is held in.
 
     Raises:
         WeightsError, MachineError, SettingsError: before any input is read.
     """
-    from chexmix_cli.core.runtime import choose_device
+    from chexmix_cli.core.runtime import choose_device, slow_bfloat16
     from chexmix_cli.core.weights import open_weights
 
     weights = open_weights(options.weights)
@@ -135,7 +146,12 @@ def open_model(options: RunOptions, settings: InputSettings, *, needs_decoder: b
         raise WeightsError("has no decoder", where=str(weights.path), expected="model.safetensors")
     if weights.licence_notice is not None:
         options.console.note(weights.licence_notice)
-    model = OpenModel(weights, choose_device(options.device), options, settings)
+    device = choose_device(options.device)
+    if quantize is not None and device.type != "cpu":
+        raise SettingsError(f"is {quantize!r}, on {device}", where="quantize", expected="--device cpu with it")
+    for warning in slow_bfloat16(options.dtype, device, "images are encoded faster with --dtype float32"):
+        _LOG.warning(warning)
+    model = OpenModel(weights, device, options, settings, quantize)
     # Both are looked up now, so that a wrong name stops the command before the first record.
     _ = model.preset, model.dtype
     return model

@@ -67,7 +67,7 @@ def pretrain(
         return 0
     from chexmix_cli.core.train.pretrain import pretrain as run_pretrain
 
-    with training_process(device, quiet, verbose) as (place, console):
+    with training_process(device, resolved.settings.train.precision, quiet, verbose) as (place, console):
         view = TrainingView(console, resolved.settings.train.steps)
         try:
             is_done = run_pretrain(

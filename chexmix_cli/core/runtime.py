@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -72,11 +73,66 @@ def choose_dtype(name: str, device: torch.device, *, num_parameters: int) -> tor
 
 def has_cpu_bfloat16() -> bool:
     """Return whether this CPU multiplies in bfloat16 (AVX512-BF16 or AMX), as far as this PyTorch can tell."""
+    return _cpu_has("avx512_bf16", "amx_bf16")
+
+
+def has_cpu_int8() -> bool:
+    """Return whether this CPU multiplies 8-bit numbers (AVX512-VNNI or AMX), as far as this PyTorch can tell."""
+    return _cpu_has("avx512_vnni", "amx_int8")
+
+
+def _cpu_has(*names: str) -> bool:
     import torch
 
     # Not in the oldest torch we run on.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return any(capabilities.get(name, False) for name in names)
+
+
+def slow_bfloat16(
+    dtype: str, device: torch.device, instead: str = "--set train.precision=float32 is faster here"
+) -> list[str]:
+    """Return what to tell someone who asked for bfloat16 on a CPU that has no instructions for it; nothing elsewhere.
+
+    Args:
+        dtype: what was asked for.
+        device: where the model will be.
+        instead: the end of the sentence: what is slow, and what to say instead.
+    """
+    is_slow = device.type == "cpu" and dtype == "bfloat16" and not has_cpu_bfloat16()
+    return [f"this CPU does not multiply in bfloat16: {instead}"] if is_slow else []
+
+
+def use_cores() -> None:
+    """Let torch compute with as many threads as this process has cores; before torch is imported.
+
+    Left to itself it takes every processor that the system lists: two a core with hyperthreads, which only share its
+    arithmetic, and a whole host's in a container that may use two. ``OMP_NUM_THREADS`` holds where it is set.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def usable_cores(*, root: Path = Path("/")) -> int:
+    """Return the physical cores this process may use: those of its affinity, at most its container's quota, at least 1.
+
+    Args:
+        root: where ``sys`` is, for tests.
+    """
+    get_affinity = getattr(os, "sched_getaffinity", None)
+    processors = get_affinity(0) if get_affinity is not None else set(range(os.cpu_count() or 1))
+    cores = set()
+    for processor in processors:
+        topology = root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list"
+        try:
+            cores.add(topology.read_text().strip())
+        except OSError:  # no Linux, or hidden by the container: each counts
+            cores.add(str(processor))
+    count = len(cores)
+    # Absent without a limit, and "max" where there is none.
+    with suppress(OSError, ValueError):
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, int(quota) // int(period))
+    return max(1, count)
 
 
 def seeded_generator(seed: int) -> torch.Generator:

@@ -152,3 +152,42 @@ def test_a_picture_that_cannot_be_written_exits_4(call, films, debug_weights, tm
     )
     assert result.code == 4
     assert "the picture cannot be written" in result.stderr
+
+
+def test_8_bit_weights_write_reports_and_say_so(call, films, debug_weights):
+    plain, quantized = (
+        call("generate-report", films, "--weights", debug_weights, *SHORT, "--provenance", *more)
+        for more in ((), ("--quantize", "int8"))
+    )
+    assert quantized.code == 0
+    assert [record["id"] for record in quantized.records] == [record["id"] for record in plain.records]
+    assert [record["provenance"].get("quantize") for record in quantized.records] == ["int8"] * 3
+    assert all("quantize" not in record["provenance"] for record in plain.records)
+    # Other numbers, but of the same model.
+    for one, other in zip(quantized.records, plain.records, strict=True):
+        assert one["logprob"] != other["logprob"]
+        assert one["logprob"] == pytest.approx(other["logprob"], rel=0.1)
+
+
+def test_8_bits_are_a_matter_of_the_cpu(call, films, debug_weights, monkeypatch):
+    import torch
+
+    from chexmix_cli.core import runtime
+
+    result = call("generate-report", films, "--weights", debug_weights, "--quantize", "int4")
+    assert (result.code, result.stdout) == (2, "")
+    assert "quantize: 'int4' is not a choice; expected int8" in result.stderr
+    monkeypatch.setattr(runtime, "choose_device", lambda name: torch.device("cuda", 0))
+    result = call("generate-report", films, "--weights", debug_weights, "--quantize", "int8")
+    assert (result.code, result.stdout) == (2, "")
+    assert "is 'int8', on cuda:0" in result.stderr
+
+
+def test_bfloat16_without_instructions_is_warned_of_once(call, films, debug_weights, monkeypatch):
+    from chexmix_cli.core import runtime
+
+    for has_bfloat16, count in ((False, 1), (True, 0)):
+        monkeypatch.setattr(runtime, "has_cpu_bfloat16", lambda has=has_bfloat16: has)
+        result = call("generate-report", films, "--weights", debug_weights, *SHORT, "--dtype", "bfloat16")
+        assert result.code == 0
+        assert result.stderr.count("does not multiply in bfloat16: images are encoded faster") == count

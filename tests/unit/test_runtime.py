@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -95,6 +96,80 @@ def test_cpu_bfloat16_is_read_off_the_cpu(monkeypatch):
         assert runtime.has_cpu_bfloat16() is expected
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert runtime.has_cpu_bfloat16() is False
+
+
+def test_cpu_int8_is_read_off_the_cpu(monkeypatch):
+    for capabilities, expected in (({"avx512_vnni": True}, True), ({"amx_int8": True}, True), ({"avx2": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert runtime.has_cpu_int8() is expected
+
+
+def test_bfloat16_is_warned_of_where_it_is_slow(monkeypatch):
+    for has_bfloat16, dtype, device, is_slow in (
+        (False, "bfloat16", CPU, True),
+        (True, "bfloat16", CPU, False),
+        (False, "float32", CPU, False),
+        (False, "auto", CPU, False),
+        (False, "bfloat16", CUDA, False),
+    ):
+        monkeypatch.setattr(runtime, "has_cpu_bfloat16", lambda has=has_bfloat16: has)
+        expected = ["this CPU does not multiply in bfloat16: --dtype float32 is faster"] if is_slow else []
+        assert runtime.slow_bfloat16(dtype, device, "--dtype float32 is faster") == expected
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Return a function that makes a system of hyperthread pairs, an affinity and a quota."""
+
+    def make(siblings, affinity, quota=None):
+        for number, pair in enumerate(siblings):
+            folder = tmp_path / f"sys/devices/system/cpu/cpu{number}/topology"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "thread_siblings_list").write_text(f"{pair}\n")
+        group = tmp_path / "sys/fs/cgroup"
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "cpu.max").write_text("" if quota is None else quota)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(affinity), raising=False)
+        return runtime.usable_cores(root=tmp_path)
+
+    return make
+
+
+def test_cores_are_counted_not_hyperthreads(machine):
+    pairs = ["0,4", "1,5", "2,6", "3,7"] * 2
+    assert machine(pairs, range(8)) == 4
+    assert machine(pairs, [0, 4]) == 1
+    assert machine(pairs, [0, 1, 4]) == 2
+
+
+def test_a_quota_bounds_the_cores(machine):
+    alone = ["0", "1", "2", "3"]
+    for quota, expected in (("max 100000", 4), ("200000 100000", 2), ("250000 100000", 2), ("50000 100000", 1)):
+        assert machine(alone, range(4), quota) == expected
+
+
+def test_without_a_topology_every_processor_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    assert runtime.usable_cores(root=tmp_path) == 3
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert runtime.usable_cores(root=tmp_path) == 1
+
+
+def test_threads_are_the_cores_unless_the_user_says_otherwise():
+    """In a process of its own: torch reads the number once."""
+    code = (
+        "from chexmix_cli.core import runtime\n"
+        "runtime.usable_cores = lambda: 1\n"
+        "runtime.use_cores()\n"
+        "import torch\n"
+        "print(torch.get_num_threads())"
+    )
+    for given, expected in ((None, "1"), ("2", "2")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        environment |= {} if given is None else {"OMP_NUM_THREADS": given}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout.strip() == expected
 
 
 def test_a_seed_fixes_the_numbers():

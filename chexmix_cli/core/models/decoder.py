@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, causal_mask
+from chexmix_cli.core.models.linear import Int8Linear, Linear, quantize_rows
 from chexmix_cli.core.settings.model import DecoderSettings
 
 _ROPE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -90,8 +91,8 @@ class Block(nn.Module):
         self.head_size = settings.head_size
         self.split_sizes = (2 * hidden, hidden, mlp)
         self.norm = nn.LayerNorm(hidden, eps=settings.norm_eps)
-        self.input_proj = nn.Linear(hidden, 3 * hidden + mlp)
-        self.output_proj = nn.Linear(hidden + mlp, hidden, bias=False)
+        self.input_proj: Linear | Int8Linear = Linear(hidden, 3 * hidden + mlp)
+        self.output_proj: Linear | Int8Linear = Linear(hidden + mlp, hidden, bias=False)
         # Two biases, not their sum: a checkpoint goes out with the very numbers it came in with.
         self.attention_bias = nn.Parameter(torch.zeros(hidden))
         self.mlp_bias = nn.Parameter(torch.zeros(hidden))
@@ -129,7 +130,7 @@ class Block(nn.Module):
             ).transpose(1, 2)
         branches_BTX = torch.cat((mixed_BTNH.flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
         bias_D = self.attention_bias + self.mlp_bias
-        update_BTD = F.linear(branches_BTX, self.output_proj.weight, bias_D)
+        update_BTD = self.output_proj(branches_BTX, bias_D)
         if self.output_adapter is not None:
             update_BTD = self.output_adapter(branches_BTX, update_BTD)
         return x_BTD + cast(Tensor, self.dropout(update_BTD))
@@ -153,7 +154,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(settings.num_rows, settings.hidden_size)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.num_layers))
         self.norm = nn.LayerNorm(settings.hidden_size, eps=settings.norm_eps)
-        self.head = nn.Linear(settings.hidden_size, settings.num_rows)
+        self.head: Linear | Int8Linear = Linear(settings.hidden_size, settings.num_rows)
         self.dropout = nn.Dropout(settings.residual_dropout)
         #: Set for weights that were trained to see images whole (``masking.attention = "bidirectional"``): then so does
         #: every pass that no plan or cache says otherwise of.
@@ -233,9 +234,20 @@ class Decoder(nn.Module):
 
     def logits(self, state_BTD: Tensor, rows: slice | None = None) -> Tensor:
         """Return the logits (..., V) of final hidden states (..., D), or those of some contiguous ``rows`` only."""
-        if rows is None:
-            return cast(Tensor, self.head(state_BTD))
-        return F.linear(state_BTD, self.head.weight[rows], self.head.bias[rows])
+        return cast(Tensor, self.head(state_BTD, rows=rows))
+
+    def with_int8(self) -> Decoder:
+        """Return this decoder with 8-bit linear layers in place of its own, yet to be filled; embeddings stay."""
+        for owner, name in self.linear_layers():
+            setattr(owner, name, Int8Linear(getattr(owner, name)))
+        return self
+
+    def linear_layers(self) -> Iterator[tuple[nn.Module, str]]:
+        """Yield every linear layer as the module it belongs to and its name there."""
+        for block in self.blocks:
+            yield block, "input_proj"
+            yield block, "output_proj"
+        yield self, "head"
 
     def set_dropout(self, share: float) -> None:
         """Set the residual dropout, which loading for inference leaves as the weights' settings say."""
@@ -249,6 +261,15 @@ class Decoder(nn.Module):
         return KvCache(
             self.settings, batch_size=batch_size, capacity=capacity, dtype=weight.dtype, device=weight.device
         )
+
+
+def int8_state(parameter: str, value: Tensor) -> dict[str, Tensor]:
+    """Return what a parameter is in a decoder of 8-bit linear layers: weights and scales, or itself."""
+    layer, _, name = parameter.rpartition(".")
+    if name != "weight" or layer.rpartition(".")[2] not in ("input_proj", "output_proj", "head"):
+        return {parameter: value}
+    weight_OI, scale_O = quantize_rows(value, where=parameter)
+    return {parameter: weight_OI, f"{layer}.scale": scale_O}
 
 
 def rotary_table(settings: DecoderSettings, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from chexmix_cli.core.infer.plan_sizes import (
 from chexmix_cli.core.infer.planning import Plan, Point, Remedy, extrapolate, flop_rate, module_bytes
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.runtime import available_memory, has_cpu_bfloat16, resident_memory
+from chexmix_cli.core.runtime import available_memory, resident_memory, slow_bfloat16
 from chexmix_cli.core.settings.training import (
     LoopSettings,
     Stage1Training,
@@ -303,9 +303,7 @@ def _sizes(train: LoopSettings, costs: Costs, facts: DataFacts) -> dict[str, int
 
 
 def _remarks(settings: StageTraining, facts: DataFacts, device: torch.device) -> list[str]:
-    remarks = []
-    if device.type == "cpu" and settings.train.precision == "bfloat16" and not has_cpu_bfloat16():
-        remarks.append("this CPU does not multiply in bfloat16: --set train.precision=float32 is faster here")
+    remarks = slow_bfloat16(settings.train.precision, device)
     if facts.num_train:
         return remarks
     assumed = [] if isinstance(settings, TokenizerTraining) else [f"reports of {max(facts.report_tokens)} tokens"]

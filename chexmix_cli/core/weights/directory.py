@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.settings.inference import Quantize
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.detect import detect, holds_weights
@@ -104,22 +105,29 @@ class WeightsDir:
             return None
         return f"These weights come under the {licence.name} ({licence.url}), not under chexmix's licence."
 
-    def load_decoder(self, device: torch.device | str, dtype: torch.dtype) -> Decoder:
+    def load_decoder(
+        self, device: torch.device | str, dtype: torch.dtype, *, quantize: Quantize | None = None
+    ) -> Decoder:
         """Return the decoder in eval mode; it reads images as they were read in training.
+
+        Args:
+            device, dtype: of its parameters.
+            quantize: ``int8`` holds the matrices of its linear layers in 8 bits, for a CPU.
 
         Raises:
             WeightsError: if the directory has none, or its keys do not fit the settings.
         """
         from chexmix_cli.core.models.attention import ImageSpan
-        from chexmix_cli.core.models.decoder import Decoder
+        from chexmix_cli.core.models.decoder import Decoder, int8_state
 
         settings, vocabulary = self.settings.decoder, self.settings.vocabulary
         decoder = load_module(
-            lambda: Decoder(settings),
+            lambda: Decoder(settings) if quantize is None else Decoder(settings).with_int8(),
             lambda _: decoder_slices(settings),
             self.decoder_source(),
             device=device,
             dtype=dtype,
+            convert=None if quantize is None else int8_state,
         )
         if self.sees_whole_image:
             decoder.image_span = ImageSpan(vocabulary.begin_image, vocabulary.tokens_per_image)

@@ -110,8 +110,17 @@ def load_module(
     *,
     device: torch.device | str,
     dtype: torch.dtype,
+    convert: Callable[[str, Tensor], Mapping[str, Tensor]] | None = None,
 ) -> Module:
     """Return the module of ``make``, built without memory, with every parameter taken from ``source``; in eval mode.
+
+    Args:
+        make: builds it.
+        table: of its parameters.
+        source: the checkpoint's tensors.
+        device, dtype: of the parameters.
+        convert: gives what a parameter is held as, under the names of the module's state; it is called parameter by
+            parameter, so that no two are there in full.
 
     Raises:
         WeightsError: one, that lists all missing, unexpected and misshapen keys; before any tensor is read.
@@ -129,7 +138,7 @@ def load_module(
         for part in parts:
             part.of(value).copy_(source.get(part.key))
         source.release()
-        state[parameter] = value
+        state |= {parameter: value} if convert is None else convert(parameter, value)
     module.load_state_dict(state, assign=True)
     unset = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
     assert not unset, f"never filled: {unset}"  # a buffer outside the state dict would hold no numbers

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from chexmix_cli.core import runtime
 from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.infer.plan_sizes import DecoderSize, PictureSize
 from chexmix_cli.core.infer.planning import Plan, Point, extrapolate, module_bytes
@@ -137,7 +138,7 @@ def test_a_stage_is_planned_with_its_manifest(manifest):
 
 
 def test_a_plan_without_data_says_what_it_leaves_out(monkeypatch):
-    monkeypatch.setattr(planning, "has_cpu_bfloat16", lambda: False)
+    monkeypatch.setattr(runtime, "has_cpu_bfloat16", lambda: False)
     settings = resolve_stage("2", "debug", [("test", {"train": {"precision": "bfloat16"}})]).settings
     plan = plan_pretrain(settings, data=None, device=CPU, name="stage 2", memory_bytes=MIB)
     assert not plan.fits
