@@ -146,6 +146,7 @@ class _Reporter:
         self._maps = None if folder is None else OutputPaths(folder, (".png",))
         #: Shows text as it comes, where a person reads along.
         self._show = show
+        self._drafter = model.drafter(settings.decode)
 
     def process(self, items: list[tuple[str, Film]]) -> list[Record]:
         """Return the result fields of a batch."""
@@ -154,7 +155,11 @@ class _Reporter:
         films = [film for _, film in items]
         codes = encode_films(films, self._model)
         found = self._model.reports.write(
-            codes, self._settings.decode, seed=self._model.options.seed, on_text=self._on_text(items)
+            codes,
+            self._settings.decode,
+            seed=self._model.options.seed,
+            on_text=self._on_text(items),
+            drafter=self._drafter,
         )
         records: list[Record] = []
         for film, report in zip(films, found, strict=True):

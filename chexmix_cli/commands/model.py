@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.commands.options import RunOptions
 from chexmix_cli.core.errors import SettingsError, WeightsError
-from chexmix_cli.core.settings.inference import InputSettings, Quantize
+from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings, Quantize
 
 if TYPE_CHECKING:
     import torch
 
     from chexmix_cli.core.data.presets import ResolvedPreset
+    from chexmix_cli.core.infer.drafts import Drafter
     from chexmix_cli.core.infer.images import ImageTokenizer
     from chexmix_cli.core.infer.reports import ReportWriter
     from chexmix_cli.core.infer.restoration import Restorer
@@ -70,14 +71,30 @@ class OpenModel:
     @cached_property
     def reports(self) -> ReportWriter:
         """Return the report writer."""
-        from chexmix_cli.core.infer.drafts import OwnText
         from chexmix_cli.core.infer.reports import ReportWriter
 
         tokenizer = self.weights.load_text_tokenizer()
         if tokenizer is None:
             _LOG.warning("the weights have no text tokenizer: records carry token_ids but no report")
         decoder = self.weights.load_decoder(self.device, self.dtype, quantize=self.quantize)
-        return ReportWriter(decoder, self.weights.settings.vocabulary, tokenizer, drafter=OwnText())
+        return ReportWriter(decoder, self.weights.settings.vocabulary, tokenizer)
+
+    def drafter(self, settings: DecodeSettings) -> Drafter | None:
+        """Return what supposes what follows in a report: an index of reports, if there is one, and its own text.
+
+        Raises:
+            WeightsError: if the index cannot be read or is of another text tokenizer.
+        """
+        from chexmix_cli.core.infer.drafts import OwnText, Together
+        from chexmix_cli.core.weights.draft_index import DraftIndex
+
+        if settings.draft_rows < 2:
+            return None
+        if settings.drafts is None:
+            index = self.weights.load_drafts()
+        else:
+            index = DraftIndex.load(settings.drafts, tokenizer=self.weights.text_tokenizer_hash)
+        return OwnText() if index is None else Together(index, OwnText())
 
     @cached_property
     def restorer(self) -> Restorer:
@@ -91,14 +108,6 @@ class OpenModel:
             self.images.vqgan.quantize.embedding.weight,
         )
         return Restorer(self.images, filler)
-
-    @cached_property
-    def text_tokenizer_hash(self) -> str | None:
-        """Return 12 digits of the sha256 of the text tokenizer's files, or None if the weights have none."""
-        from chexmix_cli.core.weights.files import tokenizer_files
-        from chexmix_cli.core.weights.fingerprint import tokenizer_hash
-
-        return tokenizer_hash(tokenizer_files(self.weights.path))
 
     def provenance(self) -> dict[str, Any]:
         """Return the provenance field of a record, or nothing unless ``--provenance`` asks for it."""

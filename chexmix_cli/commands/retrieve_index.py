@@ -286,7 +286,7 @@ def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: st
 
     shards = ShardSet.open(folder)
     hashes: dict[str, Any] = {"codebook_hash": model.weights.codebook_hash, "preset_hash": model.preset.hash}
-    shards.require(**hashes, text_tokenizer_hash=model.text_tokenizer_hash)
+    shards.require(**hashes, text_tokenizer_hash=model.weights.text_tokenizer_hash)
     section: Literal["both", "findings", "impression"] = found.settings.section
     if section != "both":
         raise SettingsError(

@@ -62,7 +62,7 @@ class ShardOutput:
             num_codes=vocabulary.num_codes,
             tokens_per_image=vocabulary.tokens_per_image,
             num_text=vocabulary.num_text,
-            text_tokenizer_hash=model.text_tokenizer_hash,
+            text_tokenizer_hash=model.weights.text_tokenizer_hash,
             rows=rows,
             part=part.index,
             num_parts=part.count,

@@ -1,4 +1,4 @@
-"""``chexmix weights``: list, describe, check, convert, export and fetch models."""
+"""``chexmix weights``: list, describe, check, convert, export and fetch models; index reports for their drafts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from chexmix_cli.commands import options
 from chexmix_cli.commands.streams import Record, Writer
+from chexmix_cli.commands.weights_drafts import drafts
 from chexmix_cli.core.errors import ExitCode, SettingsError, WeightsError
 
 if TYPE_CHECKING:
@@ -198,6 +199,9 @@ def fetch(
         )
     files = [entry.directory / file for file in lock.files]
     return _report_files(name, entry.directory, files, Writer(is_json), console)
+
+
+app.command("drafts")(drafts)
 
 
 def _report_files(source: str, out: Path, written: list[Path], writer: Writer, console: Console) -> int:

@@ -62,6 +62,7 @@ FLAGS = {
     "weights verify": {"--json", "--quiet", "-q"},
     "weights convert": {"--out", "-o", "--dtype", "--json", "--quiet", "-q", "--verbose", "-v"},
     "weights export": {"--out", "-o", "--dtype", "--format", "--json", "--quiet", "-q"},
+    "weights drafts": TRAINING - {"--preset"} | {"--weights", "--out", "-o", "--json"},
     "weights fetch": {"--accept-licence", "--json", "--quiet", "-q"},
 }
 

@@ -51,21 +51,13 @@ class ReportWriter:
         decoder: on its device, in its dtype.
         vocabulary: the model's ids.
         tokenizer: the model's text tokenizer, or None: then reports are ids only.
-        drafter: supposes what follows in a report (``decode.draft_rows``); None never does.
 
     Attributes:
         engine: the engine that decodes, with its ``stats``.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        vocabulary: Vocabulary,
-        tokenizer: TextTokenizer | None,
-        *,
-        drafter: Drafter | None = None,
-    ) -> None:
-        self.vocabulary, self.tokenizer, self._drafter = vocabulary, tokenizer, drafter
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, tokenizer: TextTokenizer | None) -> None:
+        self.vocabulary, self.tokenizer = vocabulary, tokenizer
         self._guard: ComparisonGuard | None = None
         self.engine = Engine(decoder, vocabulary, ordinary_ids=None if tokenizer is None else _ordinary_ids(tokenizer))
 
@@ -76,6 +68,7 @@ class ReportWriter:
         *,
         seed: int = 0,
         on_text: OnText | None = None,
+        drafter: Drafter | None = None,
     ) -> list[Report]:
         """Return the report of each image, all decoded in one batch.
 
@@ -85,6 +78,7 @@ class ReportWriter:
             seed: of sampled tokens.
             on_text: called with the image's index and the next piece of its report's text, as soon as it is there;
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
+            drafter: supposes what follows in a report (``decode.draft_rows``); None never does.
 
         Raises:
             SettingsError: if comparisons are to be blocked and there is no text tokenizer.
@@ -107,7 +101,7 @@ class ReportWriter:
             seed=seed,
             on_token=None if streams is None else streams.push,
             guard=guard,
-            drafter=self._drafter,
+            drafter=drafter,
         )
         if streams is not None:
             streams.finish()

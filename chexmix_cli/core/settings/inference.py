@@ -57,6 +57,8 @@ class DecodeSettings:
         top_p: smallest set of tokens whose probability reaches this is sampled from.
         comparisons: words that claim a comparison with an earlier study, which a report of one study cannot know:
             ``flag`` names those in the report, ``block`` keeps them from being written, ``allow`` does neither.
+        drafts: file of what usually follows what (``chexmix weights drafts``); default: the weights' own
+            ``drafts.safetensors``, if there is one. The report's own text is looked at in any case.
         draft_rows: positions that a pass over all reports decoded together may read: each report's last token and
             what is supposed to follow it. What comes out is the same; 0 supposes nothing.
     """
@@ -67,6 +69,7 @@ class DecodeSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     comparisons: Literal["allow", "flag", "block"] = "flag"
+    drafts: Path | None = None
     draft_rows: int = 8
 
     def __post_init__(self) -> None:
@@ -75,6 +78,31 @@ class DecodeSettings:
         require(0 <= self.temperature < math.inf, "decode.temperature", self.temperature, "0 or more, finite")
         require(0 < self.top_p <= 1, "decode.top_p", self.top_p, "above 0, up to 1")
         require_range("decode.draft_rows", self.draft_rows, 0, _MOST_DRAFT_ROWS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DraftSettings:
+    """What is kept of a corpus of reports.
+
+    Attributes:
+        order: most token ids that are looked back at.
+        min_patients: ids in a row are kept if they occur in reports of so many patients; where a file does not say
+            whose a report is, each counts as one. What is said of one patient only may make them known: 1 keeps it.
+    """
+
+    order: int = 6
+    min_patients: int = 3
+
+    def __post_init__(self) -> None:
+        require_range("drafts.order", self.order, 1, 32)
+        require(self.min_patients > 0, "drafts.min_patients", self.min_patients, "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DraftIndexSettings:
+    """Root of ``chexmix weights drafts``."""
+
+    drafts: DraftSettings = field(default_factory=DraftSettings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

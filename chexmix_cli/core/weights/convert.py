@@ -73,10 +73,8 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
         head = _head(weights)
         decoder = weights.decoder_source() if weights.has_decoder else None
         parts = _Parts(weights, decoder, weights.vqgan_source() if weights.has_vqgan else None)
-        companions = [
-            *files.tokenizer_files(weights.path),
-            *_existing(weights.path, (*_COMPANIONS, files.RETRIEVAL_FILE)),
-        ]
+        kept = (*_COMPANIONS, files.RETRIEVAL_FILE, files.DRAFTS_FILE)
+        companions = [*files.tokenizer_files(weights.path), *_existing(weights.path, kept)]
     settings, metadata, written = parts.weights.settings, parts.metadata(), []
     if parts.vqgan is not None:
         write_safetensors(out / files.VQGAN_FILE, parts.vqgan, metadata=metadata, dtype=dtype)

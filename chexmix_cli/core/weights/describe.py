@@ -56,13 +56,14 @@ def describe_weights(weights: WeightsDir) -> dict[str, Any]:
     total = sum(part["num_parameters"] for part in parts.values() if part is not None)
     decoder = weights.settings.decoder
     tokenizer = [path.name for path in files.tokenizer_files(weights.path)]
+    drafts = None if weights.drafts_file is None else [weights.drafts_file.name]
     licence = weights.entry.licence if weights.entry is not None else None
     return {
         "name": weights.name,
         "path": str(weights.path),
         "fingerprint": weights.fingerprint,
         "licence": None if licence is None else {"name": licence.name, "url": licence.url},
-        "parts": {**parts, "text_tokenizer": tokenizer or None},
+        "parts": {**parts, "text_tokenizer": tokenizer or None, "drafts": drafts},
         "num_parameters": total,
         "memory_bytes": {name: to_dict(estimate_memory(decoder, total, size)) for name, size in _DTYPE_BYTES.items()},
         "settings": to_dict(weights.settings),

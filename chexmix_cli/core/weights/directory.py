@@ -14,7 +14,7 @@ from chexmix_cli.core.settings.inference import Quantize
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.detect import detect, holds_weights
-from chexmix_cli.core.weights.fingerprint import file_sha256
+from chexmix_cli.core.weights.fingerprint import file_sha256, tokenizer_hash
 from chexmix_cli.core.weights.header import read_header
 from chexmix_cli.core.weights.keys import Slice, decoder_slices, same_name_slices
 from chexmix_cli.core.weights.registry import EMBEDDED, Entry, registry
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.models.decoder import Decoder
     from chexmix_cli.core.models.vqgan import Vqgan
     from chexmix_cli.core.text.tokenizer import TextTokenizer
+    from chexmix_cli.core.weights.draft_index import DraftIndex
 
 _LOG = logging.getLogger("chexmix")
 
@@ -63,6 +64,16 @@ class WeightsDir:
         """Return ``tokenizer.json``, or ``vocab.json`` of the three-file layout, or None."""
         found = files.tokenizer_files(self.path)
         return found[0] if found else None
+
+    @property
+    def drafts_file(self) -> Path | None:
+        """Return the index that drafts of reports are taken from, or None."""
+        return self._existing(files.DRAFTS_FILE)
+
+    @property
+    def text_tokenizer_hash(self) -> str | None:
+        """Return 12 digits of the sha256 of the text tokenizer's files, or None if there are none."""
+        return tokenizer_hash(files.tokenizer_files(self.path))
 
     @property
     def has_decoder(self) -> bool:
@@ -149,6 +160,18 @@ class WeightsDir:
         from chexmix_cli.core.text.tokenizer import TextTokenizer
 
         return TextTokenizer.load(self.path, self.settings.vocabulary)
+
+    def load_drafts(self) -> DraftIndex | None:
+        """Return what drafts of reports are taken from, or None if the directory has nothing of the kind.
+
+        Raises:
+            WeightsError: if its file is damaged, or of another text tokenizer.
+        """
+        from chexmix_cli.core.weights.draft_index import DraftIndex
+
+        if self.drafts_file is None:
+            return None
+        return DraftIndex.load(self.drafts_file, tokenizer=self.text_tokenizer_hash)
 
     def decoder_source(self) -> TensorSource:
         """Return the decoder's tensors; WeightsError if there are none."""

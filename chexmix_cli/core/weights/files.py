@@ -17,6 +17,8 @@ VQGAN_CHECKPOINT = "vqgan.ckpt"
 RETRIEVAL_FILE = "retrieval.safetensors"
 #: Linear head of the classification task (core/infer/heads.py).
 HEAD_FILE = "head.safetensors"
+#: What usually follows what in reports (core/infer/draft_index.py).
+DRAFTS_FILE = "drafts.safetensors"
 #: Settings of the released layout.
 CONFIG_FILE = "config.json"
 VQGAN_CONFIG = "vqgan.yaml"

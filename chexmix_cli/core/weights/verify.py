@@ -63,6 +63,7 @@ def _check_parts(weights: WeightsDir) -> Iterator[Check]:
     else:
         yield Check("vqgan", "absent", f"no {files.VQGAN_FILE}, no {files.VQGAN_CHECKPOINT}")
     yield _guard("text tokenizer", lambda: _check_text_tokenizer(weights))
+    yield _guard("drafts", lambda: _check_drafts(weights))
 
 
 def _guard(name: str, check: Callable[[], Check]) -> Check:
@@ -137,3 +138,10 @@ def _check_text_tokenizer(weights: WeightsDir) -> Check:
     if tokenizer.decode(ids) != _SAMPLE:
         return Check("text tokenizer", "failed", "a sample report does not come back from its ids unchanged")
     return Check("text tokenizer", "ok", f"a sample report of {len(_SAMPLE)} characters comes back from {len(ids)} ids")
+
+
+def _check_drafts(weights: WeightsDir) -> Check:
+    index = weights.load_drafts()
+    if index is None:
+        return Check("drafts", "absent", f"no {files.DRAFTS_FILE}")
+    return Check("drafts", "ok", f"{files.DRAFTS_FILE}: {len(index)} contexts of {index.info.num_reports} reports")

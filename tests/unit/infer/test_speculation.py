@@ -277,10 +277,10 @@ def test_words_of_comparison_are_kept_out_along_drafts(decoder, vocabulary, toke
     settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40, comparisons="block", draft_rows=0)
     plain = writer.write(codes, settings)
     prompts = [vocabulary.report_prompt(image) for image in codes]
-    drafted = ReportWriter(decoder, vocabulary, tokenizer, drafter=Known(prompts, plain, SAYINGS["by chance"]))
-    found = drafted.write(codes, DecodeSettings(max_new_tokens=40, min_new_tokens=40, comparisons="block"))
+    settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40, comparisons="block")
+    found = writer.write(codes, settings, drafter=Known(prompts, plain, SAYINGS["by chance"]))
     assert [one.token_ids for one in found] == [one.token_ids for one in plain]
-    assert drafted.engine.stats.num_drafted > 0
+    assert writer.engine.stats.num_drafted > 0
 
 
 @pytest.mark.parametrize("marker", ["begin_text", "begin_image"])
