@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,10 @@ Quantize = Annotated[
     typer.Option("--quantize", metavar="int8", help="Hold the decoder in 8 bits: half of bfloat16's memory (CPU)."),
 ]
 
+Stats = Annotated[
+    bool, typer.Option("--stats", help="Say at the end, on stderr, how fast tokens came and how near memory's limit.")
+]
+
 
 def generate_report(
     inputs: options.Inputs = None,
@@ -48,6 +53,7 @@ def generate_report(
     picture: Picture = None,
     explain: Explain = False,
     quantize: Quantize = None,
+    stats: Stats = False,
     weights: options.Weights = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -93,15 +99,24 @@ def generate_report(
         keep_uids=keep_uids,
         console=options.make_console(quiet, verbose),
     )
-    return _run(check_arguments(inputs), run, resolved.settings, picture, explain)
+    show = _Show(picture=picture, is_explained=explain, has_stats=stats)
+    return _run(check_arguments(inputs), run, resolved.settings, show)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Show:
+    """What is shown beside the records."""
+
+    picture: Path | None
+    is_explained: bool
+    has_stats: bool
 
 
 def _run(
     inputs: list[str],
     run: options.RunOptions,
     settings: GenerateReportSettings,
-    picture: Path | None,
-    explain: bool,
+    shown: _Show,
 ) -> int:
     from chexmix_cli.commands.jobs import film_jobs
     from chexmix_cli.commands.model import open_model
@@ -109,12 +124,12 @@ def _run(
     from chexmix_cli.commands.streams import Writer
 
     model = open_model(run, settings.input, needs_decoder=True, quantize=settings.quantize)
-    if explain and model.reports.tokenizer is None:
+    if shown.is_explained and model.reports.tokenizer is None:
         raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))
     writer = Writer(run.is_json)
     if writer.is_text:
         run.console.note(MARK)
-    reporter = _Reporter(model, settings, picture, explain=explain, show=writer.show if writer.is_text else None)
+    reporter = _Reporter(model, settings, shown, show=writer.show if writer.is_text else None)
     loop = Loop(
         process=reporter.process,
         describe=reporter.describe,
@@ -125,7 +140,12 @@ def _run(
         console=run.console,
         workers=settings.input.workers,
     )
-    return loop.run(film_jobs(inputs, model), "reports").exit_code
+    tally = loop.run(film_jobs(inputs, model), "reports")
+    if shown.has_stats and tally.num_ok:
+        from chexmix_cli.commands.decoding_stats import show_costs
+
+        show_costs(model.reports.engine.costs(settings.decode), run.console, is_json=run.is_json)
+    return tally.exit_code
 
 
 class _Reporter:
@@ -135,13 +155,12 @@ class _Reporter:
         self,
         model: OpenModel,
         settings: GenerateReportSettings,
-        picture: Path | None,
+        shown: _Show,
         *,
-        explain: bool,
         show: Callable[[str], None] | None,
     ) -> None:
-        self._model, self._settings, self._explain = model, settings, explain
-        self._pictures = None if picture is None else OutputPaths(picture, (".png",))
+        self._model, self._settings, self._explain = model, settings, shown.is_explained
+        self._pictures = None if shown.picture is None else OutputPaths(shown.picture, (".png",))
         folder = settings.explain.folder
         self._maps = None if folder is None else OutputPaths(folder, (".png",))
         #: Shows text as it comes, where a person reads along.

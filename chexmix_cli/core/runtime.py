@@ -227,6 +227,19 @@ def resident_memory(*, root: Path = Path("/")) -> int:
         return 0
 
 
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has held: on a GPU of its memory there, else of the machine's."""
+    import resource
+    import sys
+
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 @contextmanager
 def memory_errors(doing: str, hint: str) -> Iterator[None]:
     """Turn torch's out-of-memory errors inside the block into a MachineError.

@@ -23,7 +23,7 @@ EVALUATION |= {"--weights", "--device", "--dtype", "--seed"}
 RETRIEVAL = COMMON - {"--preset", "--provenance", "--keep-uids"}
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare", "--frame"},
-    "generate-report": COMMON | {"--seed", "--picture", "--explain", "--quantize"},
+    "generate-report": COMMON | {"--seed", "--picture", "--explain", "--quantize", "--stats"},
     "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--resume", "--device"},
     "inpaint": COMMON
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}

@@ -26,10 +26,11 @@ from chexmix_cli.core.errors import VocabularyError, WeightsError
 from chexmix_cli.core.infer.batch import Batch
 from chexmix_cli.core.infer.constraints import constrain
 from chexmix_cli.core.infer.drafts import Drafter
+from chexmix_cli.core.infer.planning import read_rate
 from chexmix_cli.core.infer.sampling import Chooser, row_draws
-from chexmix_cli.core.infer.stats import EngineStats
+from chexmix_cli.core.infer.stats import EngineStats, decode_bytes
 from chexmix_cli.core.models.decoder import Decoder
-from chexmix_cli.core.runtime import memory_errors
+from chexmix_cli.core.runtime import memory_errors, peak_memory
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.vocab import Vocabulary
 
@@ -96,6 +97,35 @@ class Engine:
         self.vocabulary = vocabulary
         self.stats = EngineStats()
         self.ordinary_ids = None if ordinary_ids is None else frozenset(ordinary_ids)
+
+    def costs(self, settings: DecodeSettings) -> dict[str, float]:
+        """Return what the calls so far have cost, and how near that is to what reading memory takes here.
+
+        ``floor_share`` is the time that the bytes which decoding must read would take at this machine's measured rate,
+        as a share of the time it took: above 1 where weights stay in a cache. Measuring takes about 0.3 s.
+        """
+        stats, device = self.stats, self.decoder.embedding.weight.device
+        peak = peak_memory(device)
+        rows = constrain(self.vocabulary, settings.vocabulary, self.ordinary_ids).rows
+        num_bytes = decode_bytes(self.decoder, stats, num_head_rows=rows.stop - rows.start)
+        rate = read_rate(device)
+        return {
+            "reports": stats.num_reports,
+            "prompt_tokens": stats.num_prompt_tokens,
+            "prefill_tokens_per_s": stats.prefill_tokens_per_s,
+            "first_token_s": stats.first_token_s or 0.0,
+            "decoded_tokens": stats.num_decoded_tokens,
+            "decode_tokens_per_s": stats.decode_tokens_per_s,
+            "passes": stats.num_passes,
+            "drafted": stats.num_drafted,
+            "accepted": stats.num_accepted,
+            "acceptance": stats.acceptance,
+            "tokens_per_row_pass": stats.tokens_per_row_pass,
+            "bytes_per_pass": num_bytes / stats.num_passes if stats.num_passes else 0.0,
+            "memory_bytes_per_s": rate,
+            "floor_share": num_bytes / rate / stats.decode_s if stats.num_passes else 0.0,
+            "peak_bytes": peak,
+        }
 
     @torch.inference_mode()
     def generate(

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+#: Bytes read to measure a memory's rate: more than caches hold.
+_READ_BYTES = 256 << 20
 #: Side of the matrices whose product's rate is measured.
 _SIDE = 512
 
@@ -194,3 +196,10 @@ def flop_rate(dtype: torch.dtype, device: torch.device) -> float:
     left, right = torch.randn(2, _SIDE, _SIDE).to(device, dtype)
     _ = left @ right
     return 2.0 * _SIDE**3 / seconds(lambda: left @ right, budget_s=0.3)
+
+
+def read_rate(device: torch.device) -> float:
+    """Return about how many bytes a second a pass over memory reads here; takes about 0.3 s and 256 MiB."""
+    numbers = torch.ones(_READ_BYTES // 4, device=device)
+    _ = numbers.sum()
+    return _READ_BYTES / seconds(numbers.sum, budget_s=0.15)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from torch import nn
+
+from chexmix_cli.core.models.decoder import Decoder
+
 
 @dataclass(slots=True)
 class EngineStats:
@@ -45,9 +49,11 @@ class EngineStats:
         return self.num_accepted / self.num_drafted if self.num_drafted else 0.0
 
     @property
-    def tokens_per_pass(self) -> float:
-        """Return tokens decoded a pass, all rows together; 0 while there are none."""
-        return self.num_decoded_tokens / self.num_passes if self.num_passes else 0.0
+    def tokens_per_row_pass(self) -> float:
+        """Return tokens that a report gains in a pass, 1 without drafts; 0 while there are none."""
+        # A row gains one token in every pass it is in, and one for each draft that was right.
+        num_row_passes = self.num_decoded_tokens - self.num_accepted
+        return self.num_decoded_tokens / num_row_passes if num_row_passes else 0.0
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -66,3 +72,22 @@ class EngineStats:
 
 
 _SUMMED = [one.name for one in fields(EngineStats) if one.name != "first_token_s"]
+
+
+def decode_bytes(decoder: Decoder, stats: EngineStats, *, num_head_rows: int) -> int:
+    """Return the bytes that the passes after prefill have read at least: weights once a pass, and keys and values.
+
+    Args:
+        decoder: that ran them, of any dtypes.
+        stats: of its passes.
+        num_head_rows: rows of the head whose logits are computed.
+    """
+    head = _num_bytes(decoder.head) * num_head_rows // decoder.settings.num_rows
+    a_pass = _num_bytes(decoder) - _num_bytes(decoder.embedding) - _num_bytes(decoder.head) + head
+    shape = decoder.settings
+    a_place = 2 * shape.num_layers * shape.num_heads * shape.head_size * decoder.embedding.weight.element_size()
+    return stats.num_passes * a_pass + stats.num_attended * a_place
+
+
+def _num_bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, FINDING_SETS, NIH_FINDINGS, NO_FINDING
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.heads import sigmoid
-from chexmix_cli.core.infer.scoring import token_logprobs
+from chexmix_cli.core.infer.likelihood import ReportScorer
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.text.tokenizer import TextTokenizer
 from chexmix_cli.core.vocab import Vocabulary
@@ -92,7 +92,7 @@ class ZeroShot:
         tokenizer: of the model.
         statements: finding to its two sentences.
         prefix: stands before each.
-        batch_size: sentences read together, each behind the whole image.
+        batch_size: sentences read together, behind an image that is read once.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class ZeroShot:
         batch_size: int,
     ) -> None:
         self.names = tuple(statements)
-        self._decoder, self._vocabulary, self._batch_size = decoder, vocabulary, batch_size
+        self._scorer = ReportScorer(decoder, vocabulary, minus="none", batch_size=batch_size)
         self._ids = [tokenizer.encode(prefix + text) for pair in statements.values() for text in pair]
 
     def probabilities(self, codes: Sequence[int]) -> NDArray[np.float64]:
@@ -117,14 +117,7 @@ class ZeroShot:
             ShapeError: if a sentence does not fit the decoder behind the image.
             MachineError: if memory runs out.
         """
-        documents = [self._vocabulary.document(codes, ids) for ids in self._ids]
-        means: list[float] = []
-        for start in range(0, len(documents), self._batch_size):
-            part = slice(start, start + self._batch_size)
-            found = token_logprobs(self._decoder, documents[part], pad=self._vocabulary.pad)
-            own = zip(found, self._ids[part], strict=True)
-            means += [float(logprob_T[-len(ids) :].double().mean()) for logprob_T, ids in own]
-        score_K2 = np.array(means).reshape(-1, 2)
+        score_K2 = np.array(self._scorer.score(codes, self._ids)).reshape(-1, 2)
         return sigmoid(score_K2[:, 0] - score_K2[:, 1])
 
 
