@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.settings.inference import DraftSettings
 from chexmix_cli.core.weights.describe import describe_entry, describe_weights, estimate_memory
 from chexmix_cli.core.weights.directory import open_weights
+from chexmix_cli.core.weights.draft_index import DraftIndex
 from chexmix_cli.core.weights.fingerprint import file_sha256
 from chexmix_cli.core.weights.header import read_header
 from chexmix_cli.core.weights.lock import Lock, LockedFile, read_lock, write_lock
@@ -36,8 +38,19 @@ def _rewrite(path: Path, **changes: torch.Tensor) -> None:
 
 def test_a_sound_directory_passes(tiny_dir: Path, shared: Path) -> None:
     everything = {"files": "absent", "settings": "ok", "settings files": "ok", "decoder": "ok", "vqgan": "ok"}
+    everything["drafts"] = "absent"
     assert _statuses(tiny_dir) == {**everything, "text tokenizer": "ok"}
     assert _statuses(shared / "reference" / "official-tiny") == {**everything, "text tokenizer": "absent"}
+
+
+def test_a_draft_index_must_be_of_the_text_tokenizer_beside_it(tiny_dir: Path) -> None:
+    weights = open_weights(tiny_dir)
+    reports = [(patient, [1, 2, 3]) for patient in range(3)]
+    for digest, status in ((str(weights.text_tokenizer_hash), "ok"), ("ffff", "failed")):
+        index = DraftIndex.build(reports, weights.settings.vocabulary, DraftSettings(), tokenizer=digest)
+        index.save(tiny_dir / "drafts.safetensors")
+        assert _statuses(tiny_dir)["drafts"] == status
+    assert "another text tokenizer" in _detail(tiny_dir, "drafts")
 
 
 def test_every_problem_is_found_at_once(tiny_dir: Path, edit: Edit) -> None:
