@@ -27,10 +27,12 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import torch
 
+from chexmix_cli.core.kernels.masked_tokens import tuning as masked_tokens
 from chexmix_cli.core.kernels.nearest_code import tuning as nearest_code
 from chexmix_cli.core.kernels.restricted_head import tuning as restricted_head
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+KERNELS = REPOSITORY / "chexmix_cli" / "core" / "kernels"
 TARGET = REPOSITORY / "benchmarks" / "aot.json"
 ARCHS = (80, 90, 100)
 #: Shared memory a block can have, in bytes (CUDA C++ programming guide, compute capabilities).
@@ -62,14 +64,16 @@ class Spec:
 
     def recorded(self) -> dict[str, Any]:
         """Return what the table says of the configuration beside what the compiler finds."""
-        source = REPOSITORY / "chexmix_cli/core/kernels" / self.op / "kernels.py"
+        # An op may use the functions of philox.
+        files = [KERNELS / folder / "kernels.py" for folder in (self.op, "philox")]
+        source = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
         constants = self.constants | {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        return {"constants": constants, "source": hashlib.sha256(source.read_bytes()).hexdigest()[:16]}
+        return {"constants": constants, "source": source}
 
 
 def specs() -> list[Spec]:
     """Return every tuned configuration; needs no Triton."""
-    return [*_nearest_code(), *_restricted_head()]
+    return [*_nearest_code(), *_restricted_head(), *_masked_tokens()]
 
 
 def _nearest_code() -> Iterator[Spec]:
@@ -87,11 +91,21 @@ def _restricted_head() -> Iterator[Spec]:
         signature |= dict.fromkeys(("score_ptr", "logit_ptr", "peak_ptr", "sum_ptr"), "*fp32")
         signature |= _integers("num_states num_rows hidden_size stride_sm stride_wr")
         signature |= {"inverse_temperature": "fp32"}
-        for is_sampled in (False, True):
-            words = ["restricted_head", _short(dtype), "many" if is_many else "few"]
-            name = " ".join([*words, "sampled" if is_sampled else "greedy"])
-            constants = {"IS_SAMPLED": is_sampled, "UPCAST": False}
+        for mode, word in enumerate(("greedy", "sampled", "given")):
+            name = f"restricted_head {_short(dtype)} {'many' if is_many else 'few'} {word}"
+            constants = {"MODE": mode, "UPCAST": False}
             yield _spec(name, "_restricted_head_fwd_kernel", signature, config, constants)
+
+
+def _masked_tokens() -> Iterator[Spec]:
+    signature = dict.fromkeys(
+        ("input_ptr", "target_ptr", "length_ptr", "seed_ptr", "hidden_ptr", "counted_ptr"), "*i64"
+    )
+    signature |= _integers("num_positions image_start image_stop special_a special_b special_c special_d mask")
+    signature |= _integers("image_low image_high text_low text_high ignored")
+    for config in masked_tokens.CONFIGS:
+        name = f"masked_tokens {config.block_t}"
+        yield _spec(name, "_masked_tokens_fwd_kernel", signature, config, {"MASKED_TARGETS_ONLY": True})
 
 
 def _spec(name: str, kernel: str, signature: dict[str, str], config: Any, constants: dict[str, Any]) -> Spec:

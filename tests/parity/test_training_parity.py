@@ -14,7 +14,6 @@ from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.train.objectives import (
     IGNORED,
     Documents,
-    draw_masked,
     masked_next_token,
     next_token,
     token_losses,
@@ -43,8 +42,14 @@ def documents(stage: str) -> Documents:
     plain = next_token([VOCABULARY.document(image, text) for image, text in pairs], VOCABULARY)
     if stage == "1":
         return plain
-    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.3, 0.9), (0.1, 0.6), generator)
-    return masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=stage == "2 masked")
+    return masked_next_token(
+        plain,
+        VOCABULARY,
+        image_ratio=(0.3, 0.9),
+        text_ratio=(0.1, 0.6),
+        masked_targets_only=stage == "2 masked",
+        seed_B=torch.randint(2**62, (3,), generator=generator),
+    )
 
 
 def phi_loss(phi: torch.nn.Module, batch: Documents) -> Tensor:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer.sampling import row_draws, sample
+from chexmix_cli.core.kernels.backend import uses_triton
 from chexmix_cli.core.kernels.restricted_head.op import choose_row
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
@@ -120,7 +121,7 @@ class CodeFiller:
     def choose(self, state_MD: Tensor, settings: FillSettings, draws_M: Tensor | None) -> _Chosen:
         """Return a choice for each state; only the head's image rows are computed, a chunk at a time."""
         rows = slice(self.vocabulary.image_start, self.vocabulary.image_stop)
-        if settings.choice == "best":
+        if settings.choice == "best" and uses_triton(self.device):
             head = self.decoder.head
             choice = choose_row(state_MD, head.weight[rows], head.bias[rows])
             return _Chosen(choice.row_M, choice.logprob_M.exp(), self._codebook_KE[choice.row_M])
@@ -129,12 +130,14 @@ class CodeFiller:
             logits_CK = self.decoder.logits(state_MD[start : start + _CHUNK], rows).float()
             if draws_M is None:
                 code_C = logits_CK.argmax(dim=1)
-                vector_CE = (logits_CK / settings.temperature).softmax(dim=1) @ self._codebook_KE
             else:
                 draws_C = draws_M[start : start + _CHUNK]
                 code_C = sample(logits_CK, draws_C, temperature=settings.temperature, top_p=settings.top_p)
-                vector_CE = self._codebook_KE[code_C]
             prob_C = logits_CK.softmax(dim=1).gather(1, code_C[:, None])[:, 0]
+            if settings.choice == "expected":
+                vector_CE = (logits_CK / settings.temperature).softmax(dim=1) @ self._codebook_KE
+            else:
+                vector_CE = self._codebook_KE[code_C]
             parts.append((code_C, prob_C, vector_CE))
         return _Chosen(*(torch.cat(part) for part in zip(*parts, strict=True)))
 

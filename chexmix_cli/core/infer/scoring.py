@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.errors import VocabularyError
+from chexmix_cli.core.kernels.backend import uses_triton
+from chexmix_cli.core.kernels.restricted_head.op import row_logprob
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
 
@@ -58,7 +60,9 @@ def token_logprobs(decoder: Decoder, sequences: Sequence[Sequence[int]], *, pad:
 
 
 def target_logprobs(decoder: Decoder, state_TD: Tensor, target_T: Tensor) -> Tensor:
-    """Return log p of the token that follows each state, (T,) float32; the logits of a chunk exist at a time."""
+    """Return log p of the token that follows each state, (T,) float32; on a CPU the logits of a chunk exist at a time."""
+    if uses_triton(state_TD.device):
+        return row_logprob(state_TD, decoder.head.weight, decoder.head.bias, target_T)
     parts = []
     for start in range(0, len(target_T), _CHUNK):
         logits_CV = decoder.logits(state_TD[start : start + _CHUNK]).float()

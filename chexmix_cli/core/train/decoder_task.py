@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
 from chexmix_cli.core.train.documents import DocumentSource
-from chexmix_cli.core.train.objectives import Documents, draw_masked, masked_next_token, shifted, token_losses
+from chexmix_cli.core.train.objectives import Documents, masked_next_token, shifted, token_losses
 from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.packing import Piece, RowPlan
 from chexmix_cli.core.train.task import Terms, autocast, device_of
@@ -130,10 +130,12 @@ class DecoderTask:
         if isinstance(self._settings, Stage1Training):
             return documents
         masking = self._settings.masking
-        is_masked_BT = draw_masked(
-            documents.input_BT, self._vocabulary, masking.image_ratio, masking.text_ratio, generator
-        )
         hidden = masked_next_token(
-            documents, is_masked_BT, self._vocabulary, masked_targets_only=masking.loss == "masked"
+            documents,
+            self._vocabulary,
+            image_ratio=masking.image_ratio,
+            text_ratio=masking.text_ratio,
+            masked_targets_only=masking.loss == "masked",
+            seed_B=torch.randint(1 << 62, (len(documents.lengths),), generator=generator),
         )
         return dataclasses.replace(hidden, is_bidirectional=masking.attention == "bidirectional")

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from chexmix_cli.core.kernels.linear_cross_entropy.chunked import linear_cross_entropy
+from chexmix_cli.core.kernels.masked_tokens import reference
+from chexmix_cli.core.kernels.masked_tokens.op import hide_tokens
+from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
 from chexmix_cli.core.models.attention import AttentionPlan, Context, Part
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.vocab import Vocabulary
 
 #: Target of a position that does not count.
-IGNORED = -100
+IGNORED = reference.IGNORED
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,50 +131,39 @@ def shifted(sequences: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Docum
     return Documents(input_BT, target_BT, lengths, images, (1,) * len(sequences))
 
 
-def draw_masked(
-    input_BT: Tensor,
+def masked_next_token(
+    documents: Documents,
     vocabulary: Vocabulary,
+    *,
     image_ratio: tuple[float, ...],
     text_ratio: tuple[float, ...],
-    generator: Generator,
-) -> Tensor:
-    """Return which input positions are hidden, (B, T) bool.
-
-    Each document draws one ratio for its image and one for its report, uniform between the bounds, and hides exactly
-    the rounded share of each. ``I_s``, ``I_E``, ``T_s`` and padding are never hidden.
-    """
-    specials = torch.tensor([vocabulary.begin_image, vocabulary.end_image, vocabulary.begin_text, vocabulary.pad])
-    is_image_BT = vocabulary.is_image(input_BT)
-    is_text_BT = ~is_image_BT & ~torch.isin(input_BT, specials)
-    noise_BT = torch.rand(input_BT.shape, generator=generator)
-    is_masked_BT = torch.zeros_like(is_image_BT)
-    for is_kind_BT, (low, high) in ((is_image_BT, image_ratio), (is_text_BT, text_ratio)):
-        ratio_B = low + (high - low) * torch.rand(len(input_BT), generator=generator)
-        count_B = (ratio_B * is_kind_BT.sum(dim=1)).round()
-        rank_BT = noise_BT.masked_fill(~is_kind_BT, 2.0).argsort(dim=1).argsort(dim=1)
-        is_masked_BT |= is_kind_BT & (rank_BT < count_B[:, None])
-    return is_masked_BT
-
-
-def masked_next_token(
-    documents: Documents, is_masked_BT: Tensor, vocabulary: Vocabulary, *, masked_targets_only: bool
+    masked_targets_only: bool,
+    seed_B: Tensor,
 ) -> Documents:
     """Stage 2: hide input positions behind the mask id and still predict the next original token.
 
+    Each document draws one ratio for its image and one for its report, uniform between the bounds, and hides exactly
+    the rounded share of each. ``I_s``, ``I_E``, ``T_s`` and padding are never hidden.
+
     Args:
         documents: as :func:`next_token` gives them.
-        is_masked_BT: positions to hide.
         vocabulary: the id table.
-        masked_targets_only: count a target only if the input does not show it.
+        image_ratio, text_ratio: bounds.
+        masked_targets_only: count a target only if the input does not show it. What follows the last token is not in
+            the input: it always counts, or the model forgets to end a report.
+        seed_B: of each document, int64, non-negative: what it hides hangs on that and on no other document.
     """
-    input_BT = documents.input_BT.masked_fill(is_masked_BT, vocabulary.mask)
-    target_BT = documents.target_BT
-    if masked_targets_only:
-        is_hidden_BT = torch.cat((is_masked_BT[:, 1:], torch.zeros_like(is_masked_BT[:, :1])), dim=1)
-        # What follows the last token is not in its input. It always counts, or the model forgets to end a report.
-        last_B = torch.tensor(documents.lengths, device=input_BT.device) - 1
-        is_hidden_BT[torch.arange(len(last_B), device=input_BT.device), last_B] = True
-        target_BT = target_BT.masked_fill(~is_hidden_BT, IGNORED)
+    hiding = Hiding(
+        vocabulary.image_start,
+        vocabulary.image_stop,
+        (vocabulary.begin_image, vocabulary.end_image, vocabulary.begin_text, vocabulary.pad),
+        vocabulary.mask,
+        (image_ratio[0], image_ratio[1]),
+        (text_ratio[0], text_ratio[1]),
+        masked_targets_only,
+    )
+    length_B = torch.tensor(documents.lengths, device=documents.input_BT.device)
+    input_BT, target_BT = hide_tokens(documents.input_BT, documents.target_BT, length_B, seed_B, hiding)
     return dataclasses.replace(documents, input_BT=input_BT, target_BT=target_BT)
 
 

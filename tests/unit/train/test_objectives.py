@@ -14,7 +14,6 @@ from chexmix_cli.core.settings.training import MaskingSettings
 from chexmix_cli.core.train.objectives import (
     IGNORED,
     Documents,
-    draw_masked,
     masked_next_token,
     next_token,
     token_losses,
@@ -32,6 +31,27 @@ def random_documents(count: int, seed: int = 0) -> list[list[int]]:
         length = int(torch.randint(3, 12, (1,), generator=generator))
         documents.append(VOCABULARY.document(codes, torch.randint(37, (length,), generator=generator).tolist()))
     return documents
+
+
+def hide(
+    documents: Documents,
+    image_ratio: tuple[float, float],
+    text_ratio: tuple[float, float],
+    *,
+    seed: int = 0,
+    masked_targets_only: bool = True,
+) -> tuple[Documents, torch.Tensor]:
+    """Return documents with hidden tokens, and where they are."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = masked_next_token(
+        documents,
+        VOCABULARY,
+        image_ratio=image_ratio,
+        text_ratio=text_ratio,
+        masked_targets_only=masked_targets_only,
+        seed_B=torch.randint(2**62, (len(documents.lengths),), generator=generator),
+    )
+    return batch, batch.input_BT == VOCABULARY.mask
 
 
 @pytest.fixture
@@ -62,17 +82,16 @@ def test_targets_are_the_next_tokens_and_the_next_document_ends_a_report():
 
 def test_markers_and_padding_are_never_hidden():
     batch = next_token(random_documents(64), VOCABULARY)
-    is_masked_BT = draw_masked(batch.input_BT, VOCABULARY, (1.0, 1.0), (1.0, 1.0), torch.Generator().manual_seed(0))
+    _, is_masked_BT = hide(batch, (1.0, 1.0), (1.0, 1.0))
     specials = [VOCABULARY.begin_image, VOCABULARY.end_image, VOCABULARY.begin_text, VOCABULARY.pad]
     is_special_BT = torch.isin(batch.input_BT, torch.tensor(specials))
     assert torch.equal(is_masked_BT, ~is_special_BT)
 
 
 def test_each_document_hides_the_share_it_drew():
-    generator = torch.Generator().manual_seed(1)
     batch = next_token(random_documents(4000), VOCABULARY)
     is_image_BT = VOCABULARY.is_image(batch.input_BT)
-    is_masked_BT = draw_masked(batch.input_BT, VOCABULARY, (0.25, 0.75), (0.0, 0.0), generator)
+    _, is_masked_BT = hide(batch, (0.25, 0.75), (0.0, 0.0), seed=1)
     assert not (is_masked_BT & ~is_image_BT).any()
     share_B = is_masked_BT.sum(dim=1) / is_image_BT.sum(dim=1)
     # Nine positions: shares of 2/9 (0.25 rounded down) to 7/9; the inner ones are equally likely.
@@ -87,7 +106,7 @@ def test_each_document_hides_the_share_it_drew():
 
 def test_image_and_text_ratios_are_apart():
     batch = next_token(random_documents(500), VOCABULARY)
-    is_masked_BT = draw_masked(batch.input_BT, VOCABULARY, (0.0, 0.0), (1.0, 1.0), torch.Generator().manual_seed(0))
+    _, is_masked_BT = hide(batch, (0.0, 0.0), (1.0, 1.0))
     is_image_BT = VOCABULARY.is_image(batch.input_BT)
     assert not (is_masked_BT & is_image_BT).any()
     assert is_masked_BT.any()
@@ -95,8 +114,7 @@ def test_image_and_text_ratios_are_apart():
 
 def test_masked_targets_are_the_original_tokens_at_hidden_positions_and_the_end():
     plain = next_token(random_documents(6), VOCABULARY)
-    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.5, 0.5), (0.5, 0.5), torch.Generator().manual_seed(0))
-    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True)
+    batch, is_masked_BT = hide(plain, (0.5, 0.5), (0.5, 0.5), seed=0)
     assert (batch.input_BT[is_masked_BT] == VOCABULARY.mask).all()
     assert torch.equal(batch.input_BT[~is_masked_BT], plain.input_BT[~is_masked_BT])
     for row in range(6):
@@ -105,7 +123,8 @@ def test_masked_targets_are_the_original_tokens_at_hidden_positions_and_the_end(
         assert counted.tolist() == [*(is_masked_BT[row].nonzero().flatten() - 1).tolist(), end]
         assert torch.equal(batch.target_BT[row, counted[:-1]], plain.input_BT[row, counted[:-1] + 1])
         assert batch.target_BT[row, end] == VOCABULARY.begin_image
-    everything = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=False)
+    everything, _ = hide(plain, (0.5, 0.5), (0.5, 0.5), masked_targets_only=False)
+    assert torch.equal(everything.input_BT, batch.input_BT)
     assert torch.equal(everything.target_BT, plain.target_BT)
 
 
@@ -146,10 +165,10 @@ def states(decoder: Decoder, documents: Documents) -> torch.Tensor:
 def test_a_hidden_token_changes_nothing_the_decoder_computes(decoder, crosses, bidirectional, ratios, masked_only):
     """Replace every hidden token by another id: every state must stay the same, bit for bit."""
     plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
-    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, *ratios, torch.Generator().manual_seed(5))
+    _, is_masked_BT = hide(plain, *ratios, seed=5)
     other = dataclasses.replace(plain, input_BT=other_ids(plain.input_BT, is_masked_BT))
     first, second = (
-        states(decoder, masked_next_token(documents, is_masked_BT, VOCABULARY, masked_targets_only=masked_only))
+        states(decoder, hide(documents, *ratios, seed=5, masked_targets_only=masked_only)[0])
         for documents in (plain, other)
     )
     assert torch.equal(first, second)
@@ -161,8 +180,7 @@ def test_a_hidden_token_changes_nothing_the_decoder_computes(decoder, crosses, b
 def test_a_visible_token_reaches_no_target_that_it_is(decoder, crosses, bidirectional):
     """Where a target counts, the state that predicts it does not depend on the token, though it stands in the input."""
     plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
-    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.3, 0.6), (0.3, 0.6), torch.Generator().manual_seed(2))
-    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True)
+    batch, is_masked_BT = hide(plain, (0.3, 0.6), (0.3, 0.6), seed=2)
     captured = []
     handle = decoder.embedding.register_forward_hook(lambda module, inputs, output: captured.append(output))
     input_1T, target_1T = batch.flat()
@@ -201,11 +219,11 @@ def test_across_packing_a_row_reads_on_and_rows_stay_apart(decoder):
 def test_gradient_reaches_no_embedding_of_a_hidden_or_later_token(decoder):
     """With causal attention the loss of position t depends on ids up to t only, and never on a hidden one."""
     plain = next_token(random_documents(1, seed=9), VOCABULARY)
-    is_masked_BT = torch.zeros_like(plain.input_BT, dtype=torch.bool)
-    is_masked_BT[0, 4:7] = True
-    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True)
-    # The last target is the end of the report, which may look at everything.
-    batch.target_BT[0, batch.lengths[0] - 1] = IGNORED
+    batch = dataclasses.replace(
+        plain, input_BT=plain.input_BT.clone(), target_BT=torch.full_like(plain.target_BT, IGNORED)
+    )
+    batch.input_BT[0, 4:7] = VOCABULARY.mask
+    batch.target_BT[0, 3:6] = plain.target_BT[0, 3:6]
     captured = []
     handle = decoder.embedding.register_forward_hook(lambda module, inputs, output: captured.append(output))
     total, _, _ = token_losses(decoder, batch)
@@ -223,8 +241,7 @@ def test_gradient_reaches_no_embedding_of_a_hidden_or_later_token(decoder):
 def test_loss_equals_a_plain_computation(decoder, crosses, bidirectional):
     """One row at a time, the whole mask, all logits in float64."""
     plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
-    is_masked_BT = draw_masked(plain.input_BT, VOCABULARY, (0.3, 0.6), (0.3, 0.6), torch.Generator().manual_seed(2))
-    batch = masked_next_token(plain, is_masked_BT, VOCABULARY, masked_targets_only=True)
+    batch, is_masked_BT = hide(plain, (0.3, 0.6), (0.3, 0.6), seed=2)
     total, loss_M, target_M = token_losses(decoder, batch)
     expected = []
     for row in batch.split(1):

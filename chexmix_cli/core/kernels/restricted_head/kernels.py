@@ -1,4 +1,4 @@
-"""The restricted head, fused: logits of a block of rows live in registers, only what is best of them leaves.
+"""The restricted head, fused: logits of a block of rows live in registers, only what is asked of them leaves.
 
 M states, D hidden, R head rows. A program takes BLOCK_M states and BLOCK_R rows; the blocks of rows are joined by
 ``op.py`` (a table of R / BLOCK_R entries a state). The formulas are in ``reference.py``.
@@ -11,26 +11,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from chexmix_cli.core.kernels.philox.kernels import first_word
 
-@triton.jit
-def _philox_first_word(seed_M, row_R, ROUNDS: tl.constexpr):
-    """Return word 0 of Philox 4x32, (M, R) uint32, for the key ``seed`` and the counter ``(row, 0, 0, 0)``."""
-    key_a = (seed_M & 0xFFFFFFFF).to(tl.uint32)[:, None]
-    key_b = ((seed_M >> 32) & 0xFFFFFFFF).to(tl.uint32)[:, None]
-    c0 = row_R.to(tl.uint32)[None, :] + tl.zeros_like(key_a)
-    c1 = tl.zeros_like(c0)
-    c2 = tl.zeros_like(c0)
-    c3 = tl.zeros_like(c0)
-    multiplier_a = tl.full(c0.shape, 0xD2511F53, tl.uint32)
-    multiplier_b = tl.full(c0.shape, 0xCD9E8D57, tl.uint32)
-    for _ in tl.static_range(ROUNDS):
-        high_a, low_a = tl.umulhi(multiplier_a, c0), multiplier_a * c0
-        high_b, low_b = tl.umulhi(multiplier_b, c2), multiplier_b * c2
-        c0, c2 = high_b ^ c1 ^ key_a, high_a ^ c3 ^ key_b
-        c1, c3 = low_b, low_a
-        key_a += tl.full(key_a.shape, 0x9E3779B9, tl.uint32)
-        key_b += tl.full(key_b.shape, 0xBB67AE85, tl.uint32)
-    return c0
+GREEDY = tl.constexpr(0)
+SAMPLED = tl.constexpr(1)
+GIVEN = tl.constexpr(2)
 
 
 @triton.jit
@@ -38,10 +23,10 @@ def _restricted_head_fwd_kernel(
     state_ptr,  # (M, D), any row stride, features contiguous
     weight_ptr,  # (R, D), any row stride, features contiguous
     bias_ptr,  # (R,)
-    seed_ptr,  # (M,) int64; not read unless IS_SAMPLED
-    row_ptr,  # (blocks of R, M) int64: the best row of each block
-    score_ptr,  # (blocks of R, M) float32: its score
-    logit_ptr,  # (blocks of R, M) float32: its logit
+    seed_ptr,  # (M,) int64: seeds, or the given rows; not read if GREEDY
+    row_ptr,  # (blocks of R, M) int64: the best row of each block; not written if GIVEN
+    score_ptr,  # (blocks of R, M) float32: its score; not written if GIVEN
+    logit_ptr,  # (blocks of R, M) float32: its logit; if GIVEN, of the given row, 0 where another block has it
     peak_ptr,  # (blocks of R, M) float32: largest logit
     sum_ptr,  # (blocks of R, M) float32: sum of exp(logit - largest)
     num_states,
@@ -50,7 +35,7 @@ def _restricted_head_fwd_kernel(
     stride_sm,
     stride_wr,
     inverse_temperature,
-    IS_SAMPLED: tl.constexpr,
+    MODE: tl.constexpr,  # GREEDY, SAMPLED or GIVEN
     BLOCK_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -83,18 +68,22 @@ def _restricted_head_fwd_kernel(
     # A block of barred rows only has no peak: exp(-inf - -inf) would be no number.
     base_M = tl.where(peak_M == float("-inf"), 0.0, peak_M)
     sum_M = tl.sum(tl.exp(logit_MR - base_M[:, None]), axis=1)
-    score_MR = logit_MR
-    if IS_SAMPLED:
-        seed_M = tl.load(seed_ptr + state_M, mask=is_state_M, other=0)
-        bits_MR = _philox_first_word(seed_M, row_R, 10)
-        uniform_MR = ((bits_MR >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08
-        score_MR = logit_MR * inverse_temperature - tl.log(-tl.log(uniform_MR))
-    best_M, place_M = tl.max(score_MR, axis=1, return_indices=True, return_indices_tie_break_left=True)
-    is_best_MR = tl.arange(0, BLOCK_R)[None, :] == place_M[:, None]
-    chosen_M = tl.sum(tl.where(is_best_MR, logit_MR, 0.0), axis=1)
     out_M = block * num_states + state_M
-    tl.store(row_ptr + out_M, block * BLOCK_R + place_M.to(tl.int64), mask=is_state_M)
-    tl.store(score_ptr + out_M, best_M, mask=is_state_M)
-    tl.store(logit_ptr + out_M, chosen_M, mask=is_state_M)
     tl.store(peak_ptr + out_M, peak_M, mask=is_state_M)
     tl.store(sum_ptr + out_M, sum_M, mask=is_state_M)
+    score_MR = logit_MR
+    if MODE == SAMPLED:
+        seed_M = tl.load(seed_ptr + state_M, mask=is_state_M, other=0)
+        bits_MR = first_word(seed_M[:, None] + tl.zeros_like(row_R)[None, :], row_R[None, :])
+        uniform_MR = ((bits_MR >> 8).to(tl.float32) + 0.5) * 5.9604644775390625e-08
+        score_MR = logit_MR * inverse_temperature - tl.log(-tl.log(uniform_MR))
+    if MODE == GIVEN:
+        given_M = tl.load(seed_ptr + state_M, mask=is_state_M, other=-1)
+        is_chosen_MR = row_R[None, :] == given_M[:, None]
+    else:
+        best_M, place_M = tl.max(score_MR, axis=1, return_indices=True, return_indices_tie_break_left=True)
+        is_chosen_MR = tl.arange(0, BLOCK_R)[None, :] == place_M[:, None]
+        tl.store(row_ptr + out_M, block * BLOCK_R + place_M.to(tl.int64), mask=is_state_M)
+        tl.store(score_ptr + out_M, best_M, mask=is_state_M)
+    chosen_M = tl.sum(tl.where(is_chosen_MR, logit_MR, 0.0), axis=1)
+    tl.store(logit_ptr + out_M, chosen_M, mask=is_state_M)

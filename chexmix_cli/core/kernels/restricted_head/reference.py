@@ -14,16 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
+from chexmix_cli.core.kernels.philox.reference import first_word
 
-PHILOX_A, PHILOX_B = 0xD2511F53, 0xCD9E8D57
-PHILOX_KEY_A, PHILOX_KEY_B = 0x9E3779B9, 0xBB67AE85
-PHILOX_ROUNDS = 10
-_LOW = np.uint64(0xFFFFFFFF)
 #: States whose logits exist together: (chunk x 8192) float32 is 16 MiB for the released codebook.
 _CHUNK = 512
 
@@ -84,25 +80,31 @@ def choose_row(
     return Choice(row_M, logit_M, logsumexp_M)
 
 
+@torch.no_grad()
+def row_logprob(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, row_M: Tensor) -> Tensor:
+    """Return the log-probability of a given head row for each state, (M,) float32. It has no gradient.
+
+    Args:
+        state_MD, weight_RD, bias_R: as for :func:`choose_row`.
+        row_M: int64, each in [0, R); not checked: on a GPU that would wait for it.
+
+    Raises:
+        ShapeError: if shapes do not fit, or R is 0.
+    """
+    check_rows(state_MD, weight_RD, bias_R, row_M)
+    logprob_M = torch.empty(len(state_MD), device=state_MD.device)
+    for start in range(0, len(state_MD), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        logit_CR = F.linear(state_MD[chunk], weight_RD, bias_R).float()
+        logprob_M[chunk] = logit_CR.gather(1, row_M[chunk, None])[:, 0] - logit_CR.logsumexp(dim=1)
+    return logprob_M
+
+
 def gumbel(seed_M: Tensor, num_rows: int) -> Tensor:
     """Return Gumbel noise, (M, R) float32 on the device of the seeds."""
-    bits_MR = philox(seed_M.cpu().numpy(), num_rows)
+    bits_MR = first_word(seed_M.cpu().numpy()[:, None], np.arange(num_rows))
     uniform_MR = torch.from_numpy(((bits_MR >> np.uint64(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24))
     return -torch.log(-torch.log(uniform_MR)).to(seed_M.device)
-
-
-def philox(seed_M: NDArray[np.int64], num_rows: int) -> NDArray[np.uint64]:
-    """Return the first word of Philox 4x32-10, (M, R) uint64 below 2^32: key = seed, counter = (row, 0, 0, 0)."""
-    key_M1 = seed_M.astype(np.uint64)[:, None]
-    key_a, key_b = key_M1 & _LOW, key_M1 >> np.uint64(32)
-    c0 = np.broadcast_to(np.arange(num_rows, dtype=np.uint64), (len(seed_M), num_rows))
-    c1 = c2 = c3 = np.zeros_like(c0)
-    for _ in range(PHILOX_ROUNDS):
-        product_a, product_b = np.uint64(PHILOX_A) * c0, np.uint64(PHILOX_B) * c2
-        c0, c2 = (product_b >> np.uint64(32)) ^ c1 ^ key_a, (product_a >> np.uint64(32)) ^ c3 ^ key_b
-        c1, c3 = product_b & _LOW, product_a & _LOW
-        key_a, key_b = (key_a + np.uint64(PHILOX_KEY_A)) & _LOW, (key_b + np.uint64(PHILOX_KEY_B)) & _LOW
-    return c0
 
 
 def check(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, temperature: float, seed_M: Tensor | None) -> None:
@@ -121,4 +123,15 @@ def check(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, temperature: floa
             f"temperature {temperature:g} with seeds {None if seed_M is None else tuple(seed_M.shape)}",
             where="restricted head",
             expected="temperature 0, or above with a seed a state",
+        )
+
+
+def check_rows(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, row_M: Tensor) -> None:
+    """Raise ShapeError unless these fit each other."""
+    check(state_MD, weight_RD, bias_R, 0.0, None)
+    if row_M.shape != state_MD.shape[:1] or row_M.dtype != torch.int64:
+        raise ShapeError(
+            f"rows {tuple(row_M.shape)} {row_M.dtype} for {len(state_MD)} states",
+            where="restricted head",
+            expected="(M,) int64",
         )

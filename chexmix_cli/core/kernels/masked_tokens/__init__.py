@@ -1,0 +1,1 @@
+"""Tokens hidden behind the mask id, with the targets that then count."""

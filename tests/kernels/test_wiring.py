@@ -1,0 +1,80 @@
+"""Where the program calls kernels: the same results with them as without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chexmix_cli.core.infer.inpaint import CodeFiller
+from chexmix_cli.core.infer.scoring import token_logprobs
+from chexmix_cli.core.kernels import backend
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.quantizer import Quantizer
+from chexmix_cli.core.settings.inpainting import FillSettings
+from chexmix_cli.core.settings.model import DecoderSettings
+from chexmix_cli.core.vocab import compact
+
+pytestmark = pytest.mark.usefixtures("triton_backend")
+VOCABULARY = compact(num_text=40, num_codes=70, tokens_per_image=16)
+
+
+@pytest.fixture
+def decoder(device) -> Decoder:
+    settings = DecoderSettings(
+        num_rows=VOCABULARY.num_rows,
+        hidden_size=48,
+        num_layers=1,
+        num_heads=2,
+        mlp_size=64,
+        rotary_size=8,
+        max_positions=40,
+        residual_dropout=0.0,
+    )
+    decoder, generator = Decoder(settings), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.normal_(std=0.5, generator=generator)
+    return decoder.eval().to(device)
+
+
+@pytest.fixture
+def with_torch(monkeypatch):
+    """Return what switches the kernels off, and says that they were on."""
+
+    def switch(device: torch.device) -> None:
+        assert backend.uses_triton(device)
+        monkeypatch.setenv("CHEXMIX_KERNELS", "torch")
+
+    return switch
+
+
+@pytest.mark.parametrize("strategy", ["single", "iterative", "autoregressive"])
+def test_the_best_codes_are_the_same(decoder, device, with_torch, strategy):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(VOCABULARY.num_codes, (3, 16), generator=generator)
+    is_hidden = torch.rand(codes.shape, generator=generator) < 0.6
+    filler = CodeFiller(decoder, VOCABULARY, torch.randn(VOCABULARY.num_codes, 4, generator=generator))
+    settings = FillSettings(strategy=strategy, choice="best", rounds=3)
+    ours = filler.fill(codes, is_hidden, settings)
+    with_torch(device)
+    theirs = filler.fill(codes, is_hidden, settings)
+    assert torch.equal(ours.codes_BP, theirs.codes_BP)
+    assert torch.equal(ours.vectors_BPE, theirs.vectors_BPE)
+    assert not torch.equal(ours.codes_BP, codes)
+
+
+def test_the_probabilities_of_sequences_are_the_same(decoder, device, with_torch):
+    sequences = [[1, 2, 3, 4], [5, 60, 7], list(range(30))]
+    ours = token_logprobs(decoder, sequences, pad=VOCABULARY.pad)
+    with_torch(device)
+    for mine, plain in zip(ours, token_logprobs(decoder, sequences, pad=VOCABULARY.pad), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_an_images_codes_are_the_same(device, with_torch):
+    torch.manual_seed(0)
+    quantizer = Quantizer(70, 12).to(device)
+    latents = torch.randn(2, 12, 4, 4, device=device)
+    ours = quantizer.encode(latents)
+    with_torch(device)
+    assert torch.equal(ours, quantizer.encode(latents))
