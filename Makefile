@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit docs browser aot fuzz kill-resume format clean distclean
+.PHONY: help env demo test lint types unit docs browser aot gpu-bench fuzz kill-resume format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -70,6 +70,9 @@ browser: $(VENV)/.dev-ready  ## open the page of an evaluation in headless Chrom
 
 aot: $(VENV)/.dev-ready  ## compile every kernel for sm_80, sm_90, sm_100 into benchmarks/aot.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/aot.py
+
+gpu-bench: $(VENV)/.dev-ready  ## time every kernel on this machine's CUDA device, beside torch and torch.compile
+	$(BIN)/python benchmarks/gpu_kernels.py
 
 fuzz: $(VENV)/.dev-ready  ## read 2,000 damaged DICOM files (the tests read some of them)
 	CHEXMIX_MUTATIONS=250 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/unit/data/test_damaged.py

@@ -27,6 +27,7 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import torch
 
+from chexmix_cli.core.kernels.expected_code import tuning as expected_code
 from chexmix_cli.core.kernels.masked_tokens import tuning as masked_tokens
 from chexmix_cli.core.kernels.nearest_code import tuning as nearest_code
 from chexmix_cli.core.kernels.restricted_head import tuning as restricted_head
@@ -73,7 +74,7 @@ class Spec:
 
 def specs() -> list[Spec]:
     """Return every tuned configuration; needs no Triton."""
-    return [*_nearest_code(), *_restricted_head(), *_masked_tokens()]
+    return [*_nearest_code(), *_restricted_head(), *_expected_code(), *_masked_tokens()]
 
 
 def _nearest_code() -> Iterator[Spec]:
@@ -95,6 +96,17 @@ def _restricted_head() -> Iterator[Spec]:
             name = f"restricted_head {_short(dtype)} {'many' if is_many else 'few'} {word}"
             constants = {"MODE": mode, "UPCAST": False}
             yield _spec(name, "_restricted_head_fwd_kernel", signature, config, constants)
+
+
+def _expected_code() -> Iterator[Spec]:
+    for dtype, config in expected_code.CONFIGS.items():
+        signature = dict.fromkeys(("state_ptr", "weight_ptr", "bias_ptr"), _POINTERS[dtype])
+        signature |= {"codebook_ptr": "*fp32", "code_ptr": "*i64"}
+        signature |= dict.fromkeys(("peak_ptr", "sum_ptr", "weight_sum_ptr", "vector_ptr"), "*fp32")
+        signature |= _integers("num_states num_codes codes_per_share hidden_size code_size")
+        signature |= _integers("stride_sm stride_wk stride_ck") | {"inverse_temperature": "fp32"}
+        constants = {"BLOCK_E": expected_code.WIDEST, "UPCAST": False}
+        yield _spec(f"expected_code {_short(dtype)}", "_expected_code_fwd_kernel", signature, config, constants)
 
 
 def _masked_tokens() -> Iterator[Spec]:

@@ -63,6 +63,19 @@ def test_the_best_codes_are_the_same(decoder, device, with_torch, strategy):
     assert not torch.equal(ours.codes_BP, codes)
 
 
+def test_the_expected_vectors_are_the_same(decoder, device, with_torch):
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randint(VOCABULARY.num_codes, (2, 16), generator=generator)
+    is_hidden = torch.rand(codes.shape, generator=generator) < 0.6
+    filler = CodeFiller(decoder, VOCABULARY, torch.randn(VOCABULARY.num_codes, 4, generator=generator))
+    settings = FillSettings(choice="expected", temperature=1.5)
+    ours = filler.fill(codes, is_hidden, settings)
+    with_torch(device)
+    theirs = filler.fill(codes, is_hidden, settings)
+    assert torch.equal(ours.codes_BP, theirs.codes_BP)
+    torch.testing.assert_close(ours.vectors_BPE, theirs.vectors_BPE, rtol=1e-5, atol=1e-5)
+
+
 def test_the_probabilities_of_sequences_are_the_same(decoder, device, with_torch):
     sequences = [[1, 2, 3, 4], [5, 60, 7], list(range(30))]
     ours = token_logprobs(decoder, sequences, pad=VOCABULARY.pad)

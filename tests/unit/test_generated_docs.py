@@ -9,3 +9,9 @@ def test_the_commands_page_is_fresh(repository):
     generator = runpy.run_path(str(repository / "tools" / "generate_docs.py"))
     written = (repository / "docs" / "commands.md").read_text(encoding="utf-8")
     assert written == generator["page"](), "run: python tools/generate_docs.py"
+
+
+def test_the_tables_of_the_kernels_page_are_fresh(repository):
+    generator = runpy.run_path(str(repository / "tools" / "kernel_tables.py"))
+    written = (repository / "docs" / "kernels.md").read_text(encoding="utf-8")
+    assert written == generator["page"](written), "run: python tools/kernel_tables.py"

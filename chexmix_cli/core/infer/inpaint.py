@@ -29,6 +29,7 @@ from torch import Tensor
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer.sampling import row_draws, sample
 from chexmix_cli.core.kernels.backend import uses_triton
+from chexmix_cli.core.kernels.expected_code.op import expected_code
 from chexmix_cli.core.kernels.restricted_head.op import choose_row
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
@@ -119,12 +120,16 @@ class CodeFiller:
         return state_BTD[:, :-1]
 
     def choose(self, state_MD: Tensor, settings: FillSettings, draws_M: Tensor | None) -> _Chosen:
-        """Return a choice for each state; only the head's image rows are computed, a chunk at a time."""
+        """Return a choice for each state; of the head only the image rows are computed, a chunk at a time."""
         rows = slice(self.vocabulary.image_start, self.vocabulary.image_stop)
-        if settings.choice == "best" and uses_triton(self.device):
-            head = self.decoder.head
-            choice = choose_row(state_MD, head.weight[rows], head.bias[rows])
-            return _Chosen(choice.row_M, choice.logprob_M.exp(), self._codebook_KE[choice.row_M])
+        if settings.choice != "sample" and uses_triton(self.device):
+            weight_KD, bias_K = self.decoder.head.weight[rows], self.decoder.head.bias[rows]
+            if settings.choice == "best":
+                best = choose_row(state_MD, weight_KD, bias_K)
+                return _Chosen(best.row_M, best.logprob_M.exp(), self._codebook_KE[best.row_M])
+            temperature, codebook_KE = settings.temperature, self._codebook_KE
+            mean = expected_code(state_MD, weight_KD, bias_K, codebook_KE, temperature=temperature)
+            return _Chosen(mean.code_M, mean.prob_M, mean.vector_ME)
         parts = []
         for start in range(0, len(state_MD), _CHUNK):
             logits_CK = self.decoder.logits(state_MD[start : start + _CHUNK], rows).float()

@@ -60,7 +60,7 @@ def token_logprobs(decoder: Decoder, sequences: Sequence[Sequence[int]], *, pad:
 
 
 def target_logprobs(decoder: Decoder, state_TD: Tensor, target_T: Tensor) -> Tensor:
-    """Return log p of the token that follows each state, (T,) float32; on a CPU the logits of a chunk exist at a time."""
+    """Return log p of the token that follows each state, (T,) float32; without kernels, a chunk of logits at a time."""
     if uses_triton(state_TD.device):
         return row_logprob(state_TD, decoder.head.weight, decoder.head.bias, target_T)
     parts = []

@@ -18,5 +18,5 @@ class Config:
 CONFIGS = (
     Config(block_t=512, num_warps=4),
     Config(block_t=2048, num_warps=8),
-    Config(block_t=8192, num_warps=16),
+    Config(block_t=4096, num_warps=16),
 )

@@ -1,0 +1,209 @@
+"""The Triton kernels on this machine's GPU: time, bandwidth and FLOP rate beside plain torch and torch.compile.
+
+Every op runs at the released model's sizes, three ways on the same inputs: our kernel, the reference as it is, and the
+reference under ``torch.compile``; first the results are compared. Times are medians with the 20th and 80th percentile.
+Bandwidth is the bytes that must move at least (inputs once, outputs once) over the time, the FLOP rate that of the
+products; both as a share of the card's peak by its data sheet, where the card is in ``PEAKS``, and of the best copy and
+product measured in this run. Output: a JSON line a measurement, the card and versions first.
+
+    make gpu-bench
+    python benchmarks/gpu_kernels.py [-o FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chexmix_cli.core.kernels.expected_code import op as expected_op
+from chexmix_cli.core.kernels.expected_code import reference as expected_reference
+from chexmix_cli.core.kernels.masked_tokens import op as masked_op
+from chexmix_cli.core.kernels.masked_tokens import reference as masked_reference
+from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
+from chexmix_cli.core.kernels.nearest_code import op as nearest_op
+from chexmix_cli.core.kernels.nearest_code import reference as nearest_reference
+from chexmix_cli.core.kernels.restricted_head import op as head_op
+from chexmix_cli.core.kernels.restricted_head import reference as head_reference
+
+#: Data-sheet peaks by part of the device's name: bytes/s, and dense FLOP/s of bfloat16 and of float32 without TF32.
+PEAKS = {
+    "H200": (4.8e12, 989e12, 67e12),
+    "H100 80GB HBM3": (3.35e12, 989e12, 67e12),
+    "A100-SXM4-80GB": (2.039e12, 312e12, 19.5e12),
+    "A100-SXM4-40GB": (1.555e12, 312e12, 19.5e12),
+}
+#: Exit code of the command line for a machine that lacks something.
+NO_GPU = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op at one size.
+
+    Attributes:
+        name: what runs.
+        ours, plain: the kernel and the reference, on the same inputs.
+        num_bytes, num_flops: least traffic and product operations of a call.
+        dtype: of the products.
+    """
+
+    name: str
+    ours: Callable[[], Any]
+    plain: Callable[[], Any]
+    num_bytes: int
+    num_flops: int
+    dtype: torch.dtype
+
+
+def cases(device: torch.device) -> Iterator[Case]:
+    """Yield every case, with its inputs on the device."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def draw(*shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    for dtype in (torch.float32, torch.bfloat16):
+        for images in (1, 8):
+            z, codebook = draw(1024 * images, 256, dtype=dtype), draw(8192, 256, dtype=dtype)
+            yield Case(
+                f"nearest_code, {images} images",
+                lambda z=z, codebook=codebook: nearest_op.nearest_code(z, codebook),
+                lambda z=z, codebook=codebook: nearest_reference.nearest_code(z, codebook),
+                z.nbytes + codebook.nbytes + 8 * len(z),
+                2 * len(z) * codebook.numel(),
+                dtype,
+            )
+    yield from head_cases(draw)
+    yield expected_case(draw)
+    yield mask_case(device, generator)
+
+
+def head_cases(draw: Callable[..., Tensor]) -> Iterator[Case]:
+    """Yield the restricted head's: one state and many, best, sampled and given rows."""
+    dtype = torch.bfloat16
+    for states, rows in ((1, 50257), (1, 8192), (512, 8192), (200, 58562)):
+        x, weight, bias = draw(states, 2560, dtype=dtype), draw(rows, 2560, dtype=dtype), draw(rows, dtype=dtype)
+        seeds = torch.arange(states, device=x.device)
+        num_bytes, num_flops = x.nbytes + weight.nbytes + bias.nbytes, 2 * states * weight.numel()
+        calls: dict[str, Callable[[Any], Any]] = {
+            "best": lambda part, x=x, w=weight, b=bias: part.choose_row(x, w, b).row_M,
+            "given": lambda part, x=x, w=weight, b=bias, s=seeds: part.row_logprob(x, w, b, s),
+        }
+        for name, call in calls.items():
+            yield Case(
+                f"restricted_head {name}, {states} states, {rows} rows",
+                lambda call=call: call(head_op),
+                lambda call=call: call(head_reference),
+                num_bytes,
+                num_flops,
+                dtype,
+            )
+
+
+def expected_case(draw: Callable[..., Tensor]) -> Case:
+    """Return the expected code vectors of half an image."""
+    dtype = torch.bfloat16
+    x, weight, bias = draw(512, 2560, dtype=dtype), draw(8192, 2560, dtype=dtype), draw(8192, dtype=dtype)
+    codebook = draw(8192, 256, dtype=torch.float32)
+    return Case(
+        "expected_code, 512 states, 8192 codes",
+        lambda: expected_op.expected_code(x, weight, bias, codebook).code_M,
+        lambda: expected_reference.expected_code(x, weight, bias, codebook).code_M,
+        x.nbytes + weight.nbytes + bias.nbytes + codebook.nbytes + 512 * (4 * 256 + 12),
+        2 * 512 * (weight.numel() + codebook.numel()),
+        dtype,
+    )
+
+
+def mask_case(device: torch.device, generator: torch.Generator) -> Case:
+    """Return the masked-token case; the reference works on the CPU, so its time includes the way there and back."""
+    ids = torch.randint(50000, 58000, (8, 2048), generator=generator, device=device)
+    lengths, seeds = torch.full((8,), 2048, device=device), torch.arange(8, device=device)
+    hiding = Hiding(50368, 58560, (50257, 50258, 50259, 50260), 50261, (0.0, 0.9), (0.0, 0.5), True)
+    arguments = (ids, ids.roll(-1, 1), lengths, seeds, hiding)
+    return Case(
+        "masked_tokens, 8 documents of 2048",
+        lambda: masked_op.hide_tokens(*arguments)[0],
+        lambda: masked_reference.hide_tokens(*arguments)[0],
+        4 * ids.nbytes,
+        0,
+        torch.bfloat16,
+    )
+
+
+def measure(case: Case, roof: dict[str, float], peak: tuple[float, float, float] | None) -> Iterator[dict[str, Any]]:
+    """Yield a line a way of running a case: ours, torch, torch.compile."""
+    expected = case.plain()
+    equal = float((case.ours() == expected).float().mean())
+    ways = {"kernel": case.ours, "torch": case.plain, "torch.compile": torch.compile(case.plain)}
+    for way, run in ways.items():
+        low, middle, high = _milliseconds(run)
+        rates = {"bytes_per_s": case.num_bytes / middle * 1e3, "flop_per_s": case.num_flops / middle * 1e3}
+        line = {"case": case.name, "dtype": str(case.dtype), "way": way, "ms": middle, "ms_20": low, "ms_80": high}
+        line |= rates | {"of_copy": rates["bytes_per_s"] / roof["bytes_per_s"]}
+        line["of_product"] = rates["flop_per_s"] / roof[str(case.dtype)]
+        if peak is not None:
+            line["of_peak_bytes"] = rates["bytes_per_s"] / peak[0]
+            line["of_peak_flop"] = rates["flop_per_s"] / peak[1 if case.dtype == torch.bfloat16 else 2]
+        yield line | ({"equal_to_torch": equal} if way == "kernel" else {})
+
+
+def measured_roof(device: torch.device) -> dict[str, float]:
+    """Return the rates of a large copy (bytes read and written) and of large square products."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    found = {"bytes_per_s": 2 * source.nbytes / _milliseconds(lambda: target.copy_(source))[1] * 1e3}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(4096, 4096, device=device).to(dtype)
+        found[str(dtype)] = 2 * 4096**3 / _milliseconds(lambda a=a: a @ a)[1] * 1e3
+    return found
+
+
+def _milliseconds(run: Callable[[], Any]) -> tuple[float, float, float]:
+    from triton.testing import do_bench
+
+    low, middle, high = do_bench(run, quantiles=[0.2, 0.5, 0.8])
+    return low, middle, high
+
+
+def main() -> int:
+    """Measure, and print a JSON line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--out", type=Path, help="also write the lines to this file")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("error: no CUDA device: the kernels cannot be timed on this machine", file=sys.stderr)
+        print(
+            "hint: `make test` runs them in Triton's interpreter, `make aot` compiles them without a GPU",
+            file=sys.stderr,
+        )
+        return NO_GPU
+    import triton
+
+    os.environ["CHEXMIX_KERNELS"] = "triton"
+    device = torch.device("cuda", 0)
+    card = torch.cuda.get_device_name(device)
+    peak = next((peaks for name, peaks in PEAKS.items() if name in card), None)
+    roof = measured_roof(device)
+    lines: list[dict[str, Any]] = [{"card": card, "torch": torch.__version__, "triton": triton.__version__} | roof]
+    print(json.dumps(lines[0]), flush=True)
+    for case in cases(device):
+        for line in measure(case, roof, peak):
+            lines.append(line)
+            print(json.dumps(line), flush=True)
+    if arguments.out:
+        arguments.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The kernels on a real device, at the released model's sizes, in graphs and compiled; skipped where there is none.
+
+The other tests of this folder run on the device too where there is one: what they prove in the interpreter, they prove
+there of the compiled kernels.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from chexmix_cli.core.kernels.expected_code import op as expected_op
+from chexmix_cli.core.kernels.expected_code import reference as expected_reference
+from chexmix_cli.core.kernels.masked_tokens import op as masked_op
+from chexmix_cli.core.kernels.masked_tokens import reference as masked_reference
+from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
+from chexmix_cli.core.kernels.nearest_code import op as nearest_op
+from chexmix_cli.core.kernels.nearest_code import reference as nearest_reference
+from chexmix_cli.core.kernels.restricted_head import op as head_op
+from chexmix_cli.core.kernels.restricted_head import reference as head_reference
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+on_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.usefixtures("triton_backend"),
+]
+
+
+def normal(*shape: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(shape, generator=generator, device="cuda").to(dtype)
+
+
+class TestOnADevice:
+    pytestmark = on_gpu
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+    def test_codes_of_images(self, dtype):
+        z, codebook = normal(2048, 256, dtype=dtype, seed=0), normal(8192, 256, dtype=dtype, seed=1)
+        found = nearest_op.nearest_code(z, codebook)
+        distance = torch.cdist(z.double(), codebook.double()).square()
+        excess = [
+            (distance.gather(1, codes[:, None])[:, 0] - distance.min(dim=1).values).max()
+            for codes in (found, nearest_reference.nearest_code(z, codebook))
+        ]
+        assert float(excess[0]) <= 2 * float(excess[1]) + 1e-6 * float(distance.max())
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize(("states", "rows"), [(1, 50257), (16, 8192), (512, 8192), (200, 58562)])
+    def test_rows_of_the_head(self, dtype, states, rows):
+        x, weight, bias = (normal(*shape, dtype=dtype, seed=2) for shape in ((states, 2560), (rows, 2560), (rows,)))
+        logits = x.double() @ weight.double().T + bias.double()
+        seeds = torch.arange(states, device="cuda")
+        for temperature in (0.0, 0.8):
+            found, plain = (
+                part.choose_row(x, weight, bias, temperature=temperature, seed_M=seeds)
+                for part in (head_op, head_reference)
+            )
+            scores = logits
+            if temperature:
+                scores = logits / temperature + head_reference.gumbel(seeds, rows).double()
+            short = [scores.amax(dim=1) - scores.gather(1, choice.row_M[:, None])[:, 0] for choice in (found, plain)]
+            assert float(short[0].max()) <= 2 * float(short[1].max()) + 2e-6 * float(logits.abs().max())
+        exact = logits.log_softmax(dim=1).gather(1, seeds[:, None])[:, 0]
+        lost = [(part.row_logprob(x, weight, bias, seeds) - exact).abs().max() for part in (head_op, head_reference)]
+        assert float(lost[0]) <= 2 * float(lost[1]) + 2e-6 * float(logits.abs().max())
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+    def test_expected_codes(self, dtype):
+        x, weight, bias = (normal(*shape, dtype=dtype, seed=6) for shape in ((512, 2560), (8192, 2560), (8192,)))
+        codebook = normal(8192, 256, dtype=torch.float32, seed=7)
+        logits = x.double() @ weight.double().T + bias.double()
+        exact = (logits / 20).softmax(dim=1) @ codebook.double()
+        lost = [
+            (part.expected_code(x, weight, bias, codebook, temperature=20.0).vector_ME - exact).abs().max()
+            for part in (expected_op, expected_reference)
+        ]
+        assert float(lost[0]) <= 2 * float(lost[1]) + 2e-6 * float(codebook.abs().max())
+
+    def test_hidden_tokens(self):
+        ids = torch.randint(50000, 58000, (8, 2048), device="cuda")
+        lengths, seeds = torch.full((8,), 2048, device="cuda"), torch.arange(8, device="cuda")
+        hiding = Hiding(50368, 58560, (50257, 50258, 50259, 50260), 50261, (0.0, 0.9), (0.0, 0.5), True)
+        arguments = (ids, ids.roll(-1, 1), lengths, seeds, hiding)
+        for ours, theirs in zip(
+            masked_op.hide_tokens(*arguments), masked_reference.hide_tokens(*arguments), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+
+    def test_in_a_graph_and_compiled(self):
+        x, weight = normal(4, 2560, dtype=torch.bfloat16, seed=3), normal(8192, 2560, dtype=torch.bfloat16, seed=4)
+        bias = normal(8192, dtype=torch.bfloat16, seed=5)
+        expected = head_op.choose_row(x, weight, bias).row_M
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = head_op.choose_row(x, weight, bias).row_M
+        captured.zero_()
+        graph.replay()
+        assert torch.equal(captured, expected)
+        compiled = torch.compile(lambda *inputs: head_op.choose_row(*inputs).row_M, fullgraph=True)
+        assert torch.equal(compiled(x, weight, bias), expected)
+
+
+def test_the_benchmark_refuses_a_machine_without_one():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    command = [sys.executable, "benchmarks/gpu_kernels.py"]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": ""}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "error: no CUDA device: the kernels cannot be timed on this machine" in done.stderr

@@ -1,0 +1,163 @@
+"""Write the tables of docs/kernels.md: bytes counted on paper, and what the compiler says (benchmarks/aot.json).
+
+The counts are of memory traffic to and from the GPU's DRAM: a matrix that one kernel writes and another reads counts
+twice, what stays in registers, shared memory or, below 40 MB, in the second-level cache within one kernel counts once.
+``torch.compile`` is counted at its best: every chain of elementwise work and reductions over one matrix is one kernel
+that reads it once, products and sorts are kernels of their own. The test suite fails while the page is stale.
+Usage: python tools/kernel_tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = REPOSITORY / "docs" / "kernels.md"
+AOT = REPOSITORY / "benchmarks" / "aot.json"
+
+
+@dataclass(frozen=True)
+class Count:
+    """Bytes of one call, three ways.
+
+    Attributes:
+        call: op and shape.
+        kernel, compiled, eager: bytes by our kernel (or what one would need), torch.compile, plain torch.
+        kept: whether the op is in the package.
+    """
+
+    call: str
+    kernel: float
+    compiled: float
+    eager: float
+    kept: bool = True
+
+
+def counts() -> list[Count]:
+    """Return the counts at the released model's sizes."""
+    return [_nearest(), _choose(), _expect(), _score(), _mask(), _rotary(), _norm()]
+
+
+def _nearest() -> Count:
+    """Return the count of one 512-pixel image: 1024 latents, 8192 codes of 256, bfloat16."""
+    m, k, e, shares = 1024, 8192, 256, 16
+    z, codebook, distances = 2 * m * e, 2 * k * e, 4 * m * k
+    kernel = z + codebook + 2 * shares * m * 12 + 8 * m
+    # Both widened to float32 (read, write), norms in the same pass; the product reads them, its matrix goes to argmin.
+    compiled = 3 * z + 3 * codebook + 2 * (z + codebook) + 2 * distances + 8 * m
+    # Squares and their sums by themselves; 2 z; product; sum of norms; difference; argmin.
+    eager = 3 * (z + codebook) + 2 * 3 * (z + codebook) + 4 * z + 2 * (z + codebook) + 6 * distances + 8 * m
+    return Count("nearest code, an image of 1024 latents, bfloat16", kernel, compiled, eager)
+
+
+def _choose() -> Count:
+    """Return the count of the best codes of half an image: 512 states, 8192 rows of 2560, bfloat16."""
+    m, r, d, blocks = 512, 8192, 2560, 64
+    read, logits = 2 * (m * d + r * d + r), 2 * m * r
+    kernel = read + 2 * blocks * m * 24 + 16 * m
+    # argmax and maximum in one pass, the sum of exponentials in another.
+    compiled = read + 3 * logits + 16 * m
+    # To float32; argmax; softmax (read twice, written) and its gather.
+    eager = read + logits + logits + 2 * logits + 2 * logits + 3 * 2 * logits + 16 * m
+    return Count("restricted head, best of 8192 rows for 512 states, bfloat16", kernel, compiled, eager)
+
+
+def _expect() -> Count:
+    """Return the count of the expected vectors of half an image: as above, and code vectors of 256 in float32."""
+    m, r, d, e, shares = 512, 8192, 2560, 256, 8
+    read, logits, codebook, out = 2 * (m * d + r * d + r), 2 * m * r, 4 * r * e, m * (4 * e + 12)
+    kernel = read + codebook + 2 * shares * m * (4 * e + 20) + out
+    # argmax and both maxima in one pass, both sums in another; the weights written in float32 and read by the product.
+    compiled = read + 3 * logits + 2 * 2 * logits + logits + codebook + out
+    # To float32; argmax; softmax and gather; division; softmax; product.
+    eager = read + 2 * logits + 2 * logits * (1 + 1 + 3 + 2 + 3 + 1) + codebook + out
+    return Count("expected code, 8192 codes for 512 states, bfloat16", kernel, compiled, eager)
+
+
+def _score() -> Count:
+    """Return the count of scoring a report: 200 states, 58562 rows of 2560, bfloat16."""
+    m, r, d, blocks = 200, 58562, 2560, 458
+    read, logits = 2 * (m * d + r * d + r), 2 * m * r
+    kernel = read + 2 * blocks * m * 12 + 12 * m
+    compiled = read + 3 * logits + 12 * m
+    # To float32; logsumexp: maximum, difference, exponential, sum.
+    eager = read + logits + 3 * logits + 2 * (1 + 2 + 2 + 1) * logits + 12 * m
+    return Count("restricted head, given rows of 58562 for 200 states, bfloat16", kernel, compiled, eager)
+
+
+def _mask() -> Count:
+    """Return the count of eight documents of 2048 tokens."""
+    tokens = 8 * 2048
+    kernel = tokens * (8 + 8 + 8 + 8)
+    # Noise of both kinds (int64 keys); twice a sort and the sort of its order, each of keys and places; the rest fused.
+    compiled = tokens * (8 + 16 + 2 * (24 + 24) + 16 + 8 + 8 + 8 + 8)
+    eager = compiled + tokens * (2 * 9 + 6 * 3 + 3 * 17)
+    return Count("masked tokens, 8 documents of 2048", kernel, compiled, eager)
+
+
+def _rotary() -> Count:
+    """Return the count of one layer's prefill: 1027 tokens, 2560 hidden, two fifths of each head rotated, bfloat16."""
+    values, rotated = 2 * 1027 * 2560, 0.4
+    # Queries, keys and values read once, written once: queries to attention, the others to the cache.
+    kernel = compiled = 6 * values
+    halves = 2 * values * rotated / 2
+    # Four products of halves, a sum and a difference, cat, and two copies into the cache.
+    eager = 4 * 2 * halves + 2 * 3 * halves + 2 * 2 * values + 2 * 2 * values
+    return Count("rotary and cache write, 1027 tokens of one layer, bfloat16", kernel, compiled, eager, kept=False)
+
+
+def _norm() -> Count:
+    """Return the count of the VQGAN's widest norm: 128 channels of 512 x 512, bfloat16."""
+    values = 2 * 128 * 512 * 512
+    # Statistics read it, the other pass reads and writes it: a group is 2 MiB and stays on no multiprocessor.
+    return Count("GroupNorm and swish, 128 x 512 x 512, bfloat16", 3 * values, 3 * values, 5 * values, kept=False)
+
+
+def traffic_table() -> str:
+    """Return the counts as a table."""
+    lines = [
+        "| call | kernel, MB | torch.compile, MB | eager, MB | torch.compile / kernel | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for count in counts():
+        sizes = " | ".join(f"{value / 1e6:.1f}" for value in (count.kernel, count.compiled, count.eager))
+        verdict = "kept" if count.kept else "dropped"
+        lines.append(f"| {count.call} | {sizes} | {count.compiled / count.kernel:.1f} | {verdict} |")
+    return "\n".join(lines)
+
+
+def aot_table() -> str:
+    """Return what the compiler found as a table: registers / shared memory in KiB, a column a target."""
+    table = json.loads(AOT.read_text(encoding="utf-8"))
+    targets = list(next(iter(table["kernels"].values()))["targets"])
+    lines = [f"| kernel | {' | '.join(targets)} | spilled |", "|---|" + "---|" * (len(targets) + 1)]
+    for name, row in table["kernels"].items():
+        found = [row["targets"][target] for target in targets]
+        cells = [f"{needs['registers']} / {needs['shared_bytes'] / 1024:.0f}" for needs in found]
+        lines.append(f"| {name} | {' | '.join(cells)} | {sum(needs['spilled_bytes'] for needs in found)} |")
+    return "\n".join([f"Triton {table['triton']}; registers a thread / shared memory in KiB.", "", *lines])
+
+
+def page(text: str) -> str:
+    """Return the page with its tables written anew."""
+    for name, table in (("traffic", traffic_table()), ("aot", aot_table())):
+        pattern = rf"(<!-- {name}: tools/kernel_tables.py -->\n).*?(<!-- end -->)"
+        text, found = re.subn(
+            pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL
+        )
+        assert found == 1, name
+    return text
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.stdout.write(f"wrote {PAGE}\n")
+
+
+if __name__ == "__main__":
+    main()
