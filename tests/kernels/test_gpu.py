@@ -6,8 +6,7 @@ there of the compiled kernels.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -106,11 +105,19 @@ class TestOnADevice:
         assert torch.equal(compiled(x, weight, bias), expected)
 
 
-def test_the_benchmark_refuses_a_machine_without_one():
+@pytest.mark.usefixtures("triton_backend")
+def test_the_benchmarks_cases_agree_with_their_references(device):
+    benchmark = runpy.run_path(str(REPOSITORY / "benchmarks" / "gpu_kernels.py"))
+    for case in benchmark["cases"](device, shrink=64):
+        found = case.agreement()
+        assert found.get("equal", 1.0) == 1.0, case.name
+        assert found.get("largest_difference", 0.0) < 0.2, case.name  # logits of 20 in bfloat16
+        assert case.num_bytes > 0
+
+
+def test_the_benchmark_refuses_a_machine_without_one(monkeypatch, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    command = [sys.executable, "benchmarks/gpu_kernels.py"]
-    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": ""}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert "error: no CUDA device: the kernels cannot be timed on this machine" in done.stderr
+    monkeypatch.setattr("sys.argv", ["gpu_kernels.py"])
+    assert runpy.run_path(str(REPOSITORY / "benchmarks" / "gpu_kernels.py"))["main"]() == 4
+    assert "error: no CUDA device: the kernels cannot be timed on this machine" in capsys.readouterr().err
