@@ -177,7 +177,7 @@ def main() -> None:
     else:
         result = _measure_speed(paths[: arguments.count], arguments)
     result["model"] = arguments.model
-    result["machine"] = _machine()
+    result["machine"] = machine()
     sys.stdout.write(json.dumps(result) + "\n")
 
 
@@ -216,6 +216,7 @@ def _measure_speed(paths: list[Path], arguments: argparse.Namespace) -> dict[str
         result[name] = {
             "images_per_s": round(len(paths) / statistics.median(values), 3),
             "times_released_loop": round(statistics.median(ratios), 3),
+            "ratios": [round(ratio, 3) for ratio in ratios],
             "equal_codes": float(np.mean(np.array(codes[name]) == expected)),
             "time_share": {step: round(value / whole, 4) for step, value in times[name].items()},
         }
@@ -266,7 +267,8 @@ def _model(name: str) -> tuple[ModelSettings, Callable[[torch.dtype], Vqgan]]:
     return settings, load
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what figures depend on: processor, threads, load, versions."""
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
     return {
         "cpu": cpu.partition(":")[2].strip() or cpu,
