@@ -33,6 +33,8 @@ from chexmix_cli.core.kernels.nearest_code import op as nearest_op
 from chexmix_cli.core.kernels.nearest_code import reference as nearest_reference
 from chexmix_cli.core.kernels.restricted_head import op as head_op
 from chexmix_cli.core.kernels.restricted_head import reference as head_reference
+from chexmix_cli.core.kernels.rotary_cache import op as rotary_op
+from chexmix_cli.core.kernels.rotary_cache import reference as rotary_reference
 
 #: Data-sheet peaks by part of the device's name: bytes/s, and dense FLOP/s of bfloat16 and of float32 without TF32.
 PEAKS = {
@@ -94,6 +96,7 @@ def cases(device: torch.device, shrink: int = 1) -> Iterator[Case]:
             )
     yield from head_cases(draw, shrink)
     yield expected_case(draw, shrink)
+    yield from rotary_cases(draw, shrink)
     yield mask_case(device, generator)
 
 
@@ -133,6 +136,24 @@ def expected_case(draw: Callable[..., Tensor], shrink: int) -> Case:
         2 * states * (weight.numel() + codebook.numel()),
         dtype,
     )
+
+
+def rotary_cases(draw: Callable[..., Tensor], shrink: int) -> Iterator[Case]:
+    """Yield a layer's rotation and cache write: a prompt of 1027 tokens, and one token of eight reports."""
+    dtype, heads, size, half = torch.bfloat16, max(1, 32 // shrink), 80, 16
+    for rows, new in ((1, max(1, 1027 // shrink)), (8, 1)):
+        fused = draw(rows, new, 3 * heads * size + 4 * heads * size, dtype=dtype)
+        cos, sin = draw(1, 1, new, half, dtype=dtype), draw(1, 1, new, half, dtype=dtype)
+        keys, values = draw(2, rows, heads, new + 200, size, dtype=dtype).unbind()
+        arguments = (fused, cos, sin, keys, values, torch.full((rows,), 100, device=fused.device))
+        yield Case(
+            f"rotary_cache, {rows} x {new} tokens",
+            lambda arguments=arguments: rotary_op.rotate_and_cache(*arguments),
+            lambda arguments=arguments: rotary_reference.rotate_and_cache(*arguments),
+            2 * 3 * rows * new * heads * size * fused.element_size(),
+            0,
+            dtype,
+        )
 
 
 def mask_case(device: torch.device, generator: torch.Generator) -> Case:

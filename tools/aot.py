@@ -31,6 +31,7 @@ from chexmix_cli.core.kernels.expected_code import tuning as expected_code
 from chexmix_cli.core.kernels.masked_tokens import tuning as masked_tokens
 from chexmix_cli.core.kernels.nearest_code import tuning as nearest_code
 from chexmix_cli.core.kernels.restricted_head import tuning as restricted_head
+from chexmix_cli.core.kernels.rotary_cache import tuning as rotary_cache
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KERNELS = REPOSITORY / "chexmix_cli" / "core" / "kernels"
@@ -40,7 +41,7 @@ ARCHS = (80, 90, 100)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 _POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 #: Numbers that real calls give in multiples of 16, beside every stride and pointer.
-_ALIGNED = ("code_size", "hidden_size", "num_codes", "codes_per_share")
+_ALIGNED = ("code_size", "hidden_size", "num_codes", "codes_per_share", "head_size", "half")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Spec:
 
 def specs() -> list[Spec]:
     """Return every tuned configuration; needs no Triton."""
-    return [*_nearest_code(), *_restricted_head(), *_expected_code(), *_masked_tokens()]
+    return [*_nearest_code(), *_restricted_head(), *_expected_code(), *_masked_tokens(), *_rotary_cache()]
 
 
 def _nearest_code() -> Iterator[Spec]:
@@ -118,6 +119,17 @@ def _masked_tokens() -> Iterator[Spec]:
     for config in masked_tokens.CONFIGS:
         name = f"masked_tokens {config.block_t}"
         yield _spec(name, "_masked_tokens_fwd_kernel", signature, config, {"MASKED_TARGETS_ONLY": True})
+
+
+def _rotary_cache() -> Iterator[Spec]:
+    for dtype, pointer in _POINTERS.items():
+        signature = dict.fromkeys(("fused_ptr", "cos_ptr", "sin_ptr"), pointer) | {"start_ptr": "*i64"}
+        signature |= dict.fromkeys(("q_ptr", "keys_ptr", "values_ptr"), pointer)
+        signature |= _integers("num_new num_heads head_size half stride_fb stride_ft")
+        signature |= _integers("stride_cb stride_ct stride_kb stride_kn stride_ks")
+        for config in rotary_cache.CONFIGS:
+            name = f"rotary_cache {_short(dtype)} {config.block_h}"
+            yield _spec(name, "_rotary_cache_fwd_kernel", signature, config, {"INTERPRETED": False})
 
 
 def _spec(name: str, kernel: str, signature: dict[str, str], config: Any, constants: dict[str, Any]) -> Spec:

@@ -107,7 +107,7 @@ def _rotary() -> Count:
     halves = 2 * values * rotated / 2
     # Four products of halves, a sum and a difference, cat, and two copies into the cache.
     eager = 4 * 2 * halves + 2 * 3 * halves + 2 * 2 * values + 2 * 2 * values
-    return Count("rotary and cache write, 1027 tokens of one layer, bfloat16", kernel, compiled, eager, kept=False)
+    return Count("rotary and cache write, 1027 tokens of one layer, bfloat16", kernel, compiled, eager)
 
 
 def _norm() -> Count:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from chexmix_cli.core.infer.engine import Engine
 from chexmix_cli.core.infer.inpaint import CodeFiller
 from chexmix_cli.core.infer.scoring import token_logprobs
 from chexmix_cli.core.kernels import backend
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.quantizer import Quantizer
+from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.inpainting import FillSettings
 from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.vocab import compact
@@ -82,6 +84,36 @@ def test_the_probabilities_of_sequences_are_the_same(decoder, device, with_torch
     with_torch(device)
     for mine, plain in zip(ours, token_logprobs(decoder, sequences, pad=VOCABULARY.pad), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("pieces", [[9], [4, 1, 1, 3]])
+def test_states_behind_a_cache_are_the_same(decoder, device, with_torch, pieces):
+    generator = torch.Generator().manual_seed(4)
+    token_ids = torch.randint(40, (2, sum(pieces)), generator=generator).to(device)
+
+    def states():
+        cache = decoder.new_cache(3, 12)
+        cache.num_rows = 2
+        found = [decoder(piece, cache=cache) for piece in token_ids.split(pieces, dim=1)]
+        cache.truncate(3)
+        return [*found, decoder(token_ids[:, 3:5], cache=cache)]
+
+    ours = states()
+    with_torch(device)
+    for mine, plain in zip(ours, states(), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_reports_are_the_same(decoder, device, with_torch):
+    engine = Engine(decoder, VOCABULARY)
+    prompts = [VOCABULARY.report_prompt(list(range(16))), VOCABULARY.report_prompt([5] * 16)]
+    settings = DecodeSettings(max_new_tokens=12, min_new_tokens=12)
+    ours = engine.generate(prompts, settings)
+    with_torch(device)
+    theirs = engine.generate(prompts, settings)
+    assert [one.token_ids for one in ours] == [one.token_ids for one in theirs]
+    assert len(ours[0].token_ids) == 12
 
 
 def test_an_images_codes_are_the_same(device, with_torch):

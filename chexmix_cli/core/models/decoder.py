@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
+from chexmix_cli.core.kernels.backend import uses_triton
+from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, causal_mask
 from chexmix_cli.core.models.linear import Int8Linear, Linear, quantize_rows
 from chexmix_cli.core.settings.model import DecoderSettings
@@ -49,6 +51,8 @@ class KvCache:
         self.capacity = capacity
         self.num_rows = batch_size
         self.length = 0
+        #: ``length`` once a row, on the device: made by the first layer of a pass, for all.
+        self._start_B: Tensor | None = None
 
     def append(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values behind the first ``length`` and return all, each (B, N, S, H).
@@ -57,13 +61,28 @@ class KvCache:
             ShapeError: if they are of other rows than the cache holds, or do not fit.
         """
         rows, end = keys_BNTH.shape[0], self.length + keys_BNTH.shape[2]
+        self._require(rows, end)
+        self.keys_LBNSH[layer, :rows, :, self.length : end] = keys_BNTH
+        self.values_LBNSH[layer, :rows, :, self.length : end] = values_BNTH
+        return self.keys_LBNSH[layer, :rows, :, :end], self.values_LBNSH[layer, :rows, :, :end]
+
+    def append_rotated(
+        self, layer: int, fused_BTX: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Write keys and values out of a block's first product, as :meth:`append`; return rotated queries, and all."""
+        rows, end = fused_BTX.shape[0], self.length + fused_BTX.shape[1]
+        self._require(rows, end)
+        keys_BNSH, values_BNSH = self.keys_LBNSH[layer, :rows], self.values_LBNSH[layer, :rows]
+        if layer == 0 or self._start_B is None:
+            self._start_B = torch.full((rows,), self.length, device=fused_BTX.device)
+        q_BNTH = rotate_and_cache(fused_BTX, *rotary, keys_BNSH, values_BNSH, self._start_B)
+        return q_BNTH, keys_BNSH[:, :, :end], values_BNSH[:, :, :end]
+
+    def _require(self, rows: int, end: int) -> None:
         if rows != self.num_rows:
             raise ShapeError(f"{rows} rows for a cache of {self.num_rows}", where="KvCache")
         if end > self.capacity:
             raise ShapeError(f"{end} positions in a cache of {self.capacity}", where="KvCache")
-        self.keys_LBNSH[layer, :rows, :, self.length : end] = keys_BNTH
-        self.values_LBNSH[layer, :rows, :, self.length : end] = values_BNTH
-        return self.keys_LBNSH[layer, :rows, :, :end], self.values_LBNSH[layer, :rows, :, :end]
 
     def truncate(self, length: int) -> None:
         """Forget every position from ``length`` on."""
@@ -114,10 +133,13 @@ class Block(nn.Module):
         if self.input_adapter is not None:
             fused_BTX = self.input_adapter(normed_BTD, fused_BTX)
         qk_BTX, v_BTD, mlp_BTF = fused_BTX.split(self.split_sizes, dim=-1)
-        q_BNTH, k_BNSH = rotate(self._heads(qk_BTX), *rotary).chunk(2, dim=1)
-        v_BNSH = self._heads(v_BTD)
-        if cache is not None:
-            k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
+        if cache is not None and not torch.is_grad_enabled() and uses_triton(x_BTD.device):
+            q_BNTH, k_BNSH, v_BNSH = cache.append_rotated(layer, fused_BTX, rotary)
+        else:
+            q_BNTH, k_BNSH = rotate(self._heads(qk_BTX), *rotary).chunk(2, dim=1)
+            v_BNSH = self._heads(v_BTD)
+            if cache is not None:
+                k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
         if isinstance(attend_BTS, AttentionPlan):
             mixed_BTNH = attend_BTS.attend(q_BNTH, k_BNSH, v_BNSH)
         else:
