@@ -30,6 +30,7 @@ _LOG = logging.getLogger("chexmix")
 Floats = NDArray[np.float64]
 
 _MAX_ITERATIONS = 1000
+_TOLERANCE = 1e-8
 #: So weak a penalty is none: for the one or two numbers of a calibration.
 _NO_PENALTY = 1e6
 _EVEN = 0.5
@@ -211,7 +212,11 @@ def _left_out(state_ND: Floats, label: _Label, c: float, settings: ProbeSettings
 def _fit(state_ND: Floats, label_N: NDArray[np.int64], c: float, settings: ProbeSettings) -> _Linear:
     scaler = StandardScaler().fit(state_ND)
     weights = "balanced" if settings.balance == "weight" else None
-    model = LogisticRegression(C=c, class_weight=weights, max_iter=_MAX_ITERATIONS)
+    # Newton's steps end at the optimum itself. The default solver stops well before it where features hang together, as
+    # states do, or takes hundreds of steps.
+    model = LogisticRegression(
+        C=c, class_weight=weights, solver="newton-cholesky", tol=_TOLERANCE, max_iter=_MAX_ITERATIONS
+    )
     _fit_quietly(model, scaler.transform(state_ND), label_N)
     # Weighing the classes equally adds log(absent / present) to every logit: probabilities are of the rows as they are.
     shift = np.log((1 - label_N).sum() / label_N.sum()) if weights else 0.0

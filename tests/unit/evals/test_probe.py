@@ -36,7 +36,7 @@ def fit(states, labels_NK, groups_N, names=None, **settings):
 
 
 def pipeline(c, **options):
-    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000, **options))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=10000, **options))
 
 
 def test_it_is_the_pipeline_of_scikit_learn():
