@@ -5,7 +5,9 @@
 
 Radiographs become codes by chexmix-mini's image tokenizer, reports token ids by its text tokenizer. A decoder from
 nothing learns them in stage 1 until the engine writes every report back, token for token, from its image; another one
-learns in stage 2 at a fixed mask ratio until all hidden tokens are reconstructed, under masks that no step has drawn.
+learns in stage 2 at a fixed mask ratio until all hidden tokens are reconstructed, under masks that no step has drawn. One
+hidden token of an image does not count: its first code is predicted where the decoder has read nothing but ``I_s``, so that
+which of the images it belongs to cannot be known there.
 Progress goes to stderr, one JSON record to stdout.
 """
 
@@ -124,7 +126,8 @@ def tokens_reconstructed(decoder, task, pairs) -> float:
     """Return the share of hidden tokens that are predicted right, under masks that no step has drawn."""
     batch: Documents = task.prepare(list(range(len(pairs))), step_generator(0, STAGE2_CHECKS))
     input_1T, target_1T = batch.flat()
-    counts_1T = target_1T != IGNORED
+    is_opening_1T = input_1T == task._vocabulary.begin_image
+    counts_1T = (target_1T != IGNORED) & ~is_opening_1T
     state_1TD = decoder(input_1T, attend_BTS=AttentionPlan(batch.contexts()))
     found_M = decoder.logits(state_1TD[counts_1T]).argmax(dim=-1)
     return float((found_M == target_1T[counts_1T]).float().mean())
