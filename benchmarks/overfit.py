@@ -5,9 +5,9 @@
 
 Radiographs become codes by chexmix-mini's image tokenizer, reports token ids by its text tokenizer. A decoder from
 nothing learns them in stage 1 until the engine writes every report back, token for token, from its image; another one
-learns in stage 2 at a fixed mask ratio until all hidden tokens are reconstructed, under masks that no step has drawn. One
-hidden token of an image does not count: its first code is predicted where the decoder has read nothing but ``I_s``, so that
-which of the images it belongs to cannot be known there.
+learns in stage 2 at a fixed mask ratio until all hidden tokens are reconstructed, under masks that no step has drawn.
+One hidden token of an image does not count: its first code is predicted where the decoder has read nothing but ``I_s``,
+so that which of the images it belongs to cannot be known there.
 Progress goes to stderr, one JSON record to stdout.
 """
 
@@ -40,6 +40,7 @@ from chexmix_cli.core.train.decoder_task import DecoderTask
 from chexmix_cli.core.train.documents import DocumentSet, encode_films, encode_reports
 from chexmix_cli.core.train.films import load_films
 from chexmix_cli.core.train.objectives import IGNORED, Documents
+from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.weights import open_weights
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--mask-ratio", type=float, default=0.8)
-    parser.add_argument("--most-steps", type=int, default=1500)
+    parser.add_argument("--most-steps", type=int, default=800)
     arguments = parser.parse_args()
     weights = open_weights(None)
     model = weights.settings
@@ -72,7 +73,7 @@ def main() -> None:
         "train": LoopSettings(
             steps=arguments.most_steps, batch_size=len(pairs), micro_batch_size=len(pairs), precision="float32"
         ),
-        "optimizer": OptimizerSettings(learning_rate=2e-3),
+        "optimizer": OptimizerSettings(learning_rate=2e-3, warmup_steps=50),
     }
     ratio = (arguments.mask_ratio, arguments.mask_ratio)
     masking = MaskingSettings(image_ratio=ratio, text_ratio=ratio, attention="bidirectional")
@@ -87,11 +88,11 @@ def learn(settings, pairs, measure) -> dict[str, float]:
     decoder = Decoder(settings.model.decoder)
     init_decoder(decoder, step_generator(0, 0))
     task = DecoderTask(settings, decoder, pairs, pairs, lambda directory: None)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=settings.optimizer.learning_rate, betas=(0.9, 0.95))
+    optimizer = build_optimizer(decoder, settings.optimizer)
     share, step = 0.0, 0
     while share < 1.0 and step < settings.train.steps:
         for group in optimizer.param_groups:
-            group["lr"] = settings.optimizer.learning_rate * min(1.0, (step + 1) / 50)
+            group["lr"] = learning_rate(settings.optimizer, step, settings.train.steps)
         decoder.train()
         batch = task.prepare(task.select(step), step_generator(0, step))
         terms = task.loss(batch)

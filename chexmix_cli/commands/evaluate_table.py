@@ -220,10 +220,18 @@ def _drawn(records: list[Record]) -> str:
     rows = []
     for record in records:
         task, data, metric = record["id"].split("|")
-        values = "\n".join("-" if one["value"] is None else f"{one['value']:.4g}" for one in record["measured"])
+        numbers = ["-" if one["value"] is None else f"{one['value']:.4g}" for one in record["measured"]]
+        names = _telling_apart([one["signature"] for one in record["measured"]])
+        values = "\n".join(f"{name} {number}".strip() for name, number in zip(names, numbers, strict=True))
         notes = [one["reason"] for one in record["measured"] if "reason" in one]
         notes += ["needs " + " and ".join(record["missing"])] if record["missing"] else []
         notes += [record["error"]["message"]] if "error" in record else []
         count = str(record["measured"][0]["n"]) if record["measured"] else ""
         rows.append((task, data, metric, f"{record['published']:g}", values, count, "; ".join(notes)))
     return draw_table(("task", "data", "metric", "published", "ours", "n", ""), rows)
+
+
+def _telling_apart(signatures: list[str]) -> list[str]:
+    """Return, for each number of a row, the parts of its signature that another one of the row has otherwise."""
+    parts = [signature.split("|") for signature in signatures]
+    return [" ".join(part for part in own if any(part not in other for other in parts)) for own in parts]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chexmix_cli.commands.evaluate_table import _telling_apart
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.evals.table import missing, published_table
 
@@ -100,3 +101,11 @@ def test_rows_whose_data_is_given_are_measured_once(chexmix, manifest, debug_wei
     again = chexmix(*command)
     assert again.stdout == done.stdout
     assert again.stderr.count("is there already") == 3
+
+
+def test_numbers_of_one_row_are_told_apart_by_what_differs():
+    found = _telling_apart(["R@1|scorer:cosine|pool:57|v:1", "R@5|scorer:cosine|pool:57|v:1"])
+    assert found == ["R@1", "R@5"]
+    assert _telling_apart(["psnr|ratio:0.2|seed:0", "psnr|ratio:0.5|seed:0"]) == ["ratio:0.2", "ratio:0.5"]
+    assert _telling_apart(["psnr|ratio:0.2"]) == [""]
+    assert _telling_apart([]) == []
