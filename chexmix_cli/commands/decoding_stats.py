@@ -28,7 +28,7 @@ def show_costs(costs: Mapping[str, float], console: Console, *, is_json: bool) -
         ("drafts", f"{costs['accepted']} of {costs['drafted']} accepted, {costs['acceptance']:.1%}"),
         (
             "bandwidth floor",
-            f"{costs['floor_share']:.1%} of the time is reading {costs['bytes_per_pass'] / _MIB:.1f} MiB a pass "
+            f"{costs['floor_share']:.1%} of the time reads {costs['bytes_per_pass'] / _MIB:.1f} MiB a pass "
             f"at {costs['memory_bytes_per_s'] / _GIB:.1f} GiB/s",
         ),
         ("peak memory", f"{costs['peak_bytes'] / _MIB:.0f} MiB"),

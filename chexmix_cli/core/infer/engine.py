@@ -89,6 +89,7 @@ class Engine:
         ordinary_ids: ids that stand for text, from the text tokenizer (see ``constraints.constrain``).
 
     Attributes:
+        decoder, vocabulary, ordinary_ids: as given.
         stats: what the calls so far have cost.
     """
 
@@ -202,7 +203,7 @@ class _Decoding:
             [row.prompt for row in rows],
             max_new_tokens=limit,
             pad=engine.vocabulary.pad,
-            num_spare=limit // 2 if drafts_apart else 0,
+            num_spare=spare_places(limit) if drafts_apart else 0,
         )
         self._stats = EngineStats(num_reports=len(rows), num_prompt_tokens=sum(len(row.prompt) for row in rows))
 
@@ -294,6 +295,14 @@ class _Decoding:
             for row, draft in zip(live, drafts, strict=True)
         ]
         return self._batch.read(torch.tensor(padded, device=self._decoder.embedding.weight.device))
+
+
+def spare_places(limit: int) -> int:
+    """Return the places of the cache beyond their tokens that rows decoded together get for drafts, by their limit.
+
+    More would seldom be used; where they run out, rows go on without drafts.
+    """
+    return limit // 2
 
 
 def num_agreed(draft: Sequence[int], chosen: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ import dataclasses
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from chexmix_cli.core.infer.engine import Engine
+from chexmix_cli.core.infer.engine import Engine, spare_places
 from chexmix_cli.core.infer.images import ImageTokenizer
 from chexmix_cli.core.infer.plan_sizes import (
     MEASURED_PARAMETERS,
@@ -72,6 +72,8 @@ def plan_generate_report(
     found = extrapolate(points, {"layers": shape.num_layers, "rows": shape.num_rows})
     parameters = decoder_parameters(shape, layers=shape.num_layers, rows=shape.num_rows)
     later = settings.decode.max_new_tokens - _NEW_TOKENS
+    if batch_size > 1 and settings.decode.draft_rows > 1:
+        later += spare_places(settings.decode.max_new_tokens)
     cache = 2 * shape.num_layers * batch_size * shape.hidden_size * later * dtype.itemsize
     vqgan = Vqgan(model.vqgan).eval().to(device, image_dtype)
     images_at_once = ImageTokenizer(vqgan, model, batch_size=batch_size).batch_size
@@ -90,7 +92,10 @@ def plan_generate_report(
         available_bytes=available,
         times=times,
         sizes={"parameters": parameters, "batch_size": batch_size, "new_tokens": settings.decode.max_new_tokens},
-        remarks=[f"reports: {batch_size} together, each of the {settings.decode.max_new_tokens} tokens it may have"],
+        remarks=[
+            f"reports: {batch_size} together, each of the {settings.decode.max_new_tokens} tokens it may have",
+            "a token a report and pass: drafts that turn out right (decode.draft_rows) make it faster",
+        ],
     )
 
 
