@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from chexmix_cli.core.evals.bootstrap import bootstrap, group_numbers, percentile_intervals
+from chexmix_cli.core.evals.ranked import RankedScores
 from chexmix_cli.core.infer.heads import Validation
 
 _RESAMPLES, _SEED = 1000, 0
@@ -30,29 +29,22 @@ def validate_findings(
         target_NK: 1 present, 0 absent, NaN not counted.
         patients: of the N images.
     """
-    group_N = group_numbers(patients)
-    found: dict[str, Validation] = {}
-    for name, logit_N, target_N in zip(names, logit_NK.T, target_NK.T, strict=True):
-        counts_N = ~np.isnan(target_N)
-        ranking = partial(_auroc, target_N[counts_N].astype(np.int64), logit_N[counts_N])
-        positives = int(target_N[counts_N].sum())
-        value = float(ranking(np.arange(counts_N.sum()))[0])
-        interval = None
-        if not np.isnan(value):
-            drawn_R1 = bootstrap(group_N[counts_N], ranking, resamples=_RESAMPLES, seed=_SEED)
-            interval = percentile_intervals(drawn_R1)[0]
-        found[name] = Validation(
-            auroc=None if np.isnan(value) else value,
-            interval=interval,
-            positives=positives,
-            negatives=int(counts_N.sum()) - positives,
+    count = len(patients)
+    ranked = RankedScores(logit_NK.astype(np.float64), target_NK.astype(np.float64))
+    positives_K, negatives_K = ranked.counts()
+
+    def auroc(index_N: NDArray[np.int64]) -> NDArray[np.float64]:
+        return ranked.auroc(np.bincount(index_N, minlength=count).astype(np.float64))
+
+    auroc_K = auroc(np.arange(count))
+    drawn_RK = bootstrap(group_numbers(patients), auroc, resamples=_RESAMPLES, seed=_SEED)
+    intervals = percentile_intervals(drawn_RK)
+    return {
+        name: Validation(
+            auroc=None if np.isnan(auroc_K[place]) else float(auroc_K[place]),
+            interval=intervals[place],
+            positives=int(positives_K[place]),
+            negatives=int(negatives_K[place]),
         )
-    return found
-
-
-def _auroc(
-    label_N: NDArray[np.int64], score_N: NDArray[np.floating[Any]], index_N: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    drawn_N = label_N[index_N]
-    has_both = 0 < drawn_N.sum() < len(drawn_N)
-    return np.array([roc_auc_score(drawn_N, score_N[index_N]) if has_both else np.nan])
+        for place, name in enumerate(names)
+    }
