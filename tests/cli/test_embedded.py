@@ -69,3 +69,30 @@ def test_the_four_encodings_of_one_film_give_nearly_the_same_codes(call):
     assert np.array_equal(lossless, codes("J2KR"))
     assert np.mean(lossy == codes("J2KI")) > 0.9
     assert np.mean(lossless == lossy) > 0.9
+
+
+def test_findings_come_out_of_the_box_with_what_validation_showed(call):
+    from chexmix_cli.core.infer.heads import Head
+    from chexmix_cli.core.weights import open_weights
+
+    result = call("classify", FILMS / "RG1_J2KR.dcm")
+    assert result.code == 0, result.stderr
+    (record,) = result.records
+    weights = open_weights(None)
+    head = Head.load(weights.path / "head.safetensors")
+    head.require_model(weights.fingerprint, "the embedded head")
+    assert "Pneumonia" in head.labels
+    assert list(record["probabilities"]) == list(head.labels)
+    assert all(0 < value < 1 for value in record["probabilities"].values())
+    assert record["validation_auroc"] == {label: known.auroc for label, known in head.validation.items()}
+    assert all(min(known.positives, known.negatives) >= 10 for known in head.validation.values())
+
+
+def test_films_of_children_with_and_without_pneumonia_are_told_apart(call, shared):
+    rows = [json.loads(line) for line in (shared / "data/radiographs/index.jsonl").read_text().splitlines()]
+    chosen = [row for row in rows if row["split"] == "val" and row["dataset"] == "kermany"][::25]
+    files = [shared / "data/radiographs" / row["file"] for row in chosen]
+    found = [record["probabilities"]["Pneumonia"] for record in call("classify", *files).records]
+    is_ill = np.array(["Pneumonia" in row["labels"] for row in chosen])
+    assert 3 <= is_ill.sum() <= len(chosen) - 3
+    assert np.median(np.array(found)[is_ill]) > 0.8 > 0.5 > np.median(np.array(found)[~is_ill])
