@@ -97,7 +97,7 @@ def cases(device: torch.device, shrink: int = 1) -> Iterator[Case]:
     yield from head_cases(draw, shrink)
     yield expected_case(draw, shrink)
     yield from rotary_cases(draw, shrink)
-    yield mask_case(device, generator)
+    yield mask_case(device, generator, shrink)
 
 
 def head_cases(draw: Callable[..., Tensor], shrink: int) -> Iterator[Case]:
@@ -156,14 +156,15 @@ def rotary_cases(draw: Callable[..., Tensor], shrink: int) -> Iterator[Case]:
         )
 
 
-def mask_case(device: torch.device, generator: torch.Generator) -> Case:
+def mask_case(device: torch.device, generator: torch.Generator, shrink: int) -> Case:
     """Return the masked-token case; its reference is numpy on the CPU: the way there and back is in its time."""
-    ids = torch.randint(50000, 58000, (8, 2048), generator=generator, device=device)
-    lengths, seeds = torch.full((8,), 2048, device=device), torch.arange(8, device=device)
+    length = 2048 // shrink
+    ids = torch.randint(50000, 58000, (8, length), generator=generator, device=device)
+    lengths, seeds = torch.full((8,), length, device=device), torch.arange(8, device=device)
     hiding = Hiding(50368, 58560, (50257, 50258, 50259, 50260), 50261, (0.0, 0.9), (0.0, 0.5), True)
     arguments = (ids, ids.roll(-1, 1), lengths, seeds, hiding)
     return Case(
-        "masked_tokens, 8 documents of 2048",
+        f"masked_tokens, 8 documents of {length}",
         lambda: masked_op.hide_tokens(*arguments)[0],
         lambda: masked_reference.hide_tokens(*arguments)[0],
         4 * ids.nbytes,
