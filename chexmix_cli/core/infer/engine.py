@@ -28,6 +28,7 @@ from chexmix_cli.core.infer.constraints import constrain
 from chexmix_cli.core.infer.drafts import Drafter
 from chexmix_cli.core.infer.planning import read_rate
 from chexmix_cli.core.infer.sampling import Chooser, row_draws
+from chexmix_cli.core.infer.static_batch import StaticBatch
 from chexmix_cli.core.infer.stats import EngineStats, decode_bytes
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors, peak_memory
@@ -198,7 +199,8 @@ class _Decoding:
         self._chooser = Chooser(self._constraint, settings, self._decoder.embedding.weight.device)
         limit = max(row.limit for row in rows)
         drafts_apart = drafter is not None and len(rows) > 1
-        self._batch = Batch(
+        make_batch = StaticBatch if self._decoder.embedding.weight.device.type == "cuda" else Batch
+        self._batch = make_batch(
             self._decoder,
             [row.prompt for row in rows],
             max_new_tokens=limit,

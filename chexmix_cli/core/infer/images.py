@@ -54,12 +54,15 @@ class ImageTokenizer:
             pixels_BCYX = torch.tensor(pixels_BCYX)
         self._check_pixels(pixels_BCYX)
         weight = self.vqgan.quant_conv.weight
-        codes = [torch.empty(0, self.settings.vocabulary.tokens_per_image, dtype=torch.int64)]
+        codes = [torch.empty(0, self.settings.vocabulary.tokens_per_image, dtype=torch.int64, device=weight.device)]
         with memory_errors("encoding images", "--set input.batch_size=1"):
-            for start in range(0, len(pixels_BCYX), self.batch_size):
-                batch_BCYX = pixels_BCYX[start : start + self.batch_size].to(weight.device, weight.dtype)
-                codes.append(self.vqgan.encode(batch_BCYX).cpu())
-        return torch.cat(codes)
+            if weight.device.type == "cuda":
+                # From pinned memory a batch is copied while the one before is still being encoded.
+                pixels_BCYX = pixels_BCYX.pin_memory()
+            for batch_BCYX in pixels_BCYX.split(self.batch_size):
+                batch_BCYX = batch_BCYX.to(weight.device, non_blocking=True).to(weight.dtype)
+                codes.append(self.vqgan.encode(batch_BCYX))
+            return torch.cat(codes).cpu()
 
     @torch.inference_mode()
     def decode(self, codes_BP: Tensor | NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[np.uint8]:
