@@ -5,11 +5,11 @@ in depends on the instructions and on the number of rows, so the choice is made 
 
 - bfloat16 on a CPU that multiplies in it (AVX512-BF16, AMX): one row alone takes a slow path (8 GB/s against 15 to 17
   for two to eight rows, on an EPYC with AVX512-BF16), so one row is computed as two.
-- bfloat16 on a CPU that does not: one row is fine, more cost as many times as much (times of a row on an EPYC with
-  AVX2: 2 x, 7 x for eight), and a prompt ten times as much as in float32. So the weights are widened to float32 a
-  piece at a time, small enough to stay in the cache, and multiplied there (2 x, 2.8 x for eight). Exact: every
+- bfloat16 on a CPU that does not: one row is fine, more cost as many times as much (on an EPYC with AVX2 eight rows
+  7 x one), and a prompt ten times as much as in float32. So from three rows on the weights are widened to float32 a
+  piece at a time, small enough to stay in the cache, and multiplied there (eight rows 3 to 4 x one). Exact: every
   bfloat16 is a float32, and only the result is rounded.
-- float32, two to eight rows: faster with the weights as the left factor (2 x for four rows, against 5.5 x).
+- float32, two to eight rows: faster with the weights as the left factor (four rows 2 x one, against 5 x).
 - 8-bit weights, up to eight rows: torch's weight-only product, activations in bfloat16 (0.7 of the time of a bfloat16
   row). More rows: 8-bit activations, scaled row by row, where the CPU multiplies 8-bit numbers; else widened as above.
 
@@ -27,6 +27,8 @@ from chexmix_cli.core.runtime import has_cpu_bfloat16, has_cpu_int8
 
 #: Rows up to which a product counts as bound by its weights.
 FEW_ROWS = 8
+#: Rows up to which bfloat16 without instructions for it is fast enough as it is.
+_DIRECT_ROWS = 2
 #: Numbers of the weights widened at a time: 4 MiB stay in a cache; many rows, read again for each piece, want more.
 _PIECE, _LARGE_PIECE = 1 << 20, 1 << 23
 #: torch's weight-only product reads beyond rows whose length is no multiple of its vectors (16 numbers with AVX512).
@@ -85,7 +87,7 @@ def product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tenso
     if weight_OI.dtype == torch.bfloat16:
         if num_rows == 1 and has_cpu_bfloat16():
             return F.linear(x.reshape(1, -1).expand(2, -1), weight_OI, bias_O)[0].view(*x.shape[:-1], -1)
-        if num_rows > 1 and not has_cpu_bfloat16():
+        if num_rows > _DIRECT_ROWS and not has_cpu_bfloat16():
             return _widened(x, weight_OI, None, bias_O)
     if weight_OI.dtype == torch.float32 and 1 < num_rows <= FEW_ROWS:
         y_RO = torch.mm(weight_OI, x.reshape(num_rows, -1).t()).t().contiguous()
