@@ -163,7 +163,7 @@ def report_of_ours(job: Found, weights: WeightsDir, engine: Engine, prompt: list
         "decode_s": stats.decode_s,
         "ids": made.token_ids,
         "passes": stats.num_passes,
-        "tokens_per_pass": stats.tokens_per_pass,
+        "tokens_per_pass": stats.num_decoded_tokens / max(1, stats.num_passes),
     }
 
 
@@ -290,7 +290,7 @@ def measure_acceptance(job: Found) -> Found:
         model.reports.write([film], DecodeSettings())
     stats = model.reports.engine.stats
     accepted, drafted = stats.num_accepted / stats.num_passes, stats.num_drafted / stats.num_passes
-    return {"films": len(codes), "accepted": accepted, "drafted": drafted, "tokens_per_pass": stats.tokens_per_pass}
+    return {"films": len(codes), "accepted": accepted, "drafted": drafted}
 
 
 KINDS = {

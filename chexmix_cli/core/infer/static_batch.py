@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer.batch import Batch
+from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.attention import causal_mask
 from chexmix_cli.core.models.decoder import Decoder, KvCache
 
@@ -37,6 +38,7 @@ class StaticCache(KvCache):
         self.keys_LBNSH, self.values_LBNSH = torch.zeros_like(like.keys_LBNSH), torch.zeros_like(like.values_LBNSH)
         self.capacity, self.num_rows, self.length = like.capacity, like.num_rows, like.length
         self.place_T: Tensor | None = None
+        self._start_B: Tensor | None = None
 
     def append(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values to their places and return all there is room for, each (B, N, S, H)."""
@@ -46,6 +48,17 @@ class StaticCache(KvCache):
         keys_BNSH.index_copy_(2, self.place_T, keys_BNTH)
         values_BNSH.index_copy_(2, self.place_T, values_BNTH)
         return keys_BNSH, values_BNSH
+
+    def append_rotated(
+        self, layer: int, fused_BTX: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Write keys and values out of a block's first product, as :meth:`append`; return rotated queries, and all."""
+        if self.place_T is None:
+            return super().append_rotated(layer, fused_BTX, rotary)
+        keys_BNSH, values_BNSH = self.keys_LBNSH[layer], self.values_LBNSH[layer]
+        start_B = self.place_T[:1].repeat(len(fused_BTX))
+        q_BNTH = rotate_and_cache(fused_BTX, *rotary, keys_BNSH, values_BNSH, start_B)
+        return q_BNTH, keys_BNSH, values_BNSH
 
 
 class _Pass:

@@ -16,6 +16,7 @@ from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer import engine as engine_module
 from chexmix_cli.core.infer.engine import Engine
 from chexmix_cli.core.infer.static_batch import StaticBatch
+from chexmix_cli.core.models import decoder as decoder_module
 from chexmix_cli.core.settings.inference import DecodeSettings
 
 LONG = DecodeSettings(max_new_tokens=12, min_new_tokens=12)
@@ -79,7 +80,10 @@ def same(found, expected):
         assert one.finish is other.finish
 
 
-def test_reports_are_those_of_the_batch_with_shapes_that_move(engine, prompts, static):
+@pytest.mark.parametrize("is_fused", [False, True], ids=["append", "append_rotated"])
+def test_reports_are_those_of_the_batch_with_shapes_that_move(engine, prompts, static, monkeypatch, is_fused):
+    # The way of a GPU with Triton; the op itself takes its reference on a CPU.
+    monkeypatch.setattr(decoder_module, "uses_triton", lambda device: is_fused)
     for chosen in (prompts, prompts[:1], [prompts[0], prompts[4]]):
         expected = engine.generate(chosen, LONG)
         traces = static()
