@@ -70,6 +70,7 @@ browser: $(VENV)/.dev-ready  ## open the page of an evaluation in headless Chrom
 
 aot: $(VENV)/.dev-ready  ## compile every kernel for sm_80, sm_90, sm_100 into benchmarks/aot.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/aot.py
+	$(BIN)/python tools/kernel_tables.py
 
 gpu-bench: $(VENV)/.dev-ready  ## time every kernel on this machine's CUDA device, beside torch and torch.compile
 	$(BIN)/python benchmarks/gpu_kernels.py
