@@ -13,7 +13,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ import torch
 
 from chexmix_cli.core.infer.drafts import OwnText
 from chexmix_cli.core.infer.engine import Engine
+from chexmix_cli.core.infer.images import ImageTokenizer
 from chexmix_cli.core.infer.planning import flop_rate
+from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.runtime import resident_memory
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.model import DecoderSettings
@@ -236,7 +238,7 @@ def measure_profile(job: Found) -> Found:
 
 
 def measure_growth(job: Found) -> Found:
-    """Return seconds of the prompt's pass and of a token, by length of the prompt and by rows decoded together."""
+    """Return seconds of the prompt's pass and of a token by prompt length and by rows together, and of images."""
     weights = open_weights(job["folder"])
     vocabulary = weights.settings.vocabulary
     decoder = weights.load_decoder("cpu", getattr(torch, job["dtype"]), quantize=None)
@@ -254,14 +256,22 @@ def measure_growth(job: Found) -> Found:
 
     lengths = [length for length in (32, 64, 128, 256, 512, 1024, 2048) if length <= longest]
     cost([ids[:32]])
+    torch.manual_seed(0)
+    tokenizer = ImageTokenizer(Vqgan(weights.settings.vqgan).eval(), weights.settings, batch_size=4)
+    side = weights.settings.image.resolution_px
+    pixels = torch.rand(_rows()[-2], weights.settings.vqgan.image_channels, side, side) * 2 - 1
     return {
+        "images": [
+            {"size": count, "encode_s": _best(lambda count=count: tokenizer.encode(pixels[:count]), job["rounds"])}
+            for count in _rows()[:-1]
+        ],
         "prompt": [{"size": length, **cost([ids[:length]])} for length in lengths],
         "batch": [{"size": rows, **cost([prompt_of(vocabulary, row) for row in range(rows)])} for rows in _rows()],
     }
 
 
-def _rows() -> Iterator[int]:
-    yield from (1, 2, 4, 8, 16)
+def _rows() -> tuple[int, ...]:
+    return (1, 2, 4, 8, 16)
 
 
 def measure_acceptance(job: Found) -> Found:

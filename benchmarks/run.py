@@ -286,20 +286,23 @@ def retrieval(bench: Bench) -> list[Row]:
 def growth(bench: Bench) -> list[Row]:
     """Draw how a report's cost grows with prompt and batch, and an image's with their number."""
     found = bench.found["growth"] = bench.side("growth", new_tokens=8, rounds=bench.options.rounds)
-    titles = {"prompt": "tokens of the prompt", "batch": "reports decoded together"}
-    for name, label in titles.items():
-        for part, what in (("prefill_s", "the prompt's pass"), ("token_s", "a pass that chooses tokens")):
-            points = found[name]
-            curve = Curve(
-                name=f"cost-{name}-{part.partition('_')[0]}",
-                title=f"{what}, {bench.options.size} size, {bench.dtype}",
-                x_label=label,
-                y_label="seconds",
-                series=[Series(name="measured", x=[p["size"] for p in points], y=[p[part] for p in points])],
-            )
-            path = bench.options.plots / f"{curve.name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(curve_png(curve))
+    for name, label, part, what in (
+        ("prompt", "tokens of the prompt", "prefill_s", "the prompt's pass"),
+        ("prompt", "tokens of the prompt", "token_s", "a pass behind it"),
+        ("batch", "reports decoded together", "prefill_s", "the prompts' pass"),
+        ("batch", "reports decoded together", "token_s", "a pass behind them"),
+        ("images", "images", "encode_s", "images to codes"),
+    ):
+        curve = Curve(
+            name=f"cost-{name}-{part.partition('_')[0]}",
+            title=f"{what}, {bench.options.size} size, {bench.dtype}",
+            x_label=label,
+            y_label="seconds",
+            series=[Series(name="measured", x=[p["size"] for p in found[name]], y=[p[part] for p in found[name]])],
+        )
+        path = bench.options.plots / f"{curve.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(curve_png(curve))
     return []
 
 
