@@ -24,6 +24,8 @@ from typing import Any
 
 # As kernels run on a GPU by default; said, so that a newer Triton's default changes nothing.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+# Line information holds the path of the checkout, and so makes the cubin as large as the path is long.
+os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
 
 import torch
 
