@@ -296,9 +296,12 @@ def measure_acceptance(job: Found) -> Found:
     model = open_model(options, InputSettings(), needs_decoder=True)
     rows = [row for row in read_manifest(Path(job["manifest"])) if row.split == "val"][: job["films"]]
     codes = encode_rows(rows, model.images, model.preset, model.input, progress=lambda done, of: None).codes_NP
+    settings = DecodeSettings()
+    drafter = model.drafter(settings)
     for film in codes.tolist():
-        model.reports.write([film], DecodeSettings())
+        model.reports.write([film], settings, drafter=drafter)
     stats = model.reports.engine.stats
+    assert stats.num_drafted, "no draft was made: nothing to replay"
     accepted, drafted = stats.num_accepted / stats.num_passes, stats.num_drafted / stats.num_passes
     return {"films": len(codes), "accepted": accepted, "drafted": drafted}
 

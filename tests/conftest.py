@@ -12,8 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-# Kernels run in Triton's interpreter where there is no GPU. Triton asks when it is imported, its own functions included,
-# and some tests import it by way of torch: so it is said here, for all of them.
+# Kernels run in Triton's interpreter where there is no GPU. Triton asks when it is imported, its own functions
+# included, and some tests import it by way of torch: so it is said here, for all of them.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
