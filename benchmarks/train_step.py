@@ -204,9 +204,12 @@ def draw(found: dict[str, list[tuple[float, dict[str, dict[str, float]]]]], path
             axes[1, column].plot(sizes, [pair[side]["peak_mib"] for _, pair in points], marker=marker, label=side)
         axes[1, column].set_xlabel({"tokens": "tokens a row", "rows": "rows a step", "vocabulary": "vocabulary"}[name])
         for axis in axes[:, column]:
-            axis.set_ylim(bottom=0)
             axis.set_xlim(left=0)
             axis.grid(alpha=0.3)
+            axis.locator_params(axis="x", nbins=4)
+    # Once all is drawn: a limit stops an axis, and those beside it, from growing with what comes.
+    for axis in axes[:, 0]:
+        axis.set_ylim(bottom=0)
     axes[0, 0].set_ylabel("processor seconds a step")
     axes[1, 0].set_ylabel("peak memory, MiB")
     axes[0, 0].legend()
