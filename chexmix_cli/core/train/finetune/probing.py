@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from chexmix_cli.core.evals.head_validation import validate_findings
@@ -14,7 +14,7 @@ from chexmix_cli.core.evals.probe import ProbeFit, fit_probe
 from chexmix_cli.core.infer.embeddings import image_embeddings
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.finetuning import ClassifyFinetuning
-from chexmix_cli.core.train.finetune.classify_task import LabelledSet, mean_auroc, require_evaluable
+from chexmix_cli.core.train.finetune.classify_task import LabelledSet, require_evaluable
 from chexmix_cli.core.train.finetune.examples import Progress
 from chexmix_cli.core.vocab import Vocabulary
 from chexmix_cli.core.weights import WeightsDir
@@ -58,7 +58,8 @@ def fit_findings(
     val_ND = _states(decoder, vocabulary, val, (layer,), "read val", progress)[layer]
     logit_NL, target_NL = fit.head.logits(val_ND), val.target_NL[:, kept]
     validation = validate_findings(fit.head.labels, logit_NL, target_NL.double().numpy(), val.patients)
-    figures = {"val_auroc": mean_auroc(torch.from_numpy(logit_NL), target_NL)}
+    known = [one.auroc for one in validation.values() if one.auroc is not None]
+    figures = {"val_auroc": fmean(known)}
     return replace(fit, head=replace(fit.head, validation=validation)), {**figures, "layer": layer}
 
 
