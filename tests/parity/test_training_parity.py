@@ -47,7 +47,7 @@ def documents(stage: str) -> Documents:
         VOCABULARY,
         image_ratio=(0.3, 0.9),
         text_ratio=(0.1, 0.6),
-        masked_targets_only=stage == "2 masked",
+        loss="masked" if stage == "2 masked" else "all",
         seed_B=torch.randint(2**62, (3,), generator=generator),
     )
 

@@ -12,6 +12,10 @@ from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
 from chexmix_cli.core.settings.model import ModelSettings
 
 
+#: Which targets count in stage 2.
+MaskedLoss = Literal["masked", "masked-image", "all"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopSettings:
     """How long and how often.
@@ -113,6 +117,8 @@ class ReconstructionSettings:
         flip: mirror half of the images; the tokenizer knows no sides.
         intensity_jitter: largest relative change of contrast, brightness and gamma.
         crop_jitter: largest share of a side that a random crop removes.
+        pictures_only: leave encoder and codebook as they are and train only what draws pictures from codes: every
+            token made before, and every decoder trained on them, stays valid.
         probe_films: films of a split, at most, on which the last validation measures whether labels survive the round
             trip; 0 leaves that out.
     """
@@ -130,6 +136,7 @@ class ReconstructionSettings:
     flip: bool = True
     intensity_jitter: float = 0.1
     crop_jitter: float = 0.1
+    pictures_only: bool = False
     probe_films: int = 512
 
     def __post_init__(self) -> None:
@@ -204,13 +211,14 @@ class MaskingSettings:
 
     Attributes:
         image_ratio, text_ratio: lower and upper bound; each document draws its ratio uniformly between them.
-        loss: ``masked`` counts only targets that the input does not show (masked ones, the end), ``all`` every one.
+        loss: ``masked`` counts only targets that the input does not show (masked ones, the end), ``masked-image`` of
+            the image those and of the report all, ``all`` every one.
         attention: ``paper`` is causal; ``bidirectional`` lets image positions attend to the whole image span.
     """
 
     image_ratio: tuple[float, ...] = (0.0, 0.9)
     text_ratio: tuple[float, ...] = (0.0, 0.5)
-    loss: Literal["masked", "all"] = "masked"
+    loss: MaskedLoss = "masked"
     attention: Literal["paper", "bidirectional"] = "paper"
 
     def __post_init__(self) -> None:
@@ -226,7 +234,10 @@ class MaskingSettings:
         )
         leaks = self.loss == "all" and self.attention == "bidirectional"
         require(
-            not leaks, "masking.loss", self.loss, "masked: with bidirectional attention visible targets see themselves"
+            not leaks,
+            "masking.loss",
+            self.loss,
+            "masked or masked-image: with bidirectional attention visible image targets see themselves",
         )
 
 

@@ -135,7 +135,7 @@ class DecoderTask:
             self._vocabulary,
             image_ratio=masking.image_ratio,
             text_ratio=masking.text_ratio,
-            masked_targets_only=masking.loss == "masked",
+            loss=masking.loss,
             seed_B=torch.randint(1 << 62, (len(documents.lengths),), generator=generator),
         )
         return dataclasses.replace(hidden, is_bidirectional=masking.attention == "bidirectional")

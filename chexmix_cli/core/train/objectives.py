@@ -16,6 +16,7 @@ from chexmix_cli.core.kernels.masked_tokens.op import hide_tokens
 from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
 from chexmix_cli.core.models.attention import AttentionPlan, Context, Part
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.training import MaskedLoss
 from chexmix_cli.core.vocab import Vocabulary
 
 #: Target of a position that does not count.
@@ -137,7 +138,7 @@ def masked_next_token(
     *,
     image_ratio: tuple[float, ...],
     text_ratio: tuple[float, ...],
-    masked_targets_only: bool,
+    loss: MaskedLoss,
     seed_B: Tensor,
 ) -> Documents:
     """Stage 2: hide input positions behind the mask id and still predict the next original token.
@@ -149,8 +150,9 @@ def masked_next_token(
         documents: as :func:`next_token` gives them.
         vocabulary: the id table.
         image_ratio, text_ratio: bounds.
-        masked_targets_only: count a target only if the input does not show it. What follows the last token is not in
-            the input: it always counts, or the model forgets to end a report.
+        loss: which targets count. ``masked``: those that the input does not show; what follows the last token is one
+            of them, or the model forgets to end a report. ``masked-image``: of the image those, of the report all:
+            its positions are causal whatever the image's are, so that none sees its target. ``all``: every one.
         seed_B: of each document, int64, non-negative: what it hides hangs on that and on no other document.
     """
     hiding = Hiding(
@@ -160,10 +162,15 @@ def masked_next_token(
         vocabulary.mask,
         (image_ratio[0], image_ratio[1]),
         (text_ratio[0], text_ratio[1]),
-        masked_targets_only,
+        loss != "all",
     )
     length_B = torch.tensor(documents.lengths, device=documents.input_BT.device)
     input_BT, target_BT = hide_tokens(documents.input_BT, documents.target_BT, length_B, seed_B, hiding)
+    if loss == "masked-image":
+        original_BT = documents.target_BT
+        is_marker_BT = (original_BT == vocabulary.end_image) | (original_BT == vocabulary.begin_text)
+        is_report_BT = ~(vocabulary.is_image(original_BT) | is_marker_BT)
+        target_BT = torch.where(is_report_BT, original_BT, target_BT)
     return dataclasses.replace(documents, input_BT=input_BT, target_BT=target_BT)
 
 

@@ -74,6 +74,12 @@ def _tokenizer_task(
         raise TrainingError(
             "is a folder", where=str(data), expected="a manifest: the image tokenizer learns from images"
         )
+    if settings.reconstruction.pictures_only and start is None:
+        raise TrainingError(
+            "there are no codes to draw pictures from",
+            where="reconstruction.pictures_only",
+            expected="--init with a trained image tokenizer",
+        )
     rows = read_splits(data)
     vqgan = Vqgan(settings.model.vqgan)
     if start is not None:
@@ -83,7 +89,8 @@ def _tokenizer_task(
     vqgan = vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     limit, seed = settings.reconstruction.probe_films, settings.train.seed
     probe = RoundTripProbe(train, val, rows["train"], rows["val"], limit=limit, seed=seed)
-    return TokenizerTask(settings, vqgan, train, val, [row.id for row in rows["train"]], probe)
+    ids = [row.id for row in rows["train"]]
+    return TokenizerTask(settings, vqgan, train, val, ids, probe, is_trained=start is not None)
 
 
 def _open_start(init: str) -> WeightsDir:

@@ -12,7 +12,7 @@ import torch
 from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
 from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.models.decoder import Decoder
-from chexmix_cli.core.models.init import init_decoder
+from chexmix_cli.core.models.init import init_code_rows, init_decoder
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
@@ -61,8 +61,8 @@ def decoder_task(
         sources = _from_shards(settings, data, start, tokenizer_file)
     else:
         sources = _from_manifest(settings, data, start, tokenizer, progress)
-    decoder = _start_decoder(settings, start)
     vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    decoder = _start_decoder(settings, start, vqgan)
     stage = "2" if isinstance(settings, Stage2Training) else "1"
     # Weights that came from a model of weights.toml stay under its licence.
     origin = {} if start.entry is None else {"entry": start.entry.name}
@@ -147,7 +147,7 @@ def _text_tokenizer_file(name: str, start: WeightsDir) -> Path:
     return found[0]
 
 
-def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir) -> Decoder:
+def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir, vqgan: Vqgan) -> Decoder:
     shape, seed = settings.model.decoder, settings.train.seed
     if settings.start.decoder != "init":
         folder = Path(settings.start.decoder)
@@ -162,7 +162,10 @@ def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir)
         decoder = start.load_decoder(torch.device("cpu"), torch.float32)
     else:
         decoder = Decoder(shape)
-        init_decoder(decoder, step_generator(seed, 0))
+        generator = step_generator(seed, 0)
+        init_decoder(decoder, generator)
+        codebook_KE = vqgan.quantize.embedding.weight.detach()
+        init_code_rows(decoder, codebook_KE, settings.model.vocabulary.image_start, generator)
     decoder.set_dropout(shape.residual_dropout)
     return decoder
 

@@ -62,6 +62,10 @@ class RunningCodebook(nn.Module):
         rows = torch.linspace(0, len(z_ME) - 1, num_codes).round().long()
         self._write(torch.ones(num_codes, dtype=torch.bool, device=z_ME.device), z_ME[rows])
 
+    def keep(self) -> None:
+        """Take the vectors that are there for what earlier training gave, instead of seeding codes anew."""
+        self._write(torch.ones_like(self.count_K, dtype=torch.bool), self._embedding[0].weight.clone())
+
     def observe(self, z_ME: Tensor) -> None:
         """Remember a micro-batch's latents until :meth:`update`."""
         self._seen.append(z_ME)
@@ -105,6 +109,7 @@ class TokenizerTask:
         vqgan: the model in training.
         train, val: films of the two splits.
         ids: manifest ids of the train films.
+        is_trained: the model has been trained before: its codebook is kept.
         probe: measures at the last validation whether labels survive the round trip.
     """
 
@@ -118,12 +123,19 @@ class TokenizerTask:
         val: Films,
         ids: list[str],
         probe: RoundTripProbe | None = None,
+        *,
+        is_trained: bool = False,
     ) -> None:
         self._settings, self._losses = settings, settings.reconstruction
         self.vqgan = vqgan
         self.codebook = RunningCodebook(
             vqgan.quantize.embedding, decay=self._losses.codebook_decay, revive_below=self._losses.revive_below
         )
+        if is_trained:
+            self.codebook.keep()
+        if self._losses.pictures_only:
+            for part in (vqgan.encoder, vqgan.quant_conv):
+                part.requires_grad_(False)
         parts: dict[str, nn.Module] = {"vqgan": vqgan, "codebook": self.codebook}
         self.discriminator: PatchDiscriminator | None = None
         if self._losses.adversarial > 0:
@@ -169,7 +181,8 @@ class TokenizerTask:
         z_ME = latent_BEYX.detach().permute(0, 2, 3, 1).flatten(0, 2)
         if not self.codebook.is_seeded:
             self.codebook.seed(z_ME)
-        self.codebook.observe(z_ME)
+        if not self._losses.pictures_only:
+            self.codebook.observe(z_ME)
         nearest_BEYX = self.vqgan.quantize.decode(self.vqgan.quantize.encode(latent_BEYX.detach()))
         straight_BEYX = latent_BEYX + (nearest_BEYX - latent_BEYX).detach()
         rebuilt = self.vqgan.decode_latents(straight_BEYX).float()
@@ -197,7 +210,8 @@ class TokenizerTask:
 
     def after_step(self, generator: Generator) -> None:
         """Update the codebook from the step's latents."""
-        self.codebook.update(generator)
+        if not self._losses.pictures_only:
+            self.codebook.update(generator)
 
     def validate(self) -> dict[str, float]:
         """Return figures of the round trip over the validation split; nothing is learned from it.

@@ -8,7 +8,7 @@ import torch
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.models.attention import causal_mask
 from chexmix_cli.core.models.decoder import Decoder
-from chexmix_cli.core.models.init import init_decoder
+from chexmix_cli.core.models.init import init_code_rows, init_decoder
 from chexmix_cli.core.settings.model import DecoderSettings
 
 SETTINGS = DecoderSettings(
@@ -178,3 +178,26 @@ def test_initial_values_are_normal_and_small_in_the_branches():
             expected = 0.02 / 4 if "output_proj" in name else 0.02  # 4 = sqrt(2 * 8 layers)
             assert float(parameter.std()) == pytest.approx(expected, rel=0.05), name
             assert abs(float(parameter.mean())) < 0.05 * expected, name
+
+
+def test_rows_of_codes_resemble_each_other_as_the_codes_do():
+    settings = DecoderSettings(
+        num_rows=150, hidden_size=256, num_layers=1, num_heads=4, mlp_size=8, rotary_size=16, max_positions=16
+    )
+    decoder = Decoder(settings)
+    generator = torch.Generator().manual_seed(4)
+    init_decoder(decoder, generator)
+    text_before = decoder.embedding.weight[:20].clone()
+    codebook_KE = torch.randn(100, 8, generator=generator) * torch.linspace(0.1, 10, 8) + 3
+    init_code_rows(decoder, codebook_KE, 20, generator)
+    assert torch.equal(decoder.embedding.weight[:20], text_before)
+    standard_KE = (codebook_KE - codebook_KE.mean(0)) / codebook_KE.std(0)
+    wanted = torch.corrcoef(standard_KE).flatten()
+    projections = []
+    for weight in (decoder.embedding.weight, decoder.head.weight):
+        rows_KD = weight[20:120].detach()
+        assert float(rows_KD.std()) == pytest.approx(0.02, rel=0.1)
+        found = torch.corrcoef(torch.stack((wanted, torch.corrcoef(rows_KD).flatten())))[0, 1]
+        assert float(found) > 0.8
+        projections.append(rows_KD)
+    assert abs(float(torch.corrcoef(torch.stack([rows.flatten() for rows in projections]))[0, 1])) < 0.1

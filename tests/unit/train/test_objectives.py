@@ -10,7 +10,7 @@ import torch
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.models.attention import AttentionPlan, Part
 from chexmix_cli.core.models.decoder import Decoder
-from chexmix_cli.core.settings.training import MaskingSettings
+from chexmix_cli.core.settings.training import MaskedLoss, MaskingSettings
 from chexmix_cli.core.train.objectives import (
     IGNORED,
     Documents,
@@ -39,7 +39,7 @@ def hide(
     text_ratio: tuple[float, float],
     *,
     seed: int = 0,
-    masked_targets_only: bool = True,
+    loss: MaskedLoss = "masked",
 ) -> tuple[Documents, torch.Tensor]:
     """Return documents with hidden tokens, and where they are."""
     generator = torch.Generator().manual_seed(seed)
@@ -48,7 +48,7 @@ def hide(
         VOCABULARY,
         image_ratio=image_ratio,
         text_ratio=text_ratio,
-        masked_targets_only=masked_targets_only,
+        loss=loss,
         seed_B=torch.randint(2**62, (len(documents.lengths),), generator=generator),
     )
     return batch, batch.input_BT == VOCABULARY.mask
@@ -123,9 +123,24 @@ def test_masked_targets_are_the_original_tokens_at_hidden_positions_and_the_end(
         assert counted.tolist() == [*(is_masked_BT[row].nonzero().flatten() - 1).tolist(), end]
         assert torch.equal(batch.target_BT[row, counted[:-1]], plain.input_BT[row, counted[:-1] + 1])
         assert batch.target_BT[row, end] == VOCABULARY.begin_image
-    everything, _ = hide(plain, (0.5, 0.5), (0.5, 0.5), masked_targets_only=False)
+    everything, _ = hide(plain, (0.5, 0.5), (0.5, 0.5), loss="all")
     assert torch.equal(everything.input_BT, batch.input_BT)
     assert torch.equal(everything.target_BT, plain.target_BT)
+
+
+def test_masked_image_counts_hidden_codes_and_the_whole_report():
+    plain = next_token(random_documents(6), VOCABULARY)
+    batch, is_masked_BT = hide(plain, (0.5, 0.5), (0.5, 0.5), loss="masked-image")
+    assert torch.equal(batch.input_BT, hide(plain, (0.5, 0.5), (0.5, 0.5))[0].input_BT)
+    for row in range(6):
+        ids = plain.input_BT[row].tolist()
+        stop = ids.index(VOCABULARY.end_image)
+        end = int((plain.target_BT[row] != IGNORED).sum())
+        hidden = (is_masked_BT[row, :stop].nonzero().flatten() - 1).tolist()
+        counted = (batch.target_BT[row] != IGNORED).nonzero().flatten()
+        # Neither I_E nor T_s, then each token of the report and what ends it.
+        assert counted.tolist() == [*hidden, *range(stop + 1, end)]
+        assert torch.equal(batch.target_BT[row, counted], plain.target_BT[row, counted])
 
 
 LAYOUTS = [
@@ -159,16 +174,16 @@ def states(decoder: Decoder, documents: Documents) -> torch.Tensor:
     return decoder(input_1T, attend_BTS=AttentionPlan(documents.contexts()))[0]
 
 
-@pytest.mark.parametrize("masked_only", [True, False])
+@pytest.mark.parametrize("loss", ["masked", "masked-image", "all"])
 @pytest.mark.parametrize("ratios", [((0.4, 0.9), (0.4, 0.9)), ((1.0, 1.0), (0.0, 0.0)), ((0.0, 0.0), (1.0, 1.0))])
 @pytest.mark.parametrize(("crosses", "bidirectional"), LAYOUTS)
-def test_a_hidden_token_changes_nothing_the_decoder_computes(decoder, crosses, bidirectional, ratios, masked_only):
+def test_a_hidden_token_changes_nothing_the_decoder_computes(decoder, crosses, bidirectional, ratios, loss):
     """Replace every hidden token by another id: every state must stay the same, bit for bit."""
     plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
     _, is_masked_BT = hide(plain, *ratios, seed=5)
     other = dataclasses.replace(plain, input_BT=other_ids(plain.input_BT, is_masked_BT))
     first, second = (
-        states(decoder, hide(documents, *ratios, seed=5, masked_targets_only=masked_only)[0])
+        states(decoder, hide(documents, *ratios, seed=5, loss=loss)[0])
         for documents in (plain, other)
     )
     assert torch.equal(first, second)
@@ -176,11 +191,12 @@ def test_a_hidden_token_changes_nothing_the_decoder_computes(decoder, crosses, b
     assert not torch.equal(states(decoder, plain), states(decoder, other))
 
 
+@pytest.mark.parametrize("loss", ["masked", "masked-image"])
 @pytest.mark.parametrize(("crosses", "bidirectional"), LAYOUTS)
-def test_a_visible_token_reaches_no_target_that_it_is(decoder, crosses, bidirectional):
+def test_a_visible_token_reaches_no_target_that_it_is(decoder, crosses, bidirectional, loss):
     """Where a target counts, the state that predicts it does not depend on the token, though it stands in the input."""
     plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
-    batch, is_masked_BT = hide(plain, (0.3, 0.6), (0.3, 0.6), seed=2)
+    batch, is_masked_BT = hide(plain, (0.3, 0.6), (0.3, 0.6), seed=2, loss=loss)
     captured = []
     handle = decoder.embedding.register_forward_hook(lambda module, inputs, output: captured.append(output))
     input_1T, target_1T = batch.flat()
@@ -283,7 +299,7 @@ def test_contexts_are_documents_or_rows():
         ({"image_ratio": (0.5, 0.2)}, "masking.image_ratio"),
         ({"text_ratio": (0.0, 1.2)}, "masking.text_ratio"),
         ({"image_ratio": (0.0, 0.0), "text_ratio": (0.0, 0.0)}, "a ratio above 0"),
-        ({"loss": "all", "attention": "bidirectional"}, "visible targets see themselves"),
+        ({"loss": "all", "attention": "bidirectional"}, "visible image targets see themselves"),
     ],
 )
 def test_impossible_masking_is_refused(values, message):

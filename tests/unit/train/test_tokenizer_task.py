@@ -50,6 +50,19 @@ def test_a_dead_code_moves_onto_a_latent():
     assert not embedding.weight.requires_grad
 
 
+def test_a_trained_codebook_is_kept_by_the_first_batch():
+    """Training that starts from weights would forget them if the first batch seeded the codes."""
+    torch.manual_seed(0)
+    embedding = torch.nn.Embedding(4, 2)
+    before = embedding.weight.detach().clone()
+    codebook = RunningCodebook(embedding, decay=0.9, revive_below=0.3)
+    codebook.keep()
+    assert codebook.is_seeded
+    codebook.observe(before.repeat(3, 1))
+    codebook.update(torch.Generator().manual_seed(1))
+    torch.testing.assert_close(embedding.weight.detach(), before)
+
+
 def test_unchanged_films_are_what_inference_sees(draw_film, trained_model):
     from chexmix_cli.core.data.geometry import fit
 
@@ -326,3 +339,20 @@ def test_the_last_validation_alone_runs_the_probe(make_task, labelled_films):
 def test_bad_settings_name_themselves(values, message):
     with pytest.raises(SettingsError, match=message):
         ReconstructionSettings(**values)
+
+
+def test_pictures_only_leaves_every_code_as_it_was(draw_film, trained_model, tmp_path):
+    settings = TokenizerTraining(
+        model=trained_model,
+        train=LoopSettings(steps=4, batch_size=4, micro_batch_size=4, precision="float32"),
+        optimizer=OptimizerSettings(learning_rate=3e-3),
+        reconstruction=ReconstructionSettings(pictures_only=True),
+    )
+    torch.manual_seed(0)
+    vqgan = Vqgan(trained_model.vqgan)
+    before = {name: value.clone() for name, value in vqgan.state_dict().items()}
+    films = Films([draw_film(seed) for seed in range(8)], trained_model)
+    task = TokenizerTask(settings, vqgan, films, films, [str(index) for index in range(8)], is_trained=True)
+    Trainer(task, settings.train, settings.optimizer, {}, out=tmp_path, report=lambda record: None).run(resume=False)
+    changed = {name.split(".")[0] for name, value in vqgan.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}

@@ -1,0 +1,132 @@
+"""Train the arms that docs/results.md compares: the same documents, in the same number, under different objectives.
+
+    python tools/train_arms.py shards --init START --out runs/arms --seeds 0 1 [--arms s1 s1-more ...] [--processes 2]
+
+| arm | first | then |
+|---|---|---|
+| ``s1`` | stage 1 | |
+| ``s1-more`` | ``s1`` | stage 1 |
+| ``s2-paper`` | ``s1`` | stage 2, causal |
+| ``s2-both`` | ``s1`` | stage 2, an image's positions see the whole image |
+| ``s2-only`` | | stage 2 as in ``s2-both``, as many documents as ``s1`` and ``s2-both`` together |
+
+and, of the loss's placement and the masks, with all else as in ``s2-both``: ``s2-both-masked`` (hidden targets only, of
+the report too), ``s2-both-image`` (no report token is hidden), ``s2-both-high`` (0.4 to 0.9 of an image hidden).
+
+Every run is a ``chexmix pretrain`` in a folder of its own, ``OUT/seedN/ARM``: what is finished is left alone, what was
+interrupted goes on. With ``--processes 2`` two runs go side by side, each with half of the threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+FIRST_STEPS, THEN_STEPS = 625, 500
+_FIRST = ("optimizer.learning_rate=1.5e-3", "optimizer.min_learning_rate=1e-4", "optimizer.warmup_steps=60")
+_THEN = ("optimizer.learning_rate=1e-3", "optimizer.min_learning_rate=3e-5", "optimizer.warmup_steps=30")
+_BOTH = ("masking.attention=bidirectional", "masking.loss=masked-image")
+#: Of every run: small rows, all in float32; a few passes over the data need no dropout.
+_COMMON = ("train.batch_size=8", "train.micro_batch_size=8", "train.precision=float32", "train.checkpoint_every=125", *(
+    "model.decoder.hidden_size=192", "model.decoder.num_heads=6", "model.decoder.mlp_size=768",
+    "model.decoder.residual_dropout=0.0",
+))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One run: a stage with its settings, behind another arm or from nothing."""
+
+    stage: str
+    steps: int
+    settings: tuple[str, ...]
+    behind: str | None = None
+
+
+ARMS = {
+    "s1": Arm("1", FIRST_STEPS, _FIRST),
+    "s2-only": Arm("2", FIRST_STEPS + THEN_STEPS, (*_FIRST, *_BOTH)),
+    "s1-more": Arm("1", THEN_STEPS, _THEN, behind="s1"),
+    "s2-paper": Arm("2", THEN_STEPS, (*_THEN, "masking.loss=masked-image"), behind="s1"),
+    "s2-both": Arm("2", THEN_STEPS, (*_THEN, *_BOTH), behind="s1"),
+    "s2-both-masked": Arm("2", THEN_STEPS, (*_THEN, *_BOTH, "masking.loss=masked"), behind="s1"),
+    "s2-both-image": Arm("2", THEN_STEPS, (*_THEN, *_BOTH, "masking.text_ratio=[0.0,0.0]"), behind="s1"),
+    "s2-both-high": Arm("2", THEN_STEPS, (*_THEN, *_BOTH, "masking.image_ratio=[0.4,0.9]"), behind="s1"),
+}
+MAIN_ARMS = ("s1", "s2-only", "s2-both", "s1-more", "s2-paper")
+
+
+def is_finished(folder: Path, arm: Arm) -> bool:
+    """Return whether a run has its last step behind it."""
+    metrics = folder / "metrics.jsonl"
+    if not metrics.is_file():
+        return False
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return any(record.get("step") == arm.steps and "val_loss" in record for record in records)
+
+
+def command(name: str, seed: int, options: argparse.Namespace) -> list[str]:
+    """Return the command of one run."""
+    arm, folder = ARMS[name], options.out / f"seed{seed}" / name
+    init = options.init if arm.behind is None else folder.parent / arm.behind
+    settings = [*_COMMON, *arm.settings, f"train.steps={arm.steps}", "train.validate_every=125", f"train.seed={seed}"]
+    found = [sys.executable, "-m", "chexmix_cli", "pretrain", "--stage", arm.stage, "--preset", "mini"]
+    found += ["--data", str(options.data), "--init", str(init), "--out", str(folder)]
+    found += [part for setting in settings for part in ("--set", setting)]
+    return [*found, "--resume"] if (folder / "checkpoints").is_dir() else found
+
+
+def run(name: str, seed: int, options: argparse.Namespace) -> int:
+    """Train one arm; return the exit code."""
+    folder = options.out / f"seed{seed}" / name
+    if is_finished(folder, ARMS[name]):
+        return 0
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.processes))}
+    started = time.monotonic()
+    with (folder.parent / f"{name}.log").open("a", encoding="utf-8") as log:
+        code = subprocess.run(command(name, seed, options), stdout=log, stderr=log, env=environment, check=False)
+    minutes = (time.monotonic() - started) / 60
+    print(f"seed {seed} {name}: exit {code.returncode}, {minutes:.1f} min", file=sys.stderr, flush=True)
+    return code.returncode
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train; return 1 if a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of token shards, or a manifest")
+    parser.add_argument("--init", type=Path, required=True, help="image tokenizer and text tokenizer to start from")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=MAIN_ARMS, metavar="ARM")
+    parser.add_argument("--processes", type=int, default=1, help="runs side by side")
+    options = parser.parse_args(arguments)
+    waiting = [(name, seed) for seed in options.seeds for name in options.arms]
+    running: dict[Future[int], tuple[str, int]] = {}
+    failed = 0
+    with ThreadPoolExecutor(options.processes) as pool:
+        while waiting or running:
+            for one in list(waiting):
+                before = ARMS[one[0]].behind
+                is_ready = before is None or is_finished(options.out / f"seed{one[1]}" / before, ARMS[before])
+                if is_ready and len(running) < options.processes:
+                    waiting.remove(one)
+                    running[pool.submit(run, *one, options)] = one
+            if not running:
+                print(f"never began: {waiting}: what they start from is not there", file=sys.stderr)
+                return 1
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                failed += done.result() != 0
+                del running[done]
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
