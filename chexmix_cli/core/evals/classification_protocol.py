@@ -129,6 +129,7 @@ def evaluate_probe(train: Films, films: Films, embed: Embed, task: Task) -> Eval
             fields,
             settings.bootstrap,
             by_label=settings.sweep.by_label,
+            columns=columns,
         )
         measured, drawn = [*measured, *more], [*drawn, *masking]
     probes = {policy: _probe_facts(found) for policy, found in fits.items()}
@@ -164,6 +165,7 @@ def evaluate_head(films: Films, embed: Embed, head: Head, task: Task) -> Evaluat
             fields,
             settings.bootstrap,
             by_label=settings.sweep.by_label,
+            columns=columns,
         )
         measured, drawn = [*measured, *more], [*drawn, *masking]
     facts = {"head": {"layer": head.layer, "calibration": head.calibration, "provenance": dict(head.provenance)}}

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from chexmix_cli.core.evals.bootstrap import bootstrap, percentile_intervals
 from chexmix_cli.core.evals.classification import mean_of_same
 from chexmix_cli.core.evals.classified import Floats
-from chexmix_cli.core.evals.evaluation import Curve, Measurement, Series
+from chexmix_cli.core.evals.evaluation import Curve, ItemStatistic, Measurement, Series
 from chexmix_cli.core.evals.masking_sweep import Point
 from chexmix_cli.core.evals.ranked import RankedScores
 from chexmix_cli.core.infer.position_masks import Pattern
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
 
 Interval = tuple[float, float] | None
+Columns = dict[str, list[float | None]]
 
 
 def sweep_numbers(
@@ -31,6 +32,7 @@ def sweep_numbers(
     settings: BootstrapSettings,
     *,
     by_label: bool,
+    columns: Columns,
 ) -> tuple[list[Measurement], list[Curve]]:
     """Return AUROC at every point (mean over labels and seeds), the area under each curve, and the curves.
 
@@ -42,6 +44,7 @@ def sweep_numbers(
         fields: that all numbers share.
         settings: of the bootstrap.
         by_label: also each label's AUROC at every point (mean over seeds).
+        columns: gets what these follow from, where there is one mask an item: two models are then compared in pairs.
     """
     ranked = RankedScores(
         np.concatenate([prob_NK for point in points for prob_NK in point.prob_SNK], axis=1),
@@ -85,11 +88,28 @@ def sweep_numbers(
             for point in points
             for name in names
         ]
+    statistics: list[ItemStatistic | None] = [None] * (len(points) + len(lines))
+    if by_label:
+        statistics += [_statistic(columns, point, names, k, label_NK) for point in points for k in range(len(names))]
     made = [
-        _measurement(*one, value, interval, count)
-        for one, value, interval in zip(named, value_M, intervals, strict=True)
+        _measurement(*one, value, interval, count, statistic)
+        for one, value, interval, statistic in zip(named, value_M, intervals, statistics, strict=True)
     ]
     return made, _curves(points, lines, value_M, intervals)
+
+
+def _statistic(
+    columns: Columns, point: Point, names: Sequence[str], place: int, label_NK: Floats
+) -> ItemStatistic | None:
+    """Put one label's probabilities at a point among the columns; None where several masks have several of them."""
+    if len(point.prob_SNK) > 1:
+        return None
+    hidden = "unmasked" if point.pattern is None else f"{point.pattern} {point.ratio:g}"
+    score = f"probability of {names[place]}, {point.features.name}, fit {point.fit}, {hidden}"
+    label = f"{names[place]}, masking"
+    columns[score] = [float(value) for value in point.prob_SNK[0, :, place]]
+    columns[label] = [None if np.isnan(value) else float(value) for value in label_NK[:, place]]
+    return ItemStatistic(kind="auroc", column=score, labels=label)
 
 
 def _lines(points: Sequence[Point]) -> dict[tuple[str, str, Pattern], list[int]]:
@@ -140,7 +160,14 @@ def _line_fields(points: Sequence[Point], line: tuple[str, str, Pattern], places
     }
 
 
-def _measurement(name: str, fields: Mapping[str, str], value: float, interval: Interval, count: int) -> Measurement:
+def _measurement(
+    name: str,
+    fields: Mapping[str, str],
+    value: float,
+    interval: Interval,
+    count: int,
+    statistic: ItemStatistic | None,
+) -> Measurement:
     is_defined = bool(np.isfinite(value))
     return Measurement(
         name=name,
@@ -149,6 +176,7 @@ def _measurement(name: str, fields: Mapping[str, str], value: float, interval: I
         fields=fields,
         interval=interval if is_defined else None,
         reason=None if is_defined else "no label with both classes",
+        statistic=statistic if is_defined else None,
     )
 
 

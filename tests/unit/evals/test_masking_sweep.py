@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -53,9 +55,18 @@ def items(count=40):
     return items_of(rows, "one")
 
 
-def numbers(points, label_NK, names, resamples=0, by_label=False):
+def numbers(points, label_NK, names, resamples=0, by_label=False, columns=None):
     settings = BootstrapSettings(resamples=resamples)
-    return sweep_numbers(points, label_NK, names, np.arange(40), {"by": "image"}, settings, by_label=by_label)
+    return sweep_numbers(
+        points,
+        label_NK,
+        names,
+        np.arange(40),
+        {"by": "image"},
+        settings,
+        by_label=by_label,
+        columns={} if columns is None else columns,
+    )
 
 
 @pytest.mark.parametrize("pattern", ["random", "block", "border"])
@@ -171,3 +182,27 @@ def test_a_number_is_the_mean_over_seeds_and_over_labels_that_have_both_classes(
 
 def fields_of(point):
     return {name: getattr(point, name) for name in ("features", "fit", "pattern", "ratio", "prob_SNK")}
+
+
+def test_with_one_mask_an_image_a_labels_numbers_follow_from_columns():
+    from sklearn.metrics import roc_auc_score
+
+    found = PixelFeatures(pixels(), pixels(seed=1), 5, 0)
+    label_NK = np.column_stack([labelled(), 1 - labelled()])
+    label_NK[3, 1] = np.nan
+    points = [
+        dataclasses.replace(point, prob_SNK=np.concatenate([point.prob_SNK, point.prob_SNK**2 / 2], axis=2))
+        for point in sweep(found, plan(seeds=1), items(), fit)
+    ]
+    columns = {}
+    measured, _ = numbers(points, label_NK, ["Mass", "Other"], by_label=True, columns=columns)
+    followed = [one for one in measured if one.statistic is not None]
+    assert len(followed) == 2 * len(points)
+    for one in followed:
+        label_N = np.array(columns[one.statistic.labels], float)
+        has_label = ~np.isnan(label_N)
+        score_N = np.array(columns[one.statistic.column])
+        assert one.value == pytest.approx(roc_auc_score(label_N[has_label], score_N[has_label]))
+    assert len({one.statistic.column for one in followed}) == len(followed)
+    several, _ = numbers(sweep(found, plan(seeds=2), items(), fit), label_NK[:, :1], ["Mass"], by_label=True)
+    assert [one.fields["ratio"] for one in several if one.statistic is not None] == ["0"]

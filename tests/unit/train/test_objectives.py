@@ -182,10 +182,7 @@ def test_a_hidden_token_changes_nothing_the_decoder_computes(decoder, crosses, b
     plain = lay_out(next_token(random_documents(6), VOCABULARY), crosses=crosses, bidirectional=bidirectional)
     _, is_masked_BT = hide(plain, *ratios, seed=5)
     other = dataclasses.replace(plain, input_BT=other_ids(plain.input_BT, is_masked_BT))
-    first, second = (
-        states(decoder, hide(documents, *ratios, seed=5, loss=loss)[0])
-        for documents in (plain, other)
-    )
+    first, second = (states(decoder, hide(documents, *ratios, seed=5, loss=loss)[0]) for documents in (plain, other))
     assert torch.equal(first, second)
     # The same change where nothing is hidden is seen, or this test could not fail.
     assert not torch.equal(states(decoder, plain), states(decoder, other))
