@@ -9,7 +9,6 @@ from torch import Generator, Tensor, nn
 
 from chexmix_cli.core.models.decoder import Block, Decoder
 
-
 #: Deviation of every matrix.
 _STD = 0.02
 #: Share of the deviation of a code's row that is its own, beside what it has of the codebook vector.

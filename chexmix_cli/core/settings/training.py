@@ -11,7 +11,6 @@ from chexmix_cli.core.settings.checks import require, require_range
 from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
 from chexmix_cli.core.settings.model import ModelSettings
 
-
 #: Which targets count in stage 2.
 MaskedLoss = Literal["masked", "masked-image", "all"]
 

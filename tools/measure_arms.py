@@ -1,0 +1,215 @@
+"""Measure weights as docs/results.md reports them: one command of the toolkit a figure, one result file a command.
+
+    python tools/measure_arms.py manifest.jsonl --weights runs/arms/seed0/s2-both --out results/seed0-s2-both
+
+Written into ``--out``, each by the ``chexmix evaluate`` that :func:`command` names, and kept if it is there already:
+
+- ``kermany.json``, ``nih.json``: AUROC of pneumonia with tokens masked, probes fitted on train rows of the same source.
+- ``inpainting.json``: leak-free, ``--films`` val films.
+- ``retrieval.json``: image-report retrieval by labels, val rows.
+- ``reports.json``: generated reports against the template reports, ``--films`` times three val films; and, of the same
+  films, what reports have to beat: ``majority.json`` (the commonest train report of one source), ``nearest.json`` (the
+  report of the train film that looks most alike, by cosine of pixels) and ``probe.json`` (a report written from what
+  the probe of ``head.safetensors`` says; only where the weights have that head).
+
+``--only`` picks. Rows of the val split alone are scored; train rows fit probes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
+from chexmix_cli.core.infer.heads import Head
+from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.text.phrases import CAUSES, NO_FINDING
+from chexmix_cli.core.text.templates import UNIVERSES, write_report
+from chexmix_cli.core.train.films import load_films
+from chexmix_cli.core.weights import open_weights
+
+SOURCES = {"kermany": "kermany:", "nih": "nih14:"}
+PARTS = ("kermany", "nih", "inpainting", "retrieval", "reports", "majority", "nearest", "probe")
+_SIDE_PX = 32
+
+
+def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
+    """Return the command that gives the result of a part."""
+    weights = ["--weights", options.weights] if options.weights else []
+    if part in SOURCES:
+        rows = f"fit.sweep_rows={options.rows}"
+        settings = ['labels.names=["Pneumonia"]', rows, "sweep.seeds=1", "sweep.by_label=true"]
+        found = ["evaluate", "classification", "--manifest", str(folder / f"{part}.jsonl"), "--split", "val"]
+        found += ["--mask-ratios", options.ratios]
+    elif part == "inpainting":
+        settings = [f"images={options.films}", "masks.ring=0", f"methods.strategies={json.dumps(options.strategies)}"]
+        found = ["evaluate", "inpainting", "--manifest", str(folder / "all.jsonl"), "--split", "val"]
+    elif part == "retrieval":
+        settings = []
+        found = ["evaluate", "retrieval", "--manifest", str(folder / "all.jsonl"), "--split", "val"]
+    else:
+        found = ["evaluate", "report", str(folder / f"{part}.predictions.jsonl")]
+        return [*found, "--references", str(folder / "films.jsonl")]
+    return [*found, *weights, *(part for setting in settings for part in ("--set", setting))]
+
+
+def run(arguments: Sequence[str], output: Path, stdin: Path | None = None) -> None:
+    """Run a command of the toolkit; its result is there whole or not at all."""
+    partial = output.with_name(output.name + ".partial")
+    print("chexmix " + " ".join(arguments), file=sys.stderr, flush=True)
+    source = None if stdin is None else stdin.open("rb")
+    with partial.open("wb") as file:
+        subprocess.run([sys.executable, "-m", "chexmix_cli", *arguments], stdin=source, stdout=file, check=True)
+    partial.replace(output)
+
+
+def write_rows(path: Path, rows: Iterable[ManifestRow]) -> None:
+    """Write rows of a manifest, with whole paths."""
+    lines = []
+    for row in rows:
+        values = {"id": row.id, "file": str(Path(row.file).resolve()), "patient": row.patient, "view": row.view}
+        values |= {"split": row.split, "labels": dict(row.labels)}
+        values |= {"findings": row.findings, "impression": row.impression}
+        lines.append(json.dumps(values) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def film_rows(rows: Sequence[ManifestRow], count: int) -> list[ManifestRow]:
+    """Return rows spread evenly over a split, which lists one source after the other."""
+    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
+    return [rows[place] for place in places]
+
+
+def source_of(row: ManifestRow) -> str:
+    """Return the data set of a row."""
+    return (row.patient or "").split(":")[0]
+
+
+def majority(train: Sequence[ManifestRow], films: Sequence[ManifestRow]) -> dict[str, str]:
+    """Return a report for each film: of its source, a train report of the commonest set of findings."""
+    reports = {}
+    for source in {source_of(row) for row in films}:
+        rows = [row for row in train if source_of(row) == source]
+        present = [tuple(name for name, value in sorted(row.labels.items()) if value == 1) for row in rows]
+        commonest = Counter(present).most_common(1)[0][0]
+        reports[source] = next(row.report for row, found in zip(rows, present, strict=True) if found == commonest)
+    return {row.id: reports[source_of(row)] or "" for row in films}
+
+
+def nearest(train: Sequence[ManifestRow], films: Sequence[ManifestRow], weights: Any) -> dict[str, str]:
+    """Return for each film the report of the train film whose pixels are most alike."""
+    vectors = [pixel_vectors(rows, weights) for rows in (train, films)]
+    places = (vectors[1] @ vectors[0].T).argmax(axis=1)
+    return {row.id: train[place].report or "" for row, place in zip(films, places, strict=True)}
+
+
+def pixel_vectors(rows: Sequence[ManifestRow], weights: Any) -> NDArray[np.float32]:
+    """Return small pictures of films as unit vectors, each without its mean."""
+    films = load_films(list(rows), weights.settings, lambda what, done, total: None)
+    found = []
+    for index in range(len(rows)):
+        pixels_YX = films.exact(index)[0]
+        side = len(pixels_YX) // _SIDE_PX
+        small = pixels_YX.reshape(_SIDE_PX, side, _SIDE_PX, side).mean(axis=(1, 3)).ravel()
+        small -= small.mean()
+        found.append(small / np.linalg.norm(small))
+    return np.stack(found)
+
+
+def probed(films: Sequence[ManifestRow], weights: Any) -> dict[str, str]:
+    """Return for each film a report of the findings whose probability reaches the head's thresholds.
+
+    Only findings the film's source looks for are taken, as its references have no others.
+    """
+    from chexmix_cli.core.infer.embeddings import image_embeddings
+    from chexmix_cli.core.train.films import stack
+
+    head = Head.load(weights.path / "head.safetensors")
+    decoder, loaded = (
+        weights.load_decoder("cpu", torch.float32),
+        load_films(list(films), weights.settings, lambda *_: None),
+    )
+    images = ImageTokenizer(weights.load_vqgan("cpu", torch.float32), weights.settings, batch_size=16)
+    reports = {}
+    for index, row in enumerate(films):
+        codes = images.encode(stack([loaded.exact(index)])).tolist()
+        state_1LD = image_embeddings(decoder, weights.settings.vocabulary, codes, layers=[head.layer])
+        prob_K = head.probabilities(state_1LD[:, 0].numpy())[0]
+        universe = UNIVERSES[source_of(row)]
+        named = [name for name, prob, least in zip(head.labels, prob_K, head.threshold_K, strict=True) if prob >= least]
+        found = {name for name in named if name in universe and name != NO_FINDING}
+        if found <= set(CAUSES) and found:
+            found.add("Pneumonia")
+        if "Pneumonia" in found and set(CAUSES) <= found:
+            scores = dict(zip(head.labels, prob_K, strict=True))
+            found.discard(min(CAUSES, key=lambda name: scores[name]))
+        labels = found or ({NO_FINDING} if NO_FINDING in universe else set(universe))
+        parts = write_report(labels, universe=universe, view=row.view, age_group=None, rng=random.Random(row.id))
+        reports[row.id] = " ".join(parts)
+    return reports
+
+
+def predictions(part: str, folder: Path, rows: Mapping[str, list[ManifestRow]], options: argparse.Namespace) -> bool:
+    """Write the reports of a part; return False if the weights cannot make them."""
+    path = folder / f"{part}.predictions.jsonl"
+    if path.is_file():
+        return True
+    films = list(read_manifest(folder / "films.jsonl", split="val"))
+    if part == "reports":
+        arguments = ["generate-report", "-", *(["--weights", options.weights] if options.weights else [])]
+        run([*arguments, "--set", "input.batch_size=16"], path, stdin=folder / "films.jsonl")
+        return True
+    weights = open_weights(options.weights)
+    if part == "probe" and not (weights.path / "head.safetensors").is_file():
+        return False
+    made = {
+        "majority": lambda: majority(rows["train"], films),
+        "nearest": lambda: nearest(rows["train"], films, weights),
+        "probe": lambda: probed(films, weights),
+    }[part]()
+    path.write_text("".join(json.dumps({"id": key, "report": text}) + "\n" for key, text in made.items()))
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--weights", help="default: the embedded model")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    parser.add_argument("--ratios", default="0,0.2,0.4,0.6,0.8", help="shares masked")
+    parser.add_argument("--rows", type=int, default=1500, help="train rows of a source that probes are fitted on")
+    parser.add_argument("--films", type=int, default=48, help="val films that are inpainted")
+    parser.add_argument("--strategies", nargs="+", default=["single"], help="of inpainting")
+    options = parser.parse_args(arguments)
+    folder = options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {split: list(read_manifest(options.manifest, split=split)) for split in ("train", "val")}
+    everything = [*rows["train"], *rows["val"]]
+    write_rows(folder / "all.jsonl", everything)
+    for name, prefix in SOURCES.items():
+        write_rows(folder / f"{name}.jsonl", (row for row in everything if (row.patient or "").startswith(prefix)))
+    write_rows(folder / "films.jsonl", film_rows(rows["val"], 3 * options.films))
+    for part in options.only:
+        output = folder / f"{part}.json"
+        is_report = part in PARTS[4:]
+        if output.is_file() or (is_report and not predictions(part, folder, rows, options)):
+            continue
+        run(command(part, folder, options), output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Bring together what ``tools/measure_arms.py`` measured: docs/results.json, the tables of docs/results.md, its plots.
+
+    python tools/results_page.py collect RESULTS     # RESULTS/NAME/*.json -> docs/results.json
+    python tools/results_page.py write               # docs/results.json -> tables and plots
+
+``NAME`` is an arm, such as ``seed0-s2-both``, or ``chexmix-mini`` for the embedded model. A table stands in the page
+between ``<!-- NAME -->`` and ``<!-- end -->``; tests/unit/test_results_page.py holds page and file together.
+
+Differences between two arms are of the same films under the same masks: AUROC of one less that of the other, with the
+95 % interval of a paired bootstrap over patients, 1,000 draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from results_tables import FILLS, plots, tables
+from sklearn.metrics import roc_auc_score
+
+from chexmix_cli.core.evals.bootstrap import paired_difference
+
+DOCS = Path(__file__).parent.parent / "docs"
+SOURCES = ("kermany", "nih")
+#: Pairs whose difference is tested: does the first do better than the second?
+PAIRS = (("s2-paper", "s1-more"), ("s2-both", "s1-more"), ("s2-both", "s2-paper"))
+PIXELS = "pixels-pca100"
+
+Numbers = dict[str, Any]
+
+
+def collect(folder: Path) -> Numbers:
+    """Return the numbers of every result below a folder."""
+    arms = {path.name: _arm(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    found: Numbers = {"arms": arms, "differences": {}}
+    for first, second in PAIRS:
+        for seed in sorted({name.split("-")[0] for name in arms if name.startswith("seed")}):
+            paths = [folder / f"{seed}-{arm}" for arm in (first, second)]
+            if all(path.is_dir() for path in paths):
+                found["differences"][f"{seed}: {first} - {second}"] = _differences(*paths)
+    return found
+
+
+def _arm(path: Path) -> Numbers:
+    found: Numbers = {}
+    for source in SOURCES:
+        if (result := _read(path / f"{source}.json")) is not None:
+            found[source] = _masking(result)
+    if (result := _read(path / "inpainting.json")) is not None:
+        found["inpainting"] = _inpainting(result)
+    if (result := _read(path / "retrieval.json")) is not None:
+        found["retrieval"] = _retrieval(result)
+    for part in ("reports", "majority", "nearest", "probe"):
+        if (result := _read(path / f"{part}.json")) is not None:
+            found[part] = _reports(result)
+    return found
+
+
+def _read(path: Path) -> Numbers | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _value(measured: Numbers) -> list[float | None]:
+    low, high = measured["interval"] or (None, None)
+    return [None if value is None else round(value, 4) for value in (measured["value"], low, high)]
+
+
+def _masking(result: Numbers) -> Numbers:
+    """Return features -> probe -> ratio -> AUROC of pneumonia with its interval, and the protocol."""
+    found: Numbers = {}
+    for one in result["metrics"]:
+        fields = one["fields"]
+        if one["name"] != "auroc" or fields.get("label") != "Pneumonia" or "ratio" not in fields:
+            continue
+        features = "pixels" if fields["features"] == PIXELS else "model"
+        found.setdefault(features, {}).setdefault(fields["probe"], {})[fields["ratio"]] = _value(one)
+        if features == "model":
+            found["layer"] = fields["features"]
+        found["train"], found["n"] = fields["train"], one["n"]
+    return found
+
+
+def _inpainting(result: Numbers) -> Numbers:
+    """Return pattern and ratio -> method and join -> PSNR of the hidden part."""
+    found: Numbers = {}
+    for one in result["metrics"]:
+        fields = one["fields"]
+        if one["name"] != "psnr" or fields.get("region") != "masked" or fields.get("against") != "original":
+            continue
+        method = fields["method"]
+        name = method if method in (*FILLS, "ceiling") else f"{method}, {fields['join']}"
+        found.setdefault(f"{fields['pattern']} {fields['ratio']}", {})[name] = _value(one)
+        found["n"] = one["n"]
+    return found
+
+
+def _retrieval(result: Numbers) -> Numbers:
+    """Return direction and depth -> recall by labels with its interval, and what a random order gives."""
+    found: Numbers = {}
+    for one in result["metrics"]:
+        fields = one["fields"]
+        if one["name"] in ("R@1", "R@5", "R@10") and fields["relevance"] == "labels" and "seeds" not in fields:
+            key = f"{fields['direction']} {one['name']}"
+            part = found.setdefault("random" if fields["scorer"] == "random" else "model", {})
+            part[key], found["n"] = _value(one), one["n"]
+    return found
+
+
+def _reports(result: Numbers) -> Numbers:
+    found: Numbers = {}
+    for one in result["metrics"]:
+        fields = one["fields"]
+        if one["name"] != "label_f1" or fields.get("unc") != "pos":
+            continue
+        if fields.get("finding") == "Pneumonia":
+            found["pneumonia"] = _value(one)
+        elif fields.get("avg") == "micro" and fields.get("set") == "14":
+            found["micro"] = _value(one)
+        found["n"] = one["n"]
+    return found
+
+
+def _differences(first: Path, second: Path) -> Numbers:
+    """Return source -> probe -> ratio -> difference of AUROC with its interval."""
+    found: Numbers = {}
+    for source in SOURCES:
+        results = [_read(path / f"{source}.json") for path in (first, second)]
+        if None in results:
+            continue
+        for probe in ("clean", "masked"):
+            columns = [_masked_columns(result, probe) for result in results if result is not None]
+            for ratio in columns[0]:
+                value = _paired(results, [one[ratio] for one in columns])
+                found.setdefault(source, {}).setdefault(probe, {})[ratio] = value
+    return found
+
+
+def _masked_columns(result: Numbers, probe: str) -> dict[str, str]:
+    """Return ratio -> name of the column of the model's probabilities."""
+    found = {}
+    for name in result["items"]["columns"]:
+        match = re.fullmatch(rf"probability of Pneumonia, layer\d+, fit {probe}, (unmasked|random ([\d.]+))", name)
+        if match:
+            found[match[2] or "0"] = name
+    return found
+
+
+def _paired(results: Sequence[Numbers | None], names: Sequence[str]) -> list[float]:
+    tables = [result["items"] for result in results if result is not None]
+    assert tables[0]["ids"] == tables[1]["ids"]
+    label_N = np.array(tables[0]["columns"]["Pneumonia, masking"], float)
+    scores = [np.array(table["columns"][name], float) for table, name in zip(tables, names, strict=True)]
+
+    def aurocs(index: Any) -> Any:
+        kept = index[~np.isnan(label_N[index])]
+        if len(set(label_N[kept])) < 2:
+            return np.array([np.nan, np.nan])
+        return np.array([roc_auc_score(label_N[kept], score[kept]) for score in scores])
+
+    groups = np.array(tables[0]["groups"], np.int64)
+    made = paired_difference(groups, lambda index: aurocs(index)[::-1], resamples=1000, seed=0)
+    return [round(float(value), 4) for value in (made.difference, *made.interval)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Collect or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    parts.add_parser("collect").add_argument("results", type=Path)
+    parts.add_parser("write")
+    options = parser.parse_args(arguments)
+    file = DOCS / "results.json"
+    if options.part == "collect":
+        file.write_text(json.dumps(collect(options.results), indent=1) + "\n", encoding="utf-8")
+        return 0
+    numbers = json.loads(file.read_text(encoding="utf-8"))
+    page = DOCS / "results.md"
+    page.write_text(filled(page.read_text(encoding="utf-8"), tables(numbers)), encoding="utf-8")
+    for name, content in plots(numbers).items():
+        (DOCS / "images" / f"{name}.png").write_bytes(content)
+    return 0
+
+
+def filled(page: str, found: Mapping[str, str]) -> str:
+    """Return the page with every named table put between its markers; ValueError if one has no place."""
+    for name, table in found.items():
+        page, count = re.subn(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>\n{table}\n\g<2>", page, flags=re.DOTALL
+        )
+        if count != 1:
+            raise ValueError(f"docs/results.md has {count} places for {name}")
+    return page
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Tables and plots of docs/results.md from the numbers of docs/results.json; used by tools/results_page.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from chexmix_cli.core.evals.evaluation import Curve, Series
+from chexmix_cli.core.present.plots import curve_png
+
+Numbers = dict[str, Any]
+
+#: Arms in the order of the tables, with what they are called there.
+NAMES = {
+    "s1": "S1",
+    "s1-more": "S1, then more S1",
+    "s2-paper": "S1, then S2 causal (paper)",
+    "s2-both": "S1, then S2 bidirectional",
+    "s2-only": "S2 bidirectional alone",
+    "s2-both-masked": "as bidirectional, loss on hidden targets only",
+    "s2-both-image": "as bidirectional, no report token hidden",
+    "s2-both-high": "as bidirectional, 40 to 90 % of an image hidden",
+    "chexmix-mini": "chexmix-mini, as shipped",
+}
+FILLS = ("mean", "telea", "harmonic", "biharmonic", "tension")
+_SOURCES = {"kermany": "Kermany, children: pneumonia against normal", "nih": "NIH, adults: pneumonia against other"}
+
+
+def tables(numbers: Numbers) -> dict[str, str]:
+    """Return name -> Markdown table."""
+    found = {f"masking-{source}": _masking(numbers, source) for source in _SOURCES}
+    found["differences"] = _differences(numbers)
+    found["inpainting"] = _inpainting(numbers)
+    found["retrieval"] = _retrieval(numbers)
+    found["reports"] = _reports(numbers)
+    return found
+
+
+def plots(numbers: Numbers) -> dict[str, bytes]:
+    """Return name -> PNG."""
+    found = {f"results-{source}": curve_png(_masking_curve(numbers, source)) for source in _SOURCES}
+    for pattern in ("random", "block"):
+        found[f"results-inpainting-{pattern}"] = curve_png(_inpainting_curve(numbers, pattern))
+    return found
+
+
+def arm_of(name: str) -> str:
+    """Return the arm of a result's name, without its seed."""
+    return name.split("-", 1)[1] if name.startswith("seed") else name
+
+
+def _runs(numbers: Numbers, part: str) -> dict[str, list[Numbers]]:
+    """Return arm -> what its seeds gave, arms in the order of the tables."""
+    found: dict[str, list[Numbers]] = {}
+    for arm in NAMES:
+        runs = [one[part] for name, one in sorted(numbers["arms"].items()) if arm_of(name) == arm and part in one]
+        if runs:
+            found[arm] = runs
+    return found
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
+
+
+def _seeds(values: Sequence[Sequence[float | None] | None], digits: int) -> str:
+    """Return the values of all seeds; of a single one with its interval."""
+    there = [value for value in values if value is not None and value[0] is not None]
+    if not there:
+        return ""
+    if len(there) == 1 and there[0][1] is not None:
+        value, low, high = (f"{number:.{digits}f}" for number in there[0])
+        return f"{value} ({low} to {high})"
+    return " / ".join(f"{value[0]:.{digits}f}" for value in there)
+
+
+def _masking(numbers: Numbers, source: str) -> str:
+    runs = _runs(numbers, source)
+    ratios = sorted({ratio for found in runs.values() for one in found for ratio in one["model"]["clean"]}, key=float)
+    head = [_SOURCES[source], "probe fitted", *(f"{100 * float(ratio):.0f} %" for ratio in ratios)]
+    rows = []
+    for arm, found in runs.items():
+        for probe in ("clean", "masked"):
+            cells = [[one["model"].get(probe, {}).get(ratio) for one in found] for ratio in ratios]
+            rows.append([NAMES[arm], probe, *(_seeds(values, 3) for values in cells)])
+    first = next(one for found in runs.values() for one in found if set(one["pixels"]["clean"]) >= set(ratios))
+    for probe in ("clean", "masked"):
+        cells = [_seeds([first["pixels"].get(probe, {}).get(ratio)], 3) for ratio in ratios]
+        rows.append(["100 pixel components", probe, *cells])
+    return _table(head, rows)
+
+
+def _differences(numbers: Numbers) -> str:
+    rows = []
+    for name, sources in numbers["differences"].items():
+        for source, probes in sources.items():
+            for probe, ratios in probes.items():
+                cells = [f"{value:+.3f} ({low:+.3f} to {high:+.3f})" for value, low, high in ratios.values()]
+                rows.append([name, source, probe, *([""] if "0" not in ratios else []), *cells])
+    ratios = next(iter(next(iter(numbers["differences"].values())).values()))["clean"]
+    return _table(["", "", "probe fitted", *(f"{100 * float(ratio):.0f} %" for ratio in ratios)], rows)
+
+
+def _inpainting(numbers: Numbers) -> str:
+    runs = _runs(numbers, "inpainting")
+    conditions = [name for name in next(iter(runs.values()))[0] if name != "n"]
+    rows = []
+    first = next(iter(runs.values()))[0]
+    for fill in (*FILLS, "ceiling"):
+        rows.append([fill, *(f"{first[condition][fill][0]:.2f}" for condition in conditions)])
+    for arm, found in runs.items():
+        for method in sorted({name for name in found[0][conditions[0]] if ", " in name}):
+            cells = [_seeds([[one[condition][method][0], None, None] for one in found], 2) for condition in conditions]
+            rows.append([f"{NAMES[arm]}: {method}", *cells])
+    return _table(["PSNR of hidden pixels, dB", *(f"{name} " for name in conditions)], rows)
+
+
+def _retrieval(numbers: Numbers) -> str:
+    runs = _runs(numbers, "retrieval")
+    keys = list(next(iter(runs.values()))[0]["model"])
+    rows = [
+        [NAMES[arm], *(_seeds([one["model"][key] for one in found], 3) for key in keys)] for arm, found in runs.items()
+    ]
+    chance = next(iter(runs.values()))[0]["random"]
+    rows.append(["random order", *(f"{chance[key][0]:.3f}" for key in keys)])
+    return _table(["found: a report of the same labels", *keys], rows)
+
+
+def _reports(numbers: Numbers) -> str:
+    rows = []
+    for part, what in (("majority", "commonest report"), ("nearest", "report of the nearest film"), ("probe", "probe")):
+        found = [(arm, one) for arm, runs in _runs(numbers, part).items() for one in runs][:1]
+        rows += [[what, *(_seeds([one[key]], 3) for key in ("micro", "pneumonia"))] for _, one in found]
+    for arm, runs in _runs(numbers, "reports").items():
+        rows.append([NAMES[arm], *(_seeds([one[key] for one in runs], 3) for key in ("micro", "pneumonia"))])
+    return _table(["reports", "label F1, 14 findings, micro", "F1 of pneumonia"], rows)
+
+
+def _mean(runs: Sequence[Sequence[float | None]]) -> float:
+    values = [run[0] for run in runs if run[0] is not None]
+    return sum(values) / len(values)
+
+
+def _masking_curve(numbers: Numbers, source: str) -> Curve:
+    series = []
+    runs = _runs(numbers, source)
+    for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both", "chexmix-mini") if arm in runs):
+        ratios = sorted(runs[arm][0]["model"]["masked"] | {"0": None}, key=float)
+        points = [[_point(one["model"], ratio) for one in runs[arm]] for ratio in ratios]
+        x, y = [100 * float(ratio) for ratio in ratios], [_mean(point) for point in points]
+        series.append(Series(name=f"{NAMES[arm]}, mean of {len(runs[arm])}", x=x, y=y))
+    pixels = next(iter(runs.values()))[0]["pixels"]
+    ratios = sorted(pixels["masked"] | {"0": None}, key=float)
+    x, y = [100 * float(ratio) for ratio in ratios], [_mean([_point(pixels, ratio)]) for ratio in ratios]
+    series.append(Series(name="100 pixel components", x=x, y=y))
+    title = f"{_SOURCES[source]}; probes fitted masked"
+    return Curve(name=f"results-{source}", title=title, x_label="masked, %", y_label="AUROC", series=series)
+
+
+def _point(features: Numbers, ratio: str) -> list[float | None]:
+    """Return the number of the probe fitted under the same masks; without a mask there is one probe."""
+    found: list[float | None] = features["clean" if ratio == "0" else "masked"][ratio]
+    return found
+
+
+def _inpainting_curve(numbers: Numbers, pattern: str) -> Curve:
+    runs = _runs(numbers, "inpainting")
+    first = next(iter(runs.values()))[0]
+    conditions = [name for name in first if name.startswith(pattern)]
+    x = [100 * float(name.split()[1]) for name in conditions]
+    series = [Series(name=fill, x=x, y=[first[name][fill][0] for name in conditions]) for fill in FILLS]
+    for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both", "chexmix-mini") if arm in runs):
+        y = [_mean([one[name]["single-expected, blend"] for one in runs[arm]]) for name in conditions]
+        series.append(Series(name=f"{NAMES[arm]}, blended", x=x, y=y))
+    return Curve(
+        name=f"results-inpainting-{pattern}",
+        title=f"Inpainting, {pattern} masks, leak-free",
+        x_label="hidden, %",
+        y_label="PSNR of hidden pixels, dB",
+        series=series,
+    )
