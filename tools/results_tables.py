@@ -93,13 +93,14 @@ def _masking(numbers: Numbers, source: str) -> str:
 
 def _differences(numbers: Numbers) -> str:
     rows = []
+    first = next(iter(numbers["differences"].values()))
+    columns = list(next(iter(first.values()))["clean"])
     for name, sources in numbers["differences"].items():
         for source, probes in sources.items():
             for probe, ratios in probes.items():
-                cells = [f"{value:+.3f} ({low:+.3f} to {high:+.3f})" for value, low, high in ratios.values()]
-                rows.append([name, source, probe, *([""] if "0" not in ratios else []), *cells])
-    ratios = next(iter(next(iter(numbers["differences"].values())).values()))["clean"]
-    return _table(["", "", "probe fitted", *(f"{100 * float(ratio):.0f} %" for ratio in ratios)], rows)
+                found = {ratio: f"{one[0]:+.3f} ({one[1]:+.3f} to {one[2]:+.3f})" for ratio, one in ratios.items()}
+                rows.append([name, source, probe, *(found.get(ratio, "") for ratio in columns)])
+    return _table(["", "", "probe fitted", *(f"{100 * float(ratio):.0f} %" for ratio in columns)], rows)
 
 
 def _inpainting(numbers: Numbers) -> str:
