@@ -287,11 +287,11 @@ def growth(bench: Bench) -> list[Row]:
     """Draw how a report's cost grows with prompt and batch, and an image's with their number."""
     found = bench.found["growth"] = bench.side("growth", new_tokens=8, rounds=bench.options.rounds)
     for name, label, part, what in (
-        ("prompt", "tokens of the prompt", "prefill_s", "the prompt's pass"),
-        ("prompt", "tokens of the prompt", "token_s", "a pass behind it"),
-        ("batch", "reports decoded together", "prefill_s", "the prompts' pass"),
-        ("batch", "reports decoded together", "token_s", "a pass behind them"),
-        ("images", "images", "encode_s", "images to codes"),
+        ("prompt", "tokens of the prompt", "prefill_s", "Reading one prompt"),
+        ("prompt", "tokens of the prompt", "token_s", "One more token behind it"),
+        ("batch", "reports decoded together", "prefill_s", "Reading the prompts of a batch"),
+        ("batch", "reports decoded together", "token_s", "One more token of each report of a batch"),
+        ("images", "images", "encode_s", "Images to codes, encoded together"),
     ):
         curve = Curve(
             name=f"cost-{name}-{part.partition('_')[0]}",

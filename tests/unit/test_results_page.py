@@ -1,0 +1,72 @@
+"""docs/results.md says what docs/results.json holds, and the tools that write it do what they say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import results_page  # noqa: E402
+import results_tables  # noqa: E402
+import train_arms  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return json.loads((ROOT / "docs/results.json").read_text(encoding="utf-8"))
+
+
+def test_every_table_of_the_page_is_that_of_the_numbers(numbers):
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert results_page.filled(page, results_tables.tables(numbers)) == page
+
+
+def test_every_plot_of_the_page_is_that_of_the_numbers(numbers):
+    page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    for name in results_tables.plots(numbers):
+        assert f"images/{name}.png" in page
+        assert (ROOT / "docs/images" / f"{name}.png").is_file()
+
+
+def test_a_table_without_a_place_is_refused():
+    with pytest.raises(ValueError, match="0 places for masking"):
+        results_page.filled("<!-- other -->\n<!-- end -->", {"masking": "x"})
+    assert results_page.filled("a\n<!-- t -->\nold\n<!-- end -->\nb", {"t": "| x |\n"}) == (
+        "a\n<!-- t -->\n\n| x |\n\n<!-- end -->\nb"
+    )
+
+
+def test_a_difference_is_paired_and_has_the_sign_of_the_first():
+    rng = np.random.default_rng(0)
+    label = (np.arange(80) % 2).astype(float)
+    items = [
+        {
+            "ids": list(range(80)),
+            "groups": list(range(80)),
+            "columns": {
+                "Pneumonia, masking": label.tolist(),
+                f"probability of Pneumonia, layer{layer}, fit clean, random 0.8": (strength * label + noise).tolist(),
+            },
+        }
+        for layer, strength, noise in ((2, 3.0, rng.normal(size=80)), (3, 0.5, rng.normal(size=80)))
+    ]
+    results = [{"items": one} for one in items]
+    columns = [results_page._masked_columns(one, "clean")["0.8"] for one in results]
+    value, low, high = results_page._paired(results, columns)
+    assert 0 < low < value < high
+    backwards = results_page._paired(results[::-1], columns[::-1])
+    assert backwards[0] == pytest.approx(-value)
+
+
+def test_arms_of_one_comparison_read_as_many_documents():
+    arms = train_arms.ARMS
+    first, then = arms["s1"].steps, arms["s2-both"].steps
+    assert {arms[name].steps for name in ("s1-more", "s2-paper", "s2-both")} == {then}
+    assert arms["s2-only"].steps == first + then
+    assert all(arm.behind in (None, "s1") for arm in arms.values())
