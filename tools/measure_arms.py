@@ -2,8 +2,11 @@
 
     python tools/measure_arms.py manifest.jsonl --weights runs/arms/seed0/s2-both --out results/seed0-s2-both
 
-Written into ``--out``, each by the ``chexmix evaluate`` that :func:`command` names, and kept if it is there already:
+Written into ``--out`` (what is there already is kept), each but the first by the ``chexmix evaluate`` that
+:func:`command` names:
 
+- ``roundtrip.json``: of all val films through the codes, PSNR (dB, mean of films, 8-bit grey, whole square) and the
+  share of codes in use; no command says both.
 - ``kermany.json``, ``nih.json``: AUROC of pneumonia with tokens masked, probes fitted on train rows of the same source.
 - ``inpainting.json``: leak-free, ``--films`` val films.
 - ``retrieval.json``: image-report retrieval by labels, val rows.
@@ -36,12 +39,13 @@ from chexmix_cli.core.infer.heads import Head
 from chexmix_cli.core.infer.images import ImageTokenizer
 from chexmix_cli.core.text.phrases import CAUSES, NO_FINDING
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
-from chexmix_cli.core.train.films import load_films
+from chexmix_cli.core.train.films import load_films, stack
 from chexmix_cli.core.weights import open_weights
 
 SOURCES = {"kermany": "kermany:", "nih": "nih14:"}
-PARTS = ("kermany", "nih", "inpainting", "retrieval", "reports", "majority", "nearest", "probe")
-_SIDE_PX = 32
+PARTS = ("roundtrip", "kermany", "nih", "inpainting", "retrieval", "reports", "majority", "nearest", "probe")
+_REPORTS = PARTS[5:]
+_SIDE_PX, _BATCH = 32, 32
 
 
 def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
@@ -72,6 +76,28 @@ def run(arguments: Sequence[str], output: Path, stdin: Path | None = None) -> No
     with partial.open("wb") as file:
         subprocess.run([sys.executable, "-m", "chexmix_cli", *arguments], stdin=source, stdout=file, check=True)
     partial.replace(output)
+
+
+def round_trip(weights: Any, rows: Sequence[ManifestRow]) -> dict[str, Any]:
+    """Return PSNR, of all films and by source, and code use."""
+    films = load_films(list(rows), weights.settings, lambda what, done, total: None)
+    images = ImageTokenizer(weights.load_vqgan("cpu", torch.float32), weights.settings, batch_size=_BATCH)
+    psnr: dict[str, list[float]] = {}
+    used: set[int] = set()
+    for start in range(0, len(rows), _BATCH):
+        places = range(start, min(start + _BATCH, len(rows)))
+        codes_BP = images.encode(stack([films.exact(place) for place in places]))
+        used |= set(codes_BP.unique().tolist())
+        for place, picture_YX in zip(places, images.decode(codes_BP).astype(np.float64), strict=True):
+            original_YX = (films.exact(place)[0].astype(np.float64) + 1) * 127.5
+            error = float(np.mean((picture_YX - original_YX) ** 2))
+            psnr.setdefault(source_of(rows[place]), []).append(10 * np.log10(255**2 / error))
+    return {
+        "n": len(rows),
+        "psnr_db": float(np.mean([value for values in psnr.values() for value in values])),
+        "psnr_db_by_source": {name: float(np.mean(values)) for name, values in psnr.items()},
+        "codes_in_use": len(used) / weights.settings.vocabulary.num_codes,
+    }
 
 
 def write_rows(path: Path, rows: Iterable[ManifestRow]) -> None:
@@ -133,7 +159,6 @@ def probed(films: Sequence[ManifestRow], weights: Any) -> dict[str, str]:
     Only findings the film's source looks for are taken, as its references have no others.
     """
     from chexmix_cli.core.infer.embeddings import image_embeddings
-    from chexmix_cli.core.train.films import stack
 
     head = Head.load(weights.path / "head.safetensors")
     decoder, loaded = (
@@ -204,10 +229,15 @@ def main(arguments: list[str] | None = None) -> int:
     write_rows(folder / "films.jsonl", film_rows(rows["val"], 3 * options.films))
     for part in options.only:
         output = folder / f"{part}.json"
-        is_report = part in PARTS[4:]
+        is_report = part in _REPORTS
         if output.is_file() or (is_report and not predictions(part, folder, rows, options)):
             continue
-        run(command(part, folder, options), output)
+        if part == "roundtrip":
+            output.write_text(
+                json.dumps(round_trip(open_weights(options.weights), rows["val"])) + "\n", encoding="utf-8"
+            )
+        else:
+            run(command(part, folder, options), output)
     return 0
 
 

@@ -49,6 +49,8 @@ def collect(folder: Path) -> Numbers:
 
 def _arm(path: Path) -> Numbers:
     found: Numbers = {}
+    if (result := _read(path / "roundtrip.json")) is not None:
+        found["roundtrip"] = result
     for source in SOURCES:
         if (result := _read(path / f"{source}.json")) is not None:
             found[source] = _masking(result)
