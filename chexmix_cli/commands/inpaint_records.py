@@ -20,10 +20,11 @@ from chexmix_cli.core.errors import DataError, Reason, SettingsError
 
 if TYPE_CHECKING:
     from chexmix_cli.core.infer.region import AnyMask, MaskedFilm
-    from chexmix_cli.core.infer.restoration import EncodedFilm, Restored
+    from chexmix_cli.core.infer.restoration import EncodedFilm
     from chexmix_cli.core.settings.inpainting import InpaintSettings
 
 MARK = "AI-generated in part, preliminary, unverified; not for clinical use"
+_JOINED = {"blend": "film's pixels kept, fill blended in", "paste": "film's pixels kept", "none": "drawn whole"}
 #: Presets whose grey scale hangs on nothing but the header.
 _FIXED_SCALES = ("voi", "official-jpg")
 
@@ -53,21 +54,22 @@ class Inpainting:
         """Return the result fields of a batch, and write its pictures."""
         from chexmix_cli.core.evals.inpainting_scores import Scorer
 
-        region, fill = self._settings.region, self._settings.fill
+        region, fill, shown = self._settings.region, self._settings.fill, self._settings.picture
         masked = [self._masked(record_id, film) for record_id, film in items]
         encoded = self._restorer.encode(masked, region)
         restored = self._restorer.fill(encoded, fill, seed=self._model.options.seed)
         records: list[Record] = []
         for (record_id, film), one, result in zip(items, encoded, restored, strict=True):
             scorer = Scorer(one)
-            picture = one.paste(result.filled_YX) if self._settings.picture.paste else result.filled_YX
+            drawn = [result.filled_YX, *result.samples]
+            picture, *samples = one.join(drawn, shown.join, detail=shown.detail)
             record: Record = {
                 **film.fields,
                 "mask": self._mask_fields(one.film),
                 "protocol": region.protocol,
                 "strategy": fill.strategy,
                 "choice": fill.choice,
-                "pasted": self._settings.picture.paste,
+                "joined": shown.join,
                 "size_px": len(picture),
                 **scorer.record(picture),
                 "code_accuracy": scorer.code_accuracy(result.codes_P),
@@ -77,11 +79,10 @@ class Inpainting:
             notes = [*film.fields.get("notes", []), *self._notes(film)]
             if notes:
                 record["notes"] = notes
-            samples = [one.paste(each) if self._settings.picture.paste else each for each in result.samples]
             if samples:
                 record["samples"] = [{"psnr": dict(scorer.against(each, "original").psnr)} for each in samples]
             if self._paths is not None:
-                self._write(self._paths, record_id, film, one, result, picture, samples, record)
+                self._write(self._paths, record_id, film, one, picture, samples, record)
             for name, values in self._agreements.items():
                 agreement = record["audit"][name]["agreement"]
                 values += [] if agreement is None else [agreement]
@@ -91,13 +92,13 @@ class Inpainting:
     def describe(self, record: Record) -> str:
         """Return the readable form of a record."""
         psnr, ssim, ceiling = record["psnr"], record["ssim"], record["ceiling"]
-        pasted = "film's pixels kept" if record["pasted"] else "drawn whole"
+        joined = _JOINED[record["joined"]]
         lines = [
             f"{record['id']}: {record['mask']['share']:.1%} hidden, {record['protocol']}, {record['strategy']}",
             f"    hidden part  {_db(psnr['masked']['original'])} SSIM {ssim['masked']['original']:.3f}"
             f"   (of the codes: {_db(psnr['masked']['roundtrip'])}; ceiling {_db(ceiling['psnr']['masked'])})",
             f"    whole film   {_db(psnr['whole']['original'])} SSIM {ssim['whole']['original']:.3f}"
-            f"   (of the codes: {_db(psnr['whole']['roundtrip'])}; ceiling {_db(ceiling['psnr']['whole'])}), {pasted}",
+            f"   (of the codes: {_db(psnr['whole']['roundtrip'])}; ceiling {_db(ceiling['psnr']['whole'])}), {joined}",
             f"    leak audit   {_audit_text(record['audit'])}",
         ]
         lines += [f"    note: {note}" for note in record.get("notes", [])]
@@ -159,7 +160,6 @@ class Inpainting:
         record_id: str,
         film: Film,
         encoded: EncodedFilm,
-        restored: Restored,
         picture: NDArray[np.uint8],
         samples: list[NDArray[np.uint8]],
         record: Record,
@@ -171,7 +171,7 @@ class Inpainting:
         _spare_input(path, film)
         title = "Chest radiograph, hidden parts filled in by a model"
         if self._writes_dicom:
-            write_file(path, self._dicom(film, encoded.film, restored.filled_YX))
+            write_file(path, self._dicom(film, encoded.film, picture))
         else:
             write_file(path, marked_png(picture, title))
         record["picture"] = str(path)
@@ -198,7 +198,7 @@ class Inpainting:
         drawn = whole.copy()
         drawn.paste(shown, corner)
         picture = np.asarray(drawn)
-        if self._settings.picture.paste:
+        if self._settings.picture.join != "none":
             picture = np.where(masked.is_hidden_film, picture, np.asarray(whole))
         max_bytes = self._model.input.max_file_mb << 20
         source = parse_whole(film.image.source.read(max_bytes), max_bytes)

@@ -43,7 +43,7 @@ def test_a_record_and_its_pictures(fill, films, tmp_path, side):
     assert record["mask"] | {"share": 0} == {
         "kind": "ratio", "pattern": "random", "ratio": 0.3, "seed": 0, "share": 0, "ring": 1, "blank": "mean",
     }  # fmt: skip
-    assert (record["pasted"], record["protocol"], record["strategy"]) == (True, "leak-free", "single")
+    assert (record["joined"], record["protocol"], record["strategy"]) == ("blend", "leak-free", "single")
     assert record["audit"]["ring"]["codes"] > 0
     assert "leak audit: " in done.stderr
     # The numbers are those of the very file: the original, fitted, against the rows above the mark.
@@ -105,10 +105,19 @@ def test_a_mask_picture_and_the_papers_protocol(fill, films, tmp_path):
     assert "ring" not in paper["mask"]
     assert paper["audit"]["filled"] == paper["audit"]["touched"] < free["audit"]["filled"]
     assert "picture" not in free
-    (whole,) = fill(films / "a.png", "--mask", tmp_path / "mask.png", "--set", "picture.paste=false").records
-    assert whole["pasted"] is False
-    assert whole["psnr"]["masked"] == free["psnr"]["masked"]
-    assert whole["psnr"]["whole"] != free["psnr"]["whole"]
+
+
+def test_the_ways_to_join_a_fill_to_the_film(fill, films):
+    def run(*assignments):
+        sets = [word for one in assignments for word in ("--set", one)]
+        (record,) = fill(films / "a.png", "--box", "30,30,40,30", *sets).records
+        return record
+
+    whole, paste, blend = (run(f"picture.join={join}") for join in ("none", "paste", "blend"))
+    assert [one["joined"] for one in (whole, paste, blend)] == ["none", "paste", "blend"]
+    assert whole["psnr"]["masked"] == paste["psnr"]["masked"] != blend["psnr"]["masked"]
+    assert whole["psnr"]["whole"] != paste["psnr"]["whole"]
+    assert run("picture.detail=0")["psnr"] != blend["psnr"] == run()["psnr"]
 
 
 def test_a_derived_dicom_image(fill, make_dicom, tmp_path, planted):
@@ -177,6 +186,8 @@ def test_a_result_is_whole_or_not_there(fill, films, tmp_path, monkeypatch):
         (["--mask", "none.png"], "--mask: cannot be read"),
         (["--block", "0.2", "--strategy", "guess"], "single, autoregressive, iterative"),
         (["--block", "0.2", "--set", "fill.samples=2"], "fill.samples"),
+        (["--block", "0.2", "--set", "picture.join=glue"], "blend, paste, none"),
+        (["--block", "0.2", "--set", "picture.detail=2"], "picture.detail"),
     ],
 )
 def test_wrong_usage_exits_2(fill, films, arguments, message):

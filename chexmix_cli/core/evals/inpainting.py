@@ -6,8 +6,9 @@ methods fill the same ones, and two runs with one seed can be compared film by f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -19,12 +20,12 @@ from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.evals.evaluation import Case
 from chexmix_cli.core.evals.inpainting_scores import REFERENCES, REGIONS, Scorer, Similarity
-from chexmix_cli.core.infer.fills import FILLS
+from chexmix_cli.core.infer.fills import FILLS, tension_fill
 from chexmix_cli.core.infer.position_masks import Pattern
 from chexmix_cli.core.infer.region import MaskedFilm, PatternMask, film_area, mask_film
-from chexmix_cli.core.infer.restoration import EncodedFilm, Grey, Restorer
+from chexmix_cli.core.infer.restoration import EncodedFilm, Grey, Restored, Restorer
 from chexmix_cli.core.present.inpainting import panels_png
-from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings, RegionSettings
+from chexmix_cli.core.settings.inpainting import JOINS, EvaluateInpaintingSettings, Join, RegionSettings
 
 CEILING = "ceiling"
 
@@ -38,7 +39,7 @@ class Key:
         protocol, pattern, ratio: of the mask.
         method: what filled it; ``ceiling`` is the round trip of the whole film.
         region, against: of the pictures compared; None for codes.
-        is_pasted: kept pixels are the film's own.
+        join: how visible pixels and the fill were put together, as ``picture.join``.
     """
 
     metric: str
@@ -48,7 +49,7 @@ class Key:
     method: str
     region: str | None = None
     against: str | None = None
-    is_pasted: bool = False
+    join: Join = "none"
 
 
 @dataclass(slots=True)
@@ -126,7 +127,7 @@ class InpaintingRun:
         ]
         self._collected = Collected()
         protocol, pattern, ratio = self._conditions[(len(masks.ratios) - 1) // 2]
-        key = Key("psnr", protocol, pattern, ratio, next(iter(settings.methods.fills)), "masked", "original", True)
+        key = Key("psnr", protocol, pattern, ratio, next(iter(settings.methods.fills)), "masked", "original", "blend")
         self._shown = _Shown(key, settings.cases)
 
     def run(self, rows: Sequence[ManifestRow], progress: Callable[[int, int | None], None]) -> Collected:
@@ -183,19 +184,32 @@ class InpaintingRun:
             whole = self._restorer.encode(masked, region, whole=whole)
             scorers = [Scorer(one) for one in whole]
             for scorer in scorers:
-                self._keep(condition, CEILING, scorer.ceiling(), "original", is_pasted=False)
-            for name, fill in self._settings.methods.fills.items():
-                found = self._restorer.fill(whole, fill, seed=self._seed)
-                for (row, _), one, scorer, restored in zip(films, whole, scorers, found, strict=True):
-                    self._add(Key("code_accuracy", *condition, name), scorer.code_accuracy(restored.codes_P))
-                    self._score(condition, name, scorer, restored.filled_YX, is_pasted=False)
-                    result = one.paste(restored.filled_YX)
-                    masked_db = self._score(condition, name, scorer, result, is_pasted=True)
-                    if self._shown.key == Key("psnr", *condition, name, "masked", "original", True):
-                        self._shown.add(masked_db, row.id, one, result)
+                self._keep(condition, CEILING, scorer.ceiling(), "original", join="none")
+            fills = self._settings.methods.fills
+            found = [self._restorer.fill(whole, fill, seed=self._seed) for fill in fills.values()]
+            for (row, _), one, scorer, *restored in zip(films, whole, scorers, *found, strict=True):
+                self._measure_model(condition, row.id, one, scorer, dict(zip(fills, restored, strict=True)))
             if condition[0] == self._conditions[0][0]:
                 self._measure_baselines(condition, whole, scorers)
         self._collected.rows += [row for row, _ in films]
+
+    def _measure_model(
+        self,
+        condition: tuple[str, Pattern, float],
+        film_id: str,
+        film: EncodedFilm,
+        scorer: Scorer,
+        restored: Mapping[str, Restored],
+    ) -> None:
+        """Keep the numbers of one film filled by every method, joined in every way."""
+        drawn, detail = [one.filled_YX for one in restored.values()], self._settings.methods.detail
+        joined = {join: film.join(drawn, join, detail=detail) for join in reversed(JOINS)}
+        for number, (name, one) in enumerate(restored.items()):
+            self._add(Key("code_accuracy", *condition, name), scorer.code_accuracy(one.codes_P))
+            for join, pictures in joined.items():
+                masked_db = self._score(condition, name, scorer, pictures[number], join=join)
+                if self._shown.key == Key("psnr", *condition, name, "masked", "original", join):
+                    self._shown.add(masked_db, film_id, film, pictures[number])
 
     def _measure_baselines(
         self, condition: tuple[str, Pattern, float], films: list[EncodedFilm], scorers: list[Scorer]
@@ -203,15 +217,15 @@ class InpaintingRun:
         # They know visible pixels only, whatever the protocol: one set of numbers, under the first.
         for name in self._settings.methods.baselines:
             for one, scorer in zip(films, scorers, strict=True):
-                self._score(condition, name, scorer, baseline_fill(one, name), is_pasted=True)
+                self._score(condition, name, scorer, baseline_fill(one, name), join="paste")
 
     def _score(
-        self, condition: tuple[str, Pattern, float], method: str, scorer: Scorer, picture: Grey, *, is_pasted: bool
+        self, condition: tuple[str, Pattern, float], method: str, scorer: Scorer, picture: Grey, *, join: Join
     ) -> float | None:
         """Keep the numbers of a picture; return the PSNR of its hidden part against the original."""
         found = {against: scorer.against(picture, against) for against in REFERENCES}
         for against, similarity in found.items():
-            self._keep(condition, method, similarity, against, is_pasted=is_pasted)
+            self._keep(condition, method, similarity, against, join=join)
         return found["original"].psnr["masked"]
 
     def _keep(
@@ -221,14 +235,13 @@ class InpaintingRun:
         similarity: Similarity,
         against: str,
         *,
-        is_pasted: bool,
+        join: Join,
     ) -> None:
         for region in REGIONS:
-            if region == "masked" and not is_pasted and method != CEILING:
-                continue  # the hidden part is the same picture, pasted or not
-            key = Key("psnr", *condition, method, region, against, is_pasted)
-            self._add(key, similarity.psnr[region])
-            self._add(Key("ssim", *condition, method, region, against, is_pasted), similarity.ssim[region])
+            if region == "masked" and join == "none" and method != CEILING:
+                continue  # the hidden part is the same picture as pasted
+            self._add(Key("psnr", *condition, method, region, against, join), similarity.psnr[region])
+            self._add(Key("ssim", *condition, method, region, against, join), similarity.ssim[region])
 
     def _add(self, key: Key, value: float | None) -> None:
         self._collected.values.setdefault(key, []).append(value)
@@ -238,6 +251,8 @@ def baseline_fill(film: EncodedFilm, name: str) -> Grey:
     """Return a film whose hidden pixels one of the classical fills made of its visible ones, in whole grey levels."""
     filled_YX = film.original_YX.copy()
     area = film_area(film.film.is_film_YX)
-    found = FILLS[name](film.original_YX[area].astype(np.float64), film.film.is_hidden_YX[area])
+    # The same spline as in the model's blends, so that these show what the model adds to it.
+    fill = partial(tension_fill, length_px=film.length_px) if name == "tension" else FILLS[name]
+    found = fill(film.original_YX[area].astype(np.float64), film.film.is_hidden_YX[area])
     filled_YX[area] = np.rint(np.clip(found, 0, 255)).astype(np.uint8)
     return filled_YX

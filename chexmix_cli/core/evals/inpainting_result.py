@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from chexmix_cli.core.evals.inpainting import CEILING, Collected, Key
 from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings
 
 _UNITS = {"psnr": "PSNR of the hidden part (dB)", "ssim": "SSIM of the hidden part"}
+_JOINED = {"blend": "blended", "paste": "pasted"}
 
 
 def chosen_rows(rows: Sequence[ManifestRow], settings: EvaluateInpaintingSettings, seed: int) -> list[ManifestRow]:
@@ -70,7 +71,7 @@ def inpainting_evaluation(
         item_ids=[row.id for row in collected.rows],
         item_groups=groups_N.tolist(),
         columns={_column(key): list(values) for key, values in collected.values.items()},
-        curves=_curves(keys, measurements),
+        curves=_curves(keys, measurements, settings.methods.fills),
         cases=collected.cases,
         failed=failed,
         missing=_infinite(keys, values_NM),
@@ -95,8 +96,7 @@ def _measurement(
     count = int((~np.isnan(values_N)).sum())
     fields = {"protocol": key.protocol, "pattern": key.pattern, "ratio": f"{key.ratio:g}", "method": key.method}
     if key.region is not None and key.against is not None:
-        fields |= {"region": key.region, "against": key.against}
-        fields["pasted"] = "yes" if key.is_pasted else "no"
+        fields |= {"region": key.region, "against": key.against, "join": key.join}
     else:
         fields["codes"] = "hidden"
     fields |= {"mean": "per-image", "seed": str(seed)}
@@ -104,6 +104,8 @@ def _measurement(
     if key.method in fills:
         if key.protocol == "leak-free":
             fields |= {"ring": str(settings.masks.ring), "blank": settings.masks.blank}
+        if key.join == "blend":
+            fields["detail"] = f"{settings.methods.detail:g}"
         fill = fills[key.method]
         if fill.strategy == "iterative":
             fields |= {"rounds": str(fill.rounds), "schedule": fill.schedule}
@@ -125,7 +127,7 @@ def _measurement(
 def _column(key: Key) -> str:
     parts = [key.metric, key.protocol, key.pattern, f"{key.ratio:g}", key.method]
     if key.region is not None and key.against is not None:
-        parts += [key.region, key.against, "pasted" if key.is_pasted else "whole"]
+        parts += [key.region, key.against, key.join]
     return " ".join(parts)
 
 
@@ -139,14 +141,16 @@ def _infinite(keys: Sequence[Key], values_NM: NDArray[np.float64]) -> list[dict[
     ]
 
 
-def _curves(keys: Sequence[Key], measurements: Sequence[Measurement]) -> list[Curve]:
+def _curves(keys: Sequence[Key], measurements: Sequence[Measurement], fills: Container[str]) -> list[Curve]:
     """Return a plot for each metric, protocol and pattern: the hidden part against the original, by ratio."""
     lines: dict[tuple[str, str, str], dict[str, list[tuple[float, Measurement]]]] = {}
     for key, measurement in zip(keys, measurements, strict=True):
         is_shown = key.region == "masked" and key.against == "original" and measurement.value is not None
         if is_shown:
             plot = lines.setdefault((key.metric, key.protocol, key.pattern), {})
-            plot.setdefault(key.method, []).append((key.ratio, measurement))
+            # Baselines and the ceiling have one form each, which goes without saying.
+            name = f"{key.method}, {_JOINED[key.join]}" if key.method in fills else key.method
+            plot.setdefault(name, []).append((key.ratio, measurement))
     return [
         Curve(
             name=f"{metric}-{pattern}-{protocol}",

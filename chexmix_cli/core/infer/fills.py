@@ -1,12 +1,12 @@
-"""Classical fills of hidden pixels from the visible ones: what a model has to beat. Y X pixels, H hidden ones.
+"""Classical fills of hidden pixels from the visible ones: what a model has to beat, and what joins its fill to them.
 
 All take a grey picture, float64, and where it is hidden, and return it filled; hidden values are not looked at. The
-picture's edges reflect (no flow across them).
+picture's edges reflect (no flow across them). Y X pixels, H hidden ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def mean_fill(picture_YX: Picture, is_hidden_YX: Hidden) -> Picture:
 def harmonic_fill(picture_YX: Picture, is_hidden_YX: Hidden) -> Picture:
     """Return the picture with Laplace's equation solved where it is hidden (the five-point stencil)."""
     _require_visible(is_hidden_YX)
-    return _solve(_laplacian(*picture_YX.shape), picture_YX, is_hidden_YX)
+    return _solver(_laplacian(*picture_YX.shape), is_hidden_YX)(picture_YX)
 
 
 def biharmonic_fill(picture_YX: Picture, is_hidden_YX: Hidden) -> Picture:
@@ -49,9 +49,51 @@ def biharmonic_fill(picture_YX: Picture, is_hidden_YX: Hidden) -> Picture:
     """
     _require_visible(is_hidden_YX)
     laplacian = _laplacian(*picture_YX.shape)
-    visible = picture_YX[~is_hidden_YX]
-    filled_YX = _solve(laplacian @ laplacian, picture_YX, is_hidden_YX)
-    return np.clip(filled_YX, visible.min(), visible.max())
+    filled_YX = _solver(laplacian @ laplacian, is_hidden_YX)(picture_YX)
+    return _bounded(filled_YX, picture_YX, is_hidden_YX)
+
+
+def tension_fill(picture_YX: Picture, is_hidden_YX: Hidden, length_px: float = 4.0) -> Picture:
+    """Return the picture with a spline in tension where it is hidden: (L L - L / l^2) u = 0, L the five-point stencil.
+
+    Over holes narrower than the length it behaves like the biharmonic fill, over wider ones like the harmonic one,
+    which does not overshoot. Bounded as the biharmonic fill is. Source: Smith and Wessel 1990, with the tension said as
+    a length.
+
+    Args:
+        picture_YX, is_hidden_YX: as for all fills.
+        length_px: l, above 0, in pixels.
+    """
+    _require_visible(is_hidden_YX)
+    filled_YX = _solver(_tension(picture_YX.shape, length_px), is_hidden_YX)(picture_YX)
+    return _bounded(filled_YX, picture_YX, is_hidden_YX)
+
+
+def tension_blends(
+    picture_YX: Picture, drawn: Sequence[Picture], is_hidden_YX: Hidden, *, detail: float, length_px: float
+) -> list[Picture]:
+    """Return the picture filled from each of several pictures that were drawn whole, without a seam.
+
+    With E the tension fill before its bounds, v the picture, M a drawn one and d the share of detail, hidden pixels are
+    E(v - d M) + d M. As E is linear, that is E(v) + d (M - E(M)): the classical fill, and of the drawn picture only
+    what its own pixels around the hole do not tell already. An offset between M and v falls out. Bounded as the
+    tension fill, which ``detail`` 0 gives. The equations are factored once for all drawn pictures.
+
+    Args:
+        picture_YX, is_hidden_YX: as for all fills.
+        drawn: whole pictures, (Y, X) each, of the same grey levels; they are looked at everywhere.
+        detail: d, in [0, 1].
+        length_px: as for :func:`tension_fill`.
+    """
+    _require_visible(is_hidden_YX)
+    solve = _solver(_tension(picture_YX.shape, length_px), is_hidden_YX)
+    blends = []
+    for drawn_YX in drawn:
+        blend_YX = solve(picture_YX - detail * drawn_YX) + detail * drawn_YX
+        # Visible pixels are the picture's own, not what rounding leaves of them.
+        blend_YX = np.where(is_hidden_YX, blend_YX, picture_YX)
+        blends.append(_bounded(blend_YX, picture_YX, is_hidden_YX))
+    return blends
 
 
 def telea_fill(picture_YX: Picture, is_hidden_YX: Hidden) -> Picture:
@@ -123,22 +165,40 @@ def _laplacian(height: int, width: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(sparse.kronsum(second_difference(width), second_difference(height)))
 
 
-def _solve(operator: sparse.csr_matrix, picture_YX: Picture, is_hidden_YX: Hidden) -> Picture:
-    """Return the picture whose ``operator`` is 0 at every hidden pixel."""
-    filled = picture_YX.ravel().copy()
+def _tension(shape: tuple[int, ...], length_px: float) -> sparse.csr_matrix:
+    """Return the operator L L - L / l^2 of a picture in raster order, (Y X, Y X)."""
+    laplacian = _laplacian(*shape)
+    return laplacian @ laplacian - laplacian / length_px**2
+
+
+def _solver(operator: sparse.csr_matrix, is_hidden_YX: Hidden) -> Callable[[Picture], Picture]:
+    """Return a function from a picture to the one whose ``operator`` is 0 at every hidden pixel."""
     is_hidden = is_hidden_YX.ravel()
     hidden, visible = np.flatnonzero(is_hidden), np.flatnonzero(~is_hidden)
-    if len(hidden):
-        rows = operator[hidden]
-        # Symmetric and definite: no pivoting, and an ordering made for it, take a third of the time.
-        factors = splu(
-            rows[:, hidden].tocsc(),
-            permc_spec="MMD_AT_PLUS_A",
-            diag_pivot_thresh=0.0,
-            options={"SymmetricMode": True},
-        )
-        filled[hidden] = factors.solve(-(rows[:, visible] @ filled[visible]))
-    return filled.reshape(picture_YX.shape)
+    if not len(hidden):
+        return np.copy
+    rows = operator[hidden]
+    # Symmetric and definite: no pivoting, and an ordering made for it, take a third of the time.
+    factors = splu(
+        rows[:, hidden].tocsc(),
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
+    outside = rows[:, visible]
+
+    def solve(picture_YX: Picture) -> Picture:
+        filled = picture_YX.ravel().copy()
+        filled[hidden] = factors.solve(-(outside @ filled[visible]))
+        return filled.reshape(picture_YX.shape)
+
+    return solve
+
+
+def _bounded(filled_YX: Picture, picture_YX: Picture, is_hidden_YX: Hidden) -> Picture:
+    """Return a filled picture between the darkest and the brightest visible pixel."""
+    visible = picture_YX[~is_hidden_YX]
+    return np.clip(filled_YX, visible.min(), visible.max())
 
 
 def _require_visible(is_hidden_YX: Hidden) -> None:
@@ -150,5 +210,6 @@ FILLS: Mapping[str, Callable[[Picture, Hidden], Picture]] = {
     "mean": mean_fill,
     "harmonic": harmonic_fill,
     "biharmonic": biharmonic_fill,
+    "tension": tension_fill,
     "telea": telea_fill,
 }

@@ -5,6 +5,7 @@ Everything is grey and 8-bit where it leaves the model: a radiograph has one cha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from chexmix_cli.core.infer.fills import tension_blends
 from chexmix_cli.core.infer.images import ImageTokenizer
 from chexmix_cli.core.infer.inpaint import CodeFiller, Filled
-from chexmix_cli.core.infer.region import MaskedFilm
-from chexmix_cli.core.settings.inpainting import FillSettings, RegionSettings
+from chexmix_cli.core.infer.region import MaskedFilm, film_area
+from chexmix_cli.core.settings.inpainting import FillSettings, Join, RegionSettings
 
 Grey = NDArray[np.uint8]
 
@@ -45,9 +47,39 @@ class EncodedFilm:
     context_P: NDArray[np.int64]
     blanked_P: NDArray[np.int64]
 
-    def paste(self, filled_YX: Grey) -> Grey:
-        """Return the original with only its hidden pixels from the fill."""
-        return np.where(self.film.is_hidden_YX, filled_YX, self.original_YX)
+    @property
+    def length_px(self) -> float:
+        """Return the length of the tension fill that continues this film: half the side of a code, in pixels."""
+        return len(self.original_YX) / math.isqrt(len(self.codes_P)) / 2
+
+    def join(self, drawn: Sequence[Grey], how: Join, *, detail: float) -> list[Grey]:
+        """Return pictures that a model drew of this film, each joined to the film's visible pixels.
+
+        Args:
+            drawn: whole pictures.
+            how: ``blend``: continued from the visible pixels without a seam (:func:`tension_blends`), within the area
+                of the film: padding takes no part. ``paste``: hidden pixels as drawn. ``none``: all as drawn.
+            detail: share of the model's own detail in a ``blend``.
+        """
+        if how == "none":
+            return list(drawn)
+        is_hidden_YX = self.film.is_hidden_YX
+        if how == "paste":
+            return [np.where(is_hidden_YX, drawn_YX, self.original_YX) for drawn_YX in drawn]
+        area = film_area(self.film.is_film_YX)
+        blends = tension_blends(
+            self.original_YX[area].astype(np.float64),
+            [drawn_YX[area].astype(np.float64) for drawn_YX in drawn],
+            is_hidden_YX[area],
+            detail=detail,
+            length_px=self.length_px,
+        )
+        joined = []
+        for blend in blends:
+            joined_YX = self.original_YX.copy()
+            joined_YX[area] = np.rint(blend).astype(np.uint8)
+            joined.append(joined_YX)
+        return joined
 
     def audit(self) -> dict[str, Any]:
         """Return how many codes that hold no hidden pixel know of hidden pixels all the same.

@@ -12,6 +12,8 @@ _DPI = 110
 #: Colours that stay apart for colour-blind readers (Okabe and Ito 2008), and a marker each, so that colour is not all.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: The first eight lines, the next eight, ...
+_DASHES = ("-", "--", ":")
 #: More points than this are drawn as a line without markers.
 _MOST_MARKED = 30
 
@@ -77,7 +79,10 @@ def curve_png(plot: Plot) -> bytes:
     for number, line in enumerate(plot.series):
         colour = _COLOURS[number % len(_COLOURS)]
         marker = _MARKERS[number % len(_MARKERS)] if len(line.x) <= _MOST_MARKED else None
-        axes.plot(line.x, line.y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=line.name)
+        dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
+        axes.plot(
+            line.x, line.y, color=colour, marker=marker, linestyle=dashes, markersize=5, linewidth=1.6, label=line.name
+        )
         if line.low is not None and line.high is not None:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
     if plot.is_roc:

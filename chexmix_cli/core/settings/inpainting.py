@@ -12,7 +12,9 @@ from chexmix_cli.core.settings.inference import InputSettings
 Strategy = Literal["single", "autoregressive", "iterative"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 Choice = Literal["best", "expected", "sample"]
-Baseline = Literal["mean", "harmonic", "biharmonic", "telea"]
+Baseline = Literal["mean", "harmonic", "biharmonic", "tension", "telea"]
+Join = Literal["blend", "paste", "none"]
+JOINS: tuple[Join, ...] = get_args(Join)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,15 +77,21 @@ class PictureSettings:
     """What is written of a filled film.
 
     Attributes:
-        paste: only hidden pixels come from the model, all others are the film's own; else the whole picture is drawn
-            from codes. Numbers of the whole picture are those of what is written.
+        join: ``blend``: the film's own pixels where it is visible, and where it is hidden a smooth continuation of
+            them with the model's detail, without a seam. ``paste``: hidden pixels as the model drew them. ``none``:
+            the whole picture as the model drew it. Numbers are those of what is written.
+        detail: share of the model's own detail in a ``blend``; 0 leaves the continuation alone.
         panels: with each result, a picture of original, masked, result and error beside each other.
         format: of results in a folder; a single file's name says it (``.png``, ``.dcm``).
     """
 
-    paste: bool = True
+    join: Join = "blend"
+    detail: float = 0.75
     panels: bool = True
     format: Literal["png", "dicom"] = "png"
+
+    def __post_init__(self) -> None:
+        require_range("picture.detail", self.detail, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,13 +136,16 @@ class MethodSettings:
 
     Attributes:
         strategies, choices: as in ``fill``.
-        baselines: fills from visible pixels alone: their ``mean``, ``harmonic``, ``biharmonic``, ``telea``.
+        baselines: fills from visible pixels alone: their ``mean``, ``harmonic``, ``biharmonic``, ``tension`` (what
+            ``blend`` continues them with), ``telea``.
+        detail: as in ``picture``.
         samples, temperature, top_p, rounds, schedule: as in ``fill``; ``samples`` for the choice ``sample``.
     """
 
     strategies: tuple[Strategy, ...] = ("single", "autoregressive", "iterative")
     choices: tuple[Choice, ...] = ("expected",)
-    baselines: tuple[Baseline, ...] = ("mean", "harmonic", "biharmonic", "telea")
+    baselines: tuple[Baseline, ...] = ("mean", "harmonic", "biharmonic", "tension", "telea")
+    detail: float = 0.75
     samples: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
@@ -145,6 +156,7 @@ class MethodSettings:
         for name in ("strategies", "choices"):
             found = getattr(self, name)
             require(0 < len(found) == len(set(found)), f"methods.{name}", found, "at least one, none twice")
+        require_range("methods.detail", self.detail, 0.0, 1.0)
         _ = self.fills
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +23,12 @@ from chexmix_cli.core.infer.restoration import Restorer
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
-from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings, MaskSweepSettings, MethodSettings
+from chexmix_cli.core.settings.inpainting import (
+    EvaluateInpaintingSettings,
+    MaskSweepSettings,
+    MethodSettings,
+    PictureSettings,
+)
 from chexmix_cli.core.settings.load import build, read_preset
 from chexmix_cli.core.settings.model import ModelSettings
 
@@ -106,7 +113,7 @@ def test_a_number_is_the_mean_of_each_films_own(collected, evaluation, rows):
         filled = np.rint(harmonic_fill(film.astype(float), is_hidden))
         values.append(psnr_db(filled, film, is_hidden))
         errors.append(((filled - film) ** 2)[is_hidden].mean())
-    key = Key("psnr", "leak-free", "random", 0.5, "harmonic", "masked", "original", True)
+    key = Key("psnr", "leak-free", "random", 0.5, "harmonic", "masked", "original", "paste")
     assert collected.values[key] == pytest.approx(values)
     found = next(
         one
@@ -118,19 +125,50 @@ def test_a_number_is_the_mean_of_each_films_own(collected, evaluation, rows):
     assert found.value == pytest.approx(np.mean(values))
     assert found.value != pytest.approx(10 * np.log10(255**2 / np.mean(errors)))
     assert found.interval[0] < found.value < found.interval[1]
-    assert (found.fields["mean"], found.fields["pasted"], found.n) == ("per-image", "yes", 5)
+    assert (found.fields["mean"], found.fields["join"], found.n) == ("per-image", "paste", 5)
 
 
-def test_pasting_is_in_the_signature_and_lifts_the_whole(evaluation):
+def test_the_join_is_in_the_signature_and_the_films_own_pixels_lift_the_whole(evaluation):
     whole = {
-        one.fields["pasted"]: one.value
+        one.fields["join"]: one
         for one in evaluation.measurements
         if one.name == "psnr"
         and one.fields["method"] == "single-expected"
         and (one.fields["protocol"], one.fields["ratio"]) == ("leak-free", "0.2")
         and (one.fields["region"], one.fields["against"]) == ("whole", "original")
     }
-    assert whole["yes"] > whole["no"] + 3
+    assert whole["paste"].value > whole["none"].value + 3
+    assert whole["blend"].value > whole["paste"].value  # untrained, the model is far off: any continuation is nearer
+    assert {name: one.fields.get("detail") for name, one in whole.items()} == {
+        "none": None, "paste": None, "blend": "0.75",
+    }  # fmt: skip
+
+
+def test_each_form_has_its_regions_once(collected):
+    found = {
+        (key.method, key.region, key.join)
+        for key in collected.values
+        if (key.metric, key.protocol, key.against) == ("psnr", "leak-free", "original")
+    }
+    model = {(region, join) for region in ("masked", "whole") for join in ("blend", "paste")} | {("whole", "none")}
+    assert found == {(name, *form) for name in ("single-expected", "iterative-expected") for form in model} | {
+        (name, region, join)
+        for name, join in (("ceiling", "none"), ("mean", "paste"), ("harmonic", "paste"))
+        for region in ("masked", "whole")
+    }
+
+
+def test_a_blend_without_detail_is_the_tension_baseline(restorer, rows):
+    """A film's own code size sets the length of both, so that they stay comparable."""
+    methods = MethodSettings(strategies=("single",), baselines=("tension",), detail=0.0)
+    masks = MaskSweepSettings(ratios=(0.5,), patterns=("block",))
+    found = InpaintingRun(restorer, PRESET, settings(methods=methods, masks=masks), 0).run(
+        rows[:2], lambda done, total: None
+    )
+    blend = Key("psnr", "leak-free", "block", 0.5, "single-expected", "masked", "original", "blend")
+    tension = Key("psnr", "leak-free", "block", 0.5, "tension", "masked", "original", "paste")
+    assert found.values[blend] == found.values[tension]
+    assert found.values[blend] != found.values[replace(blend, join="paste")]
 
 
 def test_curves_and_cases_show_the_hidden_part(evaluation):
@@ -139,8 +177,10 @@ def test_curves_and_cases_show_the_hidden_part(evaluation):
     }
     curve = evaluation.curves[0]
     assert [line.name for line in curve.series] == [
-        "iterative-expected",
-        "single-expected",
+        "iterative-expected, blended",
+        "iterative-expected, pasted",
+        "single-expected, blended",
+        "single-expected, pasted",
         "harmonic",
         "mean",
         "ceiling",
@@ -149,15 +189,13 @@ def test_curves_and_cases_show_the_hidden_part(evaluation):
     worst, best = evaluation.cases
     assert worst.group.startswith("worst PSNR")
     assert best.group.startswith("best PSNR")
-    column = evaluation.columns["psnr leak-free random 0.2 single-expected masked original pasted"]
+    column = evaluation.columns["psnr leak-free random 0.2 single-expected masked original blend"]
     assert worst.id == evaluation.item_ids[int(np.argmin(column))]
     assert best.id == evaluation.item_ids[int(np.argmax(column))]
     assert next(iter(best.pictures.values())).startswith(b"\x89PNG")
 
 
 def test_the_same_seed_gives_the_same_and_batches_do_not_matter(restorer, rows, collected):
-    from dataclasses import replace
-
     from chexmix_cli.core.settings.inference import InputSettings
 
     alone = InpaintingRun(restorer, PRESET, replace(settings(), input=InputSettings(batch_size=1)), 0).run(
@@ -166,23 +204,21 @@ def test_the_same_seed_gives_the_same_and_batches_do_not_matter(restorer, rows, 
     for key, values in alone.values.items():
         assert values == pytest.approx(collected.values[key][:2], abs=0.05), key
     other = InpaintingRun(restorer, PRESET, settings(), 1).run(rows[:2], lambda done, total: None)
-    key = Key("psnr", "leak-free", "random", 0.5, "mean", "masked", "original", True)
+    key = Key("psnr", "leak-free", "random", 0.5, "mean", "masked", "original", "paste")
     assert other.values[key] != collected.values[key][:2]
 
 
 def test_infinite_numbers_are_left_out_and_counted(collected):
-    from dataclasses import replace
-
-    key = Key("psnr", "leak-free", "random", 0.5, "mean", "masked", "original", True)
-    gone = Key("psnr", "leak-free", "random", 0.2, "mean", "masked", "original", True)
+    key = Key("psnr", "leak-free", "random", 0.5, "mean", "masked", "original", "paste")
+    gone = Key("psnr", "leak-free", "random", 0.2, "mean", "masked", "original", "paste")
     values = dict(collected.values)
     values[key] = [None, *values[key][1:]]
     values[gone] = [None] * 5
     found = inpainting_evaluation(replace(collected, values=values), settings(), seed=0, model={}, data={}, failed=[])
     by_column = {one.statistic.column: one for one in found.measurements}
-    one = by_column["psnr leak-free random 0.5 mean masked original pasted"]
+    one = by_column["psnr leak-free random 0.5 mean masked original paste"]
     assert (one.n, one.value) == (4, pytest.approx(np.mean(values[key][1:])))
-    none = by_column["psnr leak-free random 0.2 mean masked original pasted"]
+    none = by_column["psnr leak-free random 0.2 mean masked original paste"]
     assert (none.value, none.n, none.reason) == (None, 0, "infinite or undefined for every image")
     assert [line["reason"][:6] for line in found.missing] == ["5 of 5", "1 of 5"] or len(found.missing) == 2
 
@@ -210,5 +246,9 @@ def test_settings_that_make_no_sense():
         MethodSettings(strategies=())
     with pytest.raises(SettingsError, match=r"fill.rounds"):
         MethodSettings(rounds=0)
+    with pytest.raises(SettingsError, match=r"methods.detail"):
+        MethodSettings(detail=1.5)
+    with pytest.raises(SettingsError, match=r"picture.detail"):
+        PictureSettings(detail=-0.1)
     with pytest.raises(SettingsError, match=r"images"):
         EvaluateInpaintingSettings(images=-1)

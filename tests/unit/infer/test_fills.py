@@ -7,7 +7,15 @@ import pytest
 from skimage.restoration import inpaint_biharmonic
 
 from chexmix_cli.core.errors import DataError
-from chexmix_cli.core.infer.fills import FILLS, biharmonic_fill, harmonic_fill, mean_fill, telea_fill
+from chexmix_cli.core.infer.fills import (
+    FILLS,
+    biharmonic_fill,
+    harmonic_fill,
+    mean_fill,
+    telea_fill,
+    tension_blends,
+    tension_fill,
+)
 
 
 def scene(seed: int = 0, shape: tuple[int, int] = (20, 17)):
@@ -60,6 +68,97 @@ def test_harmonic_pixels_are_the_mean_of_their_neighbours():
 def test_biharmonic_equals_scikit_image(seed):
     picture, is_hidden = scene(seed)
     assert np.abs(biharmonic_fill(picture, is_hidden) - inpaint_biharmonic(picture, is_hidden)).max() < 1e-8
+
+
+def dense_tension(picture, is_hidden, length_px):
+    """Return the tension fill, its equations written out pixel by pixel and solved as a whole; not bounded."""
+    shape = picture.shape
+    laplacian = np.zeros((picture.size, picture.size))
+    for y, x in np.ndindex(shape):
+        for b, a in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= b < shape[0] and 0 <= a < shape[1]:
+                laplacian[y * shape[1] + x, b * shape[1] + a] += 1
+                laplacian[y * shape[1] + x, y * shape[1] + x] -= 1
+    operator = laplacian @ laplacian - laplacian / length_px**2
+    filled, hidden = picture.ravel().copy(), is_hidden.ravel()
+    right = -operator[np.ix_(hidden, ~hidden)] @ filled[~hidden]
+    filled[hidden] = np.linalg.solve(operator[np.ix_(hidden, hidden)], right)
+    return filled.reshape(shape)
+
+
+@pytest.mark.parametrize("length_px", [0.7, 4.0, 30.0])
+def test_tension_equals_a_dense_solve_kept_in_bounds(length_px):
+    picture, is_hidden = scene(4)
+    visible = picture[~is_hidden]
+    expected = np.clip(dense_tension(picture, is_hidden, length_px), visible.min(), visible.max())
+    assert np.abs(tension_fill(picture, is_hidden, length_px) - expected).max() < 1e-8
+
+
+def test_tension_lies_between_the_harmonic_and_the_biharmonic_fill():
+    picture, is_hidden = scene()
+    assert np.abs(tension_fill(picture, is_hidden, 1e-4) - harmonic_fill(picture, is_hidden)).max() < 1e-5
+    assert np.abs(tension_fill(picture, is_hidden, 1e4) - biharmonic_fill(picture, is_hidden)).max() < 1e-5
+    middle = tension_fill(picture, is_hidden)
+    assert np.abs(middle - harmonic_fill(picture, is_hidden)).max() > 1
+    assert np.abs(middle - biharmonic_fill(picture, is_hidden)).max() > 1
+
+
+def drawn(seed: int = 9):
+    """Return a picture of another texture, as a model may draw it."""
+    return np.random.default_rng(seed).normal(120, 25, scene()[0].shape)
+
+
+def blend(picture, drawn_YX, is_hidden, detail=0.75):
+    """Return one blend."""
+    (found,) = tension_blends(picture, [drawn_YX], is_hidden, detail=detail, length_px=4.0)
+    return found
+
+
+def test_a_blend_is_the_tension_fill_and_the_share_of_detail_that_the_drawn_picture_adds():
+    picture, is_hidden = scene()
+    added = drawn() - dense_tension(drawn(), is_hidden, 4.0)
+    visible = picture[~is_hidden]
+    for detail in (0.0, 0.3, 1.0):
+        expected = dense_tension(picture, is_hidden, 4.0) + detail * added
+        expected = np.clip(expected, visible.min(), visible.max())
+        found = blend(picture, drawn(), is_hidden, detail)
+        assert np.abs(found - expected).max() < 1e-8
+        assert np.array_equal(found[~is_hidden], visible)
+    assert np.array_equal(blend(picture, drawn(), is_hidden, 0.0), tension_fill(picture, is_hidden))
+    assert np.abs(blend(picture, drawn(), is_hidden) - tension_fill(picture, is_hidden)).max() > 10
+
+
+def test_a_drawn_picture_that_is_the_film_gives_the_film_back():
+    picture, is_hidden = scene()
+    visible = picture[~is_hidden]
+    picture = np.clip(picture, visible.min(), visible.max())
+    assert np.array_equal(blend(picture, picture, is_hidden, 1.0), picture)
+    # Whatever its brightness: the offset is no detail.
+    assert np.abs(blend(picture, picture + 40, is_hidden, 1.0) - picture).max() < 1e-9
+    assert np.abs(blend(picture, drawn() + 40, is_hidden) - blend(picture, drawn(), is_hidden)).max() < 1e-9
+
+
+def test_a_blend_looks_at_no_hidden_pixel_of_the_film_but_at_all_of_the_drawn_picture():
+    picture, is_hidden = scene()
+    found = blend(picture, drawn(), is_hidden)
+    other = np.where(is_hidden, 1e6, picture)
+    assert np.array_equal(blend(other, drawn(), is_hidden), found)
+    # The negative controls: visible pixels count, and so does the drawn picture on either side.
+    for where in (is_hidden, ~is_hidden):
+        noise = np.where(where, np.random.default_rng(1).normal(0, 9, picture.shape), 0)
+        assert np.abs(blend(picture, drawn() + noise, is_hidden) - found).max() > 1
+    assert np.abs(blend(picture + np.where(is_hidden, 0, noise), drawn(), is_hidden) - found)[is_hidden].max() > 1
+
+
+def test_several_drawn_pictures_are_blended_each_by_itself():
+    picture, is_hidden = scene()
+    several = tension_blends(picture, [drawn(1), drawn(2)], is_hidden, detail=0.75, length_px=4.0)
+    for number, found in zip((1, 2), several, strict=True):
+        assert np.array_equal(found, blend(picture, drawn(number), is_hidden))
+    nothing = np.zeros_like(is_hidden)
+    assert np.array_equal(blend(picture, drawn(), nothing), picture)
+    with pytest.raises(DataError, match="no pixel is visible"):
+        blend(picture, drawn(), ~nothing)
 
 
 def test_telea_equals_a_written_out_loop():

@@ -8,6 +8,7 @@ from PIL import Image
 
 from chexmix_cli.core.data.presets import ResolvedPreset
 from chexmix_cli.core.errors import ShapeError
+from chexmix_cli.core.infer.fills import tension_blends
 from chexmix_cli.core.infer.images import ImageTokenizer
 from chexmix_cli.core.infer.inpaint import CodeFiller
 from chexmix_cli.core.infer.region import BoxMask, mask_film
@@ -80,11 +81,46 @@ def test_hidden_codes_change_nothing_in_the_papers_protocol(restorer, pixels):
 
 def test_pasting_takes_hidden_pixels_only(restorer, pixels):
     encoded, result = restored(restorer, pixels, RegionSettings(), FillSettings())
-    pasted = encoded.paste(result.filled_YX)
+    (pasted,) = encoded.join([result.filled_YX], "paste", detail=0.75)
     is_hidden = encoded.film.is_hidden_YX
     assert np.array_equal(pasted[is_hidden], result.filled_YX[is_hidden])
     assert np.array_equal(pasted[~is_hidden], pixels[~is_hidden])
     assert np.array_equal(encoded.original_YX, pixels)
+
+
+def test_a_blend_joins_hidden_pixels_to_the_film_and_never_to_its_padding(restorer, pixels):
+    film = pixels[:, 5:25]  # upright: the square is padded on both sides
+    masked = mask_film(Image.fromarray(film), BOX, PRESET, RegionSettings(), grid_size=4, seed=0, key="a")
+    (encoded,) = restorer.encode([masked], RegionSettings())
+    assert encoded.length_px == 4.0  # 32 px, 4 codes a side
+    rng = np.random.default_rng(2)
+    drawn = [rng.integers(60, 190, (32, 32), dtype=np.uint8) for _ in range(2)]
+    columns = slice(6, 26)
+    assert masked.is_film_YX[:, columns].all()
+    assert masked.is_film_YX.sum() == 32 * 20
+    is_hidden = masked.is_hidden_YX[:, columns]
+    for joined, one in zip(encoded.join(drawn, "blend", detail=0.5), drawn, strict=True):
+        (expected,) = tension_blends(
+            film.astype(float), [one[:, columns].astype(float)], is_hidden, detail=0.5, length_px=4.0
+        )
+        assert np.array_equal(joined[:, columns], np.rint(expected).astype(np.uint8))
+        assert np.array_equal(joined[~masked.is_hidden_YX], encoded.original_YX[~masked.is_hidden_YX])
+        elsewhere = np.where(masked.is_film_YX, one, 255)
+        assert np.array_equal(encoded.join([elsewhere], "blend", detail=0.5)[0], joined)
+        assert np.array_equal(encoded.join([one], "none", detail=0.5)[0], one)
+
+
+def test_hidden_pixels_of_the_film_change_nothing_of_a_blend(restorer, pixels):
+    changed = pixels.copy()
+    changed[9:14, 9:15] = 255 - changed[9:14, 9:15]
+    region, fill = RegionSettings(ring=0), FillSettings()
+    blends = []
+    for film in (pixels, changed):
+        encoded, result = restored(restorer, film, region, fill)
+        blends.append(encoded.join([result.filled_YX], "blend", detail=0.75)[0])
+    is_hidden = encoded.film.is_hidden_YX
+    assert np.array_equal(*blends)
+    assert not np.array_equal(blends[0][is_hidden], result.filled_YX[is_hidden])
 
 
 def test_several_samples_and_their_mean(restorer, pixels):

@@ -33,6 +33,21 @@ def test_a_plot_is_a_picture_and_the_same_every_time():
     assert curve_png(Curve(**{**{f: getattr(CURVE, f) for f in CURVE.__slots__}, "is_roc": True})) != png
 
 
+def test_no_two_of_many_lines_look_alike(monkeypatch):
+    from matplotlib.axes import Axes
+
+    looks, plot = [], Axes.plot
+
+    def recorded(axes, *points, **look):
+        looks.append((look["color"], look["marker"], look["linestyle"]))
+        return plot(axes, *points, **look)
+
+    monkeypatch.setattr(Axes, "plot", recorded)
+    lines = [Series(name=str(number), x=[0.2, 0.5], y=[number, number]) for number in range(20)]
+    curve_png(Curve(name="many", title="many", x_label="x", y_label="y", series=lines))
+    assert len(set(looks)) == 20
+
+
 def test_a_page_holds_everything_escaped_and_alone():
     evaluation = Evaluation(
         task="report",
