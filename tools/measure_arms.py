@@ -215,7 +215,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--ratios", default="0,0.2,0.4,0.6,0.8", help="shares masked")
-    parser.add_argument("--rows", type=int, default=1500, help="Kermany's train rows that probes are fitted on; NIH: all")
+    parser.add_argument(
+        "--rows", type=int, default=1500, help="Kermany's train rows that probes are fitted on; NIH: all"
+    )
     parser.add_argument("--films", type=int, default=48, help="val films that are inpainted")
     parser.add_argument("--strategies", nargs="+", default=["single"], help="of inpainting")
     options = parser.parse_args(arguments)

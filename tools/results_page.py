@@ -179,7 +179,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     file = DOCS / "results.json"
     if options.part == "collect":
-        file.write_text(json.dumps(collect(options.results), indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(collect(options.results), indent=1)
+        text = re.sub(
+            r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text
+        )  # a number and its bounds: one line
+        file.write_text(text + "\n", encoding="utf-8")
         return 0
     numbers = json.loads(file.read_text(encoding="utf-8"))
     page = DOCS / "results.md"

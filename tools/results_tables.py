@@ -20,6 +20,7 @@ NAMES = {
     "s2-both-masked": "as bidirectional, loss on hidden targets only",
     "s2-both-image": "as bidirectional, no report token hidden",
     "s2-both-high": "as bidirectional, 40 to 90 % of an image hidden",
+    "mini-both": "chexmix-mini continued, bidirectional; not shipped",
     "chexmix-mini": "chexmix-mini, as shipped",
 }
 FILLS = ("mean", "telea", "harmonic", "biharmonic", "tension")
@@ -107,14 +108,22 @@ def _inpainting(numbers: Numbers) -> str:
     runs = _runs(numbers, "inpainting")
     conditions = [name for name in next(iter(runs.values()))[0] if name != "n"]
     rows = []
-    first = next(iter(runs.values()))[0]
-    for fill in (*FILLS, "ceiling"):
-        rows.append([fill, *(f"{first[condition][fill][0]:.2f}" for condition in conditions)])
-    for arm, found in runs.items():
-        for method in sorted({name for name in found[0][conditions[0]] if ", " in name}):
-            cells = [_seeds([[one[condition][method][0], None, None] for one in found], 2) for condition in conditions]
-            rows.append([f"{NAMES[arm]}: {method}", *cells])
-    return _table(["PSNR of hidden pixels, dB", *(f"{name} " for name in conditions)], rows)
+    for count in sorted({one["n"] for found in runs.values() for one in found}):
+        # Fills stand beside the runs of the same films.
+        of_count = {arm: [one for one in found if one["n"] == count] for arm, found in runs.items()}
+        first = next(found[0] for found in of_count.values() if found)
+        for fill in (*FILLS, "ceiling"):
+            cells = [f"{first[condition][fill][0]:.2f}" for condition in conditions]
+            rows.append([f"{fill}, {count} films", *cells])
+        for arm, found in of_count.items():
+            for method in sorted({name for name in found[0][conditions[0]] if ", " in name}) if found else []:
+                if method.endswith("none"):
+                    continue
+                cells = [
+                    _seeds([[one[condition][method][0], None, None] for one in found], 2) for condition in conditions
+                ]
+                rows.append([f"{NAMES[arm]}: {method}", *cells])
+    return _table(["PSNR of hidden pixels, dB", *conditions], rows)
 
 
 def _retrieval(numbers: Numbers) -> str:
@@ -167,7 +176,7 @@ def _point(features: Numbers, ratio: str) -> list[float | None]:
 
 def _inpainting_curve(numbers: Numbers, pattern: str) -> Curve:
     runs = _runs(numbers, "inpainting")
-    first = next(iter(runs.values()))[0]
+    first = runs["chexmix-mini"][0]
     conditions = [name for name in first if name.startswith(pattern)]
     x = [100 * float(name.split()[1]) for name in conditions]
     series = [Series(name=fill, x=x, y=[first[name][fill][0] for name in conditions]) for fill in FILLS]
