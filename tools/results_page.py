@@ -42,8 +42,8 @@ def collect(folder: Path) -> Numbers:
     for first, second in PAIRS:
         for seed in sorted({name.split("-")[0] for name in arms if name.startswith("seed")}):
             paths = [folder / f"{seed}-{arm}" for arm in (first, second)]
-            if all(path.is_dir() for path in paths):
-                found["differences"][f"{seed}: {first} - {second}"] = _differences(*paths)
+            if made := _differences(*paths):
+                found["differences"][f"{seed}: {first} - {second}"] = made
     return found
 
 
