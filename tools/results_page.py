@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 from results_tables import FILLS, plots, tables
-from sklearn.metrics import roc_auc_score
 
 from chexmix_cli.core.evals.bootstrap import paired_difference
+from chexmix_cli.core.evals.ranked import RankedScores
 
 DOCS = Path(__file__).parent.parent / "docs"
 SOURCES = ("kermany", "nih")
@@ -159,14 +159,13 @@ def _paired(results: Sequence[Numbers | None], names: Sequence[str]) -> list[flo
     label_N = np.array(tables[0]["columns"]["Pneumonia, masking"], float)
     scores = [np.array(table["columns"][name], float) for table, name in zip(tables, names, strict=True)]
 
+    ranked = RankedScores(np.column_stack(scores[::-1]), np.column_stack([label_N, label_N]))
+
     def aurocs(index: Any) -> Any:
-        kept = index[~np.isnan(label_N[index])]
-        if len(set(label_N[kept])) < 2:
-            return np.array([np.nan, np.nan])
-        return np.array([roc_auc_score(label_N[kept], score[kept]) for score in scores])
+        return ranked.auroc(np.bincount(index, minlength=len(label_N)).astype(np.float64))
 
     groups = np.array(tables[0]["groups"], np.int64)
-    made = paired_difference(groups, lambda index: aurocs(index)[::-1], resamples=1000, seed=0)
+    made = paired_difference(groups, aurocs, resamples=1000, seed=0)
     return [round(float(value), 4) for value in (made.difference, *made.interval)]
 
 
