@@ -159,7 +159,8 @@ def _masking_curve(numbers: Numbers, source: str) -> Curve:
         ratios = sorted(runs[arm][0]["model"]["masked"] | {"0": None}, key=float)
         points = [[_point(one["model"], ratio) for one in runs[arm]] for ratio in ratios]
         x, y = [100 * float(ratio) for ratio in ratios], [_mean(point) for point in points]
-        series.append(Series(name=f"{NAMES[arm]}, mean of {len(runs[arm])}", x=x, y=y))
+        seeds = f", mean of {len(runs[arm])} seeds" if len(runs[arm]) > 1 else ""
+        series.append(Series(name=NAMES[arm] + seeds, x=x, y=y))
     pixels = next(iter(runs.values()))[0]["pixels"]
     ratios = sorted(pixels["masked"] | {"0": None}, key=float)
     x, y = [100 * float(ratio) for ratio in ratios], [_mean([_point(pixels, ratio)]) for ratio in ratios]
