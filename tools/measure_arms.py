@@ -41,8 +41,10 @@ from chexmix_cli.core.text.phrases import CAUSES, NO_FINDING
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
 from chexmix_cli.core.train.films import load_films, stack
 from chexmix_cli.core.weights import open_weights
+from chexmix_cli.core.weights.files import write_text
 
-SOURCES = {"kermany": "kermany:", "nih": "nih14:"}
+#: Parts of classification, and the data set of each.
+SOURCES = {"kermany": "kermany", "nih": "nih14"}
 PARTS = ("roundtrip", "kermany", "nih", "inpainting", "retrieval", "reports", "majority", "nearest", "probe")
 _REPORTS = PARTS[5:]
 _SIDE_PX, _BATCH = 32, 32
@@ -57,7 +59,7 @@ def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
         found = ["evaluate", "classification", "--manifest", str(folder / f"{part}.jsonl"), "--split", "val"]
         found += ["--mask-ratios", options.ratios]
     elif part == "inpainting":
-        settings = [f"images={options.films}", "masks.ring=0", f"methods.strategies={json.dumps(options.strategies)}"]
+        settings = [f"images={options.films}", "masks.ring=0", 'methods.strategies=["single"]']
         found = ["evaluate", "inpainting", "--manifest", str(folder / "all.jsonl"), "--split", "val"]
     elif part == "retrieval":
         settings = []
@@ -108,7 +110,7 @@ def write_rows(path: Path, rows: Iterable[ManifestRow]) -> None:
         values |= {"split": row.split, "labels": dict(row.labels)}
         values |= {"findings": row.findings, "impression": row.impression}
         lines.append(json.dumps(values) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def film_rows(rows: Sequence[ManifestRow], count: int) -> list[ManifestRow]:
@@ -161,10 +163,8 @@ def probed(films: Sequence[ManifestRow], weights: Any) -> dict[str, str]:
     from chexmix_cli.core.infer.embeddings import image_embeddings
 
     head = Head.load(weights.path / "head.safetensors")
-    decoder, loaded = (
-        weights.load_decoder("cpu", torch.float32),
-        load_films(list(films), weights.settings, lambda *_: None),
-    )
+    decoder = weights.load_decoder("cpu", torch.float32)
+    loaded = load_films(list(films), weights.settings, lambda what, done, total: None)
     images = ImageTokenizer(weights.load_vqgan("cpu", torch.float32), weights.settings, batch_size=16)
     reports = {}
     for index, row in enumerate(films):
@@ -203,7 +203,7 @@ def predictions(part: str, folder: Path, rows: Mapping[str, list[ManifestRow]], 
         "nearest": lambda: nearest(rows["train"], films, weights),
         "probe": lambda: probed(films, weights),
     }[part]()
-    path.write_text("".join(json.dumps({"id": key, "report": text}) + "\n" for key, text in made.items()))
+    write_text(path, "".join(json.dumps({"id": key, "report": text}) + "\n" for key, text in made.items()))
     return True
 
 
@@ -219,15 +219,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--rows", type=int, default=1500, help="Kermany's train rows that probes are fitted on; NIH: all"
     )
     parser.add_argument("--films", type=int, default=48, help="val films that are inpainted")
-    parser.add_argument("--strategies", nargs="+", default=["single"], help="of inpainting")
     options = parser.parse_args(arguments)
     folder = options.out
     folder.mkdir(parents=True, exist_ok=True)
     rows = {split: list(read_manifest(options.manifest, split=split)) for split in ("train", "val")}
     everything = [*rows["train"], *rows["val"]]
     write_rows(folder / "all.jsonl", everything)
-    for name, prefix in SOURCES.items():
-        write_rows(folder / f"{name}.jsonl", (row for row in everything if (row.patient or "").startswith(prefix)))
+    for name, source in SOURCES.items():
+        write_rows(folder / f"{name}.jsonl", (row for row in everything if source_of(row) == source))
     write_rows(folder / "films.jsonl", film_rows(rows["val"], 3 * options.films))
     for part in options.only:
         output = folder / f"{part}.json"
@@ -235,9 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
         if output.is_file() or (is_report and not predictions(part, folder, rows, options)):
             continue
         if part == "roundtrip":
-            output.write_text(
-                json.dumps(round_trip(open_weights(options.weights), rows["val"])) + "\n", encoding="utf-8"
-            )
+            write_text(output, json.dumps(round_trip(open_weights(options.weights), rows["val"])) + "\n")
         else:
             run(command(part, folder, options), output)
     return 0

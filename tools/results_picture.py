@@ -30,7 +30,7 @@ from chexmix_cli.core.infer.reports import ReportWriter
 from chexmix_cli.core.infer.restoration import EncodedFilm, Restorer
 from chexmix_cli.core.present.picture import MARK, SOURCE_TYPE
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings
-from chexmix_cli.core.settings.inpainting import FillSettings, RegionSettings
+from chexmix_cli.core.settings.inpainting import FillSettings, PictureSettings, RegionSettings
 from chexmix_cli.core.weights import open_weights
 
 RATIOS = (0.0, 0.4, 0.8)
@@ -59,7 +59,7 @@ def filled_by(name: str, path: Path) -> tuple[list[EncodedFilm | None], list[np.
         (encoded,) = restorer.encode([masked], REGION)
         (restored,) = restorer.fill([encoded], FillSettings(), seed=0)
         films.append(encoded if ratio else None)
-        (joined,) = encoded.join([restored.filled_YX], "blend", detail=0.75)
+        (joined,) = encoded.join([restored.filled_YX], "blend", detail=PictureSettings().detail)
         pictures.append(joined if ratio else encoded.original_YX)
         codes.append((restored.codes_P if ratio else encoded.codes_P).tolist())
     reports = [report.text or "" for report in writer.write(codes, DecodeSettings())]

@@ -33,18 +33,16 @@ FIRST_STEPS, THEN_STEPS = 625, 500
 _FIRST = ("optimizer.learning_rate=1.5e-3", "optimizer.min_learning_rate=1e-4", "optimizer.warmup_steps=60")
 _THEN = ("optimizer.learning_rate=1e-3", "optimizer.min_learning_rate=3e-5", "optimizer.warmup_steps=30")
 _BOTH = ("masking.attention=bidirectional", "masking.loss=masked-image")
-#: Of every run: small rows, all in float32; a few passes over the data need no dropout.
+#: Of every run: a small model, small steps, all in float32; a few passes over the data need no dropout.
 _COMMON = (
     "train.batch_size=8",
     "train.micro_batch_size=8",
     "train.precision=float32",
     "train.checkpoint_every=125",
-    *(
-        "model.decoder.hidden_size=192",
-        "model.decoder.num_heads=6",
-        "model.decoder.mlp_size=768",
-        "model.decoder.residual_dropout=0.0",
-    ),
+    "model.decoder.hidden_size=192",
+    "model.decoder.num_heads=6",
+    "model.decoder.mlp_size=768",
+    "model.decoder.residual_dropout=0.0",
 )
 
 

@@ -162,6 +162,15 @@ def test_a_run_is_not_overwritten(call, manifest, tmp_path):
     assert "holds a run already" in result.stderr
 
 
+def test_pictures_alone_want_codes_to_draw(call, manifest, tmp_path):
+    arguments = ("--stage", "tokenizer", *DEBUG, "--data", manifest, "--out", tmp_path / "run")
+    result = call("pretrain", *arguments, "--set", "reconstruction.pictures_only=true")
+    assert result.code == 1
+    assert "there are no codes to draw pictures from" in result.stderr
+    assert "--init with a trained image tokenizer" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_bad_training_input_stops_before_the_first_step(call, manifest, films, tmp_path, debug_weights):
     base = ("pretrain", *DEBUG, "--out", tmp_path / "run")
     nowhere = call(*base, "--stage", "tokenizer", "--data", tmp_path / "none.jsonl")
