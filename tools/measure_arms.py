@@ -169,7 +169,7 @@ def probed(films: Sequence[ManifestRow], weights: Any) -> dict[str, str]:
     reports = {}
     for index, row in enumerate(films):
         codes = images.encode(stack([loaded.exact(index)])).tolist()
-        state_1LD = image_embeddings(decoder, weights.settings.vocabulary, codes, layers=[head.layer])
+        state_1LD = image_embeddings(decoder, weights.settings.vocabulary, codes, layers=[head.layer], grid=head.grid)
         prob_K = head.probabilities(state_1LD[:, 0].numpy())[0]
         universe = UNIVERSES[source_of(row)]
         named = [name for name, prob, least in zip(head.labels, prob_K, head.threshold_K, strict=True) if prob >= least]

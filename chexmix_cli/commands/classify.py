@@ -207,19 +207,21 @@ class _Classifier:
 
         if self._zero_shot is not None:
             return {"probabilities": np.stack([self._zero_shot.probabilities(image) for image in codes])}
-        wanted = list(dict.fromkeys([*self._layers, *([] if self._head is None else [self._head.layer])]))
-        states_BLD = image_embeddings(
-            self._decoder,
-            self._model.weights.settings.vocabulary,
-            codes,
-            layers=wanted,
-            is_masked_BP=self._masks(ids) if self._asked.mask_ratio else None,
-        ).numpy()
-        found: dict[str, NDArray[np.floating[Any]]] = {
-            str(layer): states_BLD[:, wanted.index(layer)] for layer in self._layers
-        }
+        is_masked_BP = self._masks(ids) if self._asked.mask_ratio else None
+
+        def embedded(layers: list[int], grid: int) -> NDArray[np.float32]:
+            vocabulary = self._model.weights.settings.vocabulary
+            found = image_embeddings(
+                self._decoder, vocabulary, codes, layers=layers, grid=grid, is_masked_BP=is_masked_BP
+            )
+            return found.numpy()
+
+        found: dict[str, NDArray[np.floating[Any]]] = {}
+        if self._layers:
+            states_BLD = embedded(self._layers, 1)
+            found = {str(layer): states_BLD[:, place] for place, layer in enumerate(self._layers)}
         if self._head is not None:
-            found["probabilities"] = self._head.probabilities(states_BLD[:, wanted.index(self._head.layer)])
+            found["probabilities"] = self._head.probabilities(embedded([self._head.layer], self._head.grid)[:, 0])
         return found
 
     def _masks(self, ids: Sequence[str]) -> NDArray[np.bool_]:

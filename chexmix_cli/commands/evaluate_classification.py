@@ -163,10 +163,12 @@ def _of_model(
     from chexmix_cli.commands.evaluation_output import evaluation_rows, failed_items
     from chexmix_cli.commands.model import open_model
     from chexmix_cli.core.evals.classification_protocol import Task, evaluate_head, evaluate_probe
+    from chexmix_cli.core.infer.embeddings import require_grid
 
     name, rows = evaluation_rows(manifest, split)
     model = open_model(run, settings.input, needs_decoder=True)
     num_layers = model.weights.settings.decoder.num_layers
+    require_grid(settings.probe.grid, model.weights.settings.vocabulary, "probe.grid")
     head = None if head_file is None else _head(head_file, model)
     task = Task(
         settings=settings,
@@ -179,14 +181,14 @@ def _of_model(
     facts: dict[str, Any] = {"split": name}
     if head is not None:
         films, failed = _films(rows, model, settings, with_pixels=False, label="evaluated images")
-        evaluation = evaluate_head(films, _embed(model, settings), head, task)
+        evaluation = evaluate_head(films, _embed(model, settings.batch_size, head.grid), head, task)
     else:
         train_rows = _train_rows(manifest, settings, run.seed, is_sweep=bool(ratios))
         facts["train_rows"] = len(train_rows)
         train, train_failed = _films(train_rows, model, settings, with_pixels=bool(ratios), label="train images")
         films, failed = _films(rows, model, settings, with_pixels=bool(ratios), label="evaluated images")
         failed = [*train_failed, *failed]
-        evaluation = evaluate_probe(train, films, _embed(model, settings), task)
+        evaluation = evaluate_probe(train, films, _embed(model, settings.batch_size, settings.probe.grid), task)
     return replace(
         evaluation,
         model=_model_facts(model),
@@ -261,7 +263,7 @@ def _films(
     ), encoded.failed
 
 
-def _embed(model: OpenModel, settings: EvaluateClassificationSettings) -> Embed:
+def _embed(model: OpenModel, batch_size: int, grid: int) -> Embed:
     from chexmix_cli.core.infer.embeddings import embed_codes
 
     decoder = model.weights.load_decoder(model.device, model.dtype)
@@ -274,7 +276,8 @@ def _embed(model: OpenModel, settings: EvaluateClassificationSettings) -> Embed:
                 vocabulary,
                 codes_RP,
                 layers=layers,
-                batch_size=settings.batch_size,
+                grid=grid,
+                batch_size=batch_size,
                 is_masked_NP=is_masked_RP,
                 progress=move,
             )

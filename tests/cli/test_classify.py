@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,10 +32,10 @@ def codes(call, films, debug_weights):
     return {record["id"]: record["codes"] for record in call("tokenize", films, "--weights", debug_weights).records}
 
 
-def states(debug_weights, codes, is_masked_BP=None):
+def states(debug_weights, codes, **options):
     weights = open_weights(debug_weights)
     decoder = weights.load_decoder("cpu", torch.float32)
-    return image_embeddings(decoder, weights.settings.vocabulary, codes, is_masked_BP=is_masked_BP).numpy()
+    return image_embeddings(decoder, weights.settings.vocabulary, codes, **options).numpy()
 
 
 def test_probabilities_are_the_heads_of_the_images_embedding(call, films, debug_weights, head_file, codes):
@@ -49,6 +50,21 @@ def test_probabilities_are_the_heads_of_the_images_embedding(call, films, debug_
         assert (record["status"], record["scored_by"]) == ("ok", "head")
         assert "not for clinical use" in record["mark"]
     assert [record["id"] for record in done.records] == list(codes)
+
+
+def test_a_head_of_a_grid_reads_the_grid_and_embeddings_stay_means(call, films, debug_weights, codes, tmp_path):
+    weights = open_weights(debug_weights)
+    head = make_head(3, 4 * weights.settings.decoder.hidden_size, labels=LABELS, layer=1, grid=2)
+    head = replace(head, model=weights.fingerprint)
+    head.save(tmp_path / "grid.safetensors")
+    common = ("classify", films, "--weights", debug_weights, "--head", tmp_path / "grid.safetensors")
+    done = call(*common, "--embeddings", "--layer", "1")
+    assert done.code == 0, done.stderr
+    wanted = head.probabilities(states(debug_weights, list(codes.values()), layers=[1], grid=2)[:, 0])
+    means = states(debug_weights, list(codes.values()), layers=[1])[:, 0]
+    for record, values, mean_D in zip(done.records, wanted, means, strict=True):
+        assert list(record["probabilities"].values()) == pytest.approx(values.tolist(), abs=1e-5)
+        assert record["embeddings"]["1"] == pytest.approx(mean_D.tolist(), abs=1e-5)
 
 
 def test_what_validation_showed_stands_beside_the_probabilities(call, films, debug_weights, tmp_path):
@@ -117,7 +133,7 @@ def test_masks_are_nested_by_image_and_hide_what_they_cover(call, debug_weights,
     assert embedding(between, 0.5) == plain[0.5]
     assert embedding(between, 0.25) != plain[0.25]
     is_masked_BP = hidden_positions(order, 0.5)[None]
-    assert np.allclose(plain[0.5], states(debug_weights, [image], is_masked_BP)[0, 2], atol=1e-5)
+    assert np.allclose(plain[0.5], states(debug_weights, [image], is_masked_BP=is_masked_BP)[0, 2], atol=1e-5)
 
 
 def test_a_study_is_scored_by_its_views(call, tmp_path, make_dicom, debug_weights, head_file):

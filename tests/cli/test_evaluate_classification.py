@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,30 @@ def test_a_head_is_evaluated_without_a_fit_and_refused_for_another_model(call, m
     assert "chexmix finetune" in done.stderr
 
 
+def test_probes_and_heads_can_read_a_grid_of_means(call, manifest, debug_weights, tmp_path):
+    from chexmix_cli.core.weights import open_weights
+    from tests.unit.infer.test_heads import make_head
+
+    common = ("--manifest", manifest, "--weights", debug_weights, *FAST)
+    done = call("evaluate", "classification", *common, "--mask-ratios", "0,0.5", "--set", "probe.grid=2")
+    assert done.code == 0, done.stderr
+    found = {one["fields"]["features"] for one in done.records[0]["metrics"] if "features" in one["fields"]}
+    assert len(found) == 2
+    assert "pixels-pca100" in found
+    (features,) = found - {"pixels-pca100"}
+    assert features.endswith("-grid2")
+    whole = call("evaluate", "classification", *common, "--mask-ratios", "0,0.5").records[0]
+    pixels = {"features": "pixels-pca100", "ratio": "0.5", "probe": "masked"}
+    assert metric(done.records[0], "auroc", "macro", **pixels) == metric(whole, "auroc", "macro", **pixels)
+    weights = open_weights(debug_weights)
+    head = make_head(1, 4 * weights.settings.decoder.hidden_size, labels=("Mass",), layer=1, grid=2)
+    replace(head, model=weights.fingerprint).save(tmp_path / "grid.safetensors")
+    done = call("evaluate", "classification", *common, "--head", tmp_path / "grid.safetensors")
+    assert done.code == 0, done.stderr
+    assert metric(done.records[0], "auroc", "Mass")["fields"]["features"] == "layer1-grid2"
+    assert done.records[0]["data"]["head"]["pooling"] == "grid2"
+
+
 def test_predictions_come_from_a_file_or_stdin(call, manifest, tmp_path):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     lines = [
@@ -118,6 +143,8 @@ def test_predictions_come_from_a_file_or_stdin(call, manifest, tmp_path):
         (["--set", "sweep.patterns=['random','random']"], 2, "sweep.patterns"),
         (["--set", "fit.rows=-1"], 2, "fit.rows"),
         (["--set", "probe.layers=[9]"], 2, "probe.layers"),
+        (["--set", "probe.grid=3"], 2, "probe.grid: is 3; expected a number that divides"),
+        (["--set", "probe.components=0"], 2, "probe.components: is 0; expected a positive number"),
         (["--head", "nowhere.safetensors"], 1, "nowhere.safetensors: no head"),
     ],
 )

@@ -197,6 +197,19 @@ def test_a_probe_finds_masses_in_films_it_has_not_seen(call, tmp_path):
     assert call(*base, "--resume").code == 2
 
 
+def test_a_probe_can_read_a_grid_of_the_image(call, manifest, debug_weights, tmp_path):
+    run = tmp_path / "run"
+    base = ("finetune", "--task", "classify", "--method", "probe", "--data", manifest, "--init", debug_weights)
+    done = call(*base, "--out", run, "--set", "probe.grid=2", "--set", "probe.components=3")
+    assert done.code == 0, done.stderr
+    weights = open_weights(run)
+    head = Head.load(weights.path / "head.safetensors")
+    assert (head.grid, head.provenance["probe"]["components"]) == (2, 3)
+    assert len(head.mean_D) == 4 * weights.settings.decoder.hidden_size
+    shown = call("classify", manifest.parent, "--weights", run)
+    assert shown.records[0]["probabilities"].keys() == set(head.labels)
+
+
 def _tensors(path: Path) -> bytes:
     content = path.read_bytes()
     return content[8 + int.from_bytes(content[:8], "little") :]
@@ -211,6 +224,7 @@ def test_bad_requests_stop_before_the_first_step(call, manifest, debug_weights, 
         (("classify", "--set", "head.layer=3"), 2, "head.layer: is 3; expected 0..2"),
         (("classify", "--set", "head.layer=0"), 2, "no block stands before it"),
         (("classify", "--method", "probe", "--set", "probe.layers=[9]"), 2, "probe.layers: is 9"),
+        (("classify", "--method", "probe", "--set", "probe.grid=5"), 2, "probe.grid: is 5; expected a number that"),
         (("retrieve", "--set", "contrast.layer=3"), 2, "contrast.layer: is 3"),
         (("report", "--set", "lora.rank=32"), 2, "lora.rank: is 32; expected below 32, the width of q"),
     ]

@@ -33,7 +33,7 @@ from chexmix_cli.core.evals.masking_sweep import (
 from chexmix_cli.core.evals.policies import policy_labels
 from chexmix_cli.core.evals.probe import ProbeFit, fit_probe
 from chexmix_cli.core.infer.heads import Head
-from chexmix_cli.core.settings.classification import EvaluateClassificationSettings, Policy
+from chexmix_cli.core.settings.classification import EvaluateClassificationSettings, Policy, ProbeSettings
 
 #: Embeddings of codes: (codes (R, P), layers, masks or None, name of the bar) -> layer to (R, D).
 Embed = Callable[[NDArray[np.uint16], Sequence[int], Masks | None, str], Mapping[int, States]]
@@ -91,13 +91,14 @@ def evaluate_probe(train: Films, films: Films, embed: Embed, task: Task) -> Eval
     states = embed(train.codes_RP, task.layers, None, "train rows")
     patients_R = group_numbers([row.patient for row in train.rows])
 
-    def fit(states: Mapping[int, States], policy: Policy) -> ProbeFit:
+    def fit(states: Mapping[int, States], policy: Policy, probe: ProbeSettings) -> ProbeFit:
         target_RK = policy_labels(train_labels, names, policy, unstated=settings.labels.unstated)
         return fit_probe(
-            states, target_RK, names, patients_R, settings.probe, model=task.fingerprint, provenance={"policy": policy}
+            states, target_RK, names, patients_R, probe, model=task.fingerprint, provenance={"policy": policy}
         )
 
-    fits = {policy: fit(states, policy) for policy in distinct(settings.labels.fit, train_labels, names)}
+    policies = distinct(settings.labels.fit, train_labels, names)
+    fits = {policy: fit(states, policy, settings.probe) for policy in policies}
     seen = embed(films.codes_RP, sorted({found.head.layer for found in fits.values()}), None, "evaluated rows")
     trained = f"{len(train.rows)}"
     scored = [
@@ -110,16 +111,14 @@ def evaluate_probe(train: Films, films: Films, embed: Embed, task: Task) -> Eval
     if task.ratios:
         layer = first.head.layer
         embeddings = (states[layer], seen[layer])
-        model = _model_features(layer, embed, train, films, embeddings)
-
-        def refit(state_RD: States) -> Head:
-            return fit({0: state_RD}, first_policy).head
+        model = _model_features(first.head, embed, train, films, embeddings)
 
         plan = _plan(task, train, films)
-        points = sweep(model, plan, items, refit)
+        points = sweep(model, plan, items, lambda state_RD: fit({0: state_RD}, first_policy, settings.probe).head)
         if train.pixels_RYX is not None and films.pixels_RYX is not None:
             pixels = PixelFeatures(train.pixels_RYX, films.pixels_RYX, settings.sweep.baseline_components, task.seed)
-            points += sweep(pixels, plan, items, refit)
+            whole = replace(settings.probe, grid=1)  # these are components already
+            points += sweep(pixels, plan, items, lambda state_RC: fit({0: state_RC}, first_policy, whole).head)
         fields = _sweep_fields(items, settings, first_policy, trained)
         more, masking = sweep_numbers(
             points,
@@ -154,7 +153,7 @@ def evaluate_head(films: Films, embed: Embed, head: Head, task: Task) -> Evaluat
     measured, columns = _measured(items, [scored], settings, kept)
     drawn = curves(items, scored, settings.labels.evaluate[0], settings.labels.unstated)
     if task.ratios:
-        model = _model_features(head.layer, embed, films, films, (state_RD, state_RD))
+        model = _model_features(head, embed, films, films, (state_RD, state_RD))
         points = sweep_head(model, _plan(task, films, films), items, head)
         fields = _sweep_fields(items, settings, None, "head")
         more, masking = sweep_numbers(
@@ -168,7 +167,8 @@ def evaluate_head(films: Films, embed: Embed, head: Head, task: Task) -> Evaluat
             columns=columns,
         )
         measured, drawn = [*measured, *more], [*drawn, *masking]
-    facts = {"head": {"layer": head.layer, "calibration": head.calibration, "provenance": dict(head.provenance)}}
+    facts: dict[str, Any] = {"layer": head.layer, "pooling": head.pooling, "calibration": head.calibration}
+    facts = {"head": {**facts, "provenance": dict(head.provenance)}}
     return _evaluation(items, measured, columns, drawn, _cases(items, films.rows, scored, task), facts)
 
 
@@ -240,7 +240,7 @@ def _scored(
         prob_NK=items.pooled(head.probabilities(state_RD)),
         threshold_K=head.threshold_K.astype(np.float64),
         fit=policy,
-        fields={"features": f"layer{head.layer}", "calibration": head.calibration, **fields},
+        fields={"features": head.features, "calibration": head.calibration, **fields},
         absent=absent,
     )
 
@@ -259,12 +259,12 @@ def _measured(
 
 
 def _model_features(
-    layer: int, embed: Embed, train: Films, films: Films, unmasked: tuple[States, States]
+    head: Head, embed: Embed, train: Films, films: Films, unmasked: tuple[States, States]
 ) -> ModelFeatures:
     def masked(codes_RP: NDArray[np.uint16], is_masked_RP: Masks, what: str) -> States:
-        return embed(codes_RP, [layer], is_masked_RP, what)[layer]
+        return embed(codes_RP, [head.layer], is_masked_RP, what)[head.layer]
 
-    return ModelFeatures(f"layer{layer}", masked, train.codes_RP, films.codes_RP, unmasked)
+    return ModelFeatures(head.features, masked, train.codes_RP, films.codes_RP, unmasked)
 
 
 def _plan(task: Task, train: Films, films: Films) -> SweepPlan:

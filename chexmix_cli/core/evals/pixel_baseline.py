@@ -57,7 +57,9 @@ class PixelComponents:
 
     def __init__(self, pixels_NYX: Pixels, components: int, seed: int) -> None:
         flat_ND = pixels_NYX.reshape(len(pixels_NYX), -1)
-        self._pca = PCA(min(components, *flat_ND.shape), svd_solver="randomized", random_state=seed).fit(flat_ND)
+        # N images lie in N - 1 directions about their mean; a further one would be rounding alone.
+        count = max(1, min(components, len(flat_ND) - 1, flat_ND.shape[1]))
+        self._pca = PCA(count, svd_solver="randomized", random_state=seed).fit(flat_ND)
 
     def features(self, pixels_NYX: Pixels) -> Pixels:
         """Return the images' components, (N, D) float32."""

@@ -1,8 +1,9 @@
 """A linear probe: logistic regression on frozen, standardised embeddings, one a label.
 
-Everything that is fitted or chosen (mean and scale, layer, strength of the penalty, calibration, thresholds) comes from
-the rows given, by cross-validation over patients; whoever evaluates gives the train rows alone. N images, D hidden, K
-labels, M numbers of a subset.
+Everything that is fitted or chosen (components, mean and scale, layer, strength of the penalty, calibration,
+thresholds) comes from the rows given, by cross-validation over patients; whoever evaluates gives the train rows alone.
+Components know no labels and are fitted once, on all those rows; all else leaves each fold's rows out in turn.
+N images, D numbers of an embedding, C components, K labels, M numbers of a subset.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -68,6 +70,32 @@ class _Linear:
         return ((state_ND - self.mean_D) / self.scale_D) @ self.weight_D + self.bias
 
 
+class _Components:
+    """Principal components of embeddings, if the settings want some: what the regressions read, and the way back."""
+
+    def __init__(self, state_ND: NDArray[np.floating[Any]], settings: ProbeSettings) -> None:
+        self._pca: PCA | None = None
+        if settings.grid > 1:
+            # N rows lie in N - 1 directions about their mean; a further one would be rounding alone.
+            count = max(1, min(settings.components, len(state_ND) - 1, state_ND.shape[1]))
+            self._pca = PCA(count, svd_solver="randomized", random_state=0).fit(state_ND)
+        found = state_ND if self._pca is None else self._pca.transform(state_ND)
+        self.state_NC: Floats = found.astype(np.float64)
+
+    def to_states(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """Return a head's arrays for embeddings in place of their components, which are linear in them, too."""
+        if self._pca is None:
+            return arrays
+        per_component_KC = arrays["weight_KD"] / arrays["scale_D"]
+        return {
+            **arrays,
+            "mean_D": self._pca.mean_,
+            "scale_D": np.ones_like(self._pca.mean_),
+            "weight_KD": per_component_KC @ self._pca.components_,
+            "bias_K": arrays["bias_K"] - per_component_KC @ arrays["mean_D"],
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class _Label:
     """What one label is fitted on: the rows that have it, and how they are left out in turn."""
@@ -94,7 +122,8 @@ def fit_probe(
         labels_NK: 1, 0, or NaN where an image has no label (it is left out of that label's fit).
         names: the K labels.
         groups_N: patient of each image, any whole numbers.
-        settings: strengths, folds, balance, calibration. ``settings.layers`` is the caller's affair: it gives states.
+        settings: grid, components, strengths, folds, balance, calibration. The states are of that grid; ``layers`` is
+            the caller's affair, who gives them.
         model: fingerprint of the weights that gave the states.
         provenance: goes into the head, with the protocol.
 
@@ -108,14 +137,16 @@ def fit_probe(
             "no label can be fitted: " + "; ".join(f"{name}: {reason}" for name, reason in skipped.items()),
             expected=f"a label with {_FEWEST_PATIENTS} patients of each class",
         )
-    wide = {layer: np.asarray(state_ND, np.float64) for layer, state_ND in states.items()}
-    layer, layer_aurocs = _choose_layer(wide, usable, settings)
-    fits = {name: _fit_label(wide[layer], label, settings) for name, label in usable.items()}
+    read = {layer: _Components(state_ND, settings) for layer, state_ND in states.items()}
+    layer, layer_aurocs = _choose_layer({layer: one.state_NC for layer, one in read.items()}, usable, settings)
+    fits = {name: _fit_label(read[layer].state_NC, label, settings) for name, label in usable.items()}
+    arrays = read[layer].to_states(_arrays([linear for linear, _, _ in fits.values()]))
     head = _calibrated(
         Head(
             labels=tuple(fits),
             layer=layer,
-            **_arrays([linear for linear, _, _ in fits.values()]),
+            grid=settings.grid,
+            **{name: array.astype(np.float32) for name, array in arrays.items()},
             model=model,
             provenance={**provenance, "probe": _protocol(settings, len(groups_N), groups_N)},
         ),
@@ -253,7 +284,7 @@ def _arrays(fits: Sequence[_Linear]) -> dict[str, Any]:
     bias_K = np.array([fit.bias + fit.weight_D @ ((mean_D - fit.mean_D) / fit.scale_D) for fit in fits])
     arrays = {"mean_D": mean_D, "scale_D": scale_D, "weight_KD": weight_KD, "bias_K": bias_K}
     arrays |= {"slope_K": np.ones(len(fits)), "offset_K": np.zeros(len(fits)), "threshold_K": np.full(len(fits), _EVEN)}
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
+    return arrays
 
 
 def _calibrated(head: Head, usable: Mapping[str, _Label], left_out: Sequence[Floats], settings: ProbeSettings) -> Head:
@@ -303,6 +334,8 @@ def _inverse_temperature(known: Sequence[tuple[NDArray[np.int64], Floats]]) -> f
 
 def _protocol(settings: ProbeSettings, count: int, groups_N: NDArray[np.int64]) -> dict[str, Any]:
     return {
+        "grid": settings.grid,
+        **({"components": settings.components} if settings.grid > 1 else {}),
         "c": list(settings.c),
         "folds": settings.folds,
         "balance": settings.balance,

@@ -1,6 +1,7 @@
-"""Embeddings of images: each layer's hidden states, averaged over the image positions.
+"""Embeddings of images: each layer's hidden states, averaged over the image positions, or over the parts of a grid.
 
-Shape letters: B images, P image positions, T sequence, D hidden, L layers asked for.
+Shape letters: B images, P image positions, T sequence, H hidden, L layers asked for, D numbers of an embedding: H, or
+H for each part of a grid.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def image_embeddings(
     codes: Sequence[Sequence[int]],
     *,
     layers: Sequence[int] | None = None,
+    grid: int = 1,
     is_masked_BP: NDArray[np.bool_] | None = None,
 ) -> Tensor:
     """Return the embeddings of images, (B, L, D) float32 on the CPU.
@@ -36,16 +38,19 @@ def image_embeddings(
         codes: the codes of each image, raster order; read as ``I_s image I_E``, all in one batch.
         layers: 0 for the token embeddings, then each block, the last one after the final norm; default: all
             ``num_layers + 1``. Blocks behind the last one asked for are not run.
+        grid: parts of the image along a side: an embedding is the means of ``grid * grid`` squares one after the other,
+            in raster order. The mean over all positions (1, the paper's) forgets where something was seen.
         is_masked_BP: image positions whose token becomes the mask token; it counts in the mean like any other.
 
     Raises:
         VocabularyError: if an image has not ``tokens_per_image`` codes, or one out of range.
-        SettingsError: if there is no such layer.
+        SettingsError: if there is no such layer, or the image cannot be divided so.
         MachineError: if memory runs out.
     """
     wanted = wanted_layers(decoder, layers)
+    require_grid(grid, vocabulary)
     if not codes:
-        return torch.empty(0, len(wanted), decoder.settings.hidden_size)
+        return torch.empty(0, len(wanted), grid * grid * decoder.settings.hidden_size)
     sequences = [vocabulary.image_sequence([int(code) for code in image]) for image in codes]
     token_ids_BT = torch.tensor(sequences, device=decoder.embedding.weight.device)
     image = slice(1, 1 + vocabulary.tokens_per_image)
@@ -53,9 +58,9 @@ def image_embeddings(
         token_ids_BT[:, image][torch.from_numpy(is_masked_BP).to(token_ids_BT.device)] = vocabulary.mask
     means: dict[int, Tensor] = {}
     with memory_errors("embedding images", "--set input.batch_size=1"):
-        for layer, state_BTD in enumerate(decoder.layer_states(token_ids_BT)):
+        for layer, state_BTH in enumerate(decoder.layer_states(token_ids_BT)):
             if layer in wanted:
-                means[layer] = state_BTD[:, image].mean(dim=1, dtype=torch.float32).cpu()
+                means[layer] = _grid_means(state_BTH[:, image], grid).cpu()
             if layer == max(wanted):
                 break
     return torch.stack([means[layer] for layer in wanted], dim=1)
@@ -67,22 +72,41 @@ def embed_codes(
     codes_NP: NDArray[np.integer[Any]],
     *,
     layers: Sequence[int],
+    grid: int = 1,
     batch_size: int,
     is_masked_NP: NDArray[np.bool_] | None = None,
     progress: Callable[[int, int | None], None],
 ) -> dict[int, NDArray[np.float32]]:
     """Return the embeddings of many images, layer to (N, D); arguments and errors as :func:`image_embeddings`."""
-    parts = [np.empty((0, len(layers), decoder.settings.hidden_size), np.float32)]
+    parts = [np.empty((0, len(layers), grid * grid * decoder.settings.hidden_size), np.float32)]
     for start in range(0, len(codes_NP), batch_size):
         part = slice(start, start + batch_size)
         is_masked_BP = None if is_masked_NP is None else is_masked_NP[part]
         states_BLD = image_embeddings(
-            decoder, vocabulary, codes_NP[part].tolist(), layers=layers, is_masked_BP=is_masked_BP
+            decoder, vocabulary, codes_NP[part].tolist(), layers=layers, grid=grid, is_masked_BP=is_masked_BP
         )
         parts.append(states_BLD.numpy())
         progress(min(start + batch_size, len(codes_NP)), len(codes_NP))
     states_NLD = np.concatenate(parts)
     return {layer: states_NLD[:, place] for place, layer in enumerate(layers)}
+
+
+def _grid_means(state_BPH: Tensor, grid: int) -> Tensor:
+    """Return the means over the squares of a grid, (B, grid * grid * H) float32."""
+    if grid == 1:
+        return state_BPH.mean(dim=1, dtype=torch.float32)
+    side = round(state_BPH.shape[1] ** 0.5)
+    squares = state_BPH.reshape(-1, grid, side // grid, grid, side // grid, state_BPH.shape[2])
+    return squares.mean(dim=(2, 4), dtype=torch.float32).flatten(1)
+
+
+def require_grid(grid: int, vocabulary: Vocabulary, where: str = "grid") -> None:
+    """Refuse a grid that does not divide the image's tokens along a side with SettingsError."""
+    side = round(vocabulary.tokens_per_image**0.5)
+    if grid < 1 or side % grid:
+        raise SettingsError(
+            f"is {grid}", where=where, expected=f"a number that divides {side}, its tokens along a side"
+        )
 
 
 def wanted_layers(decoder: Decoder, layers: Sequence[int] | None) -> list[int]:

@@ -2,14 +2,15 @@
 
 ``head.safetensors`` in a weights directory, or any file of the same form. Tensors, all float32: ``mean`` and ``scale``
 (D), ``weight`` (K, D), ``bias``, ``slope``, ``offset`` and ``threshold`` (K). The header key ``chexmix-head`` holds
-JSON: ``schema``, ``labels``, ``layer``, ``pooling``, ``calibration``, ``model`` (fingerprint of the weights whose
-states it reads), ``validation`` (what it does on rows it was not fitted on) and ``provenance``. No torch here, and
-nothing pickled. Shape letters: B images, D hidden, K labels.
+JSON: ``schema``, ``labels``, ``layer``, ``pooling`` (``mean``, or ``grid4`` for 4 x 4 squares), ``calibration``,
+``model`` (fingerprint of the weights whose states it reads), ``validation`` (what it does on rows it was not fitted on)
+and ``provenance``. No torch here, and nothing pickled. Shape letters: B images, D numbers of an embedding, K labels.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,8 +26,8 @@ from chexmix_cli.core.weights.header import HEAD_KEY, Header, read_header
 Array = NDArray[np.float32]
 
 _SCHEMA = 1
-#: The only pooling there is: the mean over the image positions, as ``infer/embeddings.py`` takes it.
-POOLING = "mean"
+#: Over what ``infer/embeddings.py`` averages: the whole image, or the squares of a grid.
+_MEAN, _GRID = "mean", re.compile(r"grid([1-9]\d*)")
 _FIT_HINT = "fit one: chexmix finetune --task classify --method probe"
 
 
@@ -53,6 +54,7 @@ class Head:
     Attributes:
         labels: findings, in order.
         layer: hidden state that is averaged over the image: 0 the token embeddings, then each block, the last normed.
+        grid: squares along a side that it is averaged over; 1: the whole image.
         mean_D, scale_D: standardisation, from the rows it was fitted on.
         weight_KD, bias_K: of the logits.
         slope_K, offset_K: calibration of the logits; 1 and 0 leave them.
@@ -68,6 +70,7 @@ class Head:
 
     labels: tuple[str, ...]
     layer: int
+    grid: int = 1
     mean_D: Array
     scale_D: Array
     weight_KD: Array
@@ -108,6 +111,16 @@ class Head:
         """Return the calibrated probability of each label, (B, K) float64; errors as :meth:`logits`."""
         return sigmoid(self.slope_K * self.logits(embedding_BD) + self.offset_K)
 
+    @property
+    def pooling(self) -> str:
+        """What the state is averaged over, as the file has it: ``mean`` or ``grid4``."""
+        return _MEAN if self.grid == 1 else f"grid{self.grid}"
+
+    @property
+    def features(self) -> str:
+        """What the head reads, as results have it: ``layer5`` or ``layer5-grid4``."""
+        return f"layer{self.layer}" + ("" if self.grid == 1 else f"-{self.pooling}")
+
     def require_model(self, fingerprint: str, where: str) -> None:
         """Refuse a model whose states the head was not fitted on.
 
@@ -130,7 +143,7 @@ class Head:
             "schema": _SCHEMA,
             "labels": self.labels,
             "layer": self.layer,
-            "pooling": POOLING,
+            "pooling": self.pooling,
             "calibration": self.calibration,
             "model": self.model,
             "validation": {label: asdict(figures) for label, figures in self.validation.items()},
@@ -156,6 +169,7 @@ class Head:
             return cls(
                 labels=tuple(values["labels"]),
                 layer=int(values["layer"]),
+                grid=_grid(values["pooling"]),
                 mean_D=arrays["mean"],
                 scale_D=arrays["scale"],
                 weight_KD=arrays["weight"],
@@ -195,14 +209,19 @@ def _description(header: Header) -> dict[str, Any]:
         schema, pooling = values["schema"], values["pooling"]
     except (KeyError, ValueError, TypeError):
         raise WeightsError(f"has no header key {HEAD_KEY!r} that can be read", where=where, hint=_FIT_HINT) from None
-    if schema != _SCHEMA or pooling != POOLING:
+    if schema != _SCHEMA or not (pooling == _MEAN or _GRID.fullmatch(str(pooling))):
         raise WeightsError(
             f"schema {schema}, pooling {pooling}",
             where=where,
-            expected=f"schema {_SCHEMA}, pooling {POOLING}",
+            expected=f"schema {_SCHEMA}, pooling mean or of a grid",
             hint="use a newer chexmix",
         )
     return values
+
+
+def _grid(pooling: str) -> int:
+    found = _GRID.fullmatch(pooling)
+    return int(found[1]) if found else 1
 
 
 def _validation(values: Mapping[str, Any]) -> dict[str, Validation]:

@@ -22,6 +22,9 @@ class ProbeSettings:
 
     Attributes:
         layers: hidden states to choose from, 0 the token embeddings; none named: every block's.
+        grid: 1 reads the mean state of the image, as the paper does; G the means of G x G squares of it, which keep
+            where something is. It has to divide the side of the model's image in tokens.
+        components: principal components of a grid's means that are kept; the mean of the whole image is read as it is.
         c: inverse strengths of the L2 penalty to choose from, one a label (scikit-learn's C).
         folds: of the cross-validation; no patient is in two of them.
         balance: ``weight`` weighs each label's classes equally in the loss; the bias takes the shift that this gives
@@ -31,6 +34,8 @@ class ProbeSettings:
     """
 
     layers: tuple[int, ...] = ()
+    grid: int = 1
+    components: int = 100
     c: tuple[float, ...] = (0.001, 0.01, 0.1)
     folds: int = 5
     balance: Literal["none", "weight"] = "none"
@@ -41,6 +46,8 @@ class ProbeSettings:
         require(are_layers, "probe.layers", list(self.layers), "numbers of layers, each once")
         are_strengths = bool(self.c) and all(value > 0 for value in self.c)
         require(are_strengths, "probe.c", list(self.c), "positive numbers")
+        for name in ("grid", "components"):
+            require(getattr(self, name) > 0, f"probe.{name}", getattr(self, name), "a positive number")
         require(self.folds >= 2, "probe.folds", self.folds, "2 or more")
 
 

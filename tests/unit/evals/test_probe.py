@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
@@ -49,6 +50,24 @@ def test_it_is_the_pipeline_of_scikit_learn():
         pipeline(0.05), state_ND.astype(np.float64), label_N, groups=groups_N, cv=GroupKFold(5), method="predict_proba"
     )[:, 1]
     assert found.chosen["finding 0"]["auroc"] == pytest.approx(roc_auc_score(label_N, left_out_N), abs=1e-6)
+
+
+def test_a_grid_is_read_by_its_principal_components_and_the_head_reads_the_grid():
+    """Components of all rows, then the same regression on them; the head gives its numbers from the states."""
+    state_ND, label_N, groups_N = planted(hidden=8)
+    state_ND /= state_ND.std(axis=0) * np.arange(1, 9)
+    other_ND = state_ND[::-1] * 1.5 + 0.25
+    partial_N = np.where(np.arange(240) < 90, NAN, label_N)
+    found = fit(state_ND, np.stack([label_N, partial_N], axis=1), groups_N, c=(0.05,), grid=2, components=3)
+    assert (found.head.grid, found.head.pooling, found.head.features) == (2, "grid2", "layer1-grid2")
+    assert found.head.weight_KD.shape == (2, 8)
+    reduce = PCA(3).fit(state_ND.astype(np.float64))
+    for place, is_there_N in enumerate((np.ones(240, bool), ~np.isnan(partial_N))):
+        wanted = pipeline(0.05).fit(reduce.transform(state_ND[is_there_N]), label_N[is_there_N])
+        wanted_N = wanted.predict_proba(reduce.transform(other_ND))[:, 1]
+        assert np.allclose(found.head.probabilities(other_ND)[:, place], wanted_N, atol=1e-4)
+    assert found.head.provenance["probe"]["components"] == 3
+    assert fit(state_ND[:, :2], label_N, groups_N, c=(0.05,), grid=2).head.weight_KD.shape == (1, 2)
 
 
 def test_each_label_has_its_own_rows():

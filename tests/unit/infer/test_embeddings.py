@@ -18,6 +18,30 @@ def test_they_are_means_over_the_image_positions_of_each_layer(decoder, vocabula
             assert torch.allclose(found[row, layer], state[0, 1:17].mean(dim=0), atol=1e-5)
 
 
+@torch.inference_mode()
+def test_a_grid_is_the_means_of_its_squares_in_raster_order(decoder, vocabulary, codes):
+    found = image_embeddings(decoder, vocabulary, codes, layers=[1], grid=2)
+    assert (found.shape, found.dtype) == ((3, 1, 4 * 32), torch.float32)
+    ids = [
+        [vocabulary.begin_image, *[c + vocabulary.image_start for c in image], vocabulary.end_image] for image in codes
+    ]
+    state_BPH = decoder.hidden_states(torch.tensor(ids))[1][:, 1:17]
+    for square, (row, column) in enumerate([(0, 0), (0, 2), (2, 0), (2, 2)]):
+        places = [(row + y) * 4 + column + x for y in range(2) for x in range(2)]
+        wanted_BH = state_BPH[:, places].mean(dim=1)
+        assert torch.allclose(found[:, 0, square * 32 : (square + 1) * 32], wanted_BH, atol=1e-5)
+    finest = image_embeddings(decoder, vocabulary, codes, layers=[1], grid=4)
+    assert torch.allclose(finest.view(3, 16, 32), state_BPH, atol=1e-6)
+    mean = image_embeddings(decoder, vocabulary, codes, layers=[1])
+    assert torch.allclose(found.view(3, 4, 32).mean(dim=1), mean[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [0, -1, 3, 8])
+def test_a_grid_that_does_not_divide_the_image_is_refused(decoder, vocabulary, codes, grid):
+    with pytest.raises(SettingsError, match=f"is {grid}; expected a number that divides 4"):
+        image_embeddings(decoder, vocabulary, codes, grid=grid)
+
+
 def test_layers_come_in_the_order_asked_for(decoder, vocabulary, codes):
     every = image_embeddings(decoder, vocabulary, codes)
     assert torch.equal(image_embeddings(decoder, vocabulary, codes, layers=[2, 0]), every[:, [2, 0]])

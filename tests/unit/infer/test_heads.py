@@ -57,11 +57,13 @@ def test_far_logits_neither_overflow_nor_warn():
     assert sigmoid(np.array([-1e5, 0.0, 1e5])).tolist() == [0.0, 0.5, 1.0]
 
 
-def test_a_head_comes_back_as_it_was(tmp_path):
-    head = make_head()
+@pytest.mark.parametrize(("grid", "pooling"), [(1, "mean"), (4, "grid4"), (16, "grid16")])
+def test_a_head_comes_back_as_it_was(tmp_path, grid, pooling):
+    head = make_head(grid=grid)
     head.save(tmp_path / "deep" / "head.safetensors")
     back = Head.load(tmp_path / "deep" / "head.safetensors")
-    for name in ("labels", "layer", "calibration", "model", "validation", "provenance"):
+    assert head.pooling == pooling
+    for name in ("labels", "layer", "grid", "calibration", "model", "validation", "provenance"):
         assert getattr(back, name) == getattr(head, name)
     for name in ("mean_D", "scale_D", "weight_KD", "bias_K", "slope_K", "offset_K", "threshold_K"):
         assert np.array_equal(getattr(back, name), getattr(head, name))

@@ -41,7 +41,8 @@ def fit_findings(
     num_layers = decoder.settings.num_layers
     layers = settings.probe.layers or tuple(range(1, num_layers + 1))
     vocabulary = start.settings.vocabulary
-    states = _states(decoder, vocabulary, train, layers, "read train", progress)
+    grid = settings.probe.grid
+    states = _states(decoder, vocabulary, train, layers, grid, "read train", progress)
     _, patient_N = np.unique(train.patients, return_inverse=True)
     fit = fit_probe(
         states,
@@ -55,7 +56,7 @@ def fit_findings(
     kept = [list(names).index(label) for label in fit.head.labels]
     require_evaluable(val.target_NL[:, kept])
     layer = fit.head.layer
-    val_ND = _states(decoder, vocabulary, val, (layer,), "read val", progress)[layer]
+    val_ND = _states(decoder, vocabulary, val, (layer,), grid, "read val", progress)[layer]
     logit_NL, target_NL = fit.head.logits(val_ND), val.target_NL[:, kept]
     validation = validate_findings(fit.head.labels, logit_NL, target_NL.double().numpy(), val.patients)
     known = [one.auroc for one in validation.values() if one.auroc is not None]
@@ -68,13 +69,14 @@ def _states(
     vocabulary: Vocabulary,
     images: LabelledSet,
     layers: Sequence[int],
+    grid: int,
     what: str,
     progress: Progress,
 ) -> dict[int, NDArray[np.float32]]:
     parts = []
     for start in range(0, len(images.ids), _BATCH):
         codes_BP = images.codes_NVP[start : start + _BATCH, 0].tolist()
-        parts.append(image_embeddings(decoder, vocabulary, codes_BP, layers=layers).numpy())
+        parts.append(image_embeddings(decoder, vocabulary, codes_BP, layers=layers, grid=grid).numpy())
         progress(what, min(start + _BATCH, len(images.ids)), len(images.ids))
     state_NLD = np.concatenate(parts)
     return {layer: state_NLD[:, place] for place, layer in enumerate(layers)}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
 from chexmix_cli.core.errors import SettingsError, TrainingError
+from chexmix_cli.core.infer.embeddings import require_grid
 from chexmix_cli.core.infer.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.lora import check_rank
@@ -159,6 +160,7 @@ def _check_start(settings: Finetuning, start: WeightsDir) -> None:
     layers: dict[str, int | None] = {}
     if isinstance(settings, ClassifyFinetuning):
         layers = {"head.layer": settings.head.layer, "probe.layers": max(settings.probe.layers, default=None)}
+        require_grid(settings.probe.grid, start.settings.vocabulary, "probe.grid")
     elif isinstance(settings, RetrieveFinetuning):
         layers = {"contrast.layer": settings.contrast.layer}
     for key, layer in layers.items():
