@@ -7,7 +7,8 @@ Written into ``--out`` (what is there already is kept), each but the first by th
 
 - ``roundtrip.json``: of all val films through the codes, PSNR (dB, mean of films, 8-bit grey, whole square) and the
   share of codes in use; no command says both.
-- ``kermany.json``, ``nih.json``: AUROC of pneumonia with tokens masked, probes fitted on train rows of the same source.
+- ``kermany.json``, ``nih.json``: AUROC of pneumonia with tokens masked, probes of the image's mean state fitted on
+  train rows of the same source; ``kermany-grid.json``, ``nih-grid.json``: the same with probes of 4 x 4 means.
 - ``inpainting.json``: leak-free, ``--films`` val films.
 - ``retrieval.json``: image-report retrieval by labels, val rows.
 - ``reports.json``: generated reports against the template reports, ``--films`` times three val films; and, of the same
@@ -43,21 +44,24 @@ from chexmix_cli.core.train.films import load_films, stack
 from chexmix_cli.core.weights import open_weights
 from chexmix_cli.core.weights.files import write_text
 
-#: Parts of classification, and the data set of each.
+#: Data sets of the parts of classification, as patients' names have them.
 SOURCES = {"kermany": "kermany", "nih": "nih14"}
-PARTS = ("roundtrip", "kermany", "nih", "inpainting", "retrieval", "reports", "majority", "nearest", "probe")
-_REPORTS = PARTS[5:]
+_REPORTS = ("reports", "majority", "nearest", "probe")
+PARTS = ("roundtrip", "kermany", "nih", "kermany-grid", "nih-grid", "inpainting", "retrieval", *_REPORTS)
+_GRID = 4
 _SIDE_PX, _BATCH = 32, 32
 
 
 def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
     """Return the command that gives the result of a part."""
     weights = ["--weights", options.weights] if options.weights else []
-    if part in SOURCES:
-        rows = f"fit.sweep_rows={options.rows if part == 'kermany' else 0}"
+    source = part.removesuffix("-grid")
+    if source in SOURCES:
+        rows = f"fit.sweep_rows={options.rows if source == 'kermany' else 0}"
         settings = ['labels.names=["Pneumonia"]', rows, "sweep.seeds=1", "sweep.by_label=true"]
-        found = ["evaluate", "classification", "--manifest", str(folder / f"{part}.jsonl"), "--split", "val"]
-        found += ["--mask-ratios", options.ratios]
+        settings += [f"probe.grid={_GRID}"] if part != source else []
+        found = ["evaluate", "classification", "--manifest", str(folder / f"{source}.jsonl"), "--split", "val"]
+        found += ["--mask-ratios", options.ratios, *(["--tokens", str(options.tokens)] if options.tokens else [])]
     elif part == "inpainting":
         settings = [f"images={options.films}", "masks.ring=0", 'methods.strategies=["single"]']
         found = ["evaluate", "inpainting", "--manifest", str(folder / "all.jsonl"), "--split", "val"]
@@ -213,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--weights", help="default: the embedded model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--tokens", type=Path, help="token shards of the manifest, for classification")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--ratios", default="0,0.2,0.4,0.6,0.8", help="shares masked")
     parser.add_argument(

@@ -6,8 +6,9 @@
 ``NAME`` is an arm, such as ``seed0-s2-both``, or ``chexmix-mini`` for the embedded model. A table stands in the page
 between ``<!-- NAME -->`` and ``<!-- end -->``; tests/unit/test_results_page.py holds page and file together.
 
-Differences between two arms are of the same films under the same masks: AUROC of one less that of the other, with the
-95 % interval of a paired bootstrap over patients, 1,000 draws.
+Differences between two arms are of the same films under the same masks: AUROC of one less that of the other, mean of
+the seeds that both have, with the 95 % interval of a paired bootstrap over patients, 1,000 draws, and the difference of
+each seed. The interval knows nothing of seeds.
 """
 
 from __future__ import annotations
@@ -27,9 +28,17 @@ from chexmix_cli.core.evals.bootstrap import paired_difference
 from chexmix_cli.core.evals.ranked import RankedScores
 
 DOCS = Path(__file__).parent.parent / "docs"
-SOURCES = ("kermany", "nih")
+SOURCES = ("kermany", "nih", "kermany-grid", "nih-grid")
 #: Pairs whose difference is tested: does the first do better than the second?
-PAIRS = (("s2-paper", "s1-more"), ("s2-both", "s1-more"), ("s2-both", "s2-paper"))
+PAIRS = (
+    ("s2-paper", "s1-more"),
+    ("s2-both", "s1-more"),
+    ("s2-both", "s2-paper"),
+    ("s2-only", "s2-both"),
+    ("s2-both-masked", "s2-both"),
+    ("s2-both-image", "s2-both"),
+    ("s2-both-high", "s2-both"),
+)
 PIXELS = "pixels-pca100"
 
 Numbers = dict[str, Any]
@@ -39,11 +48,10 @@ def collect(folder: Path) -> Numbers:
     """Return the numbers of every result below a folder."""
     arms = {path.name: _arm(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     found: Numbers = {"arms": arms, "differences": {}}
+    seeds = sorted({name.split("-")[0] for name in arms if name.startswith("seed")})
     for first, second in PAIRS:
-        for seed in sorted({name.split("-")[0] for name in arms if name.startswith("seed")}):
-            paths = [folder / f"{seed}-{arm}" for arm in (first, second)]
-            if made := _differences(*paths):
-                found["differences"][f"{seed}: {first} - {second}"] = made
+        if made := _differences(folder, [(f"{seed}-{first}", f"{seed}-{second}") for seed in seeds]):
+            found["differences"][f"{first} - {second}"] = made
     return found
 
 
@@ -128,18 +136,19 @@ def _reports(result: Numbers) -> Numbers:
     return found
 
 
-def _differences(first: Path, second: Path) -> Numbers:
-    """Return source -> probe -> ratio -> difference of AUROC with its interval."""
+def _differences(folder: Path, pairs: Sequence[tuple[str, str]]) -> Numbers:
+    """Return source -> probe -> ratio -> ``value``, with its interval, and ``seeds``, of the seeds that are there."""
     found: Numbers = {}
     for source in SOURCES:
-        results = [_read(path / f"{source}.json") for path in (first, second)]
-        if None in results:
+        read = [[_read(folder / name / f"{source}.json") for name in pair] for pair in pairs]
+        seeds = [[one for one in results if one is not None] for results in read if None not in results]
+        if not seeds:
             continue
         for probe in ("clean", "masked"):
-            columns = [_masked_columns(result, probe) for result in results if result is not None]
-            for ratio in columns[0]:
-                value = _paired(results, [one[ratio] for one in columns])
-                found.setdefault(source, {}).setdefault(probe, {})[ratio] = value
+            columns = [[_masked_columns(result, probe) for result in results] for results in seeds]
+            for ratio in columns[0][0]:
+                names = [[one[ratio] for one in of_seed] for of_seed in columns]
+                found.setdefault(source, {}).setdefault(probe, {})[ratio] = _paired(seeds, names)
     return found
 
 
@@ -147,26 +156,44 @@ def _masked_columns(result: Numbers, probe: str) -> dict[str, str]:
     """Return ratio -> name of the column of the model's probabilities."""
     found = {}
     for name in result["items"]["columns"]:
-        match = re.fullmatch(rf"probability of Pneumonia, layer\d+, fit {probe}, (unmasked|random ([\d.]+))", name)
+        match = re.fullmatch(
+            rf"probability of Pneumonia, layer\d+(?:-grid\d+)?, fit {probe}, (unmasked|random ([\d.]+))", name
+        )
         if match:
             found[match[2] or "0"] = name
     return found
 
 
-def _paired(results: Sequence[Numbers | None], names: Sequence[str]) -> list[float]:
-    tables = [result["items"] for result in results if result is not None]
-    assert tables[0]["ids"] == tables[1]["ids"]
-    label_N = np.array(tables[0]["columns"]["Pneumonia, masking"], float)
-    scores = [np.array(table["columns"][name], float) for table, name in zip(tables, names, strict=True)]
+def _paired(seeds: Sequence[Sequence[Numbers]], names: Sequence[Sequence[str]]) -> Numbers:
+    """Return the difference of two arms; ``seeds`` has the results of both, ``names`` their columns, seed by seed.
 
-    ranked = RankedScores(np.column_stack(scores[::-1]), np.column_stack([label_N, label_N]))
+    S seeds, N films, C columns of both arms.
+    """
+    tables = [[result["items"] for result in results] for results in seeds]
+    first = tables[0][0]
+    assert all(table["ids"] == first["ids"] for of_seed in tables for table in of_seed)
+    label_N = np.array(first["columns"]["Pneumonia, masking"], float)
+    scores_NC = np.array(
+        [
+            table["columns"][name]
+            for of_seed, columns in zip(tables, names, strict=True)
+            for table, name in zip(of_seed, columns, strict=True)
+        ],
+        float,
+    ).T
+    ranked = RankedScores(scores_NC, np.repeat(label_N[:, None], scores_NC.shape[1], axis=1))
 
     def aurocs(index: Any) -> Any:
-        return ranked.auroc(np.bincount(index, minlength=len(label_N)).astype(np.float64))
+        counts_N = np.bincount(index, minlength=len(label_N)).astype(np.float64)
+        return ranked.auroc(counts_N).reshape(len(seeds), 2)
 
-    groups = np.array(tables[0]["groups"], np.int64)
-    made = paired_difference(groups, aurocs, resamples=1000, seed=0)
-    return [round(float(value), 4) for value in (made.difference, *made.interval)]
+    groups = np.array(first["groups"], np.int64)
+    made = paired_difference(groups, lambda index: aurocs(index).mean(axis=0)[::-1], resamples=1000, seed=0)
+    each_S2 = aurocs(np.arange(len(label_N)))
+    return {
+        "value": [round(float(value), 4) for value in (made.difference, *made.interval)],
+        "seeds": [round(float(one - other), 4) for one, other in each_S2],
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

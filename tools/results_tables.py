@@ -24,7 +24,12 @@ NAMES = {
     "chexmix-mini": "chexmix-mini, as shipped",
 }
 FILLS = ("mean", "telea", "harmonic", "biharmonic", "tension")
-_SOURCES = {"kermany": "Kermany, children: pneumonia against normal", "nih": "NIH, adults: pneumonia against other"}
+_SOURCES = {
+    "kermany": "Kermany, children: pneumonia against normal",
+    "nih": "NIH, adults: pneumonia against other",
+    "kermany-grid": "Kermany, probes of a grid of means",
+    "nih-grid": "NIH, probes of a grid of means",
+}
 
 
 def tables(numbers: Numbers) -> dict[str, str]:
@@ -94,14 +99,20 @@ def _masking(numbers: Numbers, source: str) -> str:
 
 def _differences(numbers: Numbers) -> str:
     rows = []
-    first = next(iter(numbers["differences"].values()))
-    columns = list(next(iter(first.values()))["clean"])
+    first = next(iter(next(iter(numbers["differences"].values())).values()))
+    columns = [(probe, ratio) for probe in ("clean", "masked") for ratio in first[probe]]
     for name, sources in numbers["differences"].items():
         for source, probes in sources.items():
-            for probe, ratios in probes.items():
-                found = {ratio: f"{one[0]:+.3f} ({one[1]:+.3f} to {one[2]:+.3f})" for ratio, one in ratios.items()}
-                rows.append([name, source, probe, *(found.get(ratio, "") for ratio in columns)])
-    return _table(["", "", "probe fitted", *(f"{100 * float(ratio):.0f} %" for ratio in columns)], rows)
+            rows.append([name, source, *(_difference(probes[probe].get(ratio)) for probe, ratio in columns)])
+    return _table(["", "", *(f"{probe}, {100 * float(ratio):.0f} %" for probe, ratio in columns)], rows)
+
+
+def _difference(found: Numbers | None) -> str:
+    if found is None:
+        return ""
+    value, low, high = (f"{number:+.3f}" for number in found["value"])
+    seeds = "; " + " / ".join(f"{number:+.3f}" for number in found["seeds"]) if len(found["seeds"]) > 1 else ""
+    return f"{value} ({low} to {high}){seeds}"
 
 
 def _inpainting(numbers: Numbers) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.evals.classification_protocol import Embed, Films, Picture
     from chexmix_cli.core.evals.evaluation import Evaluation
     from chexmix_cli.core.infer.heads import Head
+    from chexmix_cli.core.infer.manifest_images import StoredCodes
     from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
 
 #: Longer side of a radiograph on the page.
@@ -38,6 +40,10 @@ Ratios = Annotated[
     str | None,
     typer.Option("--mask-ratios", metavar="R,R", help="Also with shares of the image masked, such as 0,0.2,0.4."),
 ]
+TokenShards = Annotated[
+    Path | None,
+    typer.Option("--tokens", metavar="SHARDS", help="Take the images' codes from token shards instead of encoding."),
+]
 HeadFile = Annotated[Path | None, typer.Option("--head", metavar="FILE", help="Evaluate this head; nothing is fitted.")]
 
 
@@ -47,6 +53,7 @@ def evaluate_classification(
     manifest: Manifest,
     mask_ratios: Ratios = None,
     head: HeadFile = None,
+    tokens: TokenShards = None,
     split: Split = None,
     out: Out = None,
     html: Html = None,
@@ -71,6 +78,8 @@ def evaluate_classification(
 
         chexmix evaluate classification --manifest films.jsonl --mask-ratios 0,0.2,0.4,0.6,0.8 --html page.html
 
+        chexmix evaluate classification --manifest films.jsonl --tokens shards --set probe.grid=4
+
         chexmix classify - < films.jsonl | chexmix evaluate classification - --manifest films.jsonl
     """
     from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
@@ -80,8 +89,9 @@ def evaluate_classification(
         typer.echo(resolved.to_json())
         return ExitCode.DONE
     ratios = _ratios(mask_ratios)
-    if predictions is not None and (ratios or head is not None):
-        raise SettingsError("predictions stand beside --mask-ratios or --head", where="PRED", expected="one of them")
+    if predictions is not None and (ratios or head is not None or tokens is not None):
+        others = "--mask-ratios, --head or --tokens"
+        raise SettingsError(f"predictions stand beside {others}", where="PRED", expected="one of them")
     run = options.RunOptions(
         weights=weights,
         device=device,
@@ -97,7 +107,7 @@ def evaluate_classification(
     if predictions is not None:
         evaluation = _of_predictions(predictions, manifest, split, settings, with_cases=html is not None)
     else:
-        evaluation = _of_model(run, settings, manifest, split, head, ratios, with_cases=html is not None)
+        evaluation = _of_model(run, settings, manifest, split, head, ratios, tokens, with_cases=html is not None)
     return deliver(evaluation, Delivery(out=out, html=html, plots=plots, is_json=is_json, console=run.console))
 
 
@@ -157,6 +167,7 @@ def _of_model(
     split: str | None,
     head_file: Path | None,
     ratios: list[float],
+    tokens: Path | None,
     *,
     with_cases: bool,
 ) -> Evaluation:
@@ -179,14 +190,15 @@ def _of_model(
         picture=_picture(settings) if with_cases else None,
     )
     facts: dict[str, Any] = {"split": name}
+    read = partial(_films, model=model, settings=settings, stored=_stored(tokens, model))
     if head is not None:
-        films, failed = _films(rows, model, settings, with_pixels=False, label="evaluated images")
+        films, failed = read(rows, with_pixels=False, label="evaluated images")
         evaluation = evaluate_head(films, _embed(model, settings.batch_size, head.grid), head, task)
     else:
         train_rows = _train_rows(manifest, settings, run.seed, is_sweep=bool(ratios))
         facts["train_rows"] = len(train_rows)
-        train, train_failed = _films(train_rows, model, settings, with_pixels=bool(ratios), label="train images")
-        films, failed = _films(rows, model, settings, with_pixels=bool(ratios), label="evaluated images")
+        train, train_failed = read(train_rows, with_pixels=bool(ratios), label="train images")
+        films, failed = read(rows, with_pixels=bool(ratios), label="evaluated images")
         failed = [*train_failed, *failed]
         evaluation = evaluate_probe(train, films, _embed(model, settings.batch_size, settings.probe.grid), task)
     return replace(
@@ -196,6 +208,14 @@ def _of_model(
         failed=failed_items(failed),
         missing=_missing(ratios, head),
     )
+
+
+def _stored(folder: Path | None, model: OpenModel) -> StoredCodes | None:
+    from chexmix_cli.core.infer.manifest_images import StoredCodes
+
+    if folder is None:
+        return None
+    return StoredCodes.open(folder, codebook_hash=model.weights.codebook_hash, preset_hash=model.preset.hash)
 
 
 def _layers(wanted: Sequence[int], num_layers: int) -> list[int]:
@@ -232,9 +252,10 @@ def _train_rows(
 
 def _films(
     rows: Sequence[ManifestRow],
+    *,
     model: OpenModel,
     settings: EvaluateClassificationSettings,
-    *,
+    stored: StoredCodes | None,
     with_pixels: bool,
     label: str,
 ) -> tuple[Films, list[tuple[str, DataError]]]:
@@ -253,7 +274,13 @@ def _films(
 
     with model.options.console.progress(label) as move:
         encoded = encode_rows(
-            rows, model.images, model.preset, settings.input, progress=move, on_pixels=keep if with_pixels else None
+            rows,
+            model.images,
+            model.preset,
+            settings.input,
+            progress=move,
+            on_pixels=keep if with_pixels else None,
+            stored=stored,
         )
     if not encoded.rows:
         first = encoded.failed[0][1]

@@ -110,6 +110,41 @@ def test_probes_and_heads_can_read_a_grid_of_means(call, manifest, debug_weights
     assert done.records[0]["data"]["head"]["pooling"] == "grid2"
 
 
+def test_tokens_made_before_give_the_same_numbers_and_nothing_is_encoded(
+    call, manifest, debug_weights, tmp_path, monkeypatch
+):
+    from chexmix_cli.core.infer.images import ImageTokenizer
+
+    common = ("evaluate", "classification", "--manifest", manifest, "--weights", debug_weights, *FAST)
+    common += ("--mask-ratios", "0,0.5")
+    wanted = call(*common)
+    lines = manifest.read_text().splitlines(keepends=True)
+    tokenize = ("tokenize", "-", "--weights", debug_weights)
+    assert call(*tokenize, "-o", tmp_path / "all", stdin=absolute(lines, manifest)).code == 0
+    assert call(*tokenize, "-o", tmp_path / "some", stdin=absolute(lines[1:-1], manifest)).code == 0
+    other = ("--preset", "percentile", "-o", tmp_path / "other")
+    assert call(*tokenize, *other, stdin=absolute(lines, manifest)).code == 0
+
+    def refuse(*_):
+        raise AssertionError("an image is encoded")
+
+    monkeypatch.setattr(ImageTokenizer, "encode", refuse)
+    found = call(*common, "--tokens", tmp_path / "all")
+    assert (found.code, found.stdout) == (0, wanted.stdout), found.stderr
+    fewer = call(*common, "--tokens", tmp_path / "some")
+    assert fewer.code == 3
+    assert [one["id"] for one in fewer.records[0]["failed"]] == ["film 0", "film 35"]
+    assert "the token shards have no codes of this image" in fewer.records[0]["failed"][0]["message"]
+    refused = call(*common, "--tokens", tmp_path / "other")
+    assert (refused.code, "preset_hash" in refused.stderr) == (1, True), refused.stderr
+
+
+def absolute(lines, manifest):
+    """Return manifest lines with whole paths, as they come on stdin."""
+    rows = [json.loads(line) for line in lines]
+    return "".join(json.dumps({**row, "file": str(manifest.parent / row["file"])}) + "\n" for row in rows)
+
+
 def test_predictions_come_from_a_file_or_stdin(call, manifest, tmp_path):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     lines = [
@@ -137,6 +172,8 @@ def test_predictions_come_from_a_file_or_stdin(call, manifest, tmp_path):
         (["--mask-ratios", "0,2"], 2, "--mask-ratios: '0,2'; expected numbers in 0..1"),
         (["--mask-ratios", "a"], 2, "expected numbers in 0..1"),
         (["p.jsonl", "--mask-ratios", "0"], 2, "PRED: predictions stand beside"),
+        (["p.jsonl", "--tokens", "shards"], 2, "PRED: predictions stand beside"),
+        (["--tokens", "nowhere"], 1, "nowhere"),
         (["nowhere.jsonl"], 1, "nowhere.jsonl: cannot be read"),
         (["--split", "test"], 1, "no row of split test"),
         (["--set", "labels.fit=[]"], 2, "labels.fit"),

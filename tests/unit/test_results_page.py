@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -42,7 +43,7 @@ def test_a_table_without_a_place_is_refused():
     )
 
 
-def test_a_difference_is_paired_and_has_the_sign_of_the_first():
+def test_a_difference_is_paired_over_seeds_and_has_the_sign_of_the_first():
     rng = np.random.default_rng(0)
     label = (np.arange(80) % 2).astype(float)
     items = [
@@ -58,10 +59,19 @@ def test_a_difference_is_paired_and_has_the_sign_of_the_first():
     ]
     results = [{"items": one} for one in items]
     columns = [results_page._masked_columns(one, "clean")["0.8"] for one in results]
-    value, low, high = results_page._paired(results, columns)
+    found = results_page._paired([results], [columns])
+    value, low, high = found["value"]
     assert 0 < low < value < high
-    backwards = results_page._paired(results[::-1], columns[::-1])
-    assert backwards[0] == pytest.approx(-value)
+    assert found["seeds"] == [value]
+    both = results_page._paired([results, results[::-1]], [columns, columns[::-1]])
+    assert both["value"] == pytest.approx([0, 0, 0])
+    assert both["seeds"] == pytest.approx([value, -value])
+    assert both["seeds"][0] == pytest.approx(_auroc(label, items[0]) - _auroc(label, items[1]), abs=1e-4)
+
+
+def _auroc(label, items):
+    name = next(name for name in items["columns"] if name.startswith("probability"))
+    return roc_auc_score(label, items["columns"][name])
 
 
 def test_arms_of_one_comparison_read_as_many_documents():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.data.presets import resolve_preset
+from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.infer.images import ImageTokenizer
-from chexmix_cli.core.infer.manifest_images import encode_rows, read_rows
+from chexmix_cli.core.infer.manifest_images import StoredCodes, encode_rows, read_rows
 from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.weights import open_weights
 
@@ -36,3 +38,14 @@ def test_rows_are_encoded_in_order_and_a_damaged_one_is_named(tmp_path):
     assert np.array_equal(encoded.codes_NP, tokenizer.encode(np.stack(pixels)).numpy())
     nothing = encode_rows([], tokenizer, preset, InputSettings(), progress=lambda done, total: None)
     assert nothing.codes_NP.shape == (0, settings.vocabulary.tokens_per_image)
+
+
+def test_shards_with_an_id_twice_are_no_source_of_codes():
+    class Shards:
+        folder = "shards"
+
+        def index(self):
+            return [{"id": "film0", "status": "ok"}, {"id": "bad", "status": "error"}, {"id": "film0", "status": "ok"}]
+
+    with pytest.raises(DataError, match="1 ids are there twice"):
+        StoredCodes(Shards())
