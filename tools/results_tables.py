@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chexmix_cli.core.evals.evaluation import Curve, Series
@@ -22,6 +22,8 @@ NAMES = {
     "s2-both-high": "as bidirectional, 40 to 90 % of an image hidden",
     "mini-both": "chexmix-mini continued, bidirectional; not shipped",
     "chexmix-mini": "chexmix-mini, as shipped",
+    "chexmix-mini-all": "chexmix-mini, probes fitted on all train rows",
+    "chexmix-mini-means": "with a head of the image's mean",
 }
 FILLS = ("mean", "telea", "harmonic", "biharmonic", "tension")
 _SOURCES = {
@@ -90,11 +92,19 @@ def _masking(numbers: Numbers, source: str) -> str:
         for probe in ("clean", "masked"):
             cells = [[one["model"].get(probe, {}).get(ratio) for one in found] for ratio in ratios]
             rows.append([NAMES[arm], probe, *(_seeds(values, 3) for values in cells)])
-    first = next(one for found in runs.values() for one in found if set(one["pixels"]["clean"]) >= set(ratios))
-    for probe in ("clean", "masked"):
-        cells = [_seeds([first["pixels"].get(probe, {}).get(ratio)], 3) for ratio in ratios]
-        rows.append(["100 pixel components", probe, *cells])
+    for trained, pixels in _pixels(runs).items():
+        for probe in ("clean", "masked"):
+            cells = [_seeds([pixels.get(probe, {}).get(ratio)], 3) for ratio in ratios]
+            rows.append([f"100 pixel components, {trained} train rows", probe, *cells])
     return _table(head, rows)
+
+
+def _pixels(runs: Mapping[str, Sequence[Numbers]]) -> dict[str, Numbers]:
+    """Return number of train rows -> AUROCs of the pixel baseline, of the run with most ratios."""
+    found: dict[str, Numbers] = {}
+    for one in sorted((one for found in runs.values() for one in found), key=lambda one: -len(one["pixels"]["clean"])):
+        found.setdefault(one["train"], one["pixels"])
+    return found
 
 
 def _differences(numbers: Numbers) -> str:
@@ -151,8 +161,9 @@ def _retrieval(numbers: Numbers) -> str:
 def _reports(numbers: Numbers) -> str:
     rows = []
     for part, what in (("majority", "commonest report"), ("nearest", "report of the nearest film"), ("probe", "probe")):
-        found = [(arm, one) for arm, runs in _runs(numbers, part).items() for one in runs][:1]
-        rows += [[what, *(_seeds([one[key]], 3) for key in ("micro", "pneumonia"))] for _, one in found]
+        for arm, runs in _runs(numbers, part).items():
+            named = what if arm == "chexmix-mini" else f"{what} {NAMES[arm]}"
+            rows += [[named, *(_seeds([one[key]], 3) for key in ("micro", "pneumonia"))] for one in runs]
     for arm, runs in _runs(numbers, "reports").items():
         rows.append([NAMES[arm], *(_seeds([one[key] for one in runs], 3) for key in ("micro", "pneumonia"))])
     return _table(["reports", "label F1, 14 findings, micro", "F1 of pneumonia"], rows)
@@ -166,13 +177,13 @@ def _mean(runs: Sequence[Sequence[float | None]]) -> float:
 def _masking_curve(numbers: Numbers, source: str) -> Curve:
     series = []
     runs = _runs(numbers, source)
-    for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both", "chexmix-mini") if arm in runs):
+    for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both", "s2-only", "chexmix-mini") if arm in runs):
         ratios = sorted(runs[arm][0]["model"]["masked"] | {"0": None}, key=float)
         points = [[_point(one["model"], ratio) for one in runs[arm]] for ratio in ratios]
         x, y = [100 * float(ratio) for ratio in ratios], [_mean(point) for point in points]
         seeds = f", mean of {len(runs[arm])} seeds" if len(runs[arm]) > 1 else ""
         series.append(Series(name=NAMES[arm] + seeds, x=x, y=y))
-    pixels = next(iter(runs.values()))[0]["pixels"]
+    pixels = next(iter(_pixels(runs).values()))
     ratios = sorted(pixels["masked"] | {"0": None}, key=float)
     x, y = [100 * float(ratio) for ratio in ratios], [_mean([_point(pixels, ratio)]) for ratio in ratios]
     series.append(Series(name="100 pixel components", x=x, y=y))

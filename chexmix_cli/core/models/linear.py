@@ -144,7 +144,8 @@ def quantize_rows(weight_OI: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
     Raises:
         WeightsError: if a weight is not finite; 8 bits cannot say so, and reports would come out all the same.
     """
-    scale_O = weight_OI.abs().amax(dim=1).float() / _STEPS
+    # Not abs(): of a head that would be a second matrix of its size.
+    scale_O = torch.maximum(weight_OI.amax(dim=1), -weight_OI.amin(dim=1)).float() / _STEPS
     if not bool(scale_O.isfinite().all()):
         raise WeightsError("holds numbers that are not finite", where=where, hint="chexmix weights verify")
     divisor_O1 = torch.where(scale_O > 0, scale_O, 1.0)[:, None]  # a row of zeros stays one
