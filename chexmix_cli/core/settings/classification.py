@@ -23,7 +23,8 @@ class ProbeSettings:
     Attributes:
         layers: hidden states to choose from, 0 the token embeddings; none named: every block's.
         grid: 1 reads the mean state of the image, as the paper does; G the means of G x G squares of it, which keep
-            where something is. It has to divide the side of the model's image in tokens.
+            where something is. It has to divide the side of the model's image in tokens. States are held as float32 for
+            every row and layer: with a wide model name a few ``layers``.
         components: principal components of a grid's means that are kept; the mean of the whole image is read as it is.
         c: inverse strengths of the L2 penalty to choose from, one a label (scikit-learn's C).
         folds: of the cross-validation; no patient is in two of them.
