@@ -68,8 +68,8 @@ class Spec:
 
     def recorded(self) -> dict[str, Any]:
         """Return what the table says of the configuration beside what the compiler finds."""
-        # An op may use the functions of philox.
-        files = [KERNELS / folder / "kernels.py" for folder in (self.op, "philox")]
+        # An op may use the functions of the other two.
+        files = [KERNELS / folder / "kernels.py" for folder in (self.op, "philox", "logits")]
         source = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
         constants = self.constants | {"num_warps": self.num_warps, "num_stages": self.num_stages}
         return {"constants": constants, "source": source}

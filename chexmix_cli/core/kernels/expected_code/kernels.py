@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from chexmix_cli.core.kernels.logits.kernels import tile_logits
+
 
 @triton.jit
 def _expected_code_fwd_kernel(
@@ -42,7 +44,7 @@ def _expected_code_fwd_kernel(
     state_M = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     share = tl.program_id(1).to(tl.int64)
     is_state_M = state_M < num_states
-    feature_D, feature_E = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_E)
+    feature_E = tl.arange(0, BLOCK_E)
     is_feature_E = feature_E < code_size
     peak_M = tl.full([BLOCK_M], float("-inf"), tl.float32)
     code_M = tl.zeros([BLOCK_M], tl.int64)
@@ -53,24 +55,22 @@ def _expected_code_fwd_kernel(
     for start_k in range(first_k, min(first_k + codes_per_share, num_codes), BLOCK_K):
         code_K = start_k + tl.arange(0, BLOCK_K)
         is_code_K = code_K < num_codes
-        logit_MK = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
-        for start in range(0, hidden_size, BLOCK_D):
-            is_feature_D = start + feature_D < hidden_size
-            x_MD = tl.load(
-                state_ptr + state_M[:, None] * stride_sm + start + feature_D[None, :],
-                mask=is_state_M[:, None] & is_feature_D[None, :],
-                other=0.0,
-            )
-            w_KD = tl.load(
-                weight_ptr + code_K[:, None] * stride_wk + start + feature_D[None, :],
-                mask=is_code_K[:, None] & is_feature_D[None, :],
-                other=0.0,
-            )
-            if UPCAST:
-                x_MD, w_KD = x_MD.to(tl.float32), w_KD.to(tl.float32)
-            logit_MK = tl.dot(x_MD, tl.trans(w_KD), logit_MK, input_precision="ieee")
-        bias_K = tl.load(bias_ptr + code_K, mask=is_code_K, other=float("-inf")).to(tl.float32)
-        logit_MK += bias_K[None, :]
+        logit_MK = tile_logits(
+            state_ptr,
+            weight_ptr,
+            bias_ptr,
+            state_M,
+            code_K,
+            is_state_M,
+            is_code_K,
+            hidden_size,
+            stride_sm,
+            stride_wk,
+            BLOCK_M,
+            BLOCK_K,
+            BLOCK_D,
+            UPCAST,
+        )
         best_M, place_M = tl.max(logit_MK, axis=1, return_indices=True, return_indices_tie_break_left=True)
         # Strictly larger: of equals the earlier block's, which is the lower code, stays.
         is_better_M = best_M > peak_M

@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from chexmix_cli.core.kernels.logits.kernels import tile_logits
 from chexmix_cli.core.kernels.philox.kernels import first_word
 
 GREEDY = tl.constexpr(0)
@@ -45,25 +46,22 @@ def _restricted_head_fwd_kernel(
     block = tl.program_id(1).to(tl.int64)
     row_R = block * BLOCK_R + tl.arange(0, BLOCK_R)
     is_state_M, is_row_R = state_M < num_states, row_R < num_rows
-    feature_D = tl.arange(0, BLOCK_D)
-    logit_MR = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
-    for start in range(0, hidden_size, BLOCK_D):
-        is_feature_D = start + feature_D < hidden_size
-        x_MD = tl.load(
-            state_ptr + state_M[:, None] * stride_sm + start + feature_D[None, :],
-            mask=is_state_M[:, None] & is_feature_D[None, :],
-            other=0.0,
-        )
-        w_RD = tl.load(
-            weight_ptr + row_R[:, None] * stride_wr + start + feature_D[None, :],
-            mask=is_row_R[:, None] & is_feature_D[None, :],
-            other=0.0,
-        )
-        if UPCAST:
-            x_MD, w_RD = x_MD.to(tl.float32), w_RD.to(tl.float32)
-        logit_MR = tl.dot(x_MD, tl.trans(w_RD), logit_MR, input_precision="ieee")
-    bias_R = tl.load(bias_ptr + row_R, mask=is_row_R, other=float("-inf")).to(tl.float32)
-    logit_MR += bias_R[None, :]
+    logit_MR = tile_logits(
+        state_ptr,
+        weight_ptr,
+        bias_ptr,
+        state_M,
+        row_R,
+        is_state_M,
+        is_row_R,
+        hidden_size,
+        stride_sm,
+        stride_wr,
+        BLOCK_M,
+        BLOCK_R,
+        BLOCK_D,
+        UPCAST,
+    )
     peak_M = tl.max(logit_MR, axis=1)
     # A block of barred rows only has no peak: exp(-inf - -inf) would be no number.
     base_M = tl.where(peak_M == float("-inf"), 0.0, peak_M)
