@@ -16,6 +16,9 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES = ("-", "--", ":")
 #: More points than this are drawn as a line without markers.
 _MOST_MARKED = 30
+#: A legend of more lines than this stands below the axes, two a row: inside it would hide some of them.
+_MOST_INSIDE = 3
+_LEGEND_ROW_IN = 0.22
 
 
 class Line(Protocol):
@@ -71,9 +74,10 @@ def curve_png(plot: Plot) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(
-        figsize=(5.2, 5.0) if plot.is_roc else (6.6, 4.4), dpi=_DPI, facecolor="white", layout="constrained"
-    )
+    width, height = (5.2, 5.0) if plot.is_roc else (6.6, 4.4)
+    is_below = len(plot.series) > _MOST_INSIDE
+    height += _LEGEND_ROW_IN * (len(plot.series) // 2 + 1) if is_below else 0
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
     for number, line in enumerate(plot.series):
@@ -94,7 +98,9 @@ def curve_png(plot: Plot) -> bytes:
     axes.grid(color="#e5e5e5", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if plot.series:
+    if is_below:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    elif plot.series:
         axes.legend(frameon=False, fontsize=8.5)
     written = io.BytesIO()
     figure.savefig(written, format="png", metadata={"Software": f"chexmix {__version__}"})
