@@ -146,9 +146,12 @@ def _differences(folder: Path, pairs: Sequence[tuple[str, str]]) -> Numbers:
             continue
         for probe in ("clean", "masked"):
             columns = [[_masked_columns(result, probe) for result in results] for results in seeds]
-            for ratio in columns[0][0]:
-                names = [[one[ratio] for one in of_seed] for of_seed in columns]
-                found.setdefault(source, {}).setdefault(probe, {})[ratio] = _paired(seeds, names)
+            for ratio in sorted({ratio for of_seed in columns for one in of_seed for ratio in one}, key=float):
+                there = [place for place, of_seed in enumerate(columns) if all(ratio in one for one in of_seed)]
+                if there:
+                    names = [[one[ratio] for one in columns[place]] for place in there]
+                    made = _paired([seeds[place] for place in there], names)
+                    found.setdefault(source, {}).setdefault(probe, {})[ratio] = made
     return found
 
 

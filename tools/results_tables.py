@@ -109,8 +109,12 @@ def _pixels(runs: Mapping[str, Sequence[Numbers]]) -> dict[str, Numbers]:
 
 def _differences(numbers: Numbers) -> str:
     rows = []
-    first = next(iter(next(iter(numbers["differences"].values())).values()))
-    columns = [(probe, ratio) for probe in ("clean", "masked") for ratio in first[probe]]
+    every = [probes for sources in numbers["differences"].values() for probes in sources.values()]
+    columns = [
+        (probe, ratio)
+        for probe in ("clean", "masked")
+        for ratio in sorted({ratio for probes in every for ratio in probes[probe]}, key=float)
+    ]
     for name, sources in numbers["differences"].items():
         for source, probes in sources.items():
             rows.append([name, source, *(_difference(probes[probe].get(ratio)) for probe, ratio in columns)])
@@ -118,11 +122,13 @@ def _differences(numbers: Numbers) -> str:
 
 
 def _difference(found: Numbers | None) -> str:
+    """Return a difference, bold where its interval has no zero, with a dagger where its seeds have not one sign."""
     if found is None:
         return ""
-    value, low, high = (f"{number:+.3f}" for number in found["value"])
-    seeds = "; " + " / ".join(f"{number:+.3f}" for number in found["seeds"]) if len(found["seeds"]) > 1 else ""
-    return f"{value} ({low} to {high}){seeds}"
+    value, low, high = found["value"]
+    mark = "**" if low > 0 or high < 0 else ""
+    disagree = " †" if min(found["seeds"]) < 0 < max(found["seeds"]) else ""
+    return f"{mark}{value:+.3f}{mark} ({low:+.3f} to {high:+.3f}){disagree}"
 
 
 def _inpainting(numbers: Numbers) -> str:
@@ -178,7 +184,9 @@ def _masking_curve(numbers: Numbers, source: str) -> Curve:
     series = []
     runs = _runs(numbers, source)
     for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both", "s2-only", "chexmix-mini") if arm in runs):
-        ratios = sorted(runs[arm][0]["model"]["masked"] | {"0": None}, key=float)
+        # Of several seeds only what all have: a mean over fewer would be another thing in the same line.
+        common = set.intersection(*(set(one["model"]["masked"]) for one in runs[arm]))
+        ratios = sorted(common | {"0"}, key=float)
         points = [[_point(one["model"], ratio) for one in runs[arm]] for ratio in ratios]
         x, y = [100 * float(ratio) for ratio in ratios], [_mean(point) for point in points]
         seeds = f", mean of {len(runs[arm])} seeds" if len(runs[arm]) > 1 else ""
