@@ -38,7 +38,7 @@ FLAGS = {
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
     "classify": COMMON | {"--seed", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
-    "evaluate classification": EVALUATION | {"--mask-ratios", "--head"},
+    "evaluate classification": EVALUATION | {"--mask-ratios", "--head", "--tokens"},
     "evaluate inpainting": EVALUATION | {"--mask-ratios", "--patterns"},
     "evaluate table": {
         "--data",
