@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.evals.components import principal_components
 
 Pixels = NDArray[np.float32]
 
@@ -57,9 +57,7 @@ class PixelComponents:
 
     def __init__(self, pixels_NYX: Pixels, components: int, seed: int) -> None:
         flat_ND = pixels_NYX.reshape(len(pixels_NYX), -1)
-        # N images lie in N - 1 directions about their mean; a further one would be rounding alone.
-        count = max(1, min(components, len(flat_ND) - 1, flat_ND.shape[1]))
-        self._pca = PCA(count, svd_solver="randomized", random_state=seed).fit(flat_ND)
+        self._pca = principal_components(flat_ND, components, seed=seed)
 
     def features(self, pixels_NYX: Pixels) -> Pixels:
         """Return the images' components, (N, D) float32."""

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -24,6 +23,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.evals.components import principal_components
 from chexmix_cli.core.infer.heads import Head, sigmoid
 from chexmix_cli.core.settings.classification import ProbeSettings
 
@@ -74,11 +74,7 @@ class _Components:
     """Principal components of embeddings, if the settings want some: what the regressions read, and the way back."""
 
     def __init__(self, state_ND: NDArray[np.floating[Any]], settings: ProbeSettings) -> None:
-        self._pca: PCA | None = None
-        if settings.grid > 1:
-            # N rows lie in N - 1 directions about their mean; a further one would be rounding alone.
-            count = max(1, min(settings.components, len(state_ND) - 1, state_ND.shape[1]))
-            self._pca = PCA(count, svd_solver="randomized", random_state=0).fit(state_ND)
+        self._pca = principal_components(state_ND, settings.components, seed=0) if settings.grid > 1 else None
         found = state_ND if self._pca is None else self._pca.transform(state_ND)
         self.state_NC: Floats = found.astype(np.float64)
 
