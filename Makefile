@@ -76,7 +76,7 @@ gpu-bench: $(VENV)/.dev-ready  ## time every kernel on this machine's CUDA devic
 	$(BIN)/python benchmarks/gpu_kernels.py
 
 fuzz: $(VENV)/.dev-ready  ## read 2,000 damaged DICOM files (the tests read some of them)
-	CHEXMIX_MUTATIONS=250 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/unit/data/test_damaged.py
+	CHEXMIX_MUTATIONS=250 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/unit/data/dicom/test_damaged.py
 
 # FILMS: a folder of pictures or DICOM files, as many as you have patience for.
 FILMS ?= ../shared/data/radiographs/images

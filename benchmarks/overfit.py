@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from chexmix_cli.core.data.manifest import read_manifest
-from chexmix_cli.core.infer.engine import Engine
+from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.models.attention import AttentionPlan
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
@@ -36,12 +36,12 @@ from chexmix_cli.core.settings.training import (
     Stage1Training,
     Stage2Training,
 )
-from chexmix_cli.core.train.decoder_task import DecoderTask
-from chexmix_cli.core.train.documents import DocumentSet, encode_films, encode_reports
-from chexmix_cli.core.train.films import load_films
+from chexmix_cli.core.train.examples.documents import DocumentSet, encode_films, encode_reports
+from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.train.objectives import IGNORED, Documents
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_generator
+from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
 from chexmix_cli.core.weights import open_weights
 
 STAGE2_CHECKS = 1_000_000

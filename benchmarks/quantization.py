@@ -22,9 +22,9 @@ from torch import Tensor
 
 from chexmix_cli.core.data.manifest import read_manifest
 from chexmix_cli.core.data.presets import resolve_preset
-from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.manifest_images import encode_rows
-from chexmix_cli.core.infer.reports import Report, ReportWriter
+from chexmix_cli.core.infer.reports.writer import Report, ReportWriter
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.linear import FEW_ROWS
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings

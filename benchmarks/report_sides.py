@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from chexmix_cli.core.infer.drafts import OwnText
-from chexmix_cli.core.infer.engine import Engine
-from chexmix_cli.core.infer.images import ImageTokenizer
-from chexmix_cli.core.infer.planning import flop_rate
+from chexmix_cli.core.infer.decoding.drafts import OwnText
+from chexmix_cli.core.infer.decoding.engine import Engine
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.plan.measure import flop_rate
 from chexmix_cli.core.runtime import resident_memory
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.model import DecoderSettings
@@ -276,8 +276,8 @@ def _rows() -> tuple[int, ...]:
 
 def measure_acceptance(job: Found) -> Found:
     """Return how drafts fare in the embedded model's reports on films of a manifest, as ``generate-report`` writes."""
-    from chexmix_cli.commands.model import open_model
-    from chexmix_cli.commands.options import RunOptions, make_console
+    from chexmix_cli.commands.shared.model import open_model
+    from chexmix_cli.commands.shared.options import RunOptions, make_console
     from chexmix_cli.core.data.manifest import read_manifest
     from chexmix_cli.core.infer.manifest_images import encode_rows
     from chexmix_cli.core.settings.inference import InputSettings

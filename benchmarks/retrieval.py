@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chexmix_cli.core.evals.evaluation import Curve, Series
-from chexmix_cli.core.evals.ranking import CosineScores, rank
+from chexmix_cli.core.evals.metrics.ranks import CosineScores, rank
+from chexmix_cli.core.evals.result import Curve, Series
 from chexmix_cli.core.present.plots import curve_png
 from chexmix_cli.core.settings.retrieval import TileSettings
 

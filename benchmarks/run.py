@@ -33,7 +33,7 @@ from tokenize_images import machine
 from train_step import FULL, SMALL, measure_pair
 from write_random import write_random
 
-from chexmix_cli.core.evals.evaluation import Curve, Series
+from chexmix_cli.core.evals.result import Curve, Series
 from chexmix_cli.core.present.plots import curve_png
 from chexmix_cli.core.runtime import choose_dtype
 from chexmix_cli.core.weights import open_weights

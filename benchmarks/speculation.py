@@ -24,10 +24,10 @@ import torch
 
 from chexmix_cli.core.data.manifest import read_manifest
 from chexmix_cli.core.data.presets import resolve_preset
-from chexmix_cli.core.infer.agreement import difference
-from chexmix_cli.core.infer.drafts import Drafter, OwnText, Together
-from chexmix_cli.core.infer.engine import Engine, Generation
-from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.decoding.agreement import difference
+from chexmix_cli.core.infer.decoding.drafts import Drafter, OwnText, Together
+from chexmix_cli.core.infer.decoding.engine import Engine, Generation
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.manifest_images import encode_rows
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings
 from chexmix_cli.core.weights import WeightsDir, open_weights

@@ -35,13 +35,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chexmix_cli import __version__
-from chexmix_cli.commands.runner import Job
-from chexmix_cli.commands.workers import prepare_ahead
-from chexmix_cli.core.data.geometry import fit
-from chexmix_cli.core.data.pixels import load_image
+from chexmix_cli.commands.records.runner import Job
+from chexmix_cli.commands.records.workers import prepare_ahead
+from chexmix_cli.core.data.images.geometry import fit
+from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.presets import ResolvedPreset, resolve_preset
 from chexmix_cli.core.data.sources import Source
-from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.settings.load import build, read_preset

@@ -15,10 +15,10 @@ from torch import Tensor
 from chexmix_cli.core.settings.load import build, read_preset
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import files
-from chexmix_cli.core.weights.header import DESCRIPTION_KEY, Description
-from chexmix_cli.core.weights.keys import decoder_slices
-from chexmix_cli.core.weights.released import config_text
-from chexmix_cli.core.weights.safetensors_io import write_safetensors
+from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, Description
+from chexmix_cli.core.weights.formats.keys import decoder_slices
+from chexmix_cli.core.weights.formats.released import config_text
+from chexmix_cli.core.weights.formats.safetensors_io import write_safetensors
 
 
 class RandomSource:

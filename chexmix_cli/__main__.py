@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 
-from chexmix_cli.commands.console import print_error
+from chexmix_cli.commands.shared.console import print_error
 from chexmix_cli.core.errors import ChexmixError, ExitCode
 from chexmix_cli.core.runtime import use_cores
 

@@ -12,25 +12,29 @@ from chexmix_cli import __version__
 
 #: Command to its module, what of it is the command (a function, or an app of subcommands), and its line in the help.
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "tokenize": ("tokenize", "tokenize", "Turn chest radiographs into image codes."),
+    "tokenize": ("tokenize.command", "tokenize", "Turn chest radiographs into image codes."),
     "pretrain": ("pretrain", "pretrain", "Train one stage from images and reports."),
     "finetune": ("finetune", "finetune", "Fine-tune a model for reports, classification or retrieval."),
-    "generate-report": ("generate_report", "generate_report", "Write a report for each chest radiograph study."),
+    "generate-report": (
+        "generate_report.command",
+        "generate_report",
+        "Write a report for each chest radiograph study.",
+    ),
     "classify": (
         "classify",
         "classify",
         "Give the probability of each finding in each chest radiograph study, or embeddings.",
     ),
     "inpaint": (
-        "inpaint",
+        "inpaint.command",
         "inpaint",
         "Fill in hidden parts of radiographs, and measure the fill against what was hidden.",
     ),
-    "retrieve": ("retrieve", "app", "Find reports for an image, or images for a text."),
-    "evaluate": ("evaluate", "app", "Measure reports, classification, retrieval or inpainting."),
+    "retrieve": ("retrieve.group", "app", "Find reports for an image, or images for a text."),
+    "evaluate": ("evaluate.group", "app", "Measure reports, classification, retrieval or inpainting."),
     "plan": ("plan", "app", "Tell whether a command will fit this machine, and how long it will take."),
-    "data": ("data", "app", "Make manifests of published data sets, and check them."),
-    "weights": ("weights", "app", "List, describe, check, convert, export and fetch models."),
+    "data": ("data.group", "app", "Make manifests of published data sets, and check them."),
+    "weights": ("weights.group", "app", "List, describe, check, convert, export and fetch models."),
 }
 
 

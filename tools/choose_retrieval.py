@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.infer.embeddings import image_embeddings
-from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.likelihood import ReportScorer
 from chexmix_cli.core.infer.manifest_images import encode_rows
-from chexmix_cli.core.infer.text_embeddings import text_embeddings
+from chexmix_cli.core.infer.retrieval.text_embeddings import text_embeddings
 from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.weights import open_weights
 

@@ -14,7 +14,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from chexmix_cli.core.infer.heads import Head
+from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.weights import open_weights
 from chexmix_cli.core.weights.files import HEAD_FILE
 

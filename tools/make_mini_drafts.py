@@ -20,7 +20,7 @@ from chexmix_cli.core.text.templates import UNIVERSES, write_report
 from chexmix_cli.core.weights import open_weights
 from chexmix_cli.core.weights.draft_index import DraftIndex
 from chexmix_cli.core.weights.files import DRAFTS_FILE
-from chexmix_cli.core.weights.registry import EMBEDDED, registry
+from chexmix_cli.core.weights.hub.registry import EMBEDDED, registry
 
 NUM_REPORTS = 6000
 #: Sources, their share of the reports, and the findings drawn from: children mostly, as in training.

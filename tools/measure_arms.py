@@ -36,11 +36,11 @@ import torch
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
-from chexmix_cli.core.infer.heads import Head
-from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.classification.heads import Head
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.text.phrases import CAUSES, NO_FINDING
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
-from chexmix_cli.core.train.films import load_films, stack
+from chexmix_cli.core.train.examples.films import load_films, stack
 from chexmix_cli.core.weights import open_weights
 from chexmix_cli.core.weights.files import write_text
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from chexmix_cli.core.data.image_hash import HASH_BITS, image_hash
+from chexmix_cli.core.data.images.image_hash import HASH_BITS, image_hash
 
 Bits = NDArray[np.bool_]
 

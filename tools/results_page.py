@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from results_tables import FILLS, plots, tables
 
-from chexmix_cli.core.evals.bootstrap import paired_difference
-from chexmix_cli.core.evals.ranked import RankedScores
+from chexmix_cli.core.evals.metrics.binary import RankedScores
+from chexmix_cli.core.evals.metrics.bootstrap import paired_difference
 
 DOCS = Path(__file__).parent.parent / "docs"
 SOURCES = ("kermany", "nih", "kermany-grid", "nih-grid")

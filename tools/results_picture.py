@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from chexmix_cli import __version__
-from chexmix_cli.core.data.pixels import load_image
+from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.data.sources import Source
-from chexmix_cli.core.infer.images import ImageTokenizer
-from chexmix_cli.core.infer.inpaint import CodeFiller
-from chexmix_cli.core.infer.region import PatternMask, mask_film
-from chexmix_cli.core.infer.reports import ReportWriter
-from chexmix_cli.core.infer.restoration import EncodedFilm, Restorer
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+from chexmix_cli.core.infer.inpainting.code_filler import CodeFiller
+from chexmix_cli.core.infer.inpainting.masked_film import PatternMask, mask_film
+from chexmix_cli.core.infer.inpainting.restorer import EncodedFilm, Restorer
+from chexmix_cli.core.infer.reports.writer import ReportWriter
 from chexmix_cli.core.present.picture import MARK, SOURCE_TYPE
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings
 from chexmix_cli.core.settings.inpainting import FillSettings, PictureSettings, RegionSettings

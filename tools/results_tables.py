@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chexmix_cli.core.evals.evaluation import Curve, Series
+from chexmix_cli.core.evals.result import Curve, Series
 from chexmix_cli.core.present.plots import curve_png
 
 Numbers = dict[str, Any]

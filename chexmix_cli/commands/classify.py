@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexmix_cli.commands import options
-from chexmix_cli.commands.streams import Record, check_arguments
+from chexmix_cli.commands.records.streams import Record, check_arguments
+from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import SettingsError, WeightsError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from chexmix_cli.commands.jobs import Film
-    from chexmix_cli.commands.model import OpenModel
-    from chexmix_cli.core.infer.heads import Head
-    from chexmix_cli.core.infer.zero_shot import ZeroShot
+    from chexmix_cli.commands.records.jobs import Film
+    from chexmix_cli.commands.shared.model import OpenModel
+    from chexmix_cli.core.infer.classification.heads import Head
+    from chexmix_cli.core.infer.classification.zero_shot import ZeroShot
     from chexmix_cli.core.models.decoder import Decoder
     from chexmix_cli.core.settings.classification import ClassifySettings
 
@@ -125,10 +125,10 @@ class Asked:
 
 
 def _run(inputs: list[str], run: options.RunOptions, settings: ClassifySettings, asked: Asked) -> int:
-    from chexmix_cli.commands.jobs import film_jobs
-    from chexmix_cli.commands.model import open_model
-    from chexmix_cli.commands.runner import Loop
-    from chexmix_cli.commands.streams import Writer
+    from chexmix_cli.commands.records.jobs import film_jobs
+    from chexmix_cli.commands.records.runner import Loop
+    from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.commands.shared.model import open_model
 
     model = open_model(run, settings.input, needs_decoder=True)
     writer = Writer(run.is_json)
@@ -169,7 +169,7 @@ class _Classifier:
         """Return the result fields of a batch."""
         import numpy as np
 
-        from chexmix_cli.commands.jobs import encode_films
+        from chexmix_cli.commands.records.jobs import encode_films
 
         films = [view for _, film in items for view in film.views]
         codes = encode_films(films, self._model)
@@ -262,7 +262,7 @@ class _Classifier:
         return () if self._head is None else self._head.labels
 
     def _load_head(self) -> Head | None:
-        from chexmix_cli.core.infer.heads import Head
+        from chexmix_cli.core.infer.classification.heads import Head
         from chexmix_cli.core.weights.files import HEAD_FILE
 
         asked, weights = self._asked, self._model.weights
@@ -274,7 +274,12 @@ class _Classifier:
         return head
 
     def _load_zero_shot(self) -> ZeroShot:
-        from chexmix_cli.core.infer.zero_shot import ZeroShot, chosen_statements, own_statements, read_statements
+        from chexmix_cli.core.infer.classification.zero_shot import (
+            ZeroShot,
+            chosen_statements,
+            own_statements,
+            read_statements,
+        )
 
         settings, weights = self._settings.zero_shot, self._model.weights
         tokenizer = weights.load_text_tokenizer()

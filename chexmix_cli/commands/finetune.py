@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from chexmix_cli.commands import options
-from chexmix_cli.commands.ranks import training_process
-from chexmix_cli.commands.training_view import TrainingView
+from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.ranks import training_process
+from chexmix_cli.commands.shared.training_view import TrainingView
 from chexmix_cli.core.errors import ExitCode
 
 Task = Annotated[str, typer.Option("--task", metavar="NAME", help="report, classify or retrieve.")]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexmix_cli.commands import options
 from chexmix_cli.commands.pretrain import PresetName, Stage
-from chexmix_cli.commands.streams import Writer
-from chexmix_cli.commands.tables import draw_table
+from chexmix_cli.commands.records.streams import Writer
+from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
-    from chexmix_cli.core.infer.planning import Plan
+    from chexmix_cli.core.plan.measure import Plan
     from chexmix_cli.core.settings.model import ModelSettings
 
 app = typer.Typer(help="Tell whether a command will fit this machine, and how long it will take.", no_args_is_help=True)
@@ -64,8 +64,8 @@ def plan_pretrain(
         typer.echo(resolved.to_json())
         return ExitCode.DONE
     options.make_console(quiet, verbose)
+    from chexmix_cli.core.plan.pretrain import plan_pretrain as make_plan
     from chexmix_cli.core.runtime import choose_device
-    from chexmix_cli.core.train.plan import plan_pretrain as make_plan
 
     plan = make_plan(
         resolved.settings, data=data, device=choose_device(device), memory_bytes=_bytes(memory), name=f"stage {stage}"
@@ -104,8 +104,8 @@ def plan_reports(
         typer.echo(resolved.to_json())
         return ExitCode.DONE
     options.make_console(quiet, verbose)
-    from chexmix_cli.core.infer.plan_reports import plan_generate_report
-    from chexmix_cli.core.infer.plan_sizes import decoder_parameters
+    from chexmix_cli.core.plan.reports import plan_generate_report
+    from chexmix_cli.core.plan.sizes import decoder_parameters
     from chexmix_cli.core.runtime import choose_device, choose_dtype
 
     model, target = _model(weights, preset), choose_device(device)

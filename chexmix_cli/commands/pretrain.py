@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from chexmix_cli.commands import options
-from chexmix_cli.commands.ranks import training_process
-from chexmix_cli.commands.training_view import TrainingView
+from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.ranks import training_process
+from chexmix_cli.commands.shared.training_view import TrainingView
 from chexmix_cli.core.errors import ExitCode
 
 Stage = Annotated[
@@ -65,7 +65,7 @@ def pretrain(
     if show_config:
         typer.echo(resolved.to_json())
         return 0
-    from chexmix_cli.core.train.pretrain import pretrain as run_pretrain
+    from chexmix_cli.core.train.pretrain.run import pretrain as run_pretrain
 
     with training_process(device, resolved.settings.train.precision, quiet, verbose) as (place, console):
         view = TrainingView(console, resolved.settings.train.steps)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from chexmix_cli.core.infer.classification.heads import Validation
 from chexmix_cli.core.infer.embeddings import image_embeddings
-from chexmix_cli.core.infer.heads import Validation
 from chexmix_cli.core.infer.position_masks import hidden_positions, hiding_order
 from chexmix_cli.core.weights import open_weights
-from tests.unit.infer.test_heads import make_head
+from tests.unit.infer.classification.test_heads import make_head
 
 LABELS = ("Mass", "Edema", "Hernia")
 
@@ -39,7 +39,7 @@ def states(debug_weights, codes, **options):
 
 
 def test_probabilities_are_the_heads_of_the_images_embedding(call, films, debug_weights, head_file, codes):
-    from chexmix_cli.core.infer.heads import Head
+    from chexmix_cli.core.infer.classification.heads import Head
 
     done = call("classify", films, "--weights", debug_weights, "--head", head_file)
     assert done.code == 0, done.stderr

@@ -12,7 +12,7 @@ import typer
 from dataset_trees import draw_image, write_csv
 
 from chexmix_cli.app import app
-from chexmix_cli.commands.data_tables import check_tables, import_tables
+from chexmix_cli.commands.data.tables import check_tables, import_tables
 from chexmix_cli.core.data.adapters.registry import KINDS
 from chexmix_cli.core.data.manifest import read_manifest
 

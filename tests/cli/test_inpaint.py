@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexmix_cli.core.evals.image_metrics import psnr_db
+from chexmix_cli.core.evals.metrics.images import psnr_db
 
 
 def opened(path) -> Image.Image:

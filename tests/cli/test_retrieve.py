@@ -201,7 +201,7 @@ def test_the_head_of_a_pipe_may_close_it(manifest, debug_weights, tmp_path, repo
 def test_an_evaluation_from_the_manifest_the_index_and_a_file_agree(run, call, manifest, index, tmp_path):
     from safetensors.torch import save_file
 
-    from chexmix_cli.core.infer.vector_index import VectorIndex
+    from chexmix_cli.core.infer.retrieval.vector_index import VectorIndex
 
     common = ("--set", "bootstrap.resamples=100", "--manifest", manifest)
     page = tmp_path / "page.html"
@@ -256,7 +256,7 @@ def test_nothing_to_evaluate_is_said(run, manifest):
 
 
 def test_contrastive_projections_are_used_if_the_weights_have_them(call, debug_weights, manifest, tmp_path, films):
-    from chexmix_cli.core.infer.projection import Projection
+    from chexmix_cli.core.infer.retrieval.projection import Projection
 
     weights = tmp_path / "weights"
     shutil.copytree(debug_weights, weights)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chexmix_cli.core.infer.engine import Engine
-from chexmix_cli.core.infer.inpaint import CodeFiller
+from chexmix_cli.core.infer.decoding.engine import Engine
+from chexmix_cli.core.infer.inpainting.code_filler import CodeFiller
 from chexmix_cli.core.infer.scoring import token_logprobs
 from chexmix_cli.core.kernels import backend
 from chexmix_cli.core.models.decoder import Decoder

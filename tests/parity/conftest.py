@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.model import DecoderSettings
-from chexmix_cli.core.weights.keys import decoder_slices
+from chexmix_cli.core.weights.formats.keys import decoder_slices
 
 transformers = pytest.importorskip("transformers", reason="the parity tests need transformers")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from chexmix_cli.core.infer.batch import Batch
+from chexmix_cli.core.infer.decoding.batch import Batch
 from chexmix_cli.core.models import decoder as decoder_module
 from chexmix_cli.core.settings.model import DecoderSettings
 

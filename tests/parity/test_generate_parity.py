@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chexmix_cli.core.infer.engine import Engine, Finish
+from chexmix_cli.core.infer.decoding.engine import Engine, Finish
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.vocab import compact

@@ -15,14 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from chexmix_cli.core.data.geometry import fit
-from chexmix_cli.core.data.pixels import load_image
+from chexmix_cli.core.data.images.geometry import fit
+from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.data.sources import Source
+from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.embeddings import image_embeddings
-from chexmix_cli.core.infer.engine import Engine
-from chexmix_cli.core.infer.images import ImageTokenizer
-from chexmix_cli.core.infer.reports import ReportWriter
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+from chexmix_cli.core.infer.reports.writer import ReportWriter
 from chexmix_cli.core.infer.scoring import token_logprobs
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings

@@ -19,7 +19,7 @@ from chexmix_cli.core.train.objectives import (
     token_losses,
 )
 from chexmix_cli.core.vocab import compact
-from chexmix_cli.core.weights.keys import decoder_slices
+from chexmix_cli.core.weights.formats.keys import decoder_slices
 
 VOCABULARY = compact(num_text=120, num_codes=60, tokens_per_image=16)
 SETTINGS = DecoderSettings(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.evals.bootstrap import Statistic, paired_difference
-from chexmix_cli.core.evals.evaluation import Evaluation, Measurement
+from chexmix_cli.core.evals.metrics.bootstrap import Statistic, paired_difference
+from chexmix_cli.core.evals.result import Evaluation, Measurement
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
 
 

@@ -15,14 +15,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.data.geometry import fit
+from chexmix_cli.core.data.images.geometry import fit
+from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.manifest import ManifestRow
-from chexmix_cli.core.data.pixels import load_image
 from chexmix_cli.core.data.presets import ResolvedPreset
 from chexmix_cli.core.data.shards import ShardSet
 from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.errors import DataError, Reason
-from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.settings.inference import InputSettings
 
 #: Images read before the next batch is encoded; the tokenizer bounds what passes the network together.

@@ -5,7 +5,7 @@ R rotary half, F feed-forward, V joint vocabulary.
 
 A Phi block is ``x + attention(ln(x)) + mlp(ln(x))``. Both branches read the same norm and add into the same residual,
 so the block is two matrix products: ``ln(x) -> [q, k, v, fc1]`` and ``[attention, gelu(fc1)] -> x``. Which checkpoint
-key is which slice is a matter of loading (``core/weights/keys.py``).
+key is which slice is a matter of loading (``core/weights/formats/keys.py``).
 """
 
 from __future__ import annotations

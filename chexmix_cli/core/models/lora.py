@@ -3,9 +3,9 @@
 Shape letters: R rank, D hidden, F feed-forward, I inputs and O outputs of one matrix, X all columns of a fused product.
 
 A target is named as checkpoints name it (``q``, ``k``, ``v``, ``fc1``, ``dense``, ``fc2``) and is a slice of a fused
-matrix: rows of ``input_proj`` = [q; k; v; fc1] or columns of ``output_proj`` = [dense | fc2] (core/weights/keys.py).
-Its product becomes ``W x + alpha / rank * B A x`` with A random and B zero at the start, so that training begins at the
-frozen model. Merging writes that sum into W; what comes out is a plain decoder.
+matrix: rows of ``input_proj`` = [q; k; v; fc1] or columns of ``output_proj`` = [dense | fc2]
+(core/weights/formats/keys.py). Its product becomes ``W x + alpha / rank * B A x`` with A random and B zero at the
+start, so that training begins at the frozen model. Merging writes that sum into W; what comes out is a plain decoder.
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", sections 4.1 and 4.2.
 """

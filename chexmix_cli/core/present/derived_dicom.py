@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from chexmix_cli import __version__
-from chexmix_cli.core.data.dicom_file import DicomFile, quiet
+from chexmix_cli.core.data.dicom.file import DicomFile, quiet
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.present.marking import with_mark
 

@@ -23,7 +23,7 @@ _OPACITY = 0.55
 
 
 class Shown(Protocol):
-    """A sentence (``core/infer/evidence.py: SentenceEvidence``)."""
+    """A sentence (``core/infer/reports/evidence.py: SentenceEvidence``)."""
 
     @property
     def text(self) -> str:

@@ -26,7 +26,7 @@ flex:1 1 min(460px,100%);box-sizing:border-box;overflow-wrap:anywhere}
 
 
 class Shown(Protocol):
-    """A case (``core/evals/evaluation.py: Case``)."""
+    """A case (``core/evals/result.py: Case``)."""
 
     @property
     def id(self) -> str:

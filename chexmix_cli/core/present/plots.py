@@ -46,7 +46,7 @@ class Line(Protocol):
 
 
 class Plot(Protocol):
-    """What is drawn (``core/evals/evaluation.py: Curve``)."""
+    """What is drawn (``core/evals/result.py: Curve``)."""
 
     @property
     def title(self) -> str:

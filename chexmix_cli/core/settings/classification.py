@@ -11,7 +11,8 @@ from chexmix_cli.core.settings.evaluation import BootstrapSettings
 from chexmix_cli.core.settings.inference import InputSettings
 
 Calibration = Literal["none", "platt", "temperature"]
-#: Hidden positions (core/infer/position_masks.py), and what uncertain labels count as (core/evals/policies.py).
+#: Hidden positions (core/infer/position_masks.py), and what uncertain labels count as
+#: (core/evals/classification/policies.py).
 Pattern = Literal["random", "block", "border"]
 Policy = Literal["ignore", "zeros", "ones", "mixed"]
 

@@ -1,8 +1,8 @@
 """Words that claim a comparison with an earlier study: what a report of a single study cannot know.
 
 Every phrase is one or two words, matched in any case at the beginning of a word; those with a star go on as any word
-does (``improv*``: improved, improving, improvement). ``core/infer/comparison_guard.py`` keeps the same phrases from
-being written at all.
+does (``improv*``: improved, improving, improvement). ``core/infer/reports/comparison_guard.py`` keeps the same
+phrases from being written at all.
 """
 
 from __future__ import annotations

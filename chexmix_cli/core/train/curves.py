@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.core.evals.evaluation import Curve, Series
+from chexmix_cli.core.evals.result import Curve, Series
 from chexmix_cli.core.present.plots import curve_png
 from chexmix_cli.core.weights.files import atomic_write
 

@@ -13,10 +13,10 @@ from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.directory import WeightsDir, open_weights, vqgan_source
 from chexmix_cli.core.weights.fingerprint import file_sha256
-from chexmix_cli.core.weights.header import DESCRIPTION_KEY, HEAD_KEY, Description, Header, read_header
-from chexmix_cli.core.weights.keys import decoder_slices
-from chexmix_cli.core.weights.released import config_text, vqgan_config_text
-from chexmix_cli.core.weights.safetensors_io import TensorSource, dtype_codes, require_fit, write_safetensors
+from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, HEAD_KEY, Description, Header, read_header
+from chexmix_cli.core.weights.formats.keys import decoder_slices
+from chexmix_cli.core.weights.formats.released import config_text, vqgan_config_text
+from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, dtype_codes, require_fit, write_safetensors
 from chexmix_cli.core.weights.saving import copy_file
 
 if TYPE_CHECKING:

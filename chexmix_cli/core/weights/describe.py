@@ -11,9 +11,9 @@ from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.detect import holds_weights
 from chexmix_cli.core.weights.directory import WeightsDir
-from chexmix_cli.core.weights.header import read_header
-from chexmix_cli.core.weights.keys import num_parameters
-from chexmix_cli.core.weights.registry import Entry
+from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.formats.keys import num_parameters
+from chexmix_cli.core.weights.hub.registry import Entry
 
 #: What the estimate of memory is made for.
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}

@@ -12,11 +12,11 @@ from chexmix_cli.core.errors import ChexmixError, WeightsError
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import files
-from chexmix_cli.core.weights.header import Header
-from chexmix_cli.core.weights.keys import Slice, decoder_slices
-from chexmix_cli.core.weights.registry import RELEASED_ENTRY, Entry, registry
-from chexmix_cli.core.weights.released import read_config, read_vqgan_config
-from chexmix_cli.core.weights.safetensors_io import SafetensorsSource, TensorSource, check_keys
+from chexmix_cli.core.weights.formats.header import Header
+from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices
+from chexmix_cli.core.weights.formats.released import read_config, read_vqgan_config
+from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, check_keys
+from chexmix_cli.core.weights.hub.registry import RELEASED_ENTRY, Entry, registry
 
 
 @dataclass(frozen=True, slots=True)

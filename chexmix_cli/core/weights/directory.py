@@ -15,11 +15,11 @@ from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.detect import detect, holds_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256, tokenizer_hash
-from chexmix_cli.core.weights.header import read_header
-from chexmix_cli.core.weights.keys import Slice, decoder_slices, same_name_slices
-from chexmix_cli.core.weights.registry import EMBEDDED, Entry, registry
-from chexmix_cli.core.weights.safetensors_io import SafetensorsSource, TensorSource, load_module
-from chexmix_cli.core.weights.vqgan_checkpoint import VqganCheckpoint
+from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices, same_name_slices
+from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, load_module
+from chexmix_cli.core.weights.formats.vqgan_checkpoint import VqganCheckpoint
+from chexmix_cli.core.weights.hub.registry import EMBEDDED, Entry, registry
 
 if TYPE_CHECKING:
     import torch

@@ -25,8 +25,8 @@ from chexmix_cli.core.errors import DataError, Reason, WeightsError
 from chexmix_cli.core.settings.inference import DraftSettings
 from chexmix_cli.core.vocab import Vocabulary
 from chexmix_cli.core.weights.files import atomic_write
-from chexmix_cli.core.weights.header import read_header
-from chexmix_cli.core.weights.safetensors_io import SafetensorsSource
+from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource
 
 _KEY, _SCHEMA = "chexmix-drafts", 1
 _HINT = "chexmix weights drafts makes one"

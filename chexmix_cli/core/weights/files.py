@@ -13,9 +13,9 @@ MODEL_FILE = "model.safetensors"
 #: Image tokenizer, keys as in taming-transformers' VQModel; the pickled form is the released one.
 VQGAN_FILE = "vqgan.safetensors"
 VQGAN_CHECKPOINT = "vqgan.ckpt"
-#: Projections of the retrieval task (core/infer/projection.py).
+#: Projections of the retrieval task (core/infer/retrieval/projection.py).
 RETRIEVAL_FILE = "retrieval.safetensors"
-#: Linear head of the classification task (core/infer/heads.py).
+#: Linear head of the classification task (core/infer/classification/heads.py).
 HEAD_FILE = "head.safetensors"
 #: What usually follows what in reports (core/infer/draft_index.py).
 DRAFTS_FILE = "drafts.safetensors"

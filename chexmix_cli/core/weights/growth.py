@@ -25,9 +25,9 @@ from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.vocab import Vocabulary
 from chexmix_cli.core.weights import files
-from chexmix_cli.core.weights.keys import decoder_slices
-from chexmix_cli.core.weights.released import is_tied, read_config
-from chexmix_cli.core.weights.safetensors_io import SafetensorsSource, TensorSource, load_module
+from chexmix_cli.core.weights.formats.keys import decoder_slices
+from chexmix_cli.core.weights.formats.released import is_tied, read_config
+from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, load_module
 
 if TYPE_CHECKING:
     import torch

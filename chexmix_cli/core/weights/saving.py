@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import files
-from chexmix_cli.core.weights.header import DESCRIPTION_KEY, Description
-from chexmix_cli.core.weights.keys import decoder_slices, same_name_slices
-from chexmix_cli.core.weights.released import config_text, vqgan_config_text
-from chexmix_cli.core.weights.safetensors_io import ModuleSource, write_safetensors
+from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, Description
+from chexmix_cli.core.weights.formats.keys import decoder_slices, same_name_slices
+from chexmix_cli.core.weights.formats.released import config_text, vqgan_config_text
+from chexmix_cli.core.weights.formats.safetensors_io import ModuleSource, write_safetensors
 
 if TYPE_CHECKING:
     import torch

@@ -11,11 +11,11 @@ from chexmix_cli.core.errors import ChexmixError
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.directory import WeightsDir, locate
 from chexmix_cli.core.weights.fingerprint import file_sha256
-from chexmix_cli.core.weights.keys import Slice, decoder_slices
-from chexmix_cli.core.weights.lock import read_lock
-from chexmix_cli.core.weights.registry import Entry
-from chexmix_cli.core.weights.released import read_config, read_vqgan_config
-from chexmix_cli.core.weights.safetensors_io import TensorSource, check_keys
+from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices
+from chexmix_cli.core.weights.formats.released import read_config, read_vqgan_config
+from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, check_keys
+from chexmix_cli.core.weights.hub.lock import read_lock
+from chexmix_cli.core.weights.hub.registry import Entry
 
 #: Goes through the text tokenizer and has to come back: plain report language, a number, a character of many bytes.
 _SAMPLE = "FINDINGS: Mildly enlarged heart (CTR 0.55). No pneumothorax.\nIMPRESSION: 1. Left effusion \u2265 2 cm."

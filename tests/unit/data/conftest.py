@@ -17,8 +17,8 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from chexmix_cli.core.data.dicom_file import parse_whole
-from chexmix_cli.core.data.dicom_pixels import render_dicom
+from chexmix_cli.core.data.dicom.file import parse_whole
+from chexmix_cli.core.data.dicom.render import render_dicom
 from chexmix_cli.core.data.presets import Intensity
 from chexmix_cli.core.settings.inference import InputSettings
 

@@ -11,8 +11,8 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from chexmix_cli.core.data.inputs import Refusal, Study, discover
 from chexmix_cli.core.data.presets import resolve_preset
+from chexmix_cli.core.data.studies.inputs import Refusal, Study, discover
 from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.settings.model import ImageSettings
 

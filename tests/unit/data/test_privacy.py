@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
-from chexmix_cli.core.data.inputs import Refusal, discover, load_pixels
 from chexmix_cli.core.data.presets import resolve_preset
+from chexmix_cli.core.data.studies.inputs import Refusal, discover, load_pixels
 from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.settings.model import ImageSettings

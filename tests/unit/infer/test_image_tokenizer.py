@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import ShapeError, VocabularyError
-from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 
 
 @pytest.fixture

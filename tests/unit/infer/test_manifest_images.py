@@ -10,7 +10,7 @@ from PIL import Image
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.errors import DataError
-from chexmix_cli.core.infer.images import ImageTokenizer
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.manifest_images import StoredCodes, encode_rows, read_rows
 from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.weights import open_weights

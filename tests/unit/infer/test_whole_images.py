@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.embeddings import image_embeddings
-from chexmix_cli.core.infer.engine import Engine
 from chexmix_cli.core.infer.likelihood import ReportScorer
 from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, Part
 from chexmix_cli.core.settings.finetuning import ReportFinetuning

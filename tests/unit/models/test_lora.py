@@ -12,7 +12,7 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.lora import LowRank, adapter_tensors, add_adapters, merged
 from chexmix_cli.core.settings.finetuning import LORA_TARGETS, LoraSettings
 from chexmix_cli.core.settings.model import DecoderSettings
-from chexmix_cli.core.weights.keys import decoder_slices
+from chexmix_cli.core.weights.formats.keys import decoder_slices
 
 SETTINGS = DecoderSettings(
     num_rows=50,

@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from chexmix_cli import __version__
-from chexmix_cli.core.data.dicom_file import DicomFile, parse_whole
+from chexmix_cli.core.data.dicom.file import DicomFile, parse_whole
 from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.present.derived_dicom import derived_dicom
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from chexmix_cli.core.evals.evaluation import Case, Curve, Evaluation, Measurement, Series
+from chexmix_cli.core.evals.result import Case, Curve, Evaluation, Measurement, Series
 from chexmix_cli.core.present.page import evaluation_page
 from chexmix_cli.core.present.picture import MARK
 from chexmix_cli.core.present.plots import curve_png

@@ -13,7 +13,7 @@ from PIL import Image
 
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.train import loop
-from chexmix_cli.core.train.documents import DocumentSet
+from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.loop import Trainer
 
 

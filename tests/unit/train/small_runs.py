@@ -27,11 +27,11 @@ from chexmix_cli.core.settings.training import (
     Stage2Training,
     TokenizerTraining,
 )
-from chexmix_cli.core.train.decoder_task import DecoderTask
-from chexmix_cli.core.train.documents import DocumentSet
-from chexmix_cli.core.train.films import Films
+from chexmix_cli.core.train.examples.documents import DocumentSet
+from chexmix_cli.core.train.examples.films import Films
+from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
 from chexmix_cli.core.train.loop import Trainer
-from chexmix_cli.core.train.tokenizer_task import TokenizerTask
+from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
 from chexmix_cli.core.vocab import compact
 
 STAGES = ("tokenizer", "1", "2")

@@ -14,7 +14,7 @@ from chexmix_cli.core.settings.training import (
     Stage1Training,
     Stage2Training,
 )
-from chexmix_cli.core.train.documents import DocumentSet
+from chexmix_cli.core.train.examples.documents import DocumentSet
 
 
 @pytest.fixture

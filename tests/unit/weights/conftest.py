@@ -15,7 +15,7 @@ from chexmix_cli.core.settings.load import build
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.vocab import compact
 from chexmix_cli.core.weights import save_model
-from chexmix_cli.core.weights.registry import _PACKAGE
+from chexmix_cli.core.weights.hub.registry import _PACKAGE
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, PhiForCausalLM
 
 from chexmix_cli.core.errors import WeightsError
-from chexmix_cli.core.infer.heads import Head
-from chexmix_cli.core.infer.projection import Projection
+from chexmix_cli.core.infer.classification.heads import Head
+from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import open_weights, save_model
 from chexmix_cli.core.weights.convert import convert, export_hf
-from chexmix_cli.core.weights.registry import RELEASED_ENTRY
+from chexmix_cli.core.weights.hub.registry import RELEASED_ENTRY
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import WeightsError
-from chexmix_cli.core.infer.engine import Engine
+from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.models import linear
 from chexmix_cli.core.models.decoder import Decoder, int8_state
 from chexmix_cli.core.settings.inference import DecodeSettings

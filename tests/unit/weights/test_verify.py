@@ -14,9 +14,9 @@ from chexmix_cli.core.weights.describe import describe_entry, describe_weights, 
 from chexmix_cli.core.weights.directory import open_weights
 from chexmix_cli.core.weights.draft_index import DraftIndex
 from chexmix_cli.core.weights.fingerprint import file_sha256
-from chexmix_cli.core.weights.header import read_header
-from chexmix_cli.core.weights.lock import Lock, LockedFile, read_lock, write_lock
-from chexmix_cli.core.weights.registry import EMBEDDED, RELEASED_ENTRY, registry
+from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.hub.lock import Lock, LockedFile, read_lock, write_lock
+from chexmix_cli.core.weights.hub.registry import EMBEDDED, RELEASED_ENTRY, registry
 from chexmix_cli.core.weights.verify import verify
 
 Edit = Callable[[Path, str, str], None]
@@ -135,7 +135,7 @@ def test_the_released_model_needs_what_its_size_says() -> None:
 def test_entries_say_whether_they_are_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_dir: Path) -> None:
     assert describe_entry(registry()[RELEASED_ENTRY])["is_here"] is False
     shutil.copytree(tiny_dir, tmp_path / "assets" / EMBEDDED)
-    monkeypatch.setattr("chexmix_cli.core.weights.registry._PACKAGE", tmp_path)
+    monkeypatch.setattr("chexmix_cli.core.weights.hub.registry._PACKAGE", tmp_path)
     record = describe_entry(registry()[EMBEDDED])
     assert record["is_here"] is True
     assert record["num_bytes"] == sum(path.stat().st_size for path in tiny_dir.iterdir())

@@ -18,8 +18,8 @@ from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import open_weights, save_model
 from chexmix_cli.core.weights.files import tokenizer_files
 from chexmix_cli.core.weights.fingerprint import file_sha256
-from chexmix_cli.core.weights.header import read_header
-from chexmix_cli.core.weights.registry import EMBEDDED, RELEASED_ENTRY, registry
+from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.hub.registry import EMBEDDED, RELEASED_ENTRY, registry
 
 
 def test_what_is_saved_comes_back_whole(
@@ -109,7 +109,7 @@ def test_what_is_not_there_is_said(tmp_path: Path, tiny_dir: Path) -> None:
 def test_none_is_the_embedded_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_dir: Path) -> None:
     assets = tmp_path / "assets"
     shutil.copytree(tiny_dir, assets / EMBEDDED)
-    monkeypatch.setattr("chexmix_cli.core.weights.registry._PACKAGE", tmp_path)
+    monkeypatch.setattr("chexmix_cli.core.weights.hub.registry._PACKAGE", tmp_path)
     for spelling in (None, EMBEDDED, assets / EMBEDDED):
         weights = open_weights(spelling)
         assert weights.path == assets / EMBEDDED

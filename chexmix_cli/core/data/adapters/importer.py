@@ -184,9 +184,9 @@ def draw_split(patient: str, settings: SplitSettings, choices: tuple[str, ...] =
 def _view_of_header(file: Path) -> View:
     """Return the view that a DICOM file's own header states; what cannot be read or is no radiograph states none."""
     # pydicom is slow to load, and only data sets in DICOM need it.
-    from chexmix_cli.core.data.dicom_file import parse_header
+    from chexmix_cli.core.data.dicom.file import parse_header
+    from chexmix_cli.core.data.dicom.triage import judge
     from chexmix_cli.core.data.sources import Source
-    from chexmix_cli.core.data.triage import judge
 
     try:
         with Source(file).open(_MAX_HEADER_BYTES) as stream:

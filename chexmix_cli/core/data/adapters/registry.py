@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.core.data.adapters import (
+from chexmix_cli.core.data.adapters.datasets import (
     chexpert,
     chexpert_plus,
     mimic,

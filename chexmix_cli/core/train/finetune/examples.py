@@ -17,8 +17,8 @@ from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.finetuning import FilmSettings
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.settings.training import DocumentSettings
-from chexmix_cli.core.train.documents import encode_films
-from chexmix_cli.core.train.films import load_films
+from chexmix_cli.core.train.examples.documents import encode_films
+from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.vocab import Vocabulary
 
 Progress = Callable[[str, int, int], None]

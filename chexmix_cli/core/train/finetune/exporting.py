@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from chexmix_cli.core.evals.head_validation import validate_findings
-from chexmix_cli.core.evals.probe import best_threshold
-from chexmix_cli.core.infer.heads import Head
+from chexmix_cli.core.evals.probes.linear import best_threshold
+from chexmix_cli.core.evals.probes.validation import validate_findings
+from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.lora import adapter_tensors, merged
 from chexmix_cli.core.models.vqgan import Vqgan
@@ -23,7 +23,7 @@ from chexmix_cli.core.settings.finetuning import Finetuning, LoraSettings
 from chexmix_cli.core.train.finetune.classify_task import FindingsModel
 from chexmix_cli.core.weights import WeightsDir, open_weights, save_model
 from chexmix_cli.core.weights.files import HEAD_FILE, atomic_write, write_text
-from chexmix_cli.core.weights.safetensors_io import dtype_codes
+from chexmix_cli.core.weights.formats.safetensors_io import dtype_codes
 
 #: The folder of the adapters inside a weights directory, and its files as the ``peft`` package names them.
 ADAPTER_FOLDER = "adapter"

@@ -9,8 +9,8 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.evals.head_validation import validate_findings
-from chexmix_cli.core.evals.probe import ProbeFit, fit_probe
+from chexmix_cli.core.evals.probes.linear import ProbeFit, fit_probe
+from chexmix_cli.core.evals.probes.validation import validate_findings
 from chexmix_cli.core.infer.embeddings import image_embeddings
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.finetuning import ClassifyFinetuning

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.finetuning import ReportFinetuning
-from chexmix_cli.core.train.documents import DocumentSet
+from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.examples import draw_variants, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained
 from chexmix_cli.core.train.objectives import IGNORED, Documents, next_token, token_losses

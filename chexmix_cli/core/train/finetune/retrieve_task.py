@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from chexmix_cli.core.infer.projection import Projection
+from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
 from chexmix_cli.core.settings.finetuning import RetrieveFinetuning
-from chexmix_cli.core.train.documents import DocumentSet
+from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.contrast import contrastive_losses, recall_figures
 from chexmix_cli.core.train.finetune.examples import image_sequences, report_sequences, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise

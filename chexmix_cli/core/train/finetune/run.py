@@ -13,7 +13,7 @@ from torch import Tensor
 from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
 from chexmix_cli.core.errors import SettingsError, TrainingError
 from chexmix_cli.core.infer.embeddings import require_grid
-from chexmix_cli.core.infer.projection import Projection
+from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.lora import check_rank
 from chexmix_cli.core.models.vqgan import Vqgan
@@ -25,7 +25,7 @@ from chexmix_cli.core.settings.finetuning import (
 )
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.train.distributed import is_main, require_fitting_batch, world_size
-from chexmix_cli.core.train.documents import DocumentSet, encode_reports
+from chexmix_cli.core.train.examples.documents import DocumentSet, encode_reports
 from chexmix_cli.core.train.finetune.classify_task import ClassifyTask, FindingsModel, LabelledSet
 from chexmix_cli.core.train.finetune.examples import Codes, Progress, encode_rows
 from chexmix_cli.core.train.finetune.exporting import Exporter

@@ -22,7 +22,7 @@ from chexmix_cli.core.settings.finetuning import (
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
-from chexmix_cli.core.train.documents import DocumentSet
+from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.classify_task import ClassifyTask, LabelledSet
 from chexmix_cli.core.train.finetune.report_task import ReportTask
 from chexmix_cli.core.train.finetune.retrieve_task import RetrieveTask

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import TrainingError
-from chexmix_cli.core.infer.engine import Engine
+from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.models.lora import merged
 from chexmix_cli.core.settings.finetuning import LabelSettings
 from chexmix_cli.core.settings.inference import DecodeSettings

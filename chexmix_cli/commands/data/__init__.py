@@ -1,0 +1,1 @@
+"""``chexmix data``: published data sets to manifests, checks, shard sets."""

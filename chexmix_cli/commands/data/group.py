@@ -1,0 +1,187 @@
+"""``chexmix data``: published data sets to manifests, and what is wrong with a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexmix_cli.commands.data.shards import info, merge
+from chexmix_cli.commands.records.streams import Record, Writer
+from chexmix_cli.commands.shared import options
+from chexmix_cli.core.errors import ExitCode, MachineError
+
+if TYPE_CHECKING:
+    from chexmix_cli.commands.shared.console import Console
+    from chexmix_cli.core.data.adapters.entry import Rejection
+    from chexmix_cli.core.data.adapters.importer import ImportSummary
+    from chexmix_cli.core.data.manifest import ManifestRow
+
+app = typer.Typer(help="Make manifests of published data sets, and check them.", no_args_is_help=True)
+
+Kind = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND",
+        help="mimic-cxr, mimic-cxr-jpg, chexpert, chexpert-plus, rexgradient, padchest, openi, nih14, r2gen or folder.",
+    ),
+]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder, as it is unpacked.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Manifest to write. Default: its lines to stdout."),
+]
+Rejects = Annotated[
+    Path | None,
+    typer.Option("--rejects", metavar="FILE", help="Write a record for each image that gives no row, with the reason."),
+]
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest: JSON Lines, one image a line.")]
+
+
+@app.command("import")
+def import_dataset(
+    kind: Kind,
+    root: Root,
+    output: Output = None,
+    rejects: Rejects = None,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Write the manifest of a data set; say what it holds, and which images give no row.
+
+    An image that is missing, or whose row cannot be read, is left out and counted, and the exit code is 3.
+
+    Examples:
+
+        chexmix data import chexpert CheXpert-v1.0-small/ -o chexpert.jsonl
+
+        chexmix data import mimic-cxr-jpg mimic-cxr-jpg/2.1.0 --set reports=mimic-cxr/2.1.0 -o mimic.jsonl
+    """
+    from chexmix_cli.core.data.adapters.importer import ImportSummary, import_rows
+    from chexmix_cli.core.data.adapters.registry import kind_of
+    from chexmix_cli.core.data.manifest import write_manifest
+
+    found = kind_of(kind)
+    resolved = options.resolve_settings(found.settings, config, assignments, {})
+    if show_config:
+        typer.echo(resolved.to_json())
+        return ExitCode.DONE
+    console, writer, summary = options.make_console(quiet, verbose), Writer(is_json), ImportSummary()
+    to_stdout = output is None or str(output) == "-"
+    with _reject_file(rejects) as on_reject, console.progress("import", among_records=to_stdout) as move:
+        entries = found.read(root, resolved.settings)
+        rows = _counted(import_rows(entries, root, resolved.settings, summary, on_reject), move)
+        if output is None or str(output) == "-":
+            _write_rows(rows, writer)
+        else:
+            write_manifest(output, rows)
+    if to_stdout:
+        _note_summary(summary, console)
+    else:
+        from chexmix_cli.commands.data.tables import import_tables
+
+        record = {"id": str(output), "status": "ok", "kind": kind, **summary.to_dict()}
+        writer.write(record, import_tables(record))
+    return ExitCode.PARTIAL if summary.num_rejected else ExitCode.DONE
+
+
+@app.command("check")
+def check(
+    manifest: Manifest,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Look for what is wrong with a manifest: leaks, duplicates, unreadable images, texts that are none.
+
+    Every image is decoded; --set images.read=exists only asks whether it is there. The exit code is 3 if there are
+    problems, 0 if there are none; docs/datasets.md says what counts as one.
+
+    Examples:
+
+        chexmix data check chexpert.jsonl
+
+        chexmix data check mimic.jsonl --set images.read=exists --json
+    """
+    from chexmix_cli.core.settings.datasets import CheckSettings
+
+    resolved = options.resolve_settings(CheckSettings, config, assignments, {})
+    if show_config:
+        typer.echo(resolved.to_json())
+        return ExitCode.DONE
+    from chexmix_cli.commands.data.tables import check_tables
+    from chexmix_cli.core.data.checks.check_manifest import check_manifest
+
+    console, writer = options.make_console(quiet, verbose), Writer(is_json)
+    with console.progress("images") as move:
+        result = check_manifest(manifest, resolved.settings, move)
+    record = {"id": str(manifest), "status": "ok", **result}
+    writer.write(record, check_tables(record))
+    return ExitCode.PARTIAL if result["problems"] else ExitCode.DONE
+
+
+def _counted(rows: Iterator[ManifestRow], move: Callable[[int, int | None], None]) -> Iterator[ManifestRow]:
+    for number, row in enumerate(rows, start=1):
+        yield row
+        move(number, None)
+
+
+def _write_rows(rows: Iterator[ManifestRow], writer: Writer) -> None:
+    from chexmix_cli.core.data.manifest import row_line
+
+    for row in rows:
+        line: Record = json.loads(row_line(row))
+        stated = sum(label is not None for label in row.labels.values())
+        report = f"report of {len(row.report.split())} words" if row.report else "no report"
+        writer.write(
+            line, f"{row.id}: {row.view or 'unknown view'}, {row.split or 'no split'}, {stated} labels, {report}"
+        )
+
+
+@contextmanager
+def _reject_file(path: Path | None) -> Iterator[Callable[[Rejection], None]]:
+    """Give a function that keeps rejections; the file is there, complete, when the import ends, however it ends."""
+    if path is None:
+        yield lambda rejection: None
+        return
+    partial = path.with_name(f".{path.name}.partial")
+
+    def keep(rejection: Rejection) -> None:
+        error = {"code": rejection.code, "message": rejection.message}
+        stream.write(json.dumps({"id": rejection.id, "status": "error", "error": error}) + "\n")
+
+    try:
+        stream = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise MachineError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    try:
+        with stream:
+            yield keep
+    finally:
+        partial.replace(path)
+
+
+def _note_summary(summary: ImportSummary, console: Console) -> None:
+    if summary.num_rejected:
+        console.note(f"{summary.rows} images written; {summary.num_rejected} not:")
+        rows: list[tuple[str, ...]] = [(code, str(found["count"])) for code, found in _by_code(summary)]
+        console.table("not written", ("code", "images"), rows)
+
+
+def _by_code(summary: ImportSummary) -> list[tuple[str, dict[str, Any]]]:
+    return sorted(summary.rejected.items())
+
+
+app.command("merge")(merge)
+app.command("info")(info)

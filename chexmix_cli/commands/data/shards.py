@@ -1,0 +1,126 @@
+"""``chexmix data merge`` and ``chexmix data info``: shard sets joined, described and checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexmix_cli.commands.records.streams import Record, Writer, error_record
+from chexmix_cli.commands.shared import options
+from chexmix_cli.core.errors import DataError, ExitCode
+
+if TYPE_CHECKING:
+    from chexmix_cli.core.data.shards import ShardSet
+
+Sets = Annotated[
+    list[Path], typer.Argument(metavar="SHARDS", help="Folders of `chexmix tokenize -o`; parts inside are found.")
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="SHARDS", help="Folder of the new shards.", show_default=False)
+]
+
+
+def merge(
+    sets: Sets,
+    out: Out,
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Join token shards into one set.
+
+    The parts of one run (--shard, torchrun) come back in the order of its inputs, as if it had not been split.
+    Sets of different inputs are put in a row. All must have been made alike, and no id may occur twice.
+
+    Examples:
+
+        chexmix data merge shards -o whole
+
+        chexmix data merge mimic chexpert -o both
+    """
+    from chexmix_cli.core.data.shards import ShardSet, find_sets, merge_sets
+
+    console = options.make_console(quiet, verbose)
+    with console.progress("merge") as move:
+        merged = merge_sets([ShardSet.open(folder) for folder in find_sets(sets)], out, move)
+    record = {"id": str(out), "status": "ok", **_sizes(merged)}
+    Writer(is_json).write(record, f"{out}: {merged.num_records} inputs, {len(merged)} rows")
+    return ExitCode.DONE
+
+
+def info(
+    sets: Sets,
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Describe token shards, and read them through for damage.
+
+    Examples:
+
+        chexmix data info shards
+    """
+    from chexmix_cli.core.data.shards import ShardSet, find_sets
+
+    options.make_console(quiet, verbose)
+    writer, num_failed, folders = Writer(is_json), 0, find_sets(sets)
+    for folder in folders:
+        try:
+            shards = ShardSet.open(folder)
+            shards.verify()
+            record = {"id": str(folder), "status": "ok", **_sizes(shards), **_contents(shards)}
+            text = _text(record)
+        except DataError as error:
+            record = error_record(str(folder), error)
+            text = f"{folder}: {error}"
+            num_failed += 1
+        writer.write(record, text)
+    return ExitCode.DONE if not num_failed else ExitCode.PARTIAL if num_failed < len(folders) else ExitCode.FAILED
+
+
+def _sizes(shards: ShardSet) -> Record:
+    return {"num_shards": len(shards.shards), "num_records": shards.num_records, "num_rows": len(shards)}
+
+
+def _contents(shards: ShardSet) -> Record:
+    """Return what a set is of, counted over its rows and its index."""
+    import numpy as np
+
+    errors: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    for entry in shards.index():
+        if entry["status"] == "ok":
+            splits[entry.get("split") or "none"] += 1
+        else:
+            errors[entry["error"]["code"]] += 1
+    names = shards.label_names
+    labels = shards.label_matrix(names)
+    counts = {
+        name: {str(value): int(np.sum(labels[:, column] == value)) for value in (1, 0, -1)}
+        for column, name in enumerate(names)
+    }
+    lengths = np.array([len(shards.text(row)) for row in range(len(shards))], np.int64)
+    return {
+        "num_reports": int(np.sum(lengths > 0)),
+        "num_text_tokens": int(lengths.sum()),
+        "longest_report": int(lengths.max(initial=0)),
+        "splits": dict(sorted(splits.items())),
+        "errors": dict(sorted(errors.items())),
+        "labels": counts,
+        "identity": shards.identity.to_dict(),
+    }
+
+
+def _text(record: dict[str, Any]) -> str:
+    lines = [record["id"]]
+    for name, value in record.items():
+        if name in ("id", "status"):
+            continue
+        if isinstance(value, dict):
+            lines += [f"    {name}.{key}: {found}" for key, found in value.items()]
+        else:
+            lines.append(f"    {name}: {value}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""``chexmix evaluate``: a file a task."""

@@ -1,0 +1,351 @@
+"""``chexmix evaluate classification``: a probe fitted on train rows, a head, or predictions, against the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver
+from chexmix_cli.commands.shared import options
+from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from chexmix_cli.commands.shared.model import OpenModel
+    from chexmix_cli.core.data.manifest import ManifestRow
+    from chexmix_cli.core.evals.classification.protocol import Embed, Films, Picture
+    from chexmix_cli.core.evals.result import Evaluation
+    from chexmix_cli.core.infer.classification.heads import Head
+    from chexmix_cli.core.infer.manifest_images import StoredCodes
+    from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
+
+#: Longer side of a radiograph on the page.
+_THUMBNAIL_PX = 192
+
+Predictions = Annotated[
+    str | None,
+    typer.Argument(metavar="PRED", help="Records of chexmix classify, or - for stdin. Default: a probe is fitted."),
+]
+Manifest = Annotated[
+    Path, typer.Option("--manifest", metavar="FILE", help="JSON Lines with labels and splits.", show_default=False)
+]
+Ratios = Annotated[
+    str | None,
+    typer.Option("--mask-ratios", metavar="R,R", help="Also with shares of the image masked, such as 0,0.2,0.4."),
+]
+TokenShards = Annotated[
+    Path | None,
+    typer.Option("--tokens", metavar="SHARDS", help="Take the images' codes from token shards instead of encoding."),
+]
+HeadFile = Annotated[Path | None, typer.Option("--head", metavar="FILE", help="Evaluate this head; nothing is fitted.")]
+
+
+def evaluate_classification(
+    predictions: Predictions = None,
+    *,
+    manifest: Manifest,
+    mask_ratios: Ratios = None,
+    head: HeadFile = None,
+    tokens: TokenShards = None,
+    split: Split = None,
+    out: Out = None,
+    html: Html = None,
+    plots: Plots = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Measure the classification of findings: AUROC, AUPRC, F1 and calibration, by label, with 95 % intervals.
+
+    Without predictions, linear probes are fitted on embeddings of the manifest's train rows (all choices by
+    cross-validation over patients). With --mask-ratios, AUROC while tokens are masked, beside a pixel baseline.
+
+    Examples:
+
+        chexmix evaluate classification --manifest films.jsonl --mask-ratios 0,0.2,0.4,0.6,0.8 --html page.html
+
+        chexmix evaluate classification --manifest films.jsonl --tokens shards --set probe.grid=4
+
+        chexmix classify - < films.jsonl | chexmix evaluate classification - --manifest films.jsonl
+    """
+    from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
+
+    resolved = options.resolve_settings(EvaluateClassificationSettings, config, assignments, {})
+    if show_config:
+        typer.echo(resolved.to_json())
+        return ExitCode.DONE
+    ratios = _ratios(mask_ratios)
+    if predictions is not None and (ratios or head is not None or tokens is not None):
+        others = "--mask-ratios, --head or --tokens"
+        raise SettingsError(f"predictions stand beside {others}", where="PRED", expected="one of them")
+    run = options.RunOptions(
+        weights=weights,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        is_json=is_json,
+        fail_fast=False,
+        provenance=False,
+        keep_uids=False,
+        console=options.make_console(quiet, verbose),
+    )
+    settings = resolved.settings
+    if predictions is not None:
+        evaluation = _of_predictions(predictions, manifest, split, settings, with_cases=html is not None)
+    else:
+        evaluation = _of_model(run, settings, manifest, split, head, ratios, tokens, with_cases=html is not None)
+    return deliver(evaluation, Delivery(out=out, html=html, plots=plots, is_json=is_json, console=run.console))
+
+
+def _ratios(text: str | None) -> list[float]:
+    if text is None:
+        return []
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [-1.0]
+    if not all(0 <= ratio <= 1 for ratio in found):
+        raise SettingsError(f"{text!r}", where="--mask-ratios", expected="numbers in 0..1, with commas")
+    return sorted(set(found))
+
+
+def _of_predictions(
+    predictions: str,
+    manifest: Path,
+    split: str | None,
+    settings: EvaluateClassificationSettings,
+    *,
+    with_cases: bool,
+) -> Evaluation:
+    from chexmix_cli.commands.evaluate.output import evaluation_rows, failed_items
+    from chexmix_cli.core.evals.classification.predictions import match_predictions
+    from chexmix_cli.core.evals.classification.protocol import evaluate_predictions
+
+    name, rows = evaluation_rows(manifest, split)
+    where = "stdin" if predictions == "-" else Path(predictions).name
+    found = match_predictions(_lines(predictions), rows, where)
+    picture = _picture(settings) if with_cases else None
+    evaluation = evaluate_predictions(found.rows, found.names, found.prob_RK, settings, picture)
+    return replace(
+        evaluation,
+        data={"split": name, **evaluation.data},
+        failed=failed_items(found.failed),
+    )
+
+
+def _lines(predictions: str) -> Iterator[str]:
+    if predictions == "-":
+        import sys
+
+        yield from sys.stdin
+        return
+    try:
+        with Path(predictions).open(encoding="utf-8") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(Reason.NOT_FOUND, f"cannot be read ({error})", where=Path(predictions).name) from None
+
+
+def _of_model(
+    run: options.RunOptions,
+    settings: EvaluateClassificationSettings,
+    manifest: Path,
+    split: str | None,
+    head_file: Path | None,
+    ratios: list[float],
+    tokens: Path | None,
+    *,
+    with_cases: bool,
+) -> Evaluation:
+    from chexmix_cli.commands.evaluate.output import evaluation_rows, failed_items
+    from chexmix_cli.commands.shared.model import open_model
+    from chexmix_cli.core.evals.classification.protocol import Task, evaluate_head, evaluate_probe
+    from chexmix_cli.core.infer.embeddings import require_grid
+
+    name, rows = evaluation_rows(manifest, split)
+    model = open_model(run, settings.input, needs_decoder=True)
+    num_layers = model.weights.settings.decoder.num_layers
+    require_grid(settings.probe.grid, model.weights.settings.vocabulary, "probe.grid")
+    head = None if head_file is None else _head(head_file, model)
+    task = Task(
+        settings=settings,
+        seed=run.seed,
+        fingerprint=model.weights.fingerprint,
+        layers=_layers(settings.probe.layers, num_layers),
+        ratios=ratios,
+        picture=_picture(settings) if with_cases else None,
+    )
+    facts: dict[str, Any] = {"split": name}
+    read = partial(_films, model=model, settings=settings, stored=_stored(tokens, model))
+    if head is not None:
+        films, failed = read(rows, with_pixels=False, label="evaluated images")
+        evaluation = evaluate_head(films, _embed(model, settings.batch_size, head.grid), head, task)
+    else:
+        train_rows = _train_rows(manifest, settings, run.seed, is_sweep=bool(ratios))
+        facts["train_rows"] = len(train_rows)
+        train, train_failed = read(train_rows, with_pixels=bool(ratios), label="train images")
+        films, failed = read(rows, with_pixels=bool(ratios), label="evaluated images")
+        failed = [*train_failed, *failed]
+        evaluation = evaluate_probe(train, films, _embed(model, settings.batch_size, settings.probe.grid), task)
+    return replace(
+        evaluation,
+        model=_model_facts(model),
+        data={**facts, **evaluation.data},
+        failed=failed_items(failed),
+        missing=_missing(ratios, head),
+    )
+
+
+def _stored(folder: Path | None, model: OpenModel) -> StoredCodes | None:
+    from chexmix_cli.core.infer.manifest_images import StoredCodes
+
+    if folder is None:
+        return None
+    return StoredCodes.open(folder, codebook_hash=model.weights.codebook_hash, preset_hash=model.preset.hash)
+
+
+def _layers(wanted: Sequence[int], num_layers: int) -> list[int]:
+    if any(layer > num_layers for layer in wanted):
+        raise SettingsError(f"is {list(wanted)}", where="probe.layers", expected=f"some of 0..{num_layers}")
+    return list(wanted) or list(range(1, num_layers + 1))
+
+
+def _head(path: Path, model: OpenModel) -> Head:
+    from chexmix_cli.core.infer.classification.heads import Head
+
+    head = Head.load(path)
+    head.require_model(model.weights.fingerprint, str(path))
+    return head
+
+
+def _train_rows(
+    manifest: Path, settings: EvaluateClassificationSettings, seed: int, *, is_sweep: bool
+) -> list[ManifestRow]:
+    from chexmix_cli.core.data.manifest import read_manifest
+    from chexmix_cli.core.evals.classification.items import drawn_rows
+
+    rows = list(read_manifest(manifest, split="train"))
+    if not rows:
+        raise DataError(
+            Reason.NOT_FOUND,
+            "no row of split train",
+            where=manifest.name,
+            expected="rows to fit a probe on",
+            hint="--head FILE evaluates a head that is there",
+        )
+    return drawn_rows(rows, settings.fit.sweep_rows if is_sweep else settings.fit.rows, seed)
+
+
+def _films(
+    rows: Sequence[ManifestRow],
+    *,
+    model: OpenModel,
+    settings: EvaluateClassificationSettings,
+    stored: StoredCodes | None,
+    with_pixels: bool,
+    label: str,
+) -> tuple[Films, list[tuple[str, DataError]]]:
+    """Return images with codes, and what could not be read."""
+    import numpy as np
+
+    from chexmix_cli.core.evals.classification.pixel_baseline import small_pixels
+    from chexmix_cli.core.evals.classification.protocol import Films
+    from chexmix_cli.core.infer.manifest_images import encode_rows
+
+    grid_size = round(model.weights.settings.vocabulary.tokens_per_image**0.5)
+    kept: list[NDArray[np.float32]] = []
+
+    def keep(pixels_CYX: NDArray[np.float32]) -> None:
+        kept.append(small_pixels(pixels_CYX, settings.sweep.baseline_side_px, grid_size))
+
+    with model.options.console.progress(label) as move:
+        encoded = encode_rows(
+            rows,
+            model.images,
+            model.preset,
+            settings.input,
+            progress=move,
+            on_pixels=keep if with_pixels else None,
+            stored=stored,
+        )
+    if not encoded.rows:
+        first = encoded.failed[0][1]
+        raise DataError(first.reason, f"none of {len(rows)} {label} can be used", hint=str(first))
+    return Films(
+        rows=encoded.rows, codes_RP=encoded.codes_NP, pixels_RYX=np.stack(kept) if kept else None
+    ), encoded.failed
+
+
+def _embed(model: OpenModel, batch_size: int, grid: int) -> Embed:
+    from chexmix_cli.core.infer.embeddings import embed_codes
+
+    decoder = model.weights.load_decoder(model.device, model.dtype)
+    vocabulary = model.weights.settings.vocabulary
+
+    def embed(codes_RP: Any, layers: Sequence[int], is_masked_RP: Any, what: str) -> Any:
+        with model.options.console.progress(what) as move:
+            return embed_codes(
+                decoder,
+                vocabulary,
+                codes_RP,
+                layers=layers,
+                grid=grid,
+                batch_size=batch_size,
+                is_masked_NP=is_masked_RP,
+                progress=move,
+            )
+
+    return embed
+
+
+def _picture(settings: EvaluateClassificationSettings) -> Picture:
+    """Return the function that draws a row's radiograph, small, for the page."""
+    import io
+
+    from chexmix_cli.core.data.images.load import load_image
+    from chexmix_cli.core.data.sources import Source
+
+    def draw(row: ManifestRow) -> bytes | None:
+        try:
+            image = load_image(Source(row.file), "voi", settings.input).image.convert("L")
+        except DataError:  # it is listed where it failed
+            return None
+        image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+        written = io.BytesIO()
+        image.save(written, format="PNG")
+        return written.getvalue()
+
+    return draw
+
+
+def _model_facts(model: OpenModel) -> dict[str, Any]:
+    return {
+        "name": model.weights.name,
+        "fingerprint": model.weights.fingerprint,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "preset": model.preset.intensity,
+        "preset_hash": model.preset.hash,
+        "seed": model.options.seed,
+    }
+
+
+def _missing(ratios: list[float], head: Head | None) -> list[dict[str, str]]:
+    if not ratios or head is None:
+        return []
+    return [
+        {"what": "probe fitted masked, pixel baseline", "reason": "with --head nothing is fitted"},
+    ]

@@ -1,0 +1,157 @@
+"""What every ``chexmix evaluate`` does with its result: JSON or tables, a file, plots, a page; its shared options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexmix_cli.commands.records.streams import Writer
+from chexmix_cli.commands.shared.console import Console
+from chexmix_cli.commands.shared.tables import draw_table
+from chexmix_cli.core.errors import DataError, ExitCode, MachineError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chexmix_cli.core.data.manifest import ManifestRow
+    from chexmix_cli.core.evals.result import Evaluation, Measurement
+
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the result there instead of to stdout.")
+]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with tables, plots and cases: one file.")
+]
+Plots = Annotated[Path | None, typer.Option("--plots", metavar="DIR", help="Write each plot as a PNG.")]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", metavar="NAME", help="Rows to evaluate. Default: test, or val if there are no test rows."),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """Where a result goes."""
+
+    out: Path | None
+    html: Path | None
+    plots: Path | None
+    is_json: bool
+    console: Console
+
+
+def deliver(evaluation: Evaluation, to: Delivery) -> ExitCode:
+    """Write a result everywhere it was asked for; return 3 if some items could not be used, else 0.
+
+    The result goes to stdout (JSON, or tables on a terminal), or as JSON to ``out``.
+
+    Raises:
+        MachineError: if a file cannot be written.
+    """
+    record = evaluation.to_dict()
+    if to.plots is not None or to.html is not None:
+        _draw(evaluation, to)
+    writer = Writer(to.is_json)
+    if to.out is not None:
+        write_file(to.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    if to.out is None or writer.is_text:
+        writer.write(record, summary(evaluation))
+    if evaluation.failed:
+        to.console.note(f"{len(evaluation.failed)} items could not be used:")
+        to.console.table(
+            "not used",
+            ("id", "code", "message"),
+            [(one["id"], one["code"], one["message"]) for one in evaluation.failed],
+        )
+        return ExitCode.PARTIAL
+    return ExitCode.DONE
+
+
+def failed_items(failed: Sequence[tuple[str, DataError]]) -> list[Mapping[str, str]]:
+    """Return items that could not be used as an evaluation lists them."""
+    return [{"id": item_id, "code": error.code, "message": str(error)} for item_id, error in failed]
+
+
+def summary(evaluation: Evaluation) -> str:
+    """Return a result as tables, for a terminal."""
+    rows = [
+        (one.name, *(_field_cell(one),), _number(one.value), _interval(one), str(one.n), one.reason or "")
+        for one in evaluation.measurements
+    ]
+    parts = [f"{evaluation.task}: {_data_line(evaluation.data)}"]
+    parts.append(draw_table(("metric", "protocol", "value", "95 %", "n", ""), rows))
+    if evaluation.missing:
+        parts.append(draw_table(("not computed", "why"), [(one["what"], one["reason"]) for one in evaluation.missing]))
+    return "\n\n".join(parts)
+
+
+def evaluation_rows(manifest: Path, split: str | None) -> tuple[str, list[ManifestRow]]:
+    """Return the split that is evaluated and its rows.
+
+    Raises:
+        DataError: if the manifest cannot be read, or has no such rows.
+    """
+    from chexmix_cli.core.data.manifest import read_manifest
+
+    rows = list(read_manifest(manifest))
+    wanted = [split] if split is not None else ["test", "val"]
+    for name in wanted:
+        found = [row for row in rows if row.split == name]
+        if found:
+            return name, found
+    raise DataError(
+        Reason.NOT_FOUND,
+        f"no row of split {' or '.join(wanted)}",
+        where=manifest.name,
+        expected="rows to evaluate",
+        hint="--split names another",
+    )
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file in one piece.
+
+    Raises:
+        MachineError: if it cannot be written.
+    """
+    from chexmix_cli.core.weights.files import atomic_write
+
+    try:
+        with atomic_write(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise MachineError(f"cannot be written ({error.strerror})", where=str(path)) from None
+
+
+def _draw(evaluation: Evaluation, to: Delivery) -> None:
+    from chexmix_cli.core.present.plots import curve_png
+
+    drawn = {curve.name: curve_png(curve) for curve in evaluation.curves}
+    if to.plots is not None:
+        for name, png in drawn.items():
+            write_file(to.plots / f"{name}.png", png)
+    if to.html is not None:
+        from chexmix_cli.core.present.page import evaluation_page
+
+        write_file(to.html, evaluation_page(evaluation.to_dict(), evaluation.cases, drawn).encode())
+
+
+def _field_cell(measurement: Measurement) -> str:
+    return "  ".join(f"{name}={value}" for name, value in measurement.fields.items())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _interval(measurement: Measurement) -> str:
+    return "" if measurement.interval is None else "{:.4g} to {:.4g}".format(*measurement.interval)
+
+
+def _data_line(data: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in data.items() if isinstance(value, str | int))

@@ -1,0 +1,1 @@
+"""``chexmix generate-report``: the command, and what decoding cost."""

@@ -1,0 +1,1 @@
+"""``chexmix inpaint``: the command, and its records and pictures."""

@@ -1,0 +1,180 @@
+"""``chexmix inpaint``: fill hidden parts of radiographs, and say how well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexmix_cli.commands.records.streams import check_arguments
+from chexmix_cli.commands.shared import options
+from chexmix_cli.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from chexmix_cli.core.infer.inpainting.masked_film import AnyMask
+    from chexmix_cli.core.settings.inpainting import InpaintSettings
+
+MaskRatio = Annotated[
+    float | None, typer.Option("--mask-ratio", metavar="R", help="Hide this share of the image's codes, by a seed.")
+]
+Block = Annotated[
+    float | None, typer.Option("--block", metavar="F", help="Hide a square of this share of the image, by a seed.")
+]
+Box = Annotated[
+    str | None, typer.Option("--box", metavar="X,Y,W,H", help="Hide a rectangle, in pixels of the film as it is read.")
+]
+MaskFile = Annotated[
+    Path | None,
+    typer.Option("--mask", metavar="PNG", help="Hide what is not black in a picture of the film's size."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="PNG|DCM|DIR", help="Write the result there, panels beside it; a folder for many."
+    ),
+]
+StrategyName = Annotated[
+    str | None,
+    typer.Option("--strategy", metavar="NAME", help="single, autoregressive or iterative. Default: single."),
+]
+Samples = Annotated[
+    int | None, typer.Option("--samples", metavar="N", min=1, help="Draw N fills; the result is their mean.")
+]
+PaperProtocol = Annotated[
+    bool, typer.Option("--paper-protocol", help="Encode the whole film and hide codes, which leaks; see the audit.")
+]
+
+
+def inpaint(
+    inputs: options.Inputs = None,
+    mask_ratio: MaskRatio = None,
+    block: Block = None,
+    box: Box = None,
+    mask: MaskFile = None,
+    out: Out = None,
+    strategy: StrategyName = None,
+    samples: Samples = None,
+    paper_protocol: PaperProtocol = False,
+    preset: options.Preset = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    is_json: options.Json = False,
+    fail_fast: options.FailFast = False,
+    provenance: options.Provenance = False,
+    keep_uids: options.KeepUids = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Fill in hidden parts of radiographs, and measure the fill against what was hidden.
+
+    Hidden pixels are blanked before the film is encoded, so the model cannot know of them. What is hidden is said by
+    one of --mask-ratio, --block, --box and --mask. A result that ends in .dcm is a derived DICOM image.
+
+    Examples:
+
+        chexmix inpaint film.png --mask-ratio 0.5 -o filled.png
+
+        chexmix inpaint study/ --box 300,400,200,200 -o filled.dcm
+
+        chexmix inpaint *.png --block 0.2 --strategy iterative -o results/ > records.jsonl
+    """
+    from chexmix_cli.core.settings.inpainting import InpaintSettings
+
+    flags: dict[str, Any] = {"input": {} if preset is None else {"preset": preset}, "region": {}, "fill": {}}
+    if paper_protocol:
+        flags["region"]["protocol"] = "paper"
+    if strategy is not None:
+        flags["fill"]["strategy"] = strategy
+    if samples is not None:
+        flags["fill"] |= {"samples": samples, "choice": "sample"}
+    resolved = options.resolve_settings(InpaintSettings, config, assignments, flags)
+    if show_config:
+        typer.echo(resolved.to_json())
+        return 0
+    arguments = check_arguments(inputs)
+    asked = Asked(mask_ratio, block, box, mask)
+    asked.check()
+    run = options.RunOptions(
+        weights=weights,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        is_json=is_json,
+        fail_fast=fail_fast,
+        provenance=provenance,
+        keep_uids=keep_uids,
+        console=options.make_console(quiet, verbose),
+    )
+    return _run(arguments, run, resolved.settings, asked, out)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The ways to say what is hidden, as given."""
+
+    ratio: float | None
+    block: float | None
+    box: str | None
+    file: Path | None
+    names: tuple[str, ...] = field(default=("--mask-ratio", "--block", "--box", "--mask"), init=False)
+
+    def check(self) -> None:
+        """Raise SettingsError unless exactly one is given, with a share between 0 and 1 if it is one."""
+        values = (self.ratio, self.block, self.box, self.file)
+        given = [name for name, value in zip(self.names, values, strict=True) if value is not None]
+        if len(given) != 1:
+            what = " and ".join(given) if given else "nothing says what is hidden"
+            raise SettingsError(what, where="inpaint", expected=f"one of {', '.join(self.names)}")
+        for name, share in (("--mask-ratio", self.ratio), ("--block", self.block)):
+            if share is not None and not 0 < share < 1:
+                raise SettingsError(f"is {share:g}", where=name, expected="above 0 and below 1")
+
+    def mask(self, settings: InpaintSettings) -> AnyMask:
+        """Return the mask.
+
+        Raises:
+            SettingsError: if it cannot be read.
+        """
+        from chexmix_cli.core.infer.inpainting.masked_film import PatternMask, parse_box, read_mask
+
+        if self.ratio is not None:
+            return PatternMask(settings.region.pattern, self.ratio)
+        if self.block is not None:
+            return PatternMask("block", self.block)
+        if self.box is not None:
+            return parse_box(self.box)
+        assert self.file is not None
+        return read_mask(self.file)
+
+
+def _run(inputs: list[str], run: options.RunOptions, settings: InpaintSettings, asked: Asked, out: Path | None) -> int:
+    from chexmix_cli.commands.inpaint.records import Inpainting
+    from chexmix_cli.commands.records.jobs import film_jobs
+    from chexmix_cli.commands.records.runner import Loop
+    from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.commands.shared.model import open_model
+
+    mask = asked.mask(settings)
+    model = open_model(run, settings.input, needs_decoder=True)
+    inpainting = Inpainting(model, settings, mask, out)
+    loop = Loop(
+        process=inpainting.process,
+        describe=inpainting.describe,
+        batch_size=settings.input.batch_size,
+        fail_fast=run.fail_fast,
+        writer=Writer(run.is_json),
+        console=run.console,
+        workers=settings.input.workers,
+    )
+    tally = loop.run(film_jobs(inputs, model, keeps_picture=True), "inpaint")
+    summary = inpainting.audit_summary()
+    if summary is not None:
+        run.console.note(summary)
+    return tally.exit_code

@@ -1,0 +1,199 @@
+"""Inputs prepared in processes of their own, ahead of the model, in order. A process that dies costs one record.
+
+Processes are spawned: they inherit no pipe, so each ends by itself when this one is gone, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from chexmix_cli.commands.records.runner import RECORD_ERRORS, Job, attempt
+from chexmix_cli.core.errors import ChexmixError, DataError, Reason
+
+Prepared = TypeVar("Prepared")
+
+#: Seconds a process gets to end before it is killed.
+_PATIENCE = 5.0
+
+
+class WorkerBugError(Exception):
+    """Something unexpected in a worker, with its traceback as the message."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A job in the window, and what became of it."""
+
+    job: Job[Any]
+    is_begun: bool = False
+    is_done: bool = False
+    result: Any = None
+
+    def close(self, result: Any) -> None:
+        self.is_done, self.result = True, result
+
+
+@dataclass(slots=True)
+class _Member:
+    """A worker process, and the slot it is busy with."""
+
+    process: BaseProcess
+    pipe: Connection[Any, Any]
+    slot: _Slot | None = None
+
+
+def prepare_ahead(
+    jobs: Iterator[Job[Prepared]], workers: int, *, ahead: int
+) -> Iterator[tuple[Job[Prepared], Prepared | ChexmixError]]:
+    """Yield every job with its input or error, in order.
+
+    Args:
+        jobs: those that cannot travel are prepared here, when their turn comes.
+        workers: processes.
+        ahead: most jobs taken in before the oldest is given out.
+    """
+    crew, window, has_more = _Crew(workers), deque[_Slot](), True
+    try:
+        while window or has_more:
+            if window and window[0].is_done:
+                slot = window.popleft()
+                yield slot.job, slot.result
+            elif has_more and len(window) < ahead:
+                job = next(jobs, None)
+                has_more = job is not None
+                if job is not None:
+                    window.append(_Slot(job))
+                    crew.begin(window)
+            elif window and not window[0].job.can_travel:
+                window[0].close(attempt(window[0].job))
+            elif window:
+                crew.wait()
+                crew.begin(window)
+    finally:
+        crew.stop()
+
+
+class _Crew:
+    """At most so many worker processes, started when there is something to do."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._members: list[_Member] = []
+
+    def begin(self, window: deque[_Slot]) -> None:
+        """Give jobs that wait to workers that are idle, the oldest first."""
+        for slot in window:
+            if slot.job.can_travel and not slot.is_begun and not self._give(slot):
+                return
+
+    def wait(self) -> None:
+        """Wait until at least one worker is done with its job, or dead."""
+        busy: dict[Any, _Member] = {member.pipe: member for member in self._members if member.slot is not None}
+        for pipe in wait(list(busy)):
+            member = busy[pipe]
+            slot = member.slot
+            assert slot is not None
+            try:
+                kind, value = member.pipe.recv()
+            except (EOFError, OSError, pickle.UnpicklingError):
+                slot.close(self._bury(member))
+                continue
+            member.slot = None
+            if kind == "bug":
+                raise value
+            slot.close(value)
+
+    def stop(self) -> None:
+        """End all workers."""
+        for member in self._members:
+            member.pipe.close()
+            member.process.terminate()
+        for member in self._members:
+            member.process.join(_PATIENCE)
+            if member.process.is_alive():
+                member.process.kill()
+                member.process.join()
+        self._members.clear()
+
+    def _give(self, slot: _Slot) -> bool:
+        while True:
+            member = next((member for member in self._members if member.slot is None), None)
+            if member is None:
+                if len(self._members) == self._size:
+                    return False
+                member = self._hire()
+            try:
+                with _no_sigpipe():
+                    member.pipe.send(slot.job.prepare)
+            except OSError:
+                # It died while it had nothing to do: the job is not to blame.
+                self._bury(member)
+                continue
+            member.slot, slot.is_begun = slot, True
+            return True
+
+    def _hire(self) -> _Member:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        member = _Member(process, ours)
+        self._members.append(member)
+        return member
+
+    def _bury(self, member: _Member) -> DataError:
+        self._members.remove(member)
+        member.pipe.close()
+        member.process.join(_PATIENCE)
+        code = member.process.exitcode
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return DataError(Reason.CORRUPT, f"reading it ended the worker process ({how})", hint="is there enough memory?")
+
+
+def _work(pipe: Connection[Any, Any]) -> None:
+    """Prepare what comes through the pipe until it closes."""
+    # Ctrl-C reaches every process of a terminal; the one that started this one decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(EOFError, OSError):
+        while True:
+            prepare: Callable[[], Any] = pipe.recv()
+            pipe.send(_outcome(prepare))
+
+
+def _outcome(prepare: Callable[[], Any]) -> tuple[str, Any]:
+    try:
+        return "done", prepare()
+    except RECORD_ERRORS as error:
+        return "done", error
+    except MemoryError:
+        return "bug", MemoryError()
+    except OSError as error:
+        return "bug", OSError(error.errno, error.strerror)
+    except Exception:
+        return "bug", WorkerBugError(traceback.format_exc())
+
+
+@contextmanager
+def _no_sigpipe() -> Iterator[None]:
+    """Writing to a process that is gone raises inside, instead of ending this one, which has SIGPIPE's default."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE in signal.sigpending():
+            signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,1 @@
+"""``chexmix retrieve``: index and query."""

@@ -1,0 +1,39 @@
+"""One training command as one of several processes: which of them speaks, and how all of them end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from chexmix_cli.commands.shared import options
+from chexmix_cli.core.runtime import slow_bfloat16
+
+if TYPE_CHECKING:
+    import torch
+
+    from chexmix_cli.commands.shared.console import Console
+
+_LOG = logging.getLogger("chexmix")
+
+
+@contextmanager
+def training_process(device: str, precision: str, quiet: bool, verbose: bool) -> Iterator[tuple[torch.device, Console]]:
+    """Join the other processes, if torchrun started this one; give the device, and a console silent but on rank 0.
+
+    A precision that is slow on the device is warned of.
+    An error is printed by the process that meets it first; the others end with their exit code and no word.
+    """
+    from chexmix_cli.core.train import distributed
+
+    try:
+        with distributed.joined(device) as place:
+            console = options.make_console(quiet or not distributed.is_main(), verbose)
+            for warning in slow_bfloat16(precision, place):
+                _LOG.warning(warning)
+            yield place, console
+    except distributed.PeerError as error:
+        raise typer.Exit(error.code) from error

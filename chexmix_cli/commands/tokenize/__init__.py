@@ -1,0 +1,1 @@
+"""``chexmix tokenize``: the command, its comparison of presets, its token shards."""

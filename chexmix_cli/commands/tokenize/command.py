@@ -1,0 +1,221 @@
+"""``chexmix tokenize``: radiographs to image codes, as records or as token shards."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chexmix_cli.commands.records.streams import Record, check_arguments
+from chexmix_cli.commands.shared import options
+from chexmix_cli.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from chexmix_cli.commands.records.jobs import Film
+    from chexmix_cli.commands.records.parts import Part
+    from chexmix_cli.commands.records.quarantine import Quarantine
+    from chexmix_cli.commands.records.runner import Job, Tally
+    from chexmix_cli.commands.shared.model import OpenModel
+    from chexmix_cli.commands.tokenize.shard_output import ShardOutput
+    from chexmix_cli.core.settings.inference import TokenizeSettings
+
+NoCodes = Annotated[bool, typer.Option("--no-codes", help="Leave the codes out of the records: a check of the inputs.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="SHARDS",
+        show_default=False,
+        help="Write token shards into this folder; records then carry the place instead of codes. Goes on if begun.",
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Do share I (from 0) of N, split by study. torchrun sets it itself."),
+]
+QuarantineFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--quarantine",
+        metavar="FILE",
+        show_default=False,
+        help="List the files of failed records as JSON Lines; holds paths, which may name patients (mode 0600).",
+    ),
+]
+
+Frame = Annotated[
+    int | None, typer.Option("--frame", metavar="N", help="Frame of multi-frame DICOM images, from 0. Default: 0.")
+]
+Compare = Annotated[
+    tuple[str, str] | None,
+    typer.Option("--compare", metavar="A B", help="Compare two image presets instead: equal codes and PSNR, by study."),
+]
+
+
+def tokenize(
+    inputs: options.Inputs = None,
+    preset: options.Preset = None,
+    out: Out = None,
+    shard: Shard = None,
+    quarantine: QuarantineFile = None,
+    compare: Compare = None,
+    frame: Frame = None,
+    no_codes: NoCodes = False,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    config: options.Config = None,
+    assignments: options.Assignments = None,
+    show_config: options.ShowConfig = False,
+    is_json: options.Json = False,
+    fail_fast: options.FailFast = False,
+    provenance: options.Provenance = False,
+    keep_uids: options.KeepUids = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Turn chest radiographs into image codes.
+
+    One record a study, as JSON Lines; `chexmix generate-report -` reads them.
+
+    Examples:
+
+        chexmix tokenize study/ --json
+
+        chexmix tokenize *.png --weights DIR --preset official > codes.jsonl
+
+        chexmix tokenize - -o shards --quarantine refused.jsonl < manifest.jsonl
+    """
+    from chexmix_cli.commands.records.parts import choose_part
+    from chexmix_cli.core.settings.inference import TokenizeSettings
+
+    given = {"preset": preset, "frame": frame}
+    flags = {"input": {name: value for name, value in given.items() if value is not None}}
+    resolved = options.resolve_settings(TokenizeSettings, config, assignments, flags)
+    if show_config:
+        typer.echo(resolved.to_json())
+        return 0
+    part = choose_part(shard)
+    run = options.RunOptions(
+        weights=weights,
+        device=part.device(device),
+        dtype=dtype,
+        seed=0,
+        is_json=is_json,
+        fail_fast=fail_fast,
+        provenance=provenance,
+        keep_uids=keep_uids,
+        console=options.make_console(quiet, verbose),
+    )
+    if compare is not None:
+        return _compare(check_arguments(inputs), run, resolved.settings, compare, out)
+    task = _Task(check_arguments(inputs), run, resolved.settings, part, no_codes)
+    return task.run(out, quarantine)
+
+
+def _compare(
+    inputs: list[str], run: options.RunOptions, settings: TokenizeSettings, presets: tuple[str, str], out: Path | None
+) -> int:
+    from chexmix_cli.commands.tokenize.compare import compare_presets
+
+    if out is not None:
+        raise SettingsError("stands beside --out", where="--compare", expected="one of the two")
+    return compare_presets(inputs, run, settings, presets)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One run of the command."""
+
+    inputs: list[str]
+    options: options.RunOptions
+    settings: TokenizeSettings
+    part: Part
+    no_codes: bool
+
+    def run(self, out: Path | None, quarantine_file: Path | None) -> int:
+        from chexmix_cli.commands.records.jobs import film_jobs
+        from chexmix_cli.commands.records.parts import own
+        from chexmix_cli.commands.records.quarantine import Quarantine
+        from chexmix_cli.commands.records.runner import Loop, Tally
+        from chexmix_cli.commands.records.streams import Writer
+        from chexmix_cli.commands.shared.model import open_model
+        from chexmix_cli.commands.tokenize.shard_output import ShardOutput
+
+        model = open_model(self.options, self.settings.input, needs_decoder=False)
+        rows, console = self.settings.shards.rows, self.options.console
+        output = None if out is None else ShardOutput(out, model, rows, self.part)
+        tally, jobs = Tally(), film_jobs(self.inputs, model)
+        with ExitStack() as stack:
+            quarantine = None
+            if quarantine_file is not None:
+                quarantine = stack.enter_context(Quarantine(quarantine_file, console))
+            ends = _Ends(output, quarantine, tally, drops_codes=self.no_codes and output is None)
+            if output is not None and output.num_finished:
+                console.note(f"{output.num_finished} records are in the shards already")
+            loop = Loop(
+                process=lambda items: _encode(items, model),
+                describe=_describe,
+                batch_size=self.settings.input.batch_size,
+                fail_fast=self.options.fail_fast,
+                writer=Writer(self.options.is_json),
+                console=console,
+                finish=ends.finish,
+                # A shard's bytes must not depend on where a run before this one stopped.
+                group=0 if output is None else rows,
+                workers=self.settings.input.workers,
+            )
+            selected = own(jobs, self.part) if output is None else output.select(jobs, ends.pass_over)
+            loop.run(selected, "tokenize", tally)
+            if output is not None:
+                output.close()
+        return tally.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Where finished records go, beside stdout."""
+
+    output: ShardOutput | None
+    quarantine: Quarantine | None
+    tally: Tally
+    drops_codes: bool
+
+    def finish(self, job: Job[Film], record: Record) -> Record:
+        """Take a record; return what stdout gets of it."""
+        if self.quarantine is not None and record["status"] == "error":
+            self.quarantine.add(job.id, record["error"], job.sources)
+        if self.output is not None:
+            return self.output.take(job, record)
+        return {key: value for key, value in record.items() if key != "codes"} if self.drops_codes else record
+
+    def pass_over(self, job: Job[Film], entry: Record) -> None:
+        """Count a record that an earlier run has put into a shard."""
+        if entry["status"] == "ok":
+            self.tally.num_ok += 1
+            return
+        self.tally.codes[entry["error"]["code"]] += 1
+        if self.quarantine is not None:
+            self.quarantine.add(job.id, entry["error"], job.sources)
+
+
+def _encode(items: list[tuple[str, Film]], model: OpenModel) -> list[Record]:
+    from chexmix_cli.commands.records.jobs import encode_films
+
+    films = [film for _, film in items]
+    made = {"codebook_hash": model.weights.codebook_hash, **model.provenance()}
+    found = encode_films(films, model)
+    return [{**film.fields, **made, "codes": codes} for film, codes in zip(films, found, strict=True)]
+
+
+def _describe(record: Record) -> str:
+    codes = record.get("codes", [])
+    shown = f"{len(codes)} codes, {len(set(codes))} different" if codes else "ok"
+    if "shard" in record:
+        shown = f"{record['shard']} row {record['row']}"
+    notes = "".join(f"\n    {note}" for note in record.get("notes", []))
+    return f"{record['id']}: {record.get('view') or 'unknown view'}, {shown}{notes}"

@@ -1,0 +1,1 @@
+"""``chexmix weights``: list, describe, check, convert, export and fetch models."""

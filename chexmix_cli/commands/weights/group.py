@@ -1,0 +1,291 @@
+"""``chexmix weights``: list, describe, check, convert, export and fetch models; index reports for their drafts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chexmix_cli.commands.records.streams import Record, Writer
+from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.weights.drafts import drafts
+from chexmix_cli.core.errors import ExitCode, SettingsError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from chexmix_cli.commands.shared.console import Console
+
+app = typer.Typer(help="List, describe, check, convert, export and fetch models.", no_args_is_help=True)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME|DIR]", help="A model's name, a weights directory, a run. Default: the embedded one."),
+]
+Source = Annotated[
+    str, typer.Argument(metavar="NAME|DIR|FILE", help="A model's name, a weights directory, or one weight file of it.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A model of `chexmix weights list`.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.", show_default=False)]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="stored (bit for bit), float32, bfloat16 or float16.", show_default=True)
+]
+Format = Annotated[str, typer.Option("--format", help="hf: what transformers loads as PhiForCausalLM.")]
+AcceptLicence = Annotated[
+    bool, typer.Option("--accept-licence", help="You have read the model's licence and your use is within it.")
+]
+
+
+@app.command("list")
+def list_models(is_json: options.Json = False) -> int:
+    """List the models known by name, and whether they are here.
+
+    Examples:
+
+        chexmix weights list
+    """
+    from chexmix_cli.core.weights.describe import describe_entry
+    from chexmix_cli.core.weights.hub.registry import registry
+
+    writer = Writer(is_json)
+    records = [_record(entry.name, describe_entry(entry)) for entry in registry().values()]
+    if writer.is_text:
+        rows = [
+            (record["name"], _where(record), _size(record["num_bytes"]), record["licence"], record["summary"])
+            for record in records
+        ]
+        _print_table(("name", "where", "size", "licence", "what"), rows)
+        return ExitCode.DONE
+    for record in records:
+        writer.write(record, "")
+    return ExitCode.DONE
+
+
+@app.command("info")
+def info(model: Model = None, is_json: options.Json = False, quiet: options.Quiet = False) -> int:
+    """Show a model's settings, parts, sizes, licence, fingerprint and the memory it needs.
+
+    Examples:
+
+        chexmix weights info
+
+        chexmix weights info runs/stage2 --json
+    """
+    from chexmix_cli.core.weights import open_weights
+    from chexmix_cli.core.weights.describe import describe_weights
+
+    weights = open_weights(model)
+    _note_licence(options.make_console(quiet, False), weights.licence_notice)
+    writer, description = Writer(is_json), describe_weights(weights)
+    if writer.is_text:
+        _print_table(("", weights.name), [*_summary(description), *_flat(description["settings"])])
+    else:
+        writer.write(_record(weights.name, description), "")
+    return ExitCode.DONE
+
+
+# The same under a name that is easily tried first.
+app.command("inspect", hidden=True)(info)
+
+
+@app.command("verify")
+def verify(model: Model = None, is_json: options.Json = False, quiet: options.Quiet = False) -> int:
+    """Check a model before it is used: files, settings, every tensor, text tokenizer, sha256.
+
+    Examples:
+
+        chexmix weights verify
+
+        chexmix weights verify WEIGHTS --json
+    """
+    from dataclasses import asdict
+
+    from chexmix_cli.core.weights.verify import verify as run_checks
+
+    console, writer = options.make_console(quiet, False), Writer(is_json)
+    checks = run_checks(model)
+    failed = [check for check in checks if check.status == "failed"]
+    record = _record(model or "chexmix-mini", {"checks": [asdict(check) for check in checks]})
+    if failed:
+        problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+        record |= {"status": "error", "error": {"code": "WEIGHTS", "message": problems}}
+    if writer.is_text:
+        _print_table(("check", "status", "detail"), [(check.name, check.status, check.detail) for check in checks])
+    else:
+        writer.write(record, "")
+    if failed:
+        console.note(f"{len(failed)} of {len(checks)} checks failed")
+    return ExitCode.FAILED if failed else ExitCode.DONE
+
+
+@app.command("convert")
+def convert(
+    source: Source,
+    out: Out,
+    dtype: Dtype = "stored",
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Turn weights into safetensors that describe themselves; vqgan.ckpt is read without running code from it.
+
+    Examples:
+
+        chexmix weights convert WEIGHTS -o CONVERTED
+
+        chexmix weights convert WEIGHTS/vqgan.ckpt -o WEIGHTS
+    """
+    from chexmix_cli.core.weights.convert import convert as run_convert
+
+    console = options.make_console(quiet, verbose)
+    written = run_convert(source, out, dtype=_dtype(dtype))
+    return _report_files(source, out, written, Writer(is_json), console)
+
+
+@app.command("export")
+def export(
+    source: Source,
+    out: Out,
+    target: Format = "hf",
+    dtype: Dtype = "stored",
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Write the decoder and text tokenizer for another program.
+
+    Examples:
+
+        chexmix weights export chexmix-mini --format hf -o mini-hf
+    """
+    from chexmix_cli.core.weights.convert import export_hf
+
+    if target != "hf":
+        raise SettingsError(f"{target!r} is not a format", where="--format", expected="hf")
+    console = options.make_console(quiet, False)
+    written = export_hf(source, out, dtype=_dtype(dtype))
+    return _report_files(source, out, written, Writer(is_json), console)
+
+
+@app.command("fetch")
+def fetch(
+    name: Name,
+    accept_licence: AcceptLicence = False,
+    is_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Fetch a model from the Hugging Face hub, or check what was fetched; the only command that uses the network.
+
+    A transfer that stopped goes on where it was. Files go to $CHEXMIX_HOME/weights (default ~/.cache/chexmix/weights).
+
+    Examples:
+
+        chexmix weights fetch chexmix --accept-licence
+    """
+    from chexmix_cli.core.weights.hub.fetch import fetch as run_fetch
+    from chexmix_cli.core.weights.hub.registry import registry
+
+    entry = registry().get(name)
+    if entry is None:
+        raise WeightsError(f"no model {name!r}", where="weights.toml", expected=", ".join(registry()))
+    console = options.make_console(quiet, False)
+    if entry.licence.must_accept:
+        console.note(f"{entry.licence.name} ({entry.licence.url})\n\n{entry.licence.text.strip()}\n")
+    with console.progress(f"{name}, MiB") as move:
+        lock = run_fetch(
+            entry, accept_licence=accept_licence, progress=lambda _, done, total: move(done >> 20, total >> 20)
+        )
+    files = [entry.directory / file for file in lock.files]
+    return _report_files(name, entry.directory, files, Writer(is_json), console)
+
+
+app.command("drafts")(drafts)
+
+
+def _report_files(source: str, out: Path, written: list[Path], writer: Writer, console: Console) -> int:
+    """Write the record of a command that made files, with their digests."""
+    from chexmix_cli.core.weights import open_weights
+    from chexmix_cli.core.weights.fingerprint import file_sha256
+
+    _note_licence(console, open_weights(out).licence_notice)
+    digests = [(path, path.stat().st_size, file_sha256(path)) for path in written]
+    if writer.is_text:
+        _print_table(("file", "size", "sha256"), [(str(path), _size(size), digest) for path, size, digest in digests])
+    else:
+        files = [{"path": str(path), "num_bytes": size, "sha256": digest} for path, size, digest in digests]
+        writer.write(_record(source, {"files": files}), "")
+    return ExitCode.DONE
+
+
+def _record(record_id: str, values: dict[str, Any]) -> Record:
+    return {"id": record_id, "status": "ok", **values}
+
+
+def _note_licence(console: Console, notice: str | None) -> None:
+    if notice is not None:
+        console.note(notice)
+
+
+def _dtype(name: str) -> torch.dtype | None:
+    if name not in ("stored", "float32", "bfloat16", "float16"):
+        raise SettingsError(f"{name!r} is not a dtype", where="--dtype", expected="stored, float32, bfloat16, float16")
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
+
+
+def _where(record: Record) -> str:
+    if record["source"] == "embedded":
+        return "installed" if record["is_here"] else "missing"
+    return "fetched" if record["is_here"] else "not fetched"
+
+
+def _summary(description: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the rows above the settings, for people."""
+    rows = [("path", description["path"]), ("fingerprint", description["fingerprint"])]
+    for name, part in description["parts"].items():
+        if isinstance(part, dict):
+            dtypes = f", {'+'.join(part['dtypes'])}" if part["dtypes"] else ""
+            text = f"{part['file']}: {part['num_parameters']:,} parameters, {_size(part['num_bytes'])}{dtypes}"
+        else:
+            text = ", ".join(part) if part else "none"
+        rows.append((name.replace("_", " "), text))
+    for dtype, needed in description["memory_bytes"].items():
+        rows.append((f"to run in {dtype}", f"{_size(needed['weights'])} + {_size(needed['cache'])} a report, at least"))
+    licence = description["licence"]
+    rows.append(("licence", f"{licence['name']} ({licence['url']})" if licence else "not known"))
+    rows.append(("settings from", "; ".join(description["settings_from"])))
+    return [*rows, *_flat(description["provenance"], "provenance.")]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, ...]]:
+    """Return nested settings as rows of dotted keys."""
+    rows: list[tuple[str, ...]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", str(value)))
+    return rows
+
+
+def _size(num_bytes: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} B"
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Draw a table on stdout, for a terminal."""
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    RichConsole(file=sys.stdout, highlight=False, markup=False).print(table)

@@ -1,0 +1,1 @@
+"""What is wrong with a manifest: its rows, its images, its reports."""

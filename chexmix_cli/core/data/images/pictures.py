@@ -1,0 +1,130 @@
+"""Plain pictures through Pillow: PNG, JPEG, TIFF and a few others, known by their content, to 8-bit grey or RGB."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from chexmix_cli.core.data.dicom.decode import check_size_px
+from chexmix_cli.core.data.dicom.levels import count_levels
+from chexmix_cli.core.data.dicom.render import table_of
+from chexmix_cli.core.data.presets import Intensity
+from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.settings.inference import InputSettings
+
+#: Pillow also opens formats that run programs or fetch fonts; only these are ever asked for.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000")
+#: MPO is a JPEG with further pictures behind it.
+_JPEG_FORMATS = ("JPEG", "MPO")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+_UNCHANGED: tuple[Intensity, ...] = ("voi", "official-jpg")
+_EXIF_ORIENTATION = 0x0112
+
+
+def check_picture(stream: BinaryIO, settings: InputSettings) -> None:
+    """Raise DataError if a picture's header shows that it cannot be used; no pixel is decoded."""
+    with _errors():
+        _open(stream, settings)
+
+
+def render_picture(data: bytes, settings: InputSettings, intensity: Intensity) -> tuple[Image.Image, list[str]]:
+    """Return a plain picture as 8-bit grey or RGB, and notes on how it came about.
+
+    8-bit pictures are display values and stay as they are under ``voi``; deeper ones have no window and get the
+    percentile stretch. Transparency is laid over white.
+
+    Raises:
+        DataError: ``UNKNOWN_FORMAT``, ``CORRUPT``, ``TOO_SMALL``, ``TOO_LARGE``, ``UNSUPPORTED_PIXELS``, ``BLANK``.
+    """
+    notes: list[str] = []
+    with _errors():
+        image = _open(io.BytesIO(data), settings)
+        num_frames = getattr(image, "n_frames", 1)
+        is_jpeg = image.format in _JPEG_FORMATS
+        if num_frames > 1 and not is_jpeg:  # a JPEG's further pictures are previews
+            notes.append(f"first of {num_frames} frames")
+        image.seek(0)
+        image.load()
+        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 and not intensity.startswith("official"):
+            image = ImageOps.exif_transpose(image)
+            notes.append("turned as its EXIF orientation says")
+    if intensity == "official":
+        intensity = "official-jpg" if is_jpeg else "official-png"
+    if image.mode in _EIGHT_BIT_MODES:
+        image = _over_white(image, notes)
+        return _stretch_eight_bits(image, intensity), notes
+    return _stretch_deep(image, intensity, notes), notes
+
+
+def _open(stream: BinaryIO, settings: InputSettings) -> Image.Image:
+    image = Image.open(stream, formats=_FORMATS)
+    width, height = image.size
+    check_size_px(height, width, settings)
+    return image
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn what Pillow raises into DataError; its warnings are kept quiet, as ``input.max_pixels`` bounds the size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except DataError:
+            raise
+        except UnidentifiedImageError:
+            raise DataError(
+                Reason.UNKNOWN_FORMAT, "not a picture in a known format", expected="PNG, JPEG, TIFF"
+            ) from None
+        except Image.DecompressionBombError:
+            raise DataError(Reason.TOO_LARGE, "the picture has more pixels than can be read") from None
+        except Exception as error:  # truncated and damaged files raise many kinds
+            raise DataError(Reason.CORRUPT, f"the picture cannot be decoded ({type(error).__name__})") from None
+
+
+def _over_white(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Return an 8-bit picture as ``L`` or ``RGB``, what is transparent in it laid over white."""
+    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    if has_alpha:
+        rgba = np.asarray(image.convert("RGBA"))
+        opacity = rgba[..., 3:] / 255.0
+        if (rgba[..., 3] < 255).any():
+            notes.append("transparency laid over white")
+        colour = ((1.0 - opacity) * 255.0 + opacity * rgba[..., :3]).astype(np.uint8)
+        image = Image.fromarray(colour)
+    if image.mode == "RGB" or image.mode == "L":
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _stretch_eight_bits(image: Image.Image, intensity: Intensity) -> Image.Image:
+    if intensity in _UNCHANGED:
+        return image
+    if intensity != "official-png":
+        image = image.convert("L")
+    # The released stretch takes its percentiles over all channels together.
+    levels = count_levels(np.asarray(image))
+    return Image.fromarray(levels.paint(table_of(intensity, levels.stored_L, levels.counts_L)))
+
+
+def _stretch_deep(image: Image.Image, intensity: Intensity, notes: list[str]) -> Image.Image:
+    """Return a 16-bit, 32-bit or floating-point grey picture in 8 bits."""
+    values = np.asarray(image)
+    if values.ndim != 2:
+        raise DataError(Reason.UNSUPPORTED_PIXELS, f"mode {image.mode} is not read", expected="grey, RGB or palette")
+    is_missing = None if np.issubdtype(values.dtype, np.integer) else ~np.isfinite(values)
+    if is_missing is not None and is_missing.any():
+        if is_missing.all():
+            raise DataError(Reason.BLANK, "no pixel has a number", expected="a picture")
+        notes.append("pixels without a number are painted black")
+        values = np.where(is_missing, values[~is_missing][0], values)
+    if intensity in _UNCHANGED:
+        notes.append("more than 8 bits and no window: percentiles")
+    levels = count_levels(values, is_missing)
+    return Image.fromarray(levels.paint(table_of(intensity, levels.stored_L, levels.counts_L)))

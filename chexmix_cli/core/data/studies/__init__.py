@@ -1,0 +1,1 @@
+"""Inputs as a user names them, to studies with a chosen image."""

@@ -1,0 +1,98 @@
+"""The unit of work: a study with its chosen image, or the refusal of an input. Picklable; pixels are read on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chexmix_cli.core.data.images.geometry import fit
+from chexmix_cli.core.data.images.load import LoadedImage, load_image
+from chexmix_cli.core.data.presets import ResolvedPreset
+from chexmix_cli.core.data.sources import Source
+from chexmix_cli.core.data.views import PREFERENCE, View
+from chexmix_cli.core.errors import DataError
+from chexmix_cli.core.settings.inference import InputSettings
+
+
+@dataclass(frozen=True, slots=True)
+class StudyImage:
+    """One image of a study, accepted by its header.
+
+    Attributes:
+        id: name of the image; of a DICOM image a salted hash.
+        source: where its bytes are. Not for records or logs: a DICOM file's path may name a patient.
+        view: projection, as far as the file says.
+        is_dicom: False for a plain picture.
+        is_for_processing: raw detector data.
+        notes: from the header.
+        settings: bounds and frame that its pixels are read under.
+    """
+
+    id: str
+    source: Source
+    view: View
+    is_dicom: bool
+    is_for_processing: bool
+    notes: tuple[str, ...]
+    settings: InputSettings
+
+    def load(self, preset: ResolvedPreset) -> LoadedImage:
+        """Return the whole film in 8 bits, with the notes of header and pixels.
+
+        Raises:
+            DataError: if its pixels cannot be read.
+        """
+        loaded = load_image(self.source, preset.intensity, self.settings)
+        return LoadedImage(loaded.image, [*self.notes, *loaded.notes])
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Images that belong together, and the one that stands for them.
+
+    Attributes:
+        id: name of the record.
+        images: all usable images, in the order of their files.
+        chosen: the frontal image, PA over AP over unknown.
+    """
+
+    id: str
+    images: tuple[StudyImage, ...]
+    chosen: StudyImage
+
+    @property
+    def others(self) -> tuple[StudyImage, ...]:
+        """Return the images that were not chosen."""
+        return tuple(image for image in self.images if image is not self.chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Inputs that give no result, and why.
+
+    Attributes:
+        id: name of the record.
+        error: reason and message, free of patient data.
+        sources: the files refused; more than one where a study as a whole is. Not for records or logs.
+    """
+
+    id: str
+    error: DataError
+    sources: tuple[Source, ...]
+
+
+def load_pixels(image: StudyImage, preset: ResolvedPreset) -> tuple[NDArray[np.float32], list[str]]:
+    """Return what a model sees of an image, (C, Y, X) float32 in [-1, 1], with the notes of header and pixels.
+
+    Raises:
+        DataError: if its pixels cannot be read.
+    """
+    loaded = image.load(preset)
+    return fit(loaded.image, preset.image, preset.channels), loaded.notes
+
+
+def best_image(images: tuple[StudyImage, ...]) -> StudyImage:
+    """Return the image that stands for a study: by view, then meant for the eye, then first."""
+    return min(images, key=lambda image: (PREFERENCE.index(image.view), image.is_for_processing))

@@ -1,0 +1,1 @@
+"""``evaluate classification``: from scored items to numbers, masking curves and cases."""

@@ -1,0 +1,1 @@
+"""``evaluate inpainting``: films under many masks, their scores, the result."""

@@ -1,0 +1,1 @@
+"""Metrics as plain functions: of scores, of ranks, of pictures, and intervals by patient."""

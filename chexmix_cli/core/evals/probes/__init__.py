@@ -1,0 +1,1 @@
+"""Linear probes: fitted on states or pixels, and validated."""

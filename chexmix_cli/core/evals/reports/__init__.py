@@ -1,0 +1,1 @@
+"""``evaluate report``: predictions beside references."""

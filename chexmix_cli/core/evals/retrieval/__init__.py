@@ -1,0 +1,1 @@
+"""``evaluate retrieval``: recalls and ranks in both directions."""

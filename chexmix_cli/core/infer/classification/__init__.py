@@ -1,0 +1,1 @@
+"""Findings: by a linear head, or without one by likelihood."""

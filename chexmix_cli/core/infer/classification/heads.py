@@ -1,0 +1,238 @@
+"""Linear heads: probabilities of findings from an image's embedding.
+
+``head.safetensors`` in a weights directory, or any file of the same form. Tensors, all float32: ``mean`` and ``scale``
+(D), ``weight`` (K, D), ``bias``, ``slope``, ``offset`` and ``threshold`` (K). The header key ``chexmix-head`` holds
+JSON: ``schema``, ``labels``, ``layer``, ``pooling`` (``mean``, or ``grid4`` for 4 x 4 squares), ``calibration``,
+``model`` (fingerprint of the weights whose states it reads), ``validation`` (what it does on rows it was not fitted on)
+and ``provenance``. No torch here, and nothing pickled. Shape letters: B images, D numbers of an embedding, K labels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chexmix_cli.core.errors import ShapeError, WeightsError
+from chexmix_cli.core.weights.files import atomic_write
+from chexmix_cli.core.weights.formats.header import HEAD_KEY, Header, read_header
+
+Array = NDArray[np.float32]
+
+_SCHEMA = 1
+#: Over what ``infer/embeddings.py`` averages: the whole image, or the squares of a grid.
+_MEAN, _GRID = "mean", re.compile(r"grid([1-9]\d*)")
+_FIT_HINT = "fit one: chexmix finetune --task classify --method probe"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """How well one finding was told on rows the head was not fitted on.
+
+    Attributes:
+        auroc: area under the ROC curve; None where one class was missing.
+        interval: its 95 % bootstrap interval by patient; None where too few resamples had both classes.
+        positives, negatives: images with and without the finding.
+    """
+
+    auroc: float | None
+    interval: tuple[float, float] | None
+    positives: int
+    negatives: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """One linear head: ``sigmoid(slope * (weight . (x - mean) / scale + bias) + offset)`` a label.
+
+    Attributes:
+        labels: findings, in order.
+        layer: hidden state that is averaged over the image: 0 the token embeddings, then each block, the last normed.
+        grid: squares along a side that it is averaged over; 1: the whole image.
+        mean_D, scale_D: standardisation, from the rows it was fitted on.
+        weight_KD, bias_K: of the logits.
+        slope_K, offset_K: calibration of the logits; 1 and 0 leave them.
+        threshold_K: probability from which a finding counts as present, chosen on the rows it was fitted on.
+        calibration: how slope and offset came to be: ``none``, ``platt`` or ``temperature``.
+        model: fingerprint of the weights it was fitted on.
+        validation: by label, what it does on rows it was not fitted on; empty if that was not measured.
+        provenance: protocol and counts, any JSON values; no patient data.
+
+    Raises:
+        ShapeError: if an array has not the shape of the others, or holds what is no number.
+    """
+
+    labels: tuple[str, ...]
+    layer: int
+    grid: int = 1
+    mean_D: Array
+    scale_D: Array
+    weight_KD: Array
+    bias_K: Array
+    slope_K: Array
+    offset_K: Array
+    threshold_K: Array
+    calibration: str = "none"
+    model: str
+    validation: Mapping[str, Validation] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count, hidden = len(self.labels), len(self.mean_D)
+        wanted = {"mean": (hidden,), "scale": (hidden,), "weight": (count, hidden)}
+        wanted |= dict.fromkeys(("bias", "slope", "offset", "threshold"), (count,))
+        for name, array in self._arrays().items():
+            if array.shape != wanted[name] or array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ShapeError(
+                    f"{name} {array.shape} {array.dtype}", where="head", expected=f"{wanted[name]} float32, finite"
+                )
+        if not count or len(set(self.labels)) != count or not (self.scale_D > 0).all():
+            raise ShapeError(f"{count} labels", where="head", expected="labels, each once, and scales above 0")
+
+    def logits(self, embedding_BD: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the logits before calibration, (B, K) float64, of embeddings (B, D) of the head's layer.
+
+        Raises:
+            ShapeError: if the embeddings are of another size.
+        """
+        if embedding_BD.ndim != 2 or embedding_BD.shape[1] != len(self.mean_D):
+            raise ShapeError(f"embeddings {embedding_BD.shape}", where="head", expected=f"(B, {len(self.mean_D)})")
+        standard_BD = (embedding_BD.astype(np.float64) - self.mean_D) / self.scale_D
+        logit_BK: NDArray[np.float64] = standard_BD @ self.weight_KD.astype(np.float64).T + self.bias_K
+        return logit_BK
+
+    def probabilities(self, embedding_BD: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the calibrated probability of each label, (B, K) float64; errors as :meth:`logits`."""
+        return sigmoid(self.slope_K * self.logits(embedding_BD) + self.offset_K)
+
+    @property
+    def pooling(self) -> str:
+        """What the state is averaged over, as the file has it: ``mean`` or ``grid4``."""
+        return _MEAN if self.grid == 1 else f"grid{self.grid}"
+
+    @property
+    def features(self) -> str:
+        """What the head reads, as results have it: ``layer5`` or ``layer5-grid4``."""
+        return f"layer{self.layer}" + ("" if self.grid == 1 else f"-{self.pooling}")
+
+    def require_model(self, fingerprint: str, where: str) -> None:
+        """Refuse a model whose states the head was not fitted on.
+
+        Raises:
+            WeightsError: if it was fitted on other weights.
+        """
+        if fingerprint != self.model:
+            raise WeightsError(
+                f"was made for other weights ({self.model[:12]})",
+                where=where,
+                expected=f"a head of the weights in use ({fingerprint[:12]})",
+                hint=_FIT_HINT,
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the head to a file, atomically."""
+        from safetensors.numpy import save
+
+        values = {
+            "schema": _SCHEMA,
+            "labels": self.labels,
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "calibration": self.calibration,
+            "model": self.model,
+            "validation": {label: asdict(figures) for label, figures in self.validation.items()},
+            "provenance": dict(self.provenance),
+        }
+        content = save(self._arrays(), metadata={HEAD_KEY: json.dumps(values)})
+        with atomic_write(path) as file:
+            file.write(content)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return the head of a file.
+
+        Raises:
+            WeightsError: if there is none, or it is damaged, of a newer schema, or no head.
+        """
+        if not path.is_file():
+            raise WeightsError("no head", where=str(path), hint=_FIT_HINT)
+        header = read_header(path)
+        values = _description(header)
+        try:
+            arrays = _read_arrays(header)
+            return cls(
+                labels=tuple(values["labels"]),
+                layer=int(values["layer"]),
+                grid=_grid(values["pooling"]),
+                mean_D=arrays["mean"],
+                scale_D=arrays["scale"],
+                weight_KD=arrays["weight"],
+                bias_K=arrays["bias"],
+                slope_K=arrays["slope"],
+                offset_K=arrays["offset"],
+                threshold_K=arrays["threshold"],
+                calibration=values["calibration"],
+                model=values["model"],
+                validation=_validation(values.get("validation", {})),
+                provenance=values["provenance"],
+            )
+        except (KeyError, TypeError, ValueError, ShapeError) as error:
+            raise WeightsError(f"is no head ({error})", where=str(path), hint=_FIT_HINT) from None
+
+    def _arrays(self) -> dict[str, Array]:
+        return {
+            "mean": self.mean_D,
+            "scale": self.scale_D,
+            "weight": self.weight_KD,
+            "bias": self.bias_K,
+            "slope": self.slope_K,
+            "offset": self.offset_K,
+            "threshold": self.threshold_K,
+        }
+
+
+def sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logistic function, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -logit))
+
+
+def _description(header: Header) -> dict[str, Any]:
+    where = str(header.path)
+    try:
+        values: dict[str, Any] = json.loads(header.metadata[HEAD_KEY])
+        schema, pooling = values["schema"], values["pooling"]
+    except (KeyError, ValueError, TypeError):
+        raise WeightsError(f"has no header key {HEAD_KEY!r} that can be read", where=where, hint=_FIT_HINT) from None
+    if schema != _SCHEMA or not (pooling == _MEAN or _GRID.fullmatch(str(pooling))):
+        raise WeightsError(
+            f"schema {schema}, pooling {pooling}",
+            where=where,
+            expected=f"schema {_SCHEMA}, pooling mean or of a grid",
+            hint="use a newer chexmix",
+        )
+    return values
+
+
+def _grid(pooling: str) -> int:
+    found = _GRID.fullmatch(pooling)
+    return int(found[1]) if found else 1
+
+
+def _validation(values: Mapping[str, Any]) -> dict[str, Validation]:
+    found = {}
+    for label, figures in values.items():
+        interval = figures["interval"]
+        found[label] = Validation(**{**figures, "interval": None if interval is None else tuple(interval)})
+    return found
+
+
+def _read_arrays(header: Header) -> dict[str, Array]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(header.path))

@@ -1,0 +1,1 @@
+"""Decoding: prompts of token ids in, new token ids out."""

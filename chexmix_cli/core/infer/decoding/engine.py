@@ -1,0 +1,359 @@
+"""Decoding: prompts in, new token ids out. The engine knows ids only, no images and no text.
+
+One call is one batch. The prompts are read in one pass (prefill) into a key-value cache; every later pass reads the
+ids just chosen, and behind each what a ``Drafter`` supposes to follow. An id is chosen behind every one of them, as it
+would be without drafts; those behind a draft that was not chosen are void, and their positions are taken back. So
+drafts change how many passes there are, never what comes out. Rows that finish leave the batch. The parts can change
+apart: ``Batch`` runs the decoder over cache, positions and masks, any number of new positions a pass; ``Chooser`` turns
+logits into ids; the loop here decides what is read next and when a row is done.
+
+Shape letters: B rows still decoding, T positions of a pass, M choices, R ids to choose from, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from chexmix_cli.core.errors import VocabularyError, WeightsError
+from chexmix_cli.core.infer.decoding.batch import Batch
+from chexmix_cli.core.infer.decoding.constraints import constrain
+from chexmix_cli.core.infer.decoding.drafts import Drafter
+from chexmix_cli.core.infer.decoding.sampling import Chooser, row_draws
+from chexmix_cli.core.infer.decoding.static_batch import StaticBatch
+from chexmix_cli.core.infer.decoding.stats import EngineStats, decode_bytes
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.plan.measure import read_rate
+from chexmix_cli.core.runtime import memory_errors, peak_memory
+from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.vocab import Vocabulary
+
+OnToken = Callable[[int, int], None]
+
+
+class TokenGuard(Protocol):
+    """Denies ids by what a row has said so far."""
+
+    def denied(self, row: int, ahead: Sequence[int] = ()) -> Sequence[int]:
+        """Return the ids that may not be next in the row of this prompt, were these ``ahead`` chosen first."""
+
+    def push(self, row: int, token_id: int) -> None:
+        """Take note of the id that was chosen."""
+
+
+class Finish(StrEnum):
+    """Why a row stopped."""
+
+    END = "end"
+    """It chose ``T_s``."""
+    NEXT_IMAGE = "next_image"
+    """It chose the next document's ``I_s``; with ``decode.vocabulary = "all"`` that ends nothing, as released."""
+    LENGTH = "length"
+    """It reached ``decode.max_new_tokens``."""
+    ROOM = "room"
+    """The decoder has no position left; if the prompt alone fills them, there is no new token at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What followed one prompt.
+
+    Attributes:
+        token_ids: every new id in order, nothing cut: an id that ended the row is the last one.
+        logprobs: log-probability of each, among the ids that could be chosen, at temperature 1.
+        finish: why the row stopped.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish: Finish
+
+    @property
+    def logprob(self) -> float:
+        """Return the log-probability of all new ids together."""
+        return math.fsum(self.logprobs)
+
+
+class Engine:
+    """Decodes with one decoder.
+
+    Args:
+        decoder: on its device, in its dtype; put into eval mode.
+        vocabulary: the model's ids.
+        ordinary_ids: ids that stand for text, from the text tokenizer (see ``constraints.constrain``).
+
+    Attributes:
+        decoder, vocabulary, ordinary_ids: as given.
+        stats: what the calls so far have cost.
+    """
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, *, ordinary_ids: Iterable[int] | None = None) -> None:
+        self.decoder = decoder.eval()
+        self.vocabulary = vocabulary
+        self.stats = EngineStats()
+        self.ordinary_ids = None if ordinary_ids is None else frozenset(ordinary_ids)
+
+    def costs(self, settings: DecodeSettings) -> dict[str, float]:
+        """Return what the calls so far have cost, and how near that is to what reading memory takes here.
+
+        ``floor_share`` is the time that the bytes which decoding must read would take at this machine's measured rate,
+        as a share of the time it took: above 1 where weights stay in a cache. Measuring takes about 0.3 s.
+        """
+        stats, device = self.stats, self.decoder.embedding.weight.device
+        peak = peak_memory(device)
+        rows = constrain(self.vocabulary, settings.vocabulary, self.ordinary_ids).rows
+        num_bytes = decode_bytes(self.decoder, stats, num_head_rows=rows.stop - rows.start)
+        rate = read_rate(device)
+        return {
+            "reports": stats.num_reports,
+            "prompt_tokens": stats.num_prompt_tokens,
+            "prefill_tokens_per_s": stats.prefill_tokens_per_s,
+            "first_token_s": stats.first_token_s or 0.0,
+            "decoded_tokens": stats.num_decoded_tokens,
+            "decode_tokens_per_s": stats.decode_tokens_per_s,
+            "passes": stats.num_passes,
+            "drafted": stats.num_drafted,
+            "accepted": stats.num_accepted,
+            "acceptance": stats.acceptance,
+            "tokens_per_row_pass": stats.tokens_per_row_pass,
+            "bytes_per_pass": num_bytes / stats.num_passes if stats.num_passes else 0.0,
+            "memory_bytes_per_s": rate,
+            "floor_share": num_bytes / rate / stats.decode_s if stats.num_passes else 0.0,
+            "peak_bytes": peak,
+        }
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: DecodeSettings,
+        *,
+        seed: int = 0,
+        on_token: OnToken | None = None,
+        guard: TokenGuard | None = None,
+        drafter: Drafter | None = None,
+    ) -> list[Generation]:
+        """Return what follows each prompt, in order.
+
+        Args:
+            prompts: token ids of any lengths, decoded together as one batch.
+            settings: bounds, vocabulary, temperature, top-p.
+            seed: of sampled ids; a row's sample depends on it and on its own prompt only.
+            on_token: called with the prompt's index and each new id as soon as it is chosen.
+            guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
+            drafter: supposes what follows, for up to ``settings.draft_rows`` positions a pass; None never does.
+
+        Raises:
+            VocabularyError: if a prompt is empty or holds an id the decoder has no row for.
+            WeightsError: if the decoder's output is not finite.
+            MachineError: if memory runs out.
+        """
+        rows = [self._row(index, prompt, settings, seed) for index, prompt in enumerate(prompts)]
+        live = [row for row in rows if row.finish is None]
+        if live:
+            with memory_errors("decoding reports", "--set input.batch_size=1"):
+                decoding = _Decoding(self, live, settings, on_token=on_token, guard=guard, drafter=drafter)
+                self.stats.add(decoding.run())
+        return [row.generation() for row in rows]
+
+    def _row(self, index: int, prompt: Sequence[int], settings: DecodeSettings, seed: int) -> _Row:
+        if len(prompt) == 0 or min(prompt) < 0 or max(prompt) >= self.vocabulary.num_rows:
+            found = f"ids {min(prompt)}..{max(prompt)}" if len(prompt) else "no ids"
+            raise VocabularyError(
+                f"a prompt with {found}", where=f"prompt {index}", expected=f"ids 0..{self.vocabulary.num_rows - 1}"
+            )
+        room = max(0, self.decoder.settings.max_positions - len(prompt))
+        limit = min(settings.max_new_tokens, room)
+        row = _Row(index, prompt, limit, Finish.LENGTH if settings.max_new_tokens <= room else Finish.ROOM)
+        if limit == 0:
+            row.finish = Finish.ROOM
+        elif settings.temperature > 0:
+            row.draws = row_draws(seed, prompt, limit)
+        return row
+
+
+class _Decoding:
+    """One call of :meth:`Engine.generate`, over the rows that have room for a token."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rows: list[_Row],
+        settings: DecodeSettings,
+        *,
+        on_token: OnToken | None,
+        guard: TokenGuard | None,
+        drafter: Drafter | None,
+    ) -> None:
+        self._decoder, self._vocabulary, self._rows = engine.decoder, engine.vocabulary, rows
+        self._on_token, self._guard = on_token, guard
+        self._drafter, self._draft_rows = drafter, settings.draft_rows
+        self._constraint = constrain(engine.vocabulary, settings.vocabulary, engine.ordinary_ids)
+        self._chooser = Chooser(self._constraint, settings, self._decoder.embedding.weight.device)
+        limit = max(row.limit for row in rows)
+        drafts_apart = drafter is not None and len(rows) > 1
+        make_batch = StaticBatch if self._decoder.embedding.weight.device.type == "cuda" else Batch
+        self._batch = make_batch(
+            self._decoder,
+            [row.prompt for row in rows],
+            max_new_tokens=limit,
+            pad=engine.vocabulary.pad,
+            num_spare=spare_places(limit) if drafts_apart else 0,
+        )
+        self._stats = EngineStats(num_reports=len(rows), num_prompt_tokens=sum(len(row.prompt) for row in rows))
+
+    def run(self) -> EngineStats:
+        """Decode until every row is done; return what it cost."""
+        stats, live = self._stats, self._rows
+        drafts: list[list[int]] = [[] for _ in live]
+        started = time.perf_counter()
+        state_BTD, first_token_s = self._batch.read_prompts()[:, None], None
+        while True:
+            agreed = self._choose(state_BTD, live, drafts)
+            first_token_s = first_token_s or time.perf_counter()
+            staying = [place for place, row in enumerate(live) if row.finish is None]
+            if not staying:
+                break
+            void = [state_BTD.shape[1] - 1 - agreed[place] for place in staying]
+            if len(staying) < len(live):
+                live = [live[place] for place in staying]
+                self._batch.keep(staying)
+            if any(void):
+                self._batch.take_back(void)
+            drafts = self._draft(live)
+            state_BTD = self._read(live, drafts)
+        stats.prefill_s, stats.decode_s = first_token_s - started, time.perf_counter() - first_token_s
+        stats.num_passes, stats.num_attended = self._batch.num_passes - 1, self._batch.num_attended
+        stats.num_decoded_tokens = sum(len(row.token_ids) - 1 for row in self._rows)
+        return stats
+
+    def _choose(self, state_BTD: Tensor, live: list[_Row], drafts: list[list[int]]) -> list[int]:
+        """Choose what follows each row's last token and each of its drafts; return how many drafts were right."""
+        behind = [
+            (row, draft[:count]) for row, draft in zip(live, drafts, strict=True) for count in range(len(draft) + 1)
+        ]
+        guard = self._guard
+        chosen_M, logprob_M = self._chooser.choose(
+            self._decoder.logits(_behind_drafts(state_BTD, drafts), self._chooser.rows),
+            [len(row.token_ids) + len(ahead) for row, ahead in behind],
+            [row.draw(len(ahead)) for row, ahead in behind],
+            denied=None if guard is None else [guard.denied(row.index, ahead) for row, ahead in behind],
+        )
+        # The one place a pass waits for the device.
+        choices = list(zip(chosen_M.tolist(), logprob_M.tolist(), strict=True))
+        agreed, start = [], 0
+        for row, draft in zip(live, drafts, strict=True):
+            own = choices[start : start + len(draft) + 1]
+            start += len(own)
+            right = num_agreed(draft, [token_id for token_id, _ in own])
+            agreed.append(self._accept(row, own[: right + 1]) - 1)
+        self._stats.num_drafted += sum(map(len, drafts))
+        self._stats.num_accepted += sum(agreed)
+        return agreed
+
+    def _accept(self, row: _Row, choices: Sequence[tuple[int, float]]) -> int:
+        """Take choices into a row until one ends it; return how many it took."""
+        before = len(row.token_ids)
+        for token_id, logprob in choices:
+            row.accept(token_id, logprob, self._constraint.ends, self._vocabulary)
+            if self._guard is not None:
+                self._guard.push(row.index, token_id)
+            if self._on_token is not None:
+                self._on_token(row.index, token_id)
+            if row.finish is not None:
+                break
+        return len(row.token_ids) - before
+
+    def _draft(self, live: list[_Row]) -> list[list[int]]:
+        """Return what is supposed to follow in each row: no more than fits, nothing behind what cannot be."""
+        most = self._draft_rows // len(live) - 1
+        if len(live) > 1:
+            # Where rows part ways, each needs places of the cache to its own end.
+            most = min(most, self._batch.room - max(row.num_missing for row in live))
+        if self._drafter is None or most < 1:
+            return [[] for _ in live]
+        rows, ends = self._constraint.rows, self._constraint.ends
+        drafts = []
+        for row in live:
+            # The last token of a row is chosen, never read.
+            count = min(most, row.num_missing - 1)
+            found = list(self._drafter.draft([*row.prompt, *row.token_ids], count))[:count] if count else []
+            stop = next((n for n, token_id in enumerate(found) if not rows.start <= token_id < rows.stop), len(found))
+            stop = next((n + 1 for n, token_id in enumerate(found[:stop]) if token_id in ends), stop)
+            drafts.append(found[:stop])
+        return drafts
+
+    def _read(self, live: list[_Row], drafts: list[list[int]]) -> Tensor:
+        width = max(map(len, drafts))
+        padded = [
+            [row.token_ids[-1], *draft, *[self._vocabulary.pad] * (width - len(draft))]
+            for row, draft in zip(live, drafts, strict=True)
+        ]
+        return self._batch.read(torch.tensor(padded, device=self._decoder.embedding.weight.device))
+
+
+def spare_places(limit: int) -> int:
+    """Return the places of the cache beyond their tokens that rows decoded together get for drafts, by their limit.
+
+    More would seldom be used; where they run out, rows go on without drafts.
+    """
+    return limit // 2
+
+
+def num_agreed(draft: Sequence[int], chosen: Sequence[int]) -> int:
+    """Return how many drafts are what was chosen, up to the first that is not: the choice there still counts."""
+    pairs = zip(draft, chosen, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), len(draft))
+
+
+def _behind_drafts(state_BTD: Tensor, drafts: list[list[int]]) -> Tensor:
+    """Return the states (M, D) of each row's last token and drafts, padding behind them left out."""
+    if all(len(draft) + 1 == state_BTD.shape[1] for draft in drafts):
+        return state_BTD.flatten(0, 1)
+    return torch.cat([state_TD[: len(draft) + 1] for state_TD, draft in zip(state_BTD, drafts, strict=True)])
+
+
+@dataclass(slots=True)
+class _Row:
+    """One prompt and what has followed it so far."""
+
+    index: int
+    prompt: Sequence[int]
+    limit: int
+    finish_at_limit: Finish
+    draws: list[float] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Finish | None = None
+
+    @property
+    def num_missing(self) -> int:
+        return self.limit - len(self.token_ids)
+
+    def draw(self, ahead: int) -> float:
+        return self.draws[len(self.token_ids) + ahead] if self.draws else 0.0
+
+    def accept(self, token_id: int, logprob: float, ends: Sequence[int], vocabulary: Vocabulary) -> None:
+        if not math.isfinite(logprob):
+            raise WeightsError(
+                f"the decoder's output is {logprob}",
+                where=f"new token {len(self.token_ids)}",
+                hint="chexmix weights verify",
+            )
+        self.token_ids.append(token_id)
+        self.logprobs.append(logprob)
+        if token_id in ends:
+            self.finish = Finish.END if token_id == vocabulary.begin_text else Finish.NEXT_IMAGE
+        elif len(self.token_ids) == self.limit:
+            self.finish = self.finish_at_limit
+
+    def generation(self) -> Generation:
+        assert self.finish is not None, "asked for before the row was done"
+        return Generation(self.token_ids, self.logprobs, self.finish)

@@ -1,0 +1,146 @@
+"""A plain text model of the Phi shape in Hugging Face layout (``config.json``, safetensors, ``tokenizer.json``).
+
+It runs in the same decoder and engine as the reports: such a model has no image rows, so three of its rows that no
+tokenizer of this kind uses stand in where the engine's vocabulary wants ids for an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.infer.decoding.engine import Engine
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.vocab import Vocabulary
+from chexmix_cli.core.weights.fingerprint import file_sha256
+from chexmix_cli.core.weights.formats.keys import decoder_slices
+from chexmix_cli.core.weights.formats.released import read_config
+from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, load_module
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_END = "<|endoftext|>"
+#: Rows at the end of the embedding that stand in for image ids: two markers, one code, mask and pad.
+_STAND_INS = 5
+
+
+class TextModel:
+    """Answers prompts, greedily.
+
+    Args:
+        decoder: on its device, in its dtype.
+        tokenizer: text to ids and back.
+        end: id that ends a turn.
+        name: of the folder.
+        fingerprint: 12 digits of a sha256 over its files.
+    """
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, *, end: int, name: str, fingerprint: str) -> None:
+        self.name, self.fingerprint, self.end = name, fingerprint, end
+        self._tokenizer = tokenizer
+        self._engine = Engine(decoder, _vocabulary(decoder.settings.num_rows, end))
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
+        """Return the model of a folder.
+
+        Raises:
+            WeightsError: if a part is missing, of another kind, or does not fit the others.
+        """
+        from tokenizers import Tokenizer
+
+        settings = read_config(path / "config.json")
+        files = sorted(path.glob("model*.safetensors"))
+        if not files:
+            raise WeightsError("has no weights", where=str(path), expected="model.safetensors, or its parts")
+        decoder = load_module(
+            lambda: Decoder(settings),
+            lambda _: decoder_slices(settings),
+            _Parts(files),
+            device=device,
+            dtype=dtype,
+        )
+        try:
+            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+        except Exception as error:  # the package raises bare Exception for every kind of bad file
+            raise WeightsError(f"no readable tokenizer.json ({error})", where=str(path)) from None
+        end = _end_id(path, tokenizer)
+        used = tokenizer.get_vocab_size(with_added_tokens=True)
+        if not 0 <= end < settings.num_rows - _STAND_INS or used > settings.num_rows - _STAND_INS:
+            raise WeightsError(
+                f"the tokenizer uses {used} of {settings.num_rows} rows and ends with {end}",
+                where=str(path),
+                expected=f"at least {_STAND_INS} rows without a token, as Phi's padded vocabulary has",
+            )
+        digests = [file_sha256(file) for file in files]
+        digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12]
+        return cls(decoder, tokenizer, end=end, name=path.resolve().name, fingerprint=digest)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; what the tokenizer adds of its own is left out."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def answer(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[str]:
+        """Return what follows each prompt up to the end of the turn, decoded greedily in one batch.
+
+        A prompt that leaves no position gives an empty answer.
+        """
+        settings = DecodeSettings(vocabulary="all", max_new_tokens=max_new_tokens, min_new_tokens=0)
+        found = self._engine.generate(prompts, settings)
+        ids = [[token_id for token_id in one.token_ids if token_id != self.end] for one in found]
+        return [self._tokenizer.decode(one, skip_special_tokens=True) for one in ids]
+
+
+class _Parts:
+    """Safetensors files as one source: Hugging Face cuts big models into several."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._sources = [SafetensorsSource(file) for file in files]
+        self.where = str(files[0])
+        self._owner = {key: source for source in self._sources for key in source.shapes}
+        self.shapes: Mapping[str, tuple[int, ...]] = {key: source.shapes[key] for key, source in self._owner.items()}
+        self.dtypes: Mapping[str, str] = {key: source.dtypes[key] for key, source in self._owner.items()}
+
+    def get(self, key: str) -> torch.Tensor:
+        """Return one tensor."""
+        return self._owner[key].get(key)
+
+    def release(self) -> None:
+        """Let go of what was mapped."""
+        for source in self._sources:
+            source.release()
+
+
+def _vocabulary(num_rows: int, end: int) -> Vocabulary:
+    return Vocabulary(
+        num_text=num_rows - 3,
+        num_codes=1,
+        image_start=num_rows - 3,
+        tokens_per_image=1,
+        begin_image=num_rows - 5,
+        end_image=num_rows - 4,
+        begin_text=end,
+        mask=num_rows - 2,
+        pad=num_rows - 1,
+        num_rows=num_rows,
+    )
+
+
+def _end_id(path: Path, tokenizer: Any) -> int:
+    """Return the id that ends a turn: what ``config.json`` says, else the tokenizer's end of text."""
+    value = json.loads((path / "config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    found = value[0] if isinstance(value, list) and value else value
+    if not isinstance(found, int):
+        found = tokenizer.token_to_id(_END)
+    if not isinstance(found, int):
+        raise WeightsError(f"no id ends a turn (eos_token_id, {_END})", where=str(path))
+    return found

@@ -1,0 +1,1 @@
+"""Reports: written from image codes, guarded against comparisons, and explained."""

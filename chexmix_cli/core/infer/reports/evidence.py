@@ -1,0 +1,151 @@
+"""What each sentence of a report hangs on: how much less probable it is when parts of the image are hidden.
+
+The model was trained to read images with hidden positions, so a report can be scored again with a block of the image's
+codes replaced by the mask token: what a sentence loses is that block's evidence for it. A sentence that loses nothing
+with the whole image hidden is said from habit. All variants of one image are sequences of one batch.
+
+Shape letters: Y X blocks, N sentences, V variants of the image, T tokens of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chexmix_cli.core.infer.reports.writer import Report
+from chexmix_cli.core.infer.scoring import token_logprobs
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.inference import ExplainSettings
+from chexmix_cli.core.text.labeller import sentence_spans
+from chexmix_cli.core.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SentenceEvidence:
+    """One sentence.
+
+    Attributes:
+        text: the sentence, without white space at its ends.
+        logprob: mean log-probability of its tokens as they were chosen, in nats.
+        lowest: the least probable token's text and log-probability.
+        drop: nats a token lost with the whole image hidden; below 0 where it becomes more probable.
+        drop_blocks: the same, each block hidden alone, (Y, X).
+        is_text_prior_only: the drop is less than ``explain.least_drop``.
+    """
+
+    text: str
+    logprob: float
+    lowest: tuple[str, float]
+    drop: float
+    drop_blocks: NDArray[np.float64]
+    is_text_prior_only: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form, numbers rounded to what a record needs."""
+        return {
+            "text": self.text,
+            "logprob": round(self.logprob, 4),
+            "lowest": {"token": self.lowest[0], "logprob": round(self.lowest[1], 4)},
+            "drop": round(self.drop, 4),
+            "drop_blocks": np.round(self.drop_blocks, 4).tolist(),
+            "text_prior_only": self.is_text_prior_only,
+        }
+
+
+def find_evidence(
+    decoder: Decoder, tokenizer: TextTokenizer, codes: Sequence[int], report: Report, settings: ExplainSettings
+) -> list[SentenceEvidence]:
+    """Return the evidence of every sentence of a report, in order; none for an empty report.
+
+    Args:
+        decoder: the model that wrote it, in eval mode.
+        tokenizer: of the model.
+        codes: of the image, raster order.
+        report: what was written.
+        settings: blocks, threshold, batch size.
+
+    Raises:
+        MachineError: if memory runs out.
+    """
+    tokens_N = sentence_tokens(report, tokenizer)
+    if not tokens_N:
+        return []
+    vocabulary = tokenizer.vocabulary
+    prompt = vocabulary.report_prompt(list(codes))
+    blocks = block_positions(vocabulary.tokens_per_image, settings.blocks)
+    variants = [prompt, _hidden(prompt, range(vocabulary.tokens_per_image), vocabulary.mask)]
+    variants += [_hidden(prompt, block, vocabulary.mask) for block in blocks]
+    sequences = [[*variant, *report.report_ids] for variant in variants]
+    scored: list[NDArray[np.float64]] = []
+    for start in range(0, len(sequences), settings.batch_size):
+        batch = sequences[start : start + settings.batch_size]
+        scored += [one.double().numpy() for one in token_logprobs(decoder, batch, pad=vocabulary.pad)]
+    # Value i is of token i + 1; the report's first token stands behind the prompt.
+    values_VT = np.stack([one[len(prompt) - 1 :] for one in scored])
+    found = []
+    for text, places in tokens_N:
+        mean_V = values_VT[:, places].mean(axis=1)
+        drop_V = mean_V[0] - mean_V[1:]
+        lowest = min(places, key=lambda place: report.logprobs[place])
+        found.append(
+            SentenceEvidence(
+                text=text,
+                logprob=float(np.mean([report.logprobs[place] for place in places])),
+                lowest=(tokenizer.decode([report.report_ids[lowest]]), report.logprobs[lowest]),
+                drop=float(drop_V[0]),
+                drop_blocks=drop_V[1:].reshape(_side(len(blocks)), -1),
+                is_text_prior_only=bool(drop_V[0] < settings.least_drop),
+            )
+        )
+    return found
+
+
+def sentence_tokens(report: Report, tokenizer: TextTokenizer) -> list[tuple[str, list[int]]]:
+    """Return the sentences of a report with the places of their tokens in ``report_ids``.
+
+    A token belongs to the sentence that its last letter is in; ids that are no text belong to none.
+    """
+    if report.text is None:
+        return []
+    stream, end = tokenizer.stream(), 0
+    ends: dict[int, int] = {}
+    for place, token_id in enumerate(report.report_ids):
+        if token_id < tokenizer.vocabulary.num_text:
+            end += len(stream.push(token_id))
+            ends[place] = end
+    found = []
+    for start, stop in sentence_spans(report.text):
+        places = [place for place, end in ends.items() if start < end <= stop]
+        if places:
+            found.append((report.text[start:stop].strip(), places))
+    return found
+
+
+def block_positions(num_positions: int, blocks: int) -> list[list[int]]:
+    """Return the image positions of each block, in raster order of blocks; at most a block a position.
+
+    Args:
+        num_positions: of a square image, raster order.
+        blocks: a side.
+    """
+    side = _side(num_positions)
+    edges = np.array_split(np.arange(side), min(blocks, side))
+    return [[int(y) * side + int(x) for y in rows for x in columns] for rows in edges for columns in edges]
+
+
+def _side(num_positions: int) -> int:
+    side = int(num_positions**0.5)
+    assert side * side == num_positions, "images are square"
+    return side
+
+
+def _hidden(prompt: Sequence[int], positions: Sequence[int], mask: int) -> list[int]:
+    """Return a prompt with image positions replaced; ``I_s`` stands in front of them."""
+    found = list(prompt)
+    for position in positions:
+        found[position + 1] = mask
+    return found

@@ -1,0 +1,152 @@
+"""From image codes to reports: prompts, decoding, the cut, the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.infer.decoding.drafts import Drafter
+from chexmix_cli.core.infer.decoding.engine import Engine, Finish, Generation
+from chexmix_cli.core.infer.reports.comparison_guard import ComparisonGuard
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.text.comparisons import find_comparisons
+from chexmix_cli.core.text.tokenizer import TextStream, TextTokenizer
+from chexmix_cli.core.vocab import Vocabulary
+
+OnText = Callable[[int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """The report of one image.
+
+    Attributes:
+        token_ids: every new id, nothing cut.
+        report_ids: ids in front of the first end (``T_s``) or next document (``I_s``).
+        text: what ``report_ids`` say, or None if the model has no text tokenizer.
+        num_not_text: how many of ``report_ids`` are no text ids and so not in ``text``; only
+            ``decode.vocabulary = "all"`` can choose such.
+        finish: why decoding stopped.
+        logprob: log-probability of all new ids.
+        logprobs: of each of ``report_ids``.
+        comparisons: words of the text that claim a comparison with an earlier study, unless they are allowed.
+    """
+
+    token_ids: list[int]
+    report_ids: list[int]
+    text: str | None
+    num_not_text: int
+    finish: Finish
+    logprob: float
+    logprobs: list[float]
+    comparisons: list[str]
+
+
+class ReportWriter:
+    """Writes reports with one model.
+
+    Args:
+        decoder: on its device, in its dtype.
+        vocabulary: the model's ids.
+        tokenizer: the model's text tokenizer, or None: then reports are ids only.
+
+    Attributes:
+        engine: the engine that decodes, with its ``stats``.
+    """
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, tokenizer: TextTokenizer | None) -> None:
+        self.vocabulary, self.tokenizer = vocabulary, tokenizer
+        self._guard: ComparisonGuard | None = None
+        self.engine = Engine(decoder, vocabulary, ordinary_ids=None if tokenizer is None else _ordinary_ids(tokenizer))
+
+    def write(
+        self,
+        codes: Sequence[Sequence[int]],
+        settings: DecodeSettings,
+        *,
+        seed: int = 0,
+        on_text: OnText | None = None,
+        drafter: Drafter | None = None,
+    ) -> list[Report]:
+        """Return the report of each image, all decoded in one batch.
+
+        Args:
+            codes: the codes of each image, raster order.
+            settings: how to decode.
+            seed: of sampled tokens.
+            on_text: called with the image's index and the next piece of its report's text, as soon as it is there;
+                the pieces of one image joined are its ``text``. Needs a text tokenizer.
+            drafter: supposes what follows in a report (``decode.draft_rows``); None never does.
+
+        Raises:
+            SettingsError: if comparisons are to be blocked and there is no text tokenizer.
+            VocabularyError: if an image has not ``tokens_per_image`` codes, or one out of range.
+            WeightsError, MachineError: as :meth:`Engine.generate`.
+        """
+        prompts = [self.vocabulary.report_prompt([int(code) for code in image]) for image in codes]
+        streams = None
+        if on_text is not None and self.tokenizer is not None:
+            streams = _Streams(self.tokenizer, len(prompts), on_text)
+        guard = None
+        if settings.comparisons == "block":
+            if self.tokenizer is None:
+                raise SettingsError("is 'block'", where="decode.comparisons", expected="weights with a text tokenizer")
+            guard = self._guard = self._guard or ComparisonGuard(self.tokenizer)
+            guard.reset()
+        generations = self.engine.generate(
+            prompts,
+            settings,
+            seed=seed,
+            on_token=None if streams is None else streams.push,
+            guard=guard,
+            drafter=drafter,
+        )
+        if streams is not None:
+            streams.finish()
+        return [self._report(generation, settings) for generation in generations]
+
+    def _report(self, generation: Generation, settings: DecodeSettings) -> Report:
+        report_ids = self.vocabulary.cut_report(generation.token_ids)
+        text_ids = [token_id for token_id in report_ids if token_id < self.vocabulary.num_text]
+        text = None if self.tokenizer is None else self.tokenizer.decode(text_ids)
+        return Report(
+            token_ids=generation.token_ids,
+            report_ids=report_ids,
+            text=text,
+            num_not_text=len(report_ids) - len(text_ids),
+            finish=generation.finish,
+            logprob=generation.logprob,
+            logprobs=generation.logprobs[: len(report_ids)],
+            comparisons=[] if text is None or settings.comparisons == "allow" else find_comparisons(text),
+        )
+
+
+class _Streams:
+    """Gives out each report's text as its ids arrive, up to the cut."""
+
+    def __init__(self, tokenizer: TextTokenizer, count: int, on_text: OnText) -> None:
+        self._vocabulary, self._on_text = tokenizer.vocabulary, on_text
+        self._open: dict[int, TextStream] = {row: tokenizer.stream() for row in range(count)}
+
+    def push(self, row: int, token_id: int) -> None:
+        stream = self._open.get(row)
+        if stream is None:
+            return
+        if token_id in (self._vocabulary.begin_text, self._vocabulary.begin_image):
+            self._give(row, self._open.pop(row).finish())
+        elif token_id < self._vocabulary.num_text:
+            self._give(row, stream.push(token_id))
+
+    def finish(self) -> None:
+        for row, stream in self._open.items():
+            self._give(row, stream.finish())
+
+    def _give(self, row: int, piece: str) -> None:
+        if piece:
+            self._on_text(row, piece)
+
+
+def _ordinary_ids(tokenizer: TextTokenizer) -> list[int]:
+    return [token_id for token_id in range(tokenizer.vocabulary.num_text) if tokenizer.token_bytes(token_id)]

@@ -1,0 +1,1 @@
+"""Images and reports as vectors, an index of them, and exact search."""

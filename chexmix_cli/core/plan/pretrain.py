@@ -1,0 +1,310 @@
+"""``chexmix plan pretrain``: memory and time of a stage, before anything large is loaded.
+
+The stage's own task is built on drawn data with a model cut down in layers, vocabulary or pixels (``plan_sizes.py``);
+one step of it is taken apart (``plan_step.py``), and what it cost is carried to the full size. Weights, gradients and
+optimiser state follow from the shapes alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.plan.measure import Plan, Point, Remedy, extrapolate, flop_rate, module_bytes
+from chexmix_cli.core.plan.pretrain_data import DataFacts, data_facts
+from chexmix_cli.core.plan.pretrain_step import measure_step
+from chexmix_cli.core.plan.pretrain_tasks import drawn_decoder_task, drawn_tokenizer_task
+from chexmix_cli.core.plan.reports import PASS_S, encode_costs, vqgan_flop
+from chexmix_cli.core.plan.sizes import (
+    MEASURED_PARAMETERS,
+    Limits,
+    decoder_parameters,
+    decoder_sizes,
+    picture_sizes,
+)
+from chexmix_cli.core.runtime import available_memory, resident_memory, slow_bfloat16
+from chexmix_cli.core.settings.training import (
+    LoopSettings,
+    Stage1Training,
+    Stage2Training,
+    StageTraining,
+    TokenizerTraining,
+)
+from chexmix_cli.core.train.checkpoint import FILE_BYTES
+from chexmix_cli.core.train.examples.documents import ENCODED_TOGETHER
+
+#: Seconds that the repetitions of one measured size may take.
+_BUDGET_S = 2.0
+#: More than this the allocator never kept; measured with next to no tensors it would look like more.
+_MOST_OVERHEAD = 0.5
+#: Processes among which a plan spreads a model to find how many it needs.
+_MOST_PROCESSES = 1024
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """A stage at its full size.
+
+    Attributes:
+        weights: bytes of all parameters and buffers.
+        trained: bytes of the trained parameters, which gradients take once and AdamW twice.
+        step: what :func:`measure_step` found, carried to the full size.
+        beside: part -> bytes that stay while the stage trains (a frozen image tokenizer, films).
+        before: part -> bytes that preparing the data takes and gives back, beside ``beside``.
+        before_s: seconds of it.
+        overhead: bytes that the allocator holds beside each byte of a tensor.
+    """
+
+    weights: int
+    trained: int
+    step: Mapping[str, float]
+    beside: Mapping[str, int]
+    before: Mapping[str, int]
+    before_s: float
+    overhead: float
+
+
+def plan_pretrain(
+    settings: StageTraining,
+    *,
+    data: Path | None,
+    device: torch.device,
+    name: str,
+    memory_bytes: int | None = None,
+) -> Plan:
+    """Return the plan of a stage.
+
+    Args:
+        settings: root of the stage.
+        data: manifest; without one the plan leaves out what hangs on it, and says so.
+        device: that will train, and that measures.
+        name: of the stage.
+        memory_bytes: of the machine planned for; default: what is free here.
+
+    Raises:
+        DataError, TrainingError: if the manifest is unusable.
+        MachineError: if the system does not tell its memory.
+    """
+    base = _process_bytes()
+    # What this process holds already is in the plan as a part of its own.
+    available = memory_bytes if memory_bytes is not None else available_memory(device) + base
+    facts = data_facts(data, settings.model)
+    rate = flop_rate(getattr(torch, settings.train.precision), device)
+    if isinstance(settings, TokenizerTraining):
+        costs = _tokenizer_costs(settings, facts, device, rate, base)
+    else:
+        costs = _decoder_costs(settings, facts, device, rate, base)
+    plan = Plan(
+        command=f"pretrain {name}",
+        memory={"process": base, **step_memory(settings.train, costs)},
+        available_bytes=available,
+        times=_times(settings.train, costs, facts),
+        sizes=_sizes(settings.train, costs, facts),
+        remarks=_remarks(settings, facts, device),
+    )
+    if plan.fits:
+        return plan
+    found = remedies(settings.train, costs, plan)
+    state = costs.weights + 2 * costs.trained
+    if not (isinstance(settings, TokenizerTraining) or settings.train.checkpoint_activations) and state < available:
+        # Measured like the plan itself; of no use where weights and optimiser alone are too much.
+        train = dataclasses.replace(settings.train, checkpoint_activations=True)
+        again = _decoder_costs(dataclasses.replace(settings, train=train), facts, device, rate, base)
+        found.insert(0, Remedy("--set train.checkpoint_activations=true", _peak(train, again, plan)))
+    return dataclasses.replace(plan, remedies=found)
+
+
+def step_memory(train: LoopSettings, costs: Costs) -> dict[str, int]:
+    """Return the parts of memory at the moment of a run that takes most: data, a pass, an update, a checkpoint."""
+    micros = train.batch_size // train.micro_batch_size
+    of_pass = round(costs.step["pass_bytes"] + costs.step["kept_bytes"] * max(0, micros - 2))
+    gradients = min(costs.trained, of_pass) if micros > 1 else 0
+    average = {"average": costs.trained} if train.ema_decay else {}
+    state = {"weights": costs.weights, "optimizer": 2 * costs.trained, **average}
+    moments = [
+        {**state, "gradients": gradients, "activations": of_pass - gradients},
+        {**state, "gradients": costs.trained, "update": round(costs.step["update_bytes"])},
+        {**state, "gradients": costs.trained, "checkpoint": 2 * min(FILE_BYTES, sum(state.values()))},
+        dict(costs.before),
+    ]
+    largest = max(moments, key=lambda parts: sum(parts.values()))
+    parts = {**costs.beside, **largest, "allocator": round(costs.overhead * sum(largest.values()))}
+    return {name: value for name, value in parts.items() if value}
+
+
+def remedies(train: LoopSettings, costs: Costs, plan: Plan) -> list[Remedy]:
+    """Return changes that need less memory, with what each comes to; those that are on already are left out."""
+    found: list[Remedy] = []
+    if train.micro_batch_size > 1:
+        smaller = dataclasses.replace(train, micro_batch_size=1)
+        share = 1 / train.micro_batch_size
+        kept = max(0.0, costs.step["pass_bytes"] - costs.trained) * share + costs.trained
+        less = dataclasses.replace(costs, step={**costs.step, "pass_bytes": kept})
+        found.append(Remedy("--set train.micro_batch_size=1", _peak(smaller, less, plan)))
+    state = round((costs.weights + 3 * costs.trained) * (1 + costs.overhead))
+    rest = max(0, plan.peak_bytes - state)
+    room = plan.available_bytes - rest
+    if room > 0:
+        processes = -(-state // room)
+        if 1 < processes <= _MOST_PROCESSES:
+            what = f"{processes} processes of this much memory each, with --set train.parallel=fsdp"
+            found.append(Remedy(what, rest + state // processes))
+    return found
+
+
+def _peak(train: LoopSettings, costs: Costs, plan: Plan) -> int:
+    return plan.memory["process"] + sum(step_memory(train, costs).values())
+
+
+def _tokenizer_costs(
+    settings: TokenizerTraining, facts: DataFacts, device: torch.device, rate: float, base: int
+) -> Costs:
+    train, model = settings.train, settings.model
+    side, limits = model.image.resolution_px, Limits(MEASURED_PARAMETERS, rate * PASS_S)
+    # Backwards costs twice what forwards does.
+    flop = 3 * vqgan_flop(model.vqgan, side)
+    step_px = model.vqgan.downsampling
+    points = []
+    for size in picture_sizes(side, examples=train.micro_batch_size, flop=flop, step_px=step_px, limits=limits):
+        task, loop = drawn_tokenizer_task(settings, size)
+        values = measure_step(task, loop, settings.optimizer, device=device, budget_s=_BUDGET_S)
+        weights, trained = module_bytes(task.module)
+        points.append(Point({"pixels": size.pixels}, _of_one_micro(values, loop)))
+    step = extrapolate(points, {"pixels": train.micro_batch_size * side**2})
+    films = {"films": facts.film_bytes}
+    return Costs(
+        weights=weights,
+        trained=trained,
+        step=step,
+        beside=films,
+        before={},
+        before_s=facts.read_s,
+        overhead=_overhead(points, base),
+    )
+
+
+def _decoder_costs(
+    settings: Stage1Training | Stage2Training, facts: DataFacts, device: torch.device, rate: float, base: int
+) -> Costs:
+    model, shape, examples = settings.model, settings.model.decoder, settings.train.micro_batch_size
+    tokens = settings.packing.row_tokens or model.vocabulary.prompt_length + max(facts.report_tokens)
+    limits = Limits(MEASURED_PARAMETERS, rate * PASS_S)
+    sizes = decoder_sizes(shape, tokens=tokens, side_codes=model.grid_size, examples=examples, limits=limits)
+    points = []
+    for size in sizes:
+        task, loop = drawn_decoder_task(settings, size, facts.report_tokens)
+        values = measure_step(task, loop, settings.optimizer, device=device, budget_s=_BUDGET_S)
+        points.append(Point({"layers": size.layers, "rows": size.rows}, _of_one_micro(values, loop)))
+    full, first = {"layers": shape.num_layers, "rows": shape.num_rows}, sizes[0]
+    if first.share == examples:
+        step = extrapolate(points, full)
+    else:
+        pair = [Point({"examples": size.examples}, point.values) for size, point in zip(sizes, points, strict=True)]
+        alone = extrapolate([pair[0], pair[-1]], {"examples": 0})
+        numbers = [
+            decoder_parameters(shape, layers=n, rows=r)
+            for n, r in ((shape.num_layers, shape.num_rows), (first.layers, first.rows))
+        ]
+        alone = {name: value * numbers[0] / numbers[1] for name, value in alone.items()}
+        step = with_examples(extrapolate(points[:-1], full), alone, examples / first.share)
+        # Attention costs more than its share of longer documents: forwards and backwards, half of it hidden.
+        longer = tokens * (tokens - tokens / first.shorter)
+        step["learn_s"] += 7.0 * examples * shape.num_layers * shape.hidden_size * longer / rate
+    with torch.device("meta"):
+        decoder = Decoder(shape)
+    weights, trained = module_bytes(decoder)
+    vqgan = Vqgan(model.vqgan).eval().to(device)
+    encode_bytes, encode_s = encode_costs(model, vqgan, ENCODED_TOGETHER)
+    images = facts.num_train * settings.documents.variants + facts.num_val
+    return Costs(
+        weights=weights,
+        trained=trained,
+        step=step,
+        beside={"image tokenizer": module_bytes(vqgan)[0]},
+        before={"films": facts.film_bytes, "encoding": encode_bytes},
+        before_s=facts.read_s + encode_s * images,
+        overhead=_overhead(points, base),
+    )
+
+
+def with_examples(values: Mapping[str, float], alone: Mapping[str, float], times: float) -> dict[str, float]:
+    """Return quantities of ``times`` as many examples.
+
+    Args:
+        values: of the number that was measured.
+        alone: the part of them that does not hang on examples (gradients, casts of weights); the update is all such.
+        times: how many times as many.
+    """
+    result = {}
+    for name, value in values.items():
+        fixed = value if name.startswith("update") else min(value, alone[name])
+        result[name] = fixed + (value - fixed) * times
+    return result
+
+
+def _overhead(points: Sequence[Point], base: int) -> float:
+    """Return what the process grew by beside the tensors of the largest size that was measured, a byte of them.
+
+    The allocator keeps pieces that are free but of no use for what comes next: about a third with small tensors, next
+    to nothing with large ones, which it asks the system for one by one.
+    """
+    largest = max(points, key=lambda point: point.values["tensor_bytes"]).values
+    grown = max(point.values["resident_bytes"] for point in points) - base
+    return min(_MOST_OVERHEAD, max(0.0, grown / largest["tensor_bytes"] - 1))
+
+
+def _process_bytes() -> int:
+    """Return what a training process holds before its first tensor of any size: everything imported and started."""
+    import_module("chexmix_cli.core.train.pretrain.run")
+    layer = torch.nn.Linear(8, 8)
+    layer(torch.zeros(1, 8)).sum().backward()
+    torch.optim.AdamW(layer.parameters()).step()
+    return resident_memory()
+
+
+def _of_one_micro(values: Mapping[str, float], loop: LoopSettings) -> dict[str, float]:
+    """Return measured values with the time of a batch's preparation as that of one micro-batch."""
+    return {**values, "prepare_s": values["prepare_s"] * loop.micro_batch_size / loop.batch_size}
+
+
+def _times(train: LoopSettings, costs: Costs, facts: DataFacts) -> dict[str, float]:
+    micros = train.batch_size // train.micro_batch_size
+    step_s = micros * (costs.step["learn_s"] + costs.step["prepare_s"]) + costs.step["update_s"]
+    batches = -(-facts.num_val // train.micro_batch_size)
+    batches = min(batches, train.validation_batches) if train.validation_batches else batches
+    validations = -(-train.steps // train.validate_every)
+    times = {
+        "step": step_s,
+        "steps": step_s * train.steps,
+        "validation": validations * batches * costs.step["validate_s"],
+        "data": costs.before_s,
+    }
+    return {**times, "run": sum(times.values()) - step_s}
+
+
+def _sizes(train: LoopSettings, costs: Costs, facts: DataFacts) -> dict[str, int]:
+    return {
+        "trained_parameters": costs.trained // _FLOAT_BYTES,
+        "steps": train.steps,
+        "batch_size": train.batch_size,
+        "micro_batch_size": train.micro_batch_size,
+        "checkpoint_bytes": costs.weights + 2 * costs.trained,
+        "train_films": facts.num_train,
+        "val_films": facts.num_val,
+    }
+
+
+def _remarks(settings: StageTraining, facts: DataFacts, device: torch.device) -> list[str]:
+    remarks = slow_bfloat16(settings.train.precision, device)
+    if facts.num_train:
+        return remarks
+    assumed = [] if isinstance(settings, TokenizerTraining) else [f"reports of {max(facts.report_tokens)} tokens"]
+    return [*remarks, ", ".join(["without --data: no films in memory, no time for data and validation", *assumed])]

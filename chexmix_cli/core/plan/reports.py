@@ -1,0 +1,157 @@
+"""``chexmix plan generate-report``: memory and time of writing reports, before any weights are read.
+
+The engine runs on a decoder cut down in layers and vocabulary, with random weights; what it cost is carried to the full
+size. The bytes of weights and of the key-value cache follow from the shapes alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from chexmix_cli.core.infer.decoding.engine import Engine, spare_places
+from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.init import init_decoder
+from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.plan.measure import LiveBytes, Plan, Point, extrapolate, flop_rate, module_bytes, seconds
+from chexmix_cli.core.plan.sizes import (
+    MEASURED_PARAMETERS,
+    DecoderSize,
+    Limits,
+    cut_decoder,
+    decoder_parameters,
+    decoder_sizes,
+    picture_sizes,
+)
+from chexmix_cli.core.runtime import available_memory, resident_memory, seeded_generator
+from chexmix_cli.core.settings.inference import GenerateReportSettings
+from chexmix_cli.core.settings.model import ModelSettings, VqganSettings
+
+#: Seconds that one measured pass may take, by the rate of matrix products.
+PASS_S = 1.5
+#: New tokens of a measured report.
+_NEW_TOKENS = 9
+
+
+def plan_generate_report(
+    model: ModelSettings,
+    settings: GenerateReportSettings,
+    *,
+    dtype: torch.dtype,
+    image_dtype: torch.dtype,
+    device: torch.device,
+    memory_bytes: int | None = None,
+) -> Plan:
+    """Return the plan of writing reports with a model.
+
+    Args:
+        model: its settings; no weights are read.
+        settings: batch size and length of reports.
+        dtype, image_dtype: of the decoder and of the image tokenizer.
+        device: that will run them, and that measures.
+        memory_bytes: of the machine planned for; default: what is free here.
+
+    Raises:
+        MachineError: if the system does not tell its memory.
+    """
+    base = resident_memory()
+    available = memory_bytes if memory_bytes is not None else available_memory(device) + base
+    shape, batch_size = model.decoder, settings.input.batch_size
+    limits = Limits(MEASURED_PARAMETERS, flop_rate(dtype, device) * PASS_S)
+    tokens = model.vocabulary.prompt_length
+    sizes = decoder_sizes(shape, tokens=tokens, side_codes=model.grid_size, examples=batch_size, limits=limits)
+    points = []
+    for size in {(one.layers, one.rows): one for one in sizes}.values():
+        whole = dataclasses.replace(size, examples=batch_size, shorter=sizes[0].shorter)
+        points.append(
+            Point({"layers": size.layers, "rows": size.rows}, _measure(model, settings, whole, dtype, device))
+        )
+    found = extrapolate(points, {"layers": shape.num_layers, "rows": shape.num_rows})
+    parameters = decoder_parameters(shape, layers=shape.num_layers, rows=shape.num_rows)
+    later = settings.decode.max_new_tokens - _NEW_TOKENS
+    if batch_size > 1 and settings.decode.draft_rows > 1:
+        later += spare_places(settings.decode.max_new_tokens)
+    cache = 2 * shape.num_layers * batch_size * shape.hidden_size * later * dtype.itemsize
+    vqgan = Vqgan(model.vqgan).eval().to(device, image_dtype)
+    images_at_once = ImageTokenizer(vqgan, model, batch_size=batch_size).batch_size
+    encode_bytes, encode_s = encode_costs(model, vqgan, images_at_once)
+    memory = {
+        "process": base,
+        "decoder": parameters * dtype.itemsize,
+        "image tokenizer": module_bytes(vqgan)[0],
+        "reports": max(round(found["bytes"]) + max(0, cache), encode_bytes),
+    }
+    times = {"encode": encode_s, "prompt": found["prompt_s"], "token": found["token_s"]}
+    times["reports"] = batch_size * encode_s + found["prompt_s"] + settings.decode.max_new_tokens * found["token_s"]
+    return Plan(
+        command="generate-report",
+        memory=memory,
+        available_bytes=available,
+        times=times,
+        sizes={"parameters": parameters, "batch_size": batch_size, "new_tokens": settings.decode.max_new_tokens},
+        remarks=[
+            f"reports: {batch_size} together, each of the {settings.decode.max_new_tokens} tokens it may have",
+            "a token a report and pass: drafts that turn out right (decode.draft_rows) make it faster",
+        ],
+    )
+
+
+def vqgan_flop(settings: VqganSettings, side_px: int) -> int:
+    """Return the floating-point operations of one picture to its latents and back, counted without computing any."""
+    with torch.device("meta"):
+        vqgan = Vqgan(settings)
+        pixels = torch.empty(1, settings.image_channels, side_px, side_px)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        vqgan.decode_latents(vqgan.latents(pixels))
+    return int(counter.get_total_flops())
+
+
+def encode_costs(model: ModelSettings, vqgan: Vqgan, examples: int) -> tuple[int, float]:
+    """Return what turning pictures into codes takes: bytes beside the weights, and seconds a picture.
+
+    Args:
+        model: settings.
+        vqgan: their image tokenizer, any weights, where it will run.
+        examples: pictures that pass at once.
+    """
+    side, like = model.image.resolution_px, vqgan.quant_conv.weight
+    limits = Limits(MEASURED_PARAMETERS, flop_rate(like.dtype, like.device) * PASS_S)
+    # Without the way back: half is near enough for how much may be measured.
+    flop = vqgan_flop(model.vqgan, side) / 2
+    points = []
+    for size in picture_sizes(side, examples=examples, flop=flop, step_px=model.vqgan.downsampling, limits=limits):
+        shape = (size.examples, model.vqgan.image_channels, size.side_px, size.side_px)
+        pixels = torch.rand(shape, generator=seeded_generator(0)).to(like) * 2 - 1
+        with torch.inference_mode():
+            with LiveBytes(vqgan) as live:
+                vqgan.encode(pixels)
+            taken = seconds(lambda: vqgan.encode(pixels), budget_s=1.0)  # noqa: B023 (called at once)
+        points.append(Point({"pixels": size.pixels}, {"bytes": live.peak + pixels.nbytes, "s": taken}))
+    found = extrapolate(points, {"pixels": examples * side**2})
+    return round(found["bytes"]), found["s"] / examples
+
+
+def _measure(
+    model: ModelSettings, settings: GenerateReportSettings, size: DecoderSize, dtype: torch.dtype, device: torch.device
+) -> dict[str, float]:
+    """Return bytes beside the weights, seconds of the prompts and of a pass that gives each report a token."""
+    cut = cut_decoder(model, size)
+    decoder = Decoder(cut.decoder)
+    init_decoder(decoder, seeded_generator(0))
+    decoder = decoder.to(device, dtype)
+    engine = Engine(decoder, cut.vocabulary)
+    prompts = [cut.vocabulary.report_prompt([row] * cut.vocabulary.tokens_per_image) for row in range(size.examples)]
+    decode = dataclasses.replace(settings.decode, max_new_tokens=_NEW_TOKENS, min_new_tokens=_NEW_TOKENS)
+    with LiveBytes(decoder) as live:
+        engine.generate(prompts, decode)
+    before = dataclasses.replace(engine.stats)
+    engine.generate(prompts, decode)
+    stats = engine.stats
+    return {
+        "bytes": float(live.peak) * size.shorter,
+        "prompt_s": (stats.prefill_s - before.prefill_s) * size.shorter,
+        "token_s": (stats.decode_s - before.decode_s) / (stats.num_passes - before.num_passes),
+    }

@@ -1,0 +1,1 @@
+"""Pretraining: a stage put together, and the decoder stages."""

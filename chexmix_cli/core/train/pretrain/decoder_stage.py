@@ -1,0 +1,191 @@
+"""Put a decoder stage together: documents of a manifest or of token shards, start weights, task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
+from chexmix_cli.core.errors import TrainingError
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.init import init_code_rows, init_decoder
+from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.settings.load import to_dict
+from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
+from chexmix_cli.core.text.tokenizer import TextTokenizer
+from chexmix_cli.core.train.examples.documents import DocumentSet, DocumentSource, encode_films, encode_reports
+from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.examples.shard_documents import ShardDocuments, open_shards
+from chexmix_cli.core.train.order import step_generator
+from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
+from chexmix_cli.core.weights import WeightsDir, save_model
+from chexmix_cli.core.weights.files import tokenizer_files
+from chexmix_cli.core.weights.growth import load_grown_decoder
+from chexmix_cli.core.weights.hub.registry import registry
+
+Progress = Callable[[str, int, int], None]
+
+
+def decoder_task(
+    settings: Stage1Training | Stage2Training, data: Path, start: WeightsDir | None, progress: Progress
+) -> DecoderTask:
+    """Return the task of stage 1 or 2.
+
+    Args:
+        settings: root of the stage.
+        data: manifest, or folder of token shards, with ``train`` and ``val`` rows.
+        start: holds the image tokenizer, and the text tokenizer and the decoder unless the settings name others.
+        progress: called with (what, done, in all) while data is prepared.
+
+    Raises:
+        TrainingError, DataError, WeightsError: as :func:`pretrain.pretrain`.
+    """
+    if start is None or not start.has_vqgan:
+        raise TrainingError(
+            "the decoder stages need a trained image tokenizer",
+            where="--init",
+            expected="the run or weights directory of `pretrain --stage tokenizer`",
+        )
+    model = settings.model
+    for name in ("vqgan", "vocabulary", "image"):
+        require_same(name, getattr(start.settings, name), getattr(model, name))
+    tokenizer_file = _text_tokenizer_file(settings.documents.text_tokenizer, start)
+    tokenizer = TextTokenizer.load(tokenizer_file.parent, model.vocabulary)
+    assert tokenizer is not None
+    # What may stop the run comes first: an hour of encoding, or a gigabyte of weights, after it.
+    if data.is_dir():
+        sources = _from_shards(settings, data, start, tokenizer_file)
+    else:
+        sources = _from_manifest(settings, data, start, tokenizer, progress)
+    vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    decoder = _start_decoder(settings, start, vqgan)
+    stage = "2" if isinstance(settings, Stage2Training) else "1"
+    # Weights that came from a model of weights.toml stay under its licence.
+    origin = {} if start.entry is None else {"entry": start.entry.name}
+    if isinstance(settings, Stage2Training):
+        # Inpainting has to read images as they were read in training (weights/directory.py: sees_whole_image).
+        origin["attention"] = settings.masking.attention
+
+    def export(directory: Path) -> None:
+        save_model(
+            directory,
+            model,
+            decoder=decoder,
+            vqgan=vqgan,
+            tokenizer_file=tokenizer_file,
+            provenance={**origin, "stage": stage, "seed": settings.train.seed, "init": start.fingerprint},
+        )
+
+    return DecoderTask(settings, decoder, *sources, export)
+
+
+def _from_shards(
+    settings: Stage1Training | Stage2Training, folder: Path, start: WeightsDir, tokenizer_file: Path
+) -> tuple[DocumentSource, DocumentSource]:
+    if settings.documents.variants > 1:
+        raise TrainingError(
+            "token shards hold one encoding of each image",
+            where=f"documents.variants = {settings.documents.variants}",
+            expected="1, or a manifest of images as --data",
+        )
+    shards = open_shards(folder, start, tokenizer_file)
+    return ShardDocuments(shards, "train", settings.model), ShardDocuments(shards, "val", settings.model)
+
+
+def _from_manifest(
+    settings: Stage1Training | Stage2Training,
+    manifest: Path,
+    start: WeightsDir,
+    tokenizer: TextTokenizer,
+    progress: Progress,
+) -> tuple[DocumentSource, DocumentSource]:
+    rows = read_splits(manifest)
+    reports = {split: encode_reports(found, tokenizer, settings.model) for split, found in rows.items()}
+    vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    sets = {split: _document_set(split, rows[split], reports[split], vqgan, settings, progress) for split in rows}
+    return sets["train"], sets["val"]
+
+
+def _document_set(
+    split: str,
+    rows: list[ManifestRow],
+    reports: list[list[int]],
+    vqgan: Vqgan,
+    settings: Stage1Training | Stage2Training,
+    progress: Progress,
+) -> DocumentSet:
+    documents = settings.documents if split == "train" else dataclasses.replace(settings.documents, variants=1)
+    films = load_films(rows, settings.model, progress)
+    codes = encode_films(
+        vqgan,
+        films,
+        documents,
+        seed=settings.train.seed,
+        progress=lambda done, total: progress(f"encode {split}", done, total),
+    )
+    return DocumentSet(codes, reports, [row.id for row in rows])
+
+
+def _text_tokenizer_file(name: str, start: WeightsDir) -> Path:
+    """Return the text tokenizer of ``init``, of a model of weights.toml, or of a directory."""
+    if name == "init":
+        directory = start.path
+    else:
+        entry = registry().get(name)
+        directory = Path(name) if entry is None else entry.directory
+    found = tokenizer_files(directory)
+    if not found:
+        raise TrainingError(
+            "no text tokenizer",
+            where=f"documents.text_tokenizer = {name!r}",
+            expected="init, a model of weights.toml or a directory, with tokenizer.json",
+        )
+    return found[0]
+
+
+def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir, vqgan: Vqgan) -> Decoder:
+    shape, seed = settings.model.decoder, settings.train.seed
+    if settings.start.decoder != "init":
+        folder = Path(settings.start.decoder)
+        decoder = load_grown_decoder(folder, shape, settings.model.vocabulary, step_generator(seed, 0))
+    elif start.has_decoder:
+        # Dropout is of the training, not of the weights.
+        require_same(
+            "decoder",
+            dataclasses.replace(start.settings.decoder, residual_dropout=0.0),
+            dataclasses.replace(shape, residual_dropout=0.0),
+        )
+        decoder = start.load_decoder(torch.device("cpu"), torch.float32)
+    else:
+        decoder = Decoder(shape)
+        generator = step_generator(seed, 0)
+        init_decoder(decoder, generator)
+        codebook_KE = vqgan.quantize.embedding.weight.detach()
+        init_code_rows(decoder, codebook_KE, settings.model.vocabulary.image_start, generator)
+    decoder.set_dropout(shape.residual_dropout)
+    return decoder
+
+
+def read_splits(manifest: Path) -> dict[str, list[ManifestRow]]:
+    """Return the ``train`` and ``val`` rows of a manifest; TrainingError if there are none of one."""
+    rows = {split: list(read_manifest(manifest, split=split)) for split in ("train", "val")}
+    for split, found in rows.items():
+        if not found:
+            raise TrainingError(f"no row with split {split!r}", where=manifest.name, expected="train and val rows")
+    return rows
+
+
+def require_same(name: str, found: Any, wanted: Any) -> None:
+    """Raise TrainingError, naming what differs, unless the start weights are of the model in training."""
+    if found != wanted:
+        changed = [key for key, value in to_dict(wanted).items() if to_dict(found)[key] != value]
+        raise TrainingError(
+            f"its {name} differs in {', '.join(changed)}",
+            where="--init",
+            expected="the settings of the model in training",
+            hint="choose the --preset the start weights were trained with",
+        )

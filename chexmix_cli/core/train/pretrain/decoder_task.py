@@ -1,0 +1,141 @@
+"""Stages 1 and 2: the decoder learns documents. Units are the targets that count."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
+from chexmix_cli.core.train.examples.documents import DocumentSource
+from chexmix_cli.core.train.examples.packing import Piece, RowPlan
+from chexmix_cli.core.train.objectives import Documents, masked_next_token, shifted, token_losses
+from chexmix_cli.core.train.order import step_generator
+from chexmix_cli.core.train.task import Terms, autocast, device_of
+
+#: Validation masks are drawn from this stream, so that every validation hides the same tokens.
+_VALIDATION_STREAM = 2_000_003
+
+
+class DecoderTask:
+    """Next-token prediction, masked or not.
+
+    Args:
+        settings: root of the stage; a ``Stage2Training`` masks.
+        decoder: the model in training.
+        train, val: documents of the two splits.
+        export: writes the model as a weights directory (the run knows its other files).
+
+    Raises:
+        TrainingError: if a document fits no row.
+    """
+
+    metric, higher_is_better = "val_loss", False
+
+    def __init__(
+        self,
+        settings: Stage1Training | Stage2Training,
+        decoder: Decoder,
+        train: DocumentSource,
+        val: DocumentSource,
+        export: Callable[[Path], None],
+    ) -> None:
+        self._settings, self._vocabulary = settings, settings.model.vocabulary
+        self.module: nn.Module = decoder
+        self.blocks: Sequence[nn.Module] = list(decoder.blocks)
+        self._decoder = decoder
+        self._train, self._val, self._export = train, val, export
+        lengths = [self._vocabulary.prompt_length + length for length in train.report_lengths()]
+        self._rows = RowPlan(lengths, settings.packing, settings.train.seed)
+
+    def select(self, step: int) -> list[int]:
+        """Return the numbers of the rows of a step; they run on across epochs."""
+        size = self._settings.train.batch_size
+        return list(range(step * size, (step + 1) * size))
+
+    def prepare(self, indices: list[int], generator: Generator) -> Documents:
+        """Return rows of documents with, each, one of its image's variants; masked in stage 2."""
+        rows = [self._rows.row(index) for index in indices]
+        pieces = [piece for row in rows for piece in row]
+        variants = torch.randint(self._train.num_variants, (len(pieces),), generator=generator).tolist()
+        documents = self._documents(self._train, pieces, variants)
+        crosses = self._settings.packing.attention == "paper"
+        rows_of = tuple(len(row) for row in rows)
+        return self._corrupt(dataclasses.replace(documents, rows=rows_of, crosses_documents=crosses), generator)
+
+    def split(self, batch: Documents, size: int) -> list[Documents]:
+        """Return the documents in groups of ``size`` rows."""
+        return batch.split(size)
+
+    def num_units(self, batch: Documents) -> int:
+        """Return the number of targets that count."""
+        return batch.num_targets()
+
+    def loss(self, batch: Documents) -> Terms:
+        """Return the summed cross-entropy, and it apart for image and text targets."""
+        total, loss_M, target_M = token_losses(self._decoder, batch.to(device_of(self._decoder)))
+        is_image_M = self._vocabulary.is_image(target_M)
+        sums: dict[str, tuple[Tensor, int]] = {"loss": (total.detach(), len(loss_M))}
+        for name, is_kind_M in (("loss_image", is_image_M), ("loss_text", ~is_image_M)):
+            sums[name] = (loss_M[is_kind_M].sum(), int(is_kind_M.sum()))
+        if self._settings.packing.row_tokens and self.module.training:
+            budget = len(batch.rows) * self._settings.packing.row_tokens
+            sums["row_fill"] = (total.new_tensor(batch.num_tokens()), budget)
+        return Terms(total, sums)
+
+    def after_step(self, generator: Generator) -> None:
+        """Nothing is trained outside the optimiser."""
+
+    def validate(self) -> dict[str, float]:
+        """Return losses in nats a target over the validation split, one document a row, the same masks every time."""
+        train = self._settings.train
+        size, sums = train.micro_batch_size, dict[str, tuple[float, int]]()
+        num_batches = train.validation_batches or -(-len(self._val) // size)
+        chosen = torch.linspace(0, len(self._val) - 1, min(len(self._val), num_batches * size)).round().long().unique()
+        for number, indices in enumerate(chosen.split(size)):
+            pieces = [self._whole(self._val, index) for index in indices.tolist()]
+            documents = self._documents(self._val, pieces, [0] * len(pieces))
+            batch = self._corrupt(documents, step_generator(train.seed, _VALIDATION_STREAM + number))
+            with autocast(self.module, train.precision):
+                terms = self.loss(batch)
+            for name, (value, count) in terms.sums.items():
+                before, counted = sums.get(name, (0.0, 0))
+                sums[name] = (before + float(value), counted + count)
+        return {f"val_{name}": value / count for name, (value, count) in sums.items() if count}
+
+    def example_ids(self, indices: list[int]) -> list[str]:
+        """Return the manifest ids of the documents in rows."""
+        return [self._train.ids[piece.document] for index in indices for piece in self._rows.row(index)]
+
+    def export(self, directory: Path) -> None:
+        """Write the model as a weights directory."""
+        self._export(directory)
+
+    def _whole(self, source: DocumentSource, index: int) -> Piece:
+        return Piece(index, 0, self._vocabulary.prompt_length + len(source.report(index)))
+
+    def _documents(self, source: DocumentSource, pieces: Sequence[Piece], variants: Sequence[int]) -> Documents:
+        sequences = []
+        for piece, variant in zip(pieces, variants, strict=True):
+            document = self._vocabulary.document(source.codes(piece.document, variant), source.report(piece.document))
+            # The token behind a piece is its last target: the next document's I_s, unless a row's end cut it.
+            sequences.append([*document, self._vocabulary.begin_image][piece.start : piece.stop + 1])
+        return shifted(sequences, self._vocabulary)
+
+    def _corrupt(self, documents: Documents, generator: Generator) -> Documents:
+        if isinstance(self._settings, Stage1Training):
+            return documents
+        masking = self._settings.masking
+        hidden = masked_next_token(
+            documents,
+            self._vocabulary,
+            image_ratio=masking.image_ratio,
+            text_ratio=masking.text_ratio,
+            loss=masking.loss,
+            seed_B=torch.randint(1 << 62, (len(documents.lengths),), generator=generator),
+        )
+        return dataclasses.replace(hidden, is_bidirectional=masking.attention == "bidirectional")

@@ -1,0 +1,107 @@
+"""Put a pretraining stage together: settings, data, model, loop, run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from chexmix_cli.core.errors import TrainingError, WeightsError
+from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.settings.load import to_dict
+from chexmix_cli.core.settings.training import StageTraining, TokenizerTraining
+from chexmix_cli.core.train.distributed import is_main, require_fitting_batch
+from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
+from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
+from chexmix_cli.core.train.loop import Report, Trainer
+from chexmix_cli.core.train.pretrain.decoder_stage import Progress, decoder_task, read_splits, require_same
+from chexmix_cli.core.train.task import Task
+from chexmix_cli.core.weights import WeightsDir, open_weights
+from chexmix_cli.core.weights.files import write_text
+from chexmix_cli.core.weights.growth import holds_language_model
+
+
+def pretrain(
+    settings: StageTraining,
+    *,
+    data: Path,
+    out: Path,
+    init: str | None,
+    resume: bool,
+    device: torch.device,
+    report: Report,
+    progress: Progress,
+) -> bool:
+    """Run one stage into ``out``; return False if it was stopped early with a checkpoint written.
+
+    Args:
+        settings: root of the stage.
+        data: manifest with ``train`` and ``val`` rows; for the decoder stages, or a folder of token shards.
+        out: run folder. A new run wants it without checkpoints; ``resume`` wants one.
+        init: weights to start from: name, directory or run folder. The decoder stages take the image tokenizer and
+            text tokenizer from it, and the decoder if it has one; the tokenizer stage its VQGAN.
+        resume: go on from the newest checkpoint.
+        device: that trains.
+        report: called with metrics records and remarks.
+        progress: called with (what, done, in all) while data is prepared.
+
+    Raises:
+        TrainingError, DataError, WeightsError: before the first step wherever that can be known.
+    """
+    if not resume and (out / "checkpoints").exists():
+        raise TrainingError("holds a run already", where=str(out), hint="add --resume, or choose another --out")
+    require_fitting_batch(settings.train)
+    torch.manual_seed(settings.train.seed)
+    start = None if init is None else _open_start(init)
+    if isinstance(settings, TokenizerTraining):
+        task: Task = _tokenizer_task(settings, data, start, progress)
+    else:
+        task = decoder_task(settings, data, start, progress)
+    out.mkdir(parents=True, exist_ok=True)
+    plain = to_dict(settings)
+    if is_main():
+        write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
+    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
+    return trainer.run(resume=resume)
+
+
+def _tokenizer_task(
+    settings: TokenizerTraining, data: Path, start: WeightsDir | None, progress: Progress
+) -> TokenizerTask:
+    if data.is_dir():
+        raise TrainingError(
+            "is a folder", where=str(data), expected="a manifest: the image tokenizer learns from images"
+        )
+    if settings.reconstruction.pictures_only and start is None:
+        raise TrainingError(
+            "there are no codes to draw pictures from",
+            where="reconstruction.pictures_only",
+            expected="--init with a trained image tokenizer",
+        )
+    rows = read_splits(data)
+    vqgan = Vqgan(settings.model.vqgan)
+    if start is not None:
+        require_same("vqgan", start.settings.vqgan, settings.model.vqgan)
+        vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    train, val = (load_films(rows[split], settings.model, progress) for split in ("train", "val"))
+    vqgan = vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    limit, seed = settings.reconstruction.probe_films, settings.train.seed
+    probe = RoundTripProbe(train, val, rows["train"], rows["val"], limit=limit, seed=seed)
+    ids = [row.id for row in rows["train"]]
+    return TokenizerTask(settings, vqgan, train, val, ids, probe, is_trained=start is not None)
+
+
+def _open_start(init: str) -> WeightsDir:
+    try:
+        return open_weights(init)
+    except WeightsError:
+        if not holds_language_model(Path(init)):
+            raise
+        raise TrainingError(
+            "holds a language model and no image tokenizer",
+            where=f"--init {init}",
+            expected="an image tokenizer",
+            hint=f"--init what `pretrain --stage tokenizer` made, and --set start.decoder={init}",
+        ) from None

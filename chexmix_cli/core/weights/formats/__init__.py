@@ -1,0 +1,1 @@
+"""File formats of weights: safetensors headers and tensors, checkpoint keys, the released layout."""

@@ -1,0 +1,162 @@
+"""Read a safetensors header without its tensors and without torch, and the description of a model we put into it.
+
+The format: eight bytes of header length (little endian), the header as JSON, then the tensors' bytes without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chexmix_cli.core.errors import ChexmixError, WeightsError
+from chexmix_cli.core.settings.load import build, to_dict
+from chexmix_cli.core.settings.model import ModelSettings
+
+#: Header key of our description, and its version.
+DESCRIPTION_KEY = "chexmix"
+SCHEMA = 1
+#: Header key of a head of findings (core/infer/classification/heads.py).
+HEAD_KEY = "chexmix-head"
+
+#: Bytes of one element. Only floating-point tensors are weights; the others are known so that a file can be listed.
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+
+# The safetensors package refuses longer headers too.
+_MAX_HEADER_BYTES = 100_000_000
+_AGAIN = "copy or fetch the file again"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the header says of one tensor; ``start`` and ``stop`` are bytes from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What our files say about themselves: the model, and how the file came to be (free form)."""
+
+    settings: ModelSettings
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the value of the header key."""
+        return json.dumps({"schema": SCHEMA, "model": to_dict(self.settings), "provenance": dict(self.provenance)})
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of one safetensors file, held against the file's size."""
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of elements of all tensors."""
+        return sum(math.prod(info.shape) for info in self.tensors.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the bytes of all tensors."""
+        return sum(info.stop - info.start for info in self.tensors.values())
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor."""
+        return {name: info.shape for name, info in self.tensors.items()}
+
+    def description(self) -> Description | None:
+        """Return our description, or None if the file is not ours.
+
+        Raises:
+            WeightsError: if it is damaged or of a newer schema.
+        """
+        text = self.metadata.get(DESCRIPTION_KEY)
+        if text is None:
+            return None
+        where = f"{self.path.name}: header key {DESCRIPTION_KEY!r}"
+        try:
+            values = json.loads(text)
+            schema = values["schema"]
+            if schema != SCHEMA:
+                raise WeightsError(f"schema {schema}", where=where, expected=str(SCHEMA), hint="use a newer chexmix")
+            return Description(build(ModelSettings, values["model"], where="model"), values.get("provenance") or {})
+        except WeightsError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"cannot be read ({error!r})", where=where, hint=_AGAIN) from None
+        except ChexmixError as error:
+            raise WeightsError(str(error), where=where) from None
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a safetensors file.
+
+    Raises:
+        WeightsError: if the file is missing, cut short, longer than its header says, or no safetensors file.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(64)
+            length = int.from_bytes(start[:8], "little")
+            if start.startswith(b"version https://git-lfs"):
+                raise WeightsError(
+                    "is a git-lfs pointer, not the file", where=str(path), hint="run `git lfs pull` there"
+                )
+            if len(start) < 8 or not 2 <= length <= _MAX_HEADER_BYTES or start[8:9] != b"{":
+                raise WeightsError("is not a safetensors file", where=str(path), hint=_AGAIN)
+            if 8 + length > size:
+                raise _cut_short(path, size, 8 + length)
+            file.seek(8)
+            text = file.read(length)
+    except FileNotFoundError:
+        raise WeightsError("no such file", where=str(path)) from None
+    except OSError as error:
+        raise WeightsError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    try:
+        values = json.loads(text.decode("utf-8"))
+        metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}
+        tensors = {name: _tensor_info(value) for name, value in values.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"has a damaged header ({error})", where=str(path), hint=_AGAIN) from None
+    _check_bytes(path, tensors, size - 8 - length)
+    return Header(path, tensors, metadata)
+
+
+def _tensor_info(value: Any) -> TensorInfo:
+    start, stop = (int(offset) for offset in value["data_offsets"])
+    return TensorInfo(str(value["dtype"]), tuple(int(extent) for extent in value["shape"]), start, stop)
+
+
+def _check_bytes(path: Path, tensors: Mapping[str, TensorInfo], data_bytes: int) -> None:
+    end = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        item_bytes = DTYPE_BYTES.get(info.dtype)
+        if item_bytes is None:
+            raise WeightsError(
+                f"tensor {name} has dtype {info.dtype}", where=str(path), expected=", ".join(DTYPE_BYTES)
+            )
+        is_whole = min(info.shape, default=0) >= 0 and info.stop - info.start == math.prod(info.shape) * item_bytes
+        if info.start != end or not is_whole:
+            raise WeightsError(f"has a damaged header (bytes of {name})", where=str(path), hint=_AGAIN)
+        end = info.stop
+    if end > data_bytes:
+        raise _cut_short(path, data_bytes, end)
+    if end < data_bytes:
+        raise WeightsError(f"has {data_bytes - end} bytes too many", where=str(path), hint=_AGAIN)
+
+
+def _cut_short(path: Path, found: int, expected: int) -> WeightsError:
+    return WeightsError(f"is cut short at {found} bytes", where=str(path), expected=f"{expected} bytes", hint=_AGAIN)

@@ -1,0 +1,1 @@
+"""Models by name: ``weights.toml``, fetching, and the lock of what was fetched."""

@@ -1,0 +1,111 @@
+"""Worker processes: same results, same order, bounded; one that dies costs its own record."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from chexmix_cli.commands.records.runner import Job
+from chexmix_cli.commands.records.workers import WorkerBugError, prepare_ahead
+from chexmix_cli.core.errors import DataError, Reason
+
+
+def square(number: int) -> int:
+    time.sleep(0.02 * (number % 3))
+    return number * number
+
+
+def refuse() -> int:
+    raise DataError(Reason.NO_PIXELS, "nothing there", hint="look elsewhere")
+
+
+def die() -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def leave() -> int:
+    os._exit(3)
+
+
+def break_down() -> int:
+    raise ZeroDivisionError("a bug")
+
+
+def travelling(prepares) -> Iterator[Job[int]]:
+    for number, prepare in enumerate(prepares):
+        yield Job(str(number), prepare, can_travel=True)
+
+
+def test_order_is_kept_and_no_more_taken_in_than_allowed():
+    taken = 0
+
+    def jobs():
+        nonlocal taken
+        for number in range(30):
+            taken += 1
+            # Some cannot travel: they are prepared here, in their turn.
+            prepare = partial(square, number) if number % 4 else (lambda number=number: square(number))
+            yield Job(str(number), prepare, can_travel=bool(number % 4))
+
+    given = 0
+    for job, result in prepare_ahead(jobs(), 3, ahead=5):
+        assert (job.id, result) == (str(given), given * given)
+        given += 1
+        assert taken <= given + 5
+    assert given == 30
+
+
+def test_what_is_refused_in_a_worker_is_refused_here_whole():
+    (_, first), (_, second) = prepare_ahead(travelling([refuse, partial(square, 3)]), 1, ahead=2)
+    assert isinstance(first, DataError)
+    assert (first.code, first.hint) == ("NO_PIXELS", "look elsewhere")
+    assert second == 9
+
+
+@pytest.mark.parametrize(("end", "how"), [(die, "signal 9"), (leave, "exit code 3")])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_costs_its_own_record_only(end, how, workers):
+    prepares = [partial(square, 1), end, partial(square, 2), end, partial(square, 3)]
+    results = [result for _, result in prepare_ahead(travelling(prepares), workers, ahead=4)]
+    assert [results[0], results[2], results[4]] == [1, 4, 9]
+    for error in (results[1], results[3]):
+        assert isinstance(error, DataError)
+        assert error.reason is Reason.CORRUPT
+        assert how in str(error)
+
+
+def test_an_idle_worker_that_dies_costs_nothing():
+    """Nor does writing to it end this process, which like every filter has SIGPIPE's default."""
+    import multiprocessing
+
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        results = prepare_ahead(travelling([partial(square, number) for number in range(4)]), 1, ahead=1)
+        assert next(results)[1] == 0
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        assert [result for _, result in results] == [1, 4, 9]
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
+def test_a_bug_in_a_worker_is_a_bug_here():
+    with pytest.raises(WorkerBugError, match="ZeroDivisionError"):
+        list(prepare_ahead(travelling([break_down]), 1, ahead=1))
+
+
+def test_leaving_early_leaves_no_process():
+    import multiprocessing
+
+    results = prepare_ahead(travelling([partial(square, number) for number in range(50)]), 2, ahead=6)
+    next(results)
+    assert multiprocessing.active_children()
+    results.close()
+    assert not multiprocessing.active_children()

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+
+from chexmix_cli.core.data.dicom.file import parse_header
+from chexmix_cli.core.data.dicom.triage import judge
+from chexmix_cli.core.data.views import View
+from chexmix_cli.core.errors import DataError, Reason
+
+PIXELS = np.zeros((64, 64), np.uint8)
+CR, DX, RAW_DX, SC = (
+    "1.2.840.10008.5.1.4.1.1.1",
+    "1.2.840.10008.5.1.4.1.1.1.1",
+    "1.2.840.10008.5.1.4.1.1.1.1.1",
+    "1.2.840.10008.5.1.4.1.1.7",
+)
+UNSTATED = "the header states no body part; taken for a chest"
+DESCRIBED = "chest by its descriptions; the body part is not stated"
+CAPTURE = "secondary capture: text may be burned into the pixels"
+
+
+@pytest.fixture
+def judged(dataset_of, file_bytes):
+    """Return a function from attributes to what the header says."""
+
+    def findings(**attributes):
+        has_overlay = attributes.pop("overlay", False)
+        dataset = dataset_of(PIXELS, **attributes)
+        if has_overlay:
+            dataset.add_new(0x60000010, "US", 64)
+        data = file_bytes(dataset)
+        return judge(parse_header(BytesIO(data), 1 << 20))
+
+    return findings
+
+
+def item(meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99TEST", meaning
+    return code
+
+
+@pytest.mark.parametrize(
+    ("attributes", "notes"),
+    [
+        ({}, ()),
+        ({"Modality": "DX", "SOPClassUID": DX}, ()),
+        ({"Modality": "RG"}, ()),
+        ({"Modality": None}, ("the header states no modality; its class is that of a radiograph",)),
+        ({"SOPClassUID": SC}, (CAPTURE,)),
+        ({"BodyPartExamined": "THORAX"}, ()),
+        ({"BodyPartExamined": "PORT CHEST"}, ()),
+        ({"BodyPartExamined": "TÓRAX", "SpecificCharacterSet": "ISO_IR 192"}, ()),
+        ({"BodyPartExamined": "CHEST_TO_ABDOMEN"}, ()),
+        ({"BodyPartExamined": "CHEST", "StudyDescription": "hip and chest"}, ()),
+        ({"BodyPartExamined": None}, (UNSTATED,)),
+        ({"BodyPartExamined": ""}, (UNSTATED,)),
+        ({"BodyPartExamined": "UNKNOWN"}, (UNSTATED,)),
+        ({"BodyPartExamined": None, "StudyDescription": "XR Chest 2 views"}, (DESCRIBED,)),
+        ({"BodyPartExamined": None, "SeriesDescription": "CXR", "StudyDescription": "XR HIP"}, (DESCRIBED,)),
+        ({"BodyPartExamined": "XYZ", "ProtocolName": "Chest AP"}, (DESCRIBED,)),
+        ({"BodyPartExamined": None, "AnatomicRegionSequence": [item("Chest")]}, ()),
+        ({"BurnedInAnnotation": "YES"}, ("the header says that annotations are burned into the pixels",)),
+        ({"BurnedInAnnotation": "NO"}, ()),
+        ({"overlay": True}, ("overlay planes are not drawn",)),
+    ],
+)
+def test_accepted(judged, attributes, notes):
+    assert judged(**attributes).notes == notes
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason", "message"),
+    [
+        ({"Modality": "MR"}, Reason.NOT_RADIOGRAPH, "the modality is MR; expected CR, DX or RG"),
+        ({"Modality": "OT", "SOPClassUID": SC}, Reason.NOT_RADIOGRAPH, "the modality is OT"),
+        ({"Modality": "MG", "SOPClassUID": DX}, Reason.NOT_RADIOGRAPH, "the modality is MG"),
+        ({"Modality": "JOHN"}, Reason.NOT_RADIOGRAPH, "the modality is another"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, Reason.NOT_RADIOGRAPH, "object is of another class"),
+        ({"Modality": None, "SOPClassUID": SC}, Reason.NOT_RADIOGRAPH, "states neither"),
+        ({"Modality": None, "SOPClassUID": None}, Reason.NOT_RADIOGRAPH, "states neither"),
+        ({"BodyPartExamined": "HIP"}, Reason.NOT_CHEST, "the header says HIP; expected CHEST or THORAX"),
+        ({"BodyPartExamined": "EXTREMITY", "StudyDescription": "chest"}, Reason.NOT_CHEST, "says EXTREMITY"),
+        ({"BodyPartExamined": None, "AnatomicRegionSequence": [item("Lumbar spine")]}, Reason.NOT_CHEST, "LUMBAR"),
+        ({"BodyPartExamined": None, "StudyDescription": "Knie / knee left"}, Reason.NOT_CHEST, "says KNEE"),
+        ({"BodyPartExamined": None, "ProtocolName": "T-SPINE AP"}, Reason.NOT_CHEST, "says SPINE"),
+        ({"BodyPartExamined": "DOE JOHN"}, Reason.NOT_CHEST, "the stated body part is not known"),
+    ],
+)
+def test_refused(judged, attributes, reason, message):
+    with pytest.raises(DataError, match=message) as caught:
+        judged(**attributes)
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("attributes", "view"),
+    [
+        ({}, View.PA),
+        ({"ViewPosition": "LL", "SeriesDescription": "PA"}, View.LATERAL),
+        ({"ViewPosition": None, "SeriesDescription": "view: AP"}, View.AP),
+        ({"ViewPosition": "", "ProtocolName": "W033 Chest lat"}, View.LATERAL),
+        ({"ViewPosition": None, "ViewCodeSequence": [item("postero-anterior")]}, View.PA),
+        ({"ViewPosition": None, "PatientOrientation": ["A", "F"]}, View.LATERAL),
+        ({"ViewPosition": None, "PatientOrientation": ["L", "F"]}, View.FRONTAL),
+        ({"ViewPosition": None}, View.UNKNOWN),
+        # The name of an examination is no view of one of its images.
+        ({"ViewPosition": None, "StudyDescription": "CHEST LATERAL"}, View.UNKNOWN),
+        ({"ViewPosition": None, "SeriesDescription": "CHEST PA AND LAT"}, View.UNKNOWN),
+    ],
+)
+def test_view(judged, attributes, view):
+    assert judged(**attributes).view is view
+
+
+def test_raw_detector_data(judged):
+    assert judged(PresentationIntentType="FOR PROCESSING").is_for_processing
+    assert judged(SOPClassUID=RAW_DX, Modality="DX").is_for_processing
+    assert not judged(SOPClassUID=DX, Modality="DX", PresentationIntentType="FOR PRESENTATION").is_for_processing
+    assert not judged(SOPClassUID=CR).is_for_processing
