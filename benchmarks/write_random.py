@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chexmix_cli.core.files import write_text
 from chexmix_cli.core.settings.load import build, read_preset
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import files
@@ -49,7 +50,7 @@ def write_random(folder: Path) -> Path:
         metadata = {DESCRIPTION_KEY: Description(settings, {"note": "random numbers, for benchmarks"}).to_json()}
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / files.MODEL_FILE, RandomSource(settings), metadata=metadata)
-        files.write_text(folder / files.CONFIG_FILE, config_text(settings, "bfloat16"))
+        write_text(folder / files.CONFIG_FILE, config_text(settings, "bfloat16"))
     return folder
 
 

@@ -36,13 +36,13 @@ import torch
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
+from chexmix_cli.core.files import write_text
 from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.text.phrases import CAUSES, NO_FINDING
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
 from chexmix_cli.core.train.examples.films import load_films, stack
 from chexmix_cli.core.weights import open_weights
-from chexmix_cli.core.weights.files import write_text
 
 #: Data sets of the parts of classification, as patients' names have them.
 SOURCES = {"kermany": "kermany", "nih": "nih14"}

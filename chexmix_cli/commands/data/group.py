@@ -14,6 +14,7 @@ from chexmix_cli.commands.data.shards import info, merge
 from chexmix_cli.commands.records.streams import Record, Writer
 from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import ExitCode, MachineError
+from chexmix_cli.core.files import atomic_write
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console
@@ -155,21 +156,23 @@ def _reject_file(path: Path | None) -> Iterator[Callable[[Rejection], None]]:
     if path is None:
         yield lambda rejection: None
         return
-    partial = path.with_name(f".{path.name}.partial")
-
-    def keep(rejection: Rejection) -> None:
-        error = {"code": rejection.code, "message": rejection.message}
-        stream.write(json.dumps({"id": rejection.id, "status": "error", "error": error}) + "\n")
-
+    failure: BaseException | None = None
     try:
-        stream = partial.open("w", encoding="utf-8")
+        with atomic_write(path) as file:
+
+            def keep(rejection: Rejection) -> None:
+                error = {"code": rejection.code, "message": rejection.message}
+                line = json.dumps({"id": rejection.id, "status": "error", "error": error})
+                file.write(f"{line}\n".encode())
+
+            try:
+                yield keep
+            except BaseException as error:
+                failure = error
     except OSError as error:
         raise MachineError(f"cannot be written ({error.strerror})", where=str(path)) from None
-    try:
-        with stream:
-            yield keep
-    finally:
-        partial.replace(path)
+    if failure is not None:
+        raise failure
 
 
 def _note_summary(summary: ImportSummary, console: Console) -> None:

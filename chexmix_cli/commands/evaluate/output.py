@@ -14,6 +14,7 @@ from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, MachineError, Reason
+from chexmix_cli.core.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +120,6 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         MachineError: if it cannot be written.
     """
-    from chexmix_cli.core.weights.files import atomic_write
 
     try:
         with atomic_write(path) as file:

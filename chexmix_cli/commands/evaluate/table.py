@@ -17,6 +17,7 @@ from chexmix_cli.commands.records.streams import Record, Writer
 from chexmix_cli.commands.shared import options
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
+from chexmix_cli.core.files import write_text
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console
@@ -127,7 +128,6 @@ def _run(run: Run, job: _Job, fingerprint: str) -> Path:
     """Run the commands of a run unless they have been, and return the result's file."""
     from chexmix_cli.commands.evaluate.output import evaluation_rows
     from chexmix_cli.core.data.manifest import read_manifest, write_manifest
-    from chexmix_cli.core.weights.files import write_text
 
     source = job.manifests[run.manifest]
     split, _ = evaluation_rows(source, None)

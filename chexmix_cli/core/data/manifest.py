@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, MachineError, Reason
+from chexmix_cli.core.files import atomic_write
 
 SPLITS = ("train", "val", "test")
 #: What ``view`` may say; a view that is not known is null.
@@ -85,20 +85,14 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> int:
     Raises:
         MachineError: if the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as stream:
+        with atomic_write(path) as file:
             for row in rows:
-                stream.write(row_line(row, path.parent) + "\n")
+                file.write((row_line(row, path.parent) + "\n").encode())
                 count += 1
-        partial.replace(path)
     except OSError as error:
         raise MachineError(f"manifest cannot be written ({error.strerror})", where=str(path)) from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return count
 
 

@@ -6,10 +6,8 @@ picture is drawn, and its global state (backend, pyplot) is left alone.
 
 from __future__ import annotations
 
-import os
 import warnings
 from bisect import bisect
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from chexmix_cli import __version__
 from chexmix_cli.core.errors import MachineError, ShapeError
+from chexmix_cli.core.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,17 +85,12 @@ def save_figure(figure: Figure, path: Path, metadata: dict[str, str]) -> None:
     Raises:
         MachineError: if it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
+        with atomic_write(path) as file, warnings.catch_warnings():
             # A report may hold characters the font lacks; it draws a box for them, and that says enough.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(partial, format="png", metadata=metadata)
-        os.replace(partial, path)
+            figure.savefig(file, format="png", metadata=metadata)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise MachineError(f"the picture cannot be written ({error.strerror})", where=str(path)) from None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from chexmix_cli.core.errors import TrainingError
+from chexmix_cli.core.files import write_text
 from chexmix_cli.core.text.tokenizer import BEGIN_IMAGE, END_IMAGE, END_OF_TEXT
 
 _NUM_BYTES = 256
@@ -42,8 +42,5 @@ def train_tokenizer(texts: Iterable[str], num_text: int, path: Path) -> int:
     unused = room - tokenizer.get_vocab_size()
     names = [f"<|unused {number}|>" for number in range(unused)] + list(specials)
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, tokenizer.to_str(pretty=True) + "\n")
     return unused

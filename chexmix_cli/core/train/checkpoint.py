@@ -27,9 +27,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from chexmix_cli.core.errors import MachineError, TrainingError
+from chexmix_cli.core.files import write_json
 from chexmix_cli.core.train.distributed import barrier, from_all, from_main, is_main, rank, world_size
 from chexmix_cli.core.train.ema import WeightAverage
-from chexmix_cli.core.weights.files import write_text
 
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _HEADER = "checkpoint.json"
@@ -133,7 +133,7 @@ def save_checkpoint(
                 "settings": settings,
                 "files": dict(checksums),
             }
-            write_text(partial / _HEADER, json.dumps(header, indent=2) + "\n")
+            write_json(partial / _HEADER, header)
             if target.exists():  # of the same step, damaged or of an earlier try
                 shutil.rmtree(target)
             partial.rename(target)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from chexmix_cli.core.evals.result import Curve, Series
+from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.present.plots import curve_png
-from chexmix_cli.core.weights.files import atomic_write
 
 
 def write_curves(records: Sequence[dict[str, Any]], path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from chexmix_cli.core.errors import TrainingError
+from chexmix_cli.core.files import write_json
 from chexmix_cli.core.runtime import code_state
 from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
 from chexmix_cli.core.train.checkpoint import Position, TrainState, load_newest, require_space, save_checkpoint
@@ -26,7 +26,7 @@ from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_generator, step_seed
 from chexmix_cli.core.train.parallel import Layout
 from chexmix_cli.core.train.task import Task
-from chexmix_cli.core.weights.files import RUN_MODEL, write_text
+from chexmix_cli.core.weights.files import RUN_MODEL
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -196,7 +196,7 @@ class Trainer:
         losses = {name: str(value / count) for name, (value, count) in found.items() if count}
         record = {"step": step, "ids": self.task.example_ids(indices), "losses": losses, "grad_norm": str(norm)}
         if is_main():
-            write_text(path, json.dumps(record, indent=2) + "\n")
+            write_json(path, record)
         raise TrainingError(
             f"the loss or the gradient of step {step} is not finite",
             where=str(path),

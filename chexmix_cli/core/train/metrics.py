@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chexmix_cli.core.files import write_text
 from chexmix_cli.core.train.distributed import is_main, sum_over_ranks
-from chexmix_cli.core.weights.files import write_text
 
 
 class Window:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from chexmix_cli import __version__
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.files import atomic_write, write_json, write_text
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.directory import WeightsDir, open_weights, vqgan_source
 from chexmix_cli.core.weights.fingerprint import file_sha256
@@ -78,11 +79,11 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
     settings, metadata, written = parts.weights.settings, parts.metadata(), []
     if parts.vqgan is not None:
         write_safetensors(out / files.VQGAN_FILE, parts.vqgan, metadata=metadata, dtype=dtype)
-        files.write_text(out / files.VQGAN_CONFIG, vqgan_config_text(settings))
+        write_text(out / files.VQGAN_CONFIG, vqgan_config_text(settings))
         written += [files.VQGAN_FILE, files.VQGAN_CONFIG]
     if parts.decoder is not None:
         write_safetensors(out / files.MODEL_FILE, parts.decoder, metadata=metadata, dtype=dtype)
-        files.write_text(out / files.CONFIG_FILE, config_text(settings, _dtype_name(parts.decoder, dtype)))
+        write_text(out / files.CONFIG_FILE, config_text(settings, _dtype_name(parts.decoder, dtype)))
         written += [files.MODEL_FILE, files.CONFIG_FILE]
     return [*(out / name for name in written), *_copy(companions, out), *_carry_head(head, out)]
 
@@ -114,9 +115,9 @@ def export_hf(source: str | Path | None, out: Path, *, dtype: torch.dtype | None
             "clean_up_tokenization_spaces": False,
             "model_max_length": weights.settings.decoder.max_positions,
         }
-    files.write_text(out / files.CONFIG_FILE, config_text(weights.settings, _dtype_name(parts.decoder, dtype)))
+    write_text(out / files.CONFIG_FILE, config_text(weights.settings, _dtype_name(parts.decoder, dtype)))
     for name, values in texts.items():
-        files.write_text(out / name, json.dumps(values, indent=2) + "\n")
+        write_json(out / name, values)
     names = (files.MODEL_FILE, files.CONFIG_FILE, *texts)
     companions = [*files.tokenizer_files(weights.path), *_existing(weights.path, _COMPANIONS)]
     return [*(out / name for name in names), *_copy(companions, out)]
@@ -168,7 +169,7 @@ def _carry_head(head: _Head | None, out: Path) -> list[Path]:
     # A head of other weights stays one, and is refused beside these as it was beside those.
     if values.get("model") == head.model:
         metadata[HEAD_KEY] = json.dumps({**values, "model": open_weights(out).fingerprint})
-    with files.atomic_write(out / files.HEAD_FILE) as file:
+    with atomic_write(out / files.HEAD_FILE) as file:
         file.write(save(load(head.content), metadata=metadata))
     return [out / files.HEAD_FILE]
 

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.errors import DataError, Reason, WeightsError
+from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.settings.inference import DraftSettings
 from chexmix_cli.core.vocab import Vocabulary
-from chexmix_cli.core.weights.files import atomic_write
 from chexmix_cli.core.weights.formats.header import read_header
 from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource
 

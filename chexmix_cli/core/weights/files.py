@@ -1,12 +1,9 @@
-"""Names of the files of a weights directory, where chexmix keeps its own, and atomic writing."""
+"""Names of the files of a weights directory, and where chexmix keeps its own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 #: Decoder, keys as in ``PhiForCausalLM``.
 MODEL_FILE = "model.safetensors"
@@ -17,7 +14,7 @@ VQGAN_CHECKPOINT = "vqgan.ckpt"
 RETRIEVAL_FILE = "retrieval.safetensors"
 #: Linear head of the classification task (core/infer/classification/heads.py).
 HEAD_FILE = "head.safetensors"
-#: What usually follows what in reports (core/infer/draft_index.py).
+#: What usually follows what in reports (core/weights/draft_index.py).
 DRAFTS_FILE = "drafts.safetensors"
 #: Settings of the released layout.
 CONFIG_FILE = "config.json"
@@ -42,27 +39,3 @@ def tokenizer_files(directory: Path) -> list[Path]:
         if found:
             return found
     return []
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` that takes its name, flushed to disk, when the block ends well.
-
-    The folder is made if missing. On an exception the temporary file goes and ``path`` stays as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small UTF-8 text file atomically."""
-    with atomic_write(path) as file:
-        file.write(text.encode("utf-8"))

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chexmix_cli.core.errors import WeightsError
-from chexmix_cli.core.weights.files import home, write_text
+from chexmix_cli.core.files import write_text
+from chexmix_cli.core.weights.files import home
 
 #: Newest digests kept in the cache file.
 _MAX_REMEMBERED = 1000

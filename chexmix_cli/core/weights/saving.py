@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chexmix_cli.core.files import atomic_write, write_text
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, Description
@@ -48,17 +49,17 @@ def save_model(
     if vqgan is not None:
         source = ModuleSource(vqgan, same_name_slices(vqgan))
         write_safetensors(directory / files.VQGAN_FILE, source, metadata=metadata, dtype=dtype)
-        files.write_text(directory / files.VQGAN_CONFIG, vqgan_config_text(settings))
+        write_text(directory / files.VQGAN_CONFIG, vqgan_config_text(settings))
     if decoder is not None:
         source = ModuleSource(decoder, decoder_slices(settings.decoder))
         write_safetensors(directory / files.MODEL_FILE, source, metadata=metadata, dtype=dtype)
         written = dtype or decoder.embedding.weight.dtype
-        files.write_text(directory / files.CONFIG_FILE, config_text(settings, str(written).removeprefix("torch.")))
+        write_text(directory / files.CONFIG_FILE, config_text(settings, str(written).removeprefix("torch.")))
 
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file atomically; a file onto itself is left alone."""
     if target.exists() and target.samefile(source):
         return
-    with source.open("rb") as reading, files.atomic_write(target) as writing:
+    with source.open("rb") as reading, atomic_write(target) as writing:
         shutil.copyfileobj(reading, writing)

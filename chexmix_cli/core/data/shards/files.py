@@ -7,16 +7,16 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.shards.identity import ShardIdentity
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.files import atomic_write
 
 SET_FILE = "shards.json"
 #: Where the chain of id hashes starts.
@@ -89,31 +89,6 @@ def chained_hash(before: str, entries: Iterable[Entry]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the name ``path``, on the disk for good, when the block ends well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a small JSON file in one piece."""
-    with replacing(path) as file:
-        file.write((json.dumps(values, indent=2) + "\n").encode())
-
-
 def encode_index(entries: Iterable[Entry]) -> bytes:
     """Return index entries as JSON Lines; ASCII, so that every id survives."""
     return "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries).encode("ascii")
@@ -163,7 +138,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], header: Shard
         table[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(table, separators=(",", ":")).encode("ascii")
     text += b" " * (-len(text) % 8)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             file.write(np.ascontiguousarray(tensor).tobytes())

@@ -16,6 +16,7 @@ from chexmix_cli.core.data.shards.files import Entry, ShardHeader
 from chexmix_cli.core.data.shards.identity import ShardIdentity
 from chexmix_cli.core.data.shards.reader import ShardSet
 from chexmix_cli.core.errors import DataError, Reason, VocabularyError
+from chexmix_cli.core.files import atomic_write, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class ShardWriter:
         )
         path = self.folder / files.shard_name(self._number)
         # The index goes first: a shard is finished when its tensors are there.
-        with files.replacing(files.index_path(path)) as file:
+        with atomic_write(files.index_path(path)) as file:
             file.write(index)
         files.write_tensors(path, tensors, header)
         self._number += 1
@@ -218,4 +219,4 @@ def _begin(folder: Path, identity: ShardIdentity) -> ShardSet:
 
 
 def _write_set_file(folder: Path, identity: ShardIdentity, totals: dict[str, Any] | None) -> None:
-    files.write_json(folder / files.SET_FILE, {"identity": identity.to_dict(), "complete": totals})
+    write_json(folder / files.SET_FILE, {"identity": identity.to_dict(), "complete": totals})

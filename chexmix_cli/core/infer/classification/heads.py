@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.errors import ShapeError, WeightsError
-from chexmix_cli.core.weights.files import atomic_write
+from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.weights.formats.header import HEAD_KEY, Header, read_header
 
 Array = NDArray[np.float32]

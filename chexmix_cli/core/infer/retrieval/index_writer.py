@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from chexmix_cli.core.errors import DataError, MachineError, Reason
+from chexmix_cli.core.files import atomic_write, write_json
 from chexmix_cli.core.infer.retrieval.vector_index import (
     INDEX_FILE,
     KINDS,
@@ -23,7 +23,6 @@ from chexmix_cli.core.infer.retrieval.vector_index import (
     part_path,
     part_tensors,
 )
-from chexmix_cli.core.weights.files import atomic_write, write_text
 
 _LOCK_FILE = ".lock"
 
@@ -108,7 +107,7 @@ class IndexWriter:
             if any(name != _LOCK_FILE and not name.endswith(".partial") for name in names):
                 raise DataError(Reason.UNKNOWN_FORMAT, "is not empty and holds no index", where=str(self._folder))
             values = {"schema": SCHEMA, "identity": dataclasses.asdict(self._identity)}
-            write_text(path, json.dumps(values, indent=2) + "\n")
+            write_json(path, values)
         for leftover in self._folder.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
         index = VectorIndex.open(self._folder)

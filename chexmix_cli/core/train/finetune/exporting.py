@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chexmix_cli.core.evals.probes.linear import best_threshold
 from chexmix_cli.core.evals.probes.validation import validate_findings
+from chexmix_cli.core.files import atomic_write, write_json
 from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.lora import adapter_tensors, merged
@@ -22,7 +23,7 @@ from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.finetuning import Finetuning, LoraSettings
 from chexmix_cli.core.train.finetune.classify_task import FindingsModel
 from chexmix_cli.core.weights import WeightsDir, open_weights, save_model
-from chexmix_cli.core.weights.files import HEAD_FILE, atomic_write, write_text
+from chexmix_cli.core.weights.files import HEAD_FILE
 from chexmix_cli.core.weights.formats.safetensors_io import dtype_codes
 
 #: The folder of the adapters inside a weights directory, and its files as the ``peft`` package names them.
@@ -130,7 +131,7 @@ class Exporter:
         }
         with atomic_write(folder / _ADAPTER_FILE) as file:
             file.write(save(tensors, metadata={"format": "pt", "chexmix": json.dumps(self.provenance)}))
-        write_text(folder / _ADAPTER_CONFIG, json.dumps(config, indent=2) + "\n")
+        write_json(folder / _ADAPTER_CONFIG, config)
 
 
 def _array(values: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
 from chexmix_cli.core.errors import SettingsError, TrainingError
+from chexmix_cli.core.files import write_json, write_text
 from chexmix_cli.core.infer.embeddings import require_grid
 from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
@@ -36,7 +37,7 @@ from chexmix_cli.core.train.finetune.retrieve_task import RetrieveTask
 from chexmix_cli.core.train.loop import Report, Trainer
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
-from chexmix_cli.core.weights.files import RUN_MODEL, write_text
+from chexmix_cli.core.weights.files import RUN_MODEL
 
 Rows = dict[str, list[ManifestRow]]
 
@@ -131,14 +132,14 @@ def finetune(
     plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
     if isinstance(settings, ClassifyFinetuning) and is_fit:
         figures = _fit_findings(run, settings, out)
-        write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
+        write_json(out / "settings.json", plain)
         write_text(out / "metrics.jsonl", json.dumps(figures) + "\n")
         report({**figures, "best": True})
         return True
     task = _make_task(run)
     out.mkdir(parents=True, exist_ok=True)
     if is_main():
-        write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
+        write_json(out / "settings.json", plain)
     trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
     return trainer.run(resume=resume)
 

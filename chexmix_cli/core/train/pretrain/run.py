@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
 from chexmix_cli.core.errors import TrainingError, WeightsError
+from chexmix_cli.core.files import write_json
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import StageTraining, TokenizerTraining
@@ -19,7 +19,6 @@ from chexmix_cli.core.train.loop import Report, Trainer
 from chexmix_cli.core.train.pretrain.decoder_stage import Progress, decoder_task, read_splits, require_same
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
-from chexmix_cli.core.weights.files import write_text
 from chexmix_cli.core.weights.growth import holds_language_model
 
 
@@ -62,7 +61,7 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     plain = to_dict(settings)
     if is_main():
-        write_text(out / "settings.json", json.dumps(plain, indent=2) + "\n")
+        write_json(out / "settings.json", plain)
     trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
     return trainer.run(resume=resume)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from chexmix_cli.core.errors import WeightsError
-from chexmix_cli.core.weights.files import atomic_write
+from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.weights.formats.header import DTYPE_BYTES, FLOAT_DTYPES, Header, read_header
 from chexmix_cli.core.weights.formats.keys import Slice
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from chexmix_cli.core.errors import SettingsError, WeightsError
+from chexmix_cli.core.files import write_json
 from chexmix_cli.core.settings.load import build
-from chexmix_cli.core.weights.files import write_text
 
 LOCK_FILE = "chexmix.lock.json"
 _SCHEMA = 1
@@ -59,4 +59,4 @@ def read_lock(directory: Path) -> Lock | None:
 
 def write_lock(directory: Path, lock: Lock) -> None:
     """Write the lock of a directory atomically."""
-    write_text(directory / LOCK_FILE, json.dumps({"schema": _SCHEMA, **asdict(lock)}, indent=2) + "\n")
+    write_json(directory / LOCK_FILE, {"schema": _SCHEMA, **asdict(lock)})
