@@ -24,7 +24,7 @@ from chexmix_cli.core.infer.decoding.drafts import OwnText
 from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.plan.measure import flop_rate
+from chexmix_cli.core.rates import flop_rate
 from chexmix_cli.core.runtime import resident_memory
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.model import DecoderSettings

@@ -6,9 +6,8 @@ of each, and carries what it measured over to the full size: every quantity of o
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-#: Bytes read to measure a memory's rate: more than caches hold.
-_READ_BYTES = 256 << 20
-#: Side of the matrices whose product's rate is measured.
-_SIDE = 512
 
 
 class LiveBytes(TorchDispatchMode):
@@ -104,18 +98,6 @@ def extrapolate(points: Sequence[Point], target: Mapping[str, float]) -> dict[st
     return result
 
 
-def seconds(call: Callable[[], Any], *, budget_s: float, most: int = 5) -> float:
-    """Return the median time of a call that was made before, repeated while ``budget_s`` lasts, once at least."""
-    taken: list[float] = []
-    while not taken or (len(taken) < most and sum(taken) + taken[-1] <= budget_s):
-        started = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - started)
-    return float(np.median(taken))
-
-
 @dataclass(frozen=True, slots=True)
 class Remedy:
     """A change that needs less memory.
@@ -189,17 +171,3 @@ def module_bytes(module: nn.Module) -> tuple[int, int]:
     tensors = [*module.parameters(), *module.buffers()]
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return tuple(sum(tensor.numel() * tensor.element_size() for tensor in group) for group in (tensors, trained))  # type: ignore[return-value]
-
-
-def flop_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Return about how many floating-point operations a second a matrix product does here."""
-    left, right = torch.randn(2, _SIDE, _SIDE).to(device, dtype)
-    _ = left @ right
-    return 2.0 * _SIDE**3 / seconds(lambda: left @ right, budget_s=0.3)
-
-
-def read_rate(device: torch.device) -> float:
-    """Return about how many bytes a second a pass over memory reads here; takes about 0.3 s and 256 MiB."""
-    numbers = torch.ones(_READ_BYTES // 4, device=device)
-    _ = numbers.sum()
-    return _READ_BYTES / seconds(numbers.sum, budget_s=0.15)

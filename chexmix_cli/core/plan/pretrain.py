@@ -17,7 +17,7 @@ import torch
 
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.plan.measure import Plan, Point, Remedy, extrapolate, flop_rate, module_bytes
+from chexmix_cli.core.plan.measure import Plan, Point, Remedy, extrapolate, module_bytes
 from chexmix_cli.core.plan.pretrain_data import DataFacts, data_facts
 from chexmix_cli.core.plan.pretrain_step import measure_step
 from chexmix_cli.core.plan.pretrain_tasks import drawn_decoder_task, drawn_tokenizer_task
@@ -29,6 +29,7 @@ from chexmix_cli.core.plan.sizes import (
     decoder_sizes,
     picture_sizes,
 )
+from chexmix_cli.core.rates import flop_rate
 from chexmix_cli.core.runtime import available_memory, resident_memory, slow_bfloat16
 from chexmix_cli.core.settings.training import (
     LoopSettings,

@@ -16,7 +16,7 @@ from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.plan.measure import LiveBytes, Plan, Point, extrapolate, flop_rate, module_bytes, seconds
+from chexmix_cli.core.plan.measure import LiveBytes, Plan, Point, extrapolate, module_bytes
 from chexmix_cli.core.plan.sizes import (
     MEASURED_PARAMETERS,
     DecoderSize,
@@ -26,6 +26,7 @@ from chexmix_cli.core.plan.sizes import (
     decoder_sizes,
     picture_sizes,
 )
+from chexmix_cli.core.rates import flop_rate, seconds
 from chexmix_cli.core.runtime import available_memory, resident_memory, seeded_generator
 from chexmix_cli.core.settings.inference import GenerateReportSettings
 from chexmix_cli.core.settings.model import ModelSettings, VqganSettings

@@ -10,7 +10,7 @@ from torch import nn
 
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.plan.measure import LiveBytes, Plan, Point, Remedy, extrapolate, flop_rate, module_bytes
+from chexmix_cli.core.plan.measure import LiveBytes, Plan, Point, Remedy, extrapolate, module_bytes
 from chexmix_cli.core.plan.reports import encode_costs, plan_generate_report, vqgan_flop
 from chexmix_cli.core.plan.sizes import (
     MEASURED_PARAMETERS,
@@ -20,6 +20,7 @@ from chexmix_cli.core.plan.sizes import (
     decoder_sizes,
     picture_sizes,
 )
+from chexmix_cli.core.rates import flop_rate
 from chexmix_cli.core.settings.inference import DecodeSettings, GenerateReportSettings, InputSettings
 from chexmix_cli.core.settings.load import build, read_preset
 from chexmix_cli.core.settings.model import ModelSettings

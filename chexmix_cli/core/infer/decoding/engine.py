@@ -30,7 +30,7 @@ from chexmix_cli.core.infer.decoding.sampling import Chooser, row_draws
 from chexmix_cli.core.infer.decoding.static_batch import StaticBatch
 from chexmix_cli.core.infer.decoding.stats import EngineStats, decode_bytes
 from chexmix_cli.core.models.decoder import Decoder
-from chexmix_cli.core.plan.measure import read_rate
+from chexmix_cli.core.rates import read_rate
 from chexmix_cli.core.runtime import memory_errors, peak_memory
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.vocab import Vocabulary

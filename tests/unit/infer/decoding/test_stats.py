@@ -5,7 +5,7 @@ import torch
 
 from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.decoding.stats import EngineStats, decode_bytes
-from chexmix_cli.core.plan.measure import read_rate
+from chexmix_cli.core.rates import read_rate
 from chexmix_cli.core.runtime import peak_memory, resident_memory
 from chexmix_cli.core.settings.inference import DecodeSettings
 
