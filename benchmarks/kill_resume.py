@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from chexmix_cli.core.data.shards import ShardSet
+from chexmix_cli.core.data.shards import ShardSet, verify_set
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
         _run(arguments, folder, "killed").communicate()
         whole, killed = _digests(folder / "whole"), _digests(folder / "killed")
         shards = ShardSet.open(folder / "killed")
-        shards.verify()
+        verify_set(shards)
         result = {
             "images": len(images),
             "rows": len(shards),

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chexmix_cli import __version__
-from chexmix_cli.commands.records.runner import Job
+from chexmix_cli.commands.records.job import Job
 from chexmix_cli.commands.records.workers import prepare_ahead
 from chexmix_cli.core.data.images.geometry import fit
 from chexmix_cli.core.data.images.load import load_image

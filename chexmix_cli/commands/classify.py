@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from chexmix_cli.commands.records.jobs import Film
+    from chexmix_cli.commands.records.film_jobs import Film
     from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.classification.zero_shot import ZeroShot
@@ -125,7 +125,7 @@ class Asked:
 
 
 def _run(inputs: list[str], run: options.RunOptions, settings: ClassifySettings, asked: Asked) -> int:
-    from chexmix_cli.commands.records.jobs import film_jobs
+    from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
     from chexmix_cli.commands.shared.model import open_model
@@ -169,7 +169,7 @@ class _Classifier:
         """Return the result fields of a batch."""
         import numpy as np
 
-        from chexmix_cli.commands.records.jobs import encode_films
+        from chexmix_cli.commands.records.film_jobs import encode_films
 
         films = [view for _, film in items for view in film.views]
         codes = encode_films(films, self._model)

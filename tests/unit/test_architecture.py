@@ -1,4 +1,4 @@
-"""The shape of the code: who may import whom, who may load torch, how long files and functions get."""
+"""The shape of the code: who may import whom, cycles, full folders, who may load torch, long files and functions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,30 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = [
     {"app", "__main__"},
     {"commands"},
+    {"library"},
+    {"plan"},
     {"train"},
     {"evals"},
     {"infer", "present"},
     {"models", "data", "text", "weights"},
     {"kernels"},
-    {"vocab", "settings", "errors", "runtime"},
+    {"vocab", "settings", "errors", "files", "rates", "runtime"},
 ]
 #: Weights builds models and checks text tokenizers; data splits reports into their sections.
 WITHIN_RANK = {("weights", "models"), ("weights", "text"), ("data", "text"), ("app", "__main__"), ("__main__", "app")}
 #: The last rank is ordered too: errors know nothing, settings know the vocabulary.
-LEAVES = {"errors": set(), "vocab": {"errors"}, "settings": {"errors", "vocab"}, "runtime": {"errors", "settings"}}
+LEAVES = {
+    "errors": set(),
+    "files": set(),
+    "rates": set(),
+    "vocab": {"errors"},
+    "settings": {"errors", "vocab"},
+    "runtime": {"errors", "settings"},
+}
 #: What may hold torch while it is only imported.
-TORCH_PARTS = {"kernels", "models", "weights", "infer", "train", "evals", "present"}
+TORCH_PARTS = {"kernels", "models", "weights", "infer", "train", "evals", "plan", "present", "rates"}
+#: More than this in one folder and a reader no longer sees which file is for what.
+MOST_ENTRIES = 16
 
 
 def part_of(module: str) -> str | None:
@@ -56,6 +67,60 @@ def imports(tree: ast.AST) -> list[str]:
 
 def top_level_imports(tree: ast.Module) -> list[str]:
     return imports(ast.Module(body=[node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]))
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Return every module of the package with the modules of the package that it imports, wherever in the file."""
+    modules = {module_name(path).removesuffix(".__init__"): path for path in FILES}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        targets = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                targets |= {name if name in modules else node.module for name in names}
+            elif isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+        graph[module] = {target for target in targets if target in modules} - {module}
+    return graph
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Return the nodes of one cycle, or nothing: what is left once nodes that point at no other are taken away."""
+    left = {node: set(targets) & set(graph) for node, targets in graph.items()}
+    while ends := [node for node, targets in left.items() if not targets]:
+        for node in ends:
+            del left[node]
+        for targets in left.values():
+            targets.difference_update(ends)
+    return sorted(left)
+
+
+def test_the_search_for_cycles_finds_them():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def test_no_file_needs_itself_through_others():
+    assert cycle(import_graph()) == []
+
+
+def test_no_folder_needs_itself_through_its_neighbours():
+    graph = import_graph()
+    for parent in sorted({module.rpartition(".")[0] for module in graph} - {""}):
+        neighbours: dict[str, set[str]] = {}
+        for module, targets in graph.items():
+            if module.startswith(f"{parent}."):
+                own = module.removeprefix(f"{parent}.").partition(".")[0]
+                inside = (target.removeprefix(f"{parent}.") for target in targets if target.startswith(f"{parent}."))
+                neighbours.setdefault(own, set()).update({name.partition(".")[0] for name in inside} - {own})
+        assert cycle(neighbours) == [], parent
+
+
+def test_no_folder_is_too_full():
+    for folder in {path.parent for path in FILES}:
+        entries = [entry.name for entry in folder.iterdir() if not entry.name.startswith(("_", "."))]
+        assert len(entries) <= MOST_ENTRIES, f"{folder.relative_to(PACKAGE)} has {len(entries)} entries"
 
 
 def rank_of(part: str) -> int:

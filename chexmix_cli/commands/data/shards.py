@@ -13,7 +13,7 @@ from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import DataError, ExitCode
 
 if TYPE_CHECKING:
-    from chexmix_cli.core.data.shards import ShardSet
+    from chexmix_cli.core.data.shards import ShardSet, verify_set
 
 Sets = Annotated[
     list[Path], typer.Argument(metavar="SHARDS", help="Folders of `chexmix tokenize -o`; parts inside are found.")
@@ -70,7 +70,7 @@ def info(
     for folder in folders:
         try:
             shards = ShardSet.open(folder)
-            shards.verify()
+            verify_set(shards)
             record = {"id": str(folder), "status": "ok", **_sizes(shards), **_contents(shards)}
             text = _text(record)
         except DataError as error:

@@ -120,10 +120,10 @@ def _answers(
     if weights is None:
         if saved is None:
             return None
-        from chexmix_cli.core.evals.reports.metrics.green_judge import read_answers
+        from chexmix_cli.core.evals.reports.green_judge import read_answers
 
         return read_answers(saved, pairs)
-    from chexmix_cli.core.evals.reports.metrics.green_judge import ask_judge
+    from chexmix_cli.core.evals.reports.green_judge import ask_judge
     from chexmix_cli.core.infer.decoding.text_model import TextModel
     from chexmix_cli.core.runtime import choose_device, choose_dtype
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from chexmix_cli.commands.records.jobs import Film
+    from chexmix_cli.commands.records.film_jobs import Film
     from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.core.infer.reports.writer import Report
     from chexmix_cli.core.settings.inference import GenerateReportSettings
@@ -118,7 +118,7 @@ def _run(
     settings: GenerateReportSettings,
     shown: _Show,
 ) -> int:
-    from chexmix_cli.commands.records.jobs import film_jobs
+    from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
     from chexmix_cli.commands.shared.model import open_model
@@ -169,7 +169,7 @@ class _Reporter:
 
     def process(self, items: list[tuple[str, Film]]) -> list[Record]:
         """Return the result fields of a batch."""
-        from chexmix_cli.commands.records.jobs import encode_films
+        from chexmix_cli.commands.records.film_jobs import encode_films
 
         films = [film for _, film in items]
         codes = encode_films(films, self._model)

@@ -156,7 +156,7 @@ class Asked:
 
 def _run(inputs: list[str], run: options.RunOptions, settings: InpaintSettings, asked: Asked, out: Path | None) -> int:
     from chexmix_cli.commands.inpaint.records import Inpainting
-    from chexmix_cli.commands.records.jobs import film_jobs
+    from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
     from chexmix_cli.commands.shared.model import open_model

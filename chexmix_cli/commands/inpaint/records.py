@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from chexmix_cli.commands.evaluate.output import write_file
-from chexmix_cli.commands.records.jobs import Film
+from chexmix_cli.commands.records.film_jobs import Film
 from chexmix_cli.commands.records.output_paths import OutputPaths
 from chexmix_cli.commands.records.streams import Record
 from chexmix_cli.commands.shared.model import OpenModel

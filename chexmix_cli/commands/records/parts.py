@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from chexmix_cli.commands.records.jobs import Film
-from chexmix_cli.commands.records.runner import Job
+from chexmix_cli.commands.records.film_jobs import Film
+from chexmix_cli.commands.records.job import Job
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 
 

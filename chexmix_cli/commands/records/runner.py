@@ -6,53 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic
 
+from chexmix_cli.commands.records.job import RECORD_ERRORS, Job, Prepared, attempt
 from chexmix_cli.commands.records.streams import Record, Writer, error_record
+from chexmix_cli.commands.records.workers import prepare_ahead
 from chexmix_cli.commands.shared.console import Console
-from chexmix_cli.core.errors import ChexmixError, DataError, ExitCode, ShapeError, VocabularyError
+from chexmix_cli.core.errors import ChexmixError, ExitCode
 
 if TYPE_CHECKING:
-    from chexmix_cli.core.data.sources import Source
-
-Prepared = TypeVar("Prepared")
+    pass
 
 #: Records, in batches, that wait for a batch to fill: many errors behind one good input must not pile up.
 _MOST_WAITING = 16
-
-#: Errors that concern one record. Everything else (no memory, damaged weights) ends the command.
-RECORD_ERRORS = (DataError, ShapeError, VocabularyError)
-
-
-@dataclass(frozen=True, slots=True)
-class Job(Generic[Prepared]):
-    """One record to come: its id, and how to get its input, or why there is none.
-
-    Attributes:
-        id: of the record.
-        prepare: gives the input; raises one of ``RECORD_ERRORS`` if there is none.
-        can_travel: ``prepare`` can be pickled and is worth a process of its own.
-        study: what it belongs to, where it must not be told apart from others of it; None is the record itself.
-        sources: the files it comes from. Not for records or logs.
-        line: the record or manifest line it came in as.
-        order: its place in the list of all inputs, once :func:`numbered`.
-    """
-
-    id: str
-    prepare: Callable[[], Prepared]
-    can_travel: bool = False
-    study: str | None = None
-    sources: tuple[Source, ...] = ()
-    line: Record | None = None
-    order: int = 0
-
-
-def attempt(job: Job[Prepared]) -> Prepared | ChexmixError:
-    """Return a job's input, or why there is none."""
-    try:
-        return job.prepare()
-    except RECORD_ERRORS as error:
-        return error
 
 
 def _keep(job: Job[Prepared], record: Record) -> Record:
@@ -129,8 +95,6 @@ class Loop(Generic[Prepared]):
         self, jobs: Iterator[Job[Prepared]]
     ) -> Generator[tuple[Job[Prepared], Prepared | ChexmixError], None, None]:
         if self.workers:
-            from chexmix_cli.commands.records.workers import prepare_ahead
-
             yield from prepare_ahead(jobs, self.workers, ahead=2 * self.workers + self.batch_size)
         else:
             for job in jobs:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from chexmix_cli.commands.records.runner import RECORD_ERRORS, Job, attempt
+from chexmix_cli.commands.records.job import RECORD_ERRORS, Job, attempt
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason
 
 Prepared = TypeVar("Prepared")

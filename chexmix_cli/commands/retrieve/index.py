@@ -15,8 +15,8 @@ from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 
 if TYPE_CHECKING:
-    from chexmix_cli.commands.records.jobs import Film
-    from chexmix_cli.commands.records.runner import Job
+    from chexmix_cli.commands.records.film_jobs import Film
+    from chexmix_cli.commands.records.job import Job
     from chexmix_cli.commands.retrieve.model import RetrievalModel
     from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
@@ -167,7 +167,7 @@ class _Indexer:
 
     def jobs(self, rows: Iterator[_Row]) -> Iterator[Job[Film]]:
         """Yield a job for each row; one that needs no image has none to prepare."""
-        from chexmix_cli.commands.records.jobs import Film
+        from chexmix_cli.commands.records.film_jobs import Film
 
         for row in rows:
             try:
@@ -183,7 +183,7 @@ class _Indexer:
 
     def process(self, items: list[tuple[str, Film]]) -> list[Record]:
         """Embed what a batch of rows lacks and add it; nothing is added if any of it fails."""
-        from chexmix_cli.commands.records.jobs import encode_films
+        from chexmix_cli.commands.records.film_jobs import encode_films
         from chexmix_cli.core.infer.retrieval.vector_index import Item
 
         plans = {item_id: self._plans[item_id] for item_id, _ in items}
@@ -255,7 +255,7 @@ def _rows(source: str, model: OpenModel, found: RetrievalModel, split: str | Non
 
 
 def _line_rows(source: str, model: OpenModel, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
-    from chexmix_cli.commands.records.jobs import film_jobs, record_jobs
+    from chexmix_cli.commands.records.film_jobs import film_jobs, record_jobs
     from chexmix_cli.commands.records.streams import Line
     from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
     from chexmix_cli.core.infer.retrieval.embedder import section_text
@@ -280,8 +280,8 @@ def _line_rows(source: str, model: OpenModel, found: RetrievalModel, split: str 
 
 
 def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
-    from chexmix_cli.commands.records.jobs import Film
-    from chexmix_cli.commands.records.runner import Job
+    from chexmix_cli.commands.records.film_jobs import Film
+    from chexmix_cli.commands.records.job import Job
     from chexmix_cli.core.data.shards import ShardSet
 
     shards = ShardSet.open(folder)

@@ -17,7 +17,7 @@ from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chexmix_cli.commands.records.jobs import Film
+    from chexmix_cli.commands.records.film_jobs import Film
     from chexmix_cli.commands.retrieve.model import RetrievalModel
     from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.core.infer.retrieval.vector_index import Kind, VectorIndex
@@ -119,8 +119,9 @@ def _run(
     settings: QuerySettings,
     wanted: _Wanted,
 ) -> int:
-    from chexmix_cli.commands.records.jobs import film_jobs
-    from chexmix_cli.commands.records.runner import Job, Loop
+    from chexmix_cli.commands.records.film_jobs import film_jobs
+    from chexmix_cli.commands.records.job import Job
+    from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
     from chexmix_cli.commands.shared.model import open_model
     from chexmix_cli.core.infer.retrieval.vector_index import VectorIndex
@@ -183,7 +184,7 @@ class _Searcher:
 
     def of_films(self, items: list[tuple[str, Film]]) -> list[Record]:
         """Return what is nearest to each film."""
-        from chexmix_cli.commands.records.jobs import encode_films
+        from chexmix_cli.commands.records.film_jobs import encode_films
 
         codes = encode_films([film for _, film in items], self._model.model)
         found = self._search(self._model.embedder.images(codes))

@@ -14,10 +14,11 @@ from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from chexmix_cli.commands.records.jobs import Film
+    from chexmix_cli.commands.records.film_jobs import Film
+    from chexmix_cli.commands.records.job import Job
     from chexmix_cli.commands.records.parts import Part
     from chexmix_cli.commands.records.quarantine import Quarantine
-    from chexmix_cli.commands.records.runner import Job, Tally
+    from chexmix_cli.commands.records.runner import Tally
     from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.commands.tokenize.shard_output import ShardOutput
     from chexmix_cli.core.settings.inference import TokenizeSettings
@@ -138,7 +139,7 @@ class _Task:
     no_codes: bool
 
     def run(self, out: Path | None, quarantine_file: Path | None) -> int:
-        from chexmix_cli.commands.records.jobs import film_jobs
+        from chexmix_cli.commands.records.film_jobs import film_jobs
         from chexmix_cli.commands.records.parts import own
         from chexmix_cli.commands.records.quarantine import Quarantine
         from chexmix_cli.commands.records.runner import Loop, Tally
@@ -204,7 +205,7 @@ class _Ends:
 
 
 def _encode(items: list[tuple[str, Film]], model: OpenModel) -> list[Record]:
-    from chexmix_cli.commands.records.jobs import encode_films
+    from chexmix_cli.commands.records.film_jobs import encode_films
 
     films = [film for _, film in items]
     made = {"codebook_hash": model.weights.codebook_hash, **model.provenance()}

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from chexmix_cli.commands.records.jobs import Film, film_jobs
-from chexmix_cli.commands.records.runner import Job, Loop
+from chexmix_cli.commands.records.film_jobs import Film, film_jobs
+from chexmix_cli.commands.records.job import Job
+from chexmix_cli.commands.records.runner import Loop
 from chexmix_cli.commands.records.streams import Record, Writer
 from chexmix_cli.commands.shared.model import OpenModel, open_model
 from chexmix_cli.commands.shared.options import RunOptions

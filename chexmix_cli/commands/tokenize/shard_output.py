@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.commands.records.jobs import Film
+from chexmix_cli.commands.records.film_jobs import Film
+from chexmix_cli.commands.records.job import Job
 from chexmix_cli.commands.records.parts import Part, numbered, own, refuse_repeats
-from chexmix_cli.commands.records.runner import Job
 from chexmix_cli.commands.records.streams import Record
 from chexmix_cli.commands.shared.model import OpenModel
 from chexmix_cli.core.errors import DataError, Reason

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from chexmix_cli.commands.records.runner import Job
+from chexmix_cli.commands.records.job import Job
 from chexmix_cli.commands.records.workers import WorkerBugError, prepare_ahead
 from chexmix_cli.core.errors import DataError, Reason
 

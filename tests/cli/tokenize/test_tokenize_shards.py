@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexmix_cli.core.data.shards import ShardSet
+from chexmix_cli.core.data.shards import ShardSet, verify_set
 
 ROWS = "shards.rows=4"
 
@@ -63,7 +63,7 @@ def test_shards_hold_the_codes_that_records_would(call, archive, tmp_path, debug
     result = call("tokenize", archive, "--weights", debug_weights, "-o", tmp_path / "out", "--set", ROWS)
     assert result.code == plain.code == 3
     shards = ShardSet.open(tmp_path / "out")
-    shards.verify()
+    verify_set(shards)
     good = [record for record in plain.records if record["status"] == "ok"]
     assert [row.id for row in shards] == [record["id"] for record in good]
     assert [row.codes.tolist() for row in shards] == [record["codes"] for record in good]
@@ -132,7 +132,7 @@ def test_what_a_line_says_wrong_and_an_id_that_occurs_twice_are_errors(call, arc
     codes = [record.get("error", {}).get("code") for record in result.records]
     assert codes == [None, "BAD_RECORD", "BAD_RECORD", "DUPLICATE", "BAD_RECORD"]
     shards = ShardSet.open(tmp_path / "out")
-    shards.verify()
+    verify_set(shards)
     assert len(shards) == 1
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from chexmix_cli.core.data.shards import ShardIdentity, ShardSet, ShardWriter, find_sets, merge_sets
+from chexmix_cli.core.data.shards import ShardIdentity, ShardSet, ShardWriter, find_sets, merge_sets, verify_set
 from chexmix_cli.core.data.shards.merge import new_list_hash, update_list_hash
 from chexmix_cli.core.data.shards.writer import Tokens
 from chexmix_cli.core.errors import DataError, Reason, SettingsError, VocabularyError
@@ -74,7 +74,7 @@ def shards(tmp_path: Path) -> Path:
 
 def test_what_goes_in_comes_out(shards):
     found = ShardSet.open(shards)
-    found.verify()
+    verify_set(found)
     expected = [(order, *example(order)) for order in range(18)]
     good = [(order, fields, tokens) for order, fields, tokens in expected if tokens is not None]
     assert len(found) == len(good) == 15
@@ -288,7 +288,7 @@ def test_a_flipped_bit_is_seen_by_verify_at_the_latest(shards, suffix, share):
     data[int(share * len(data))] ^= 4
     path.write_bytes(data)
     with pytest.raises(DataError):
-        ShardSet.open(shards).verify()
+        verify_set(ShardSet.open(shards))
 
 
 def test_an_id_with_two_rows_is_seen_by_verify(tmp_path):
@@ -297,7 +297,7 @@ def test_an_id_with_two_rows_is_seen_by_verify(tmp_path):
         writer.add(order, {"id": "same", "status": "ok"}, Tokens([order] * 6))
     found = writer.finish(num_listed=2, list_hash="x")
     with pytest.raises(DataError, match="an id has two rows"):
-        found.verify()
+        verify_set(found)
 
 
 @pytest.mark.parametrize("codes", [[1] * 5, [300] * 6, [-1] * 6, [0.5] * 6])
@@ -315,7 +315,7 @@ def test_a_list_without_any_result_is_a_set_too(tmp_path):
     writer = ShardWriter(tmp_path / "set", IDENTITY)
     writer.add(0, {"id": "a", "status": "error"}, None)
     found = writer.finish(num_listed=1, list_hash="x")
-    found.verify()
+    verify_set(found)
     assert (len(found), found.num_records) == (0, 1)
     assert list(found) == []
 
@@ -328,7 +328,7 @@ def test_parts_merge_into_the_whole_byte_for_byte(shards, tmp_path, num_parts):
     sets = [ShardSet.open(folder) for folder in find_sets([tmp_path / "parts"])]
     assert len(sets) == num_parts
     merged = merge_sets(sets[::-1], tmp_path / "merged", lambda done, total: None)
-    merged.verify()
+    verify_set(merged)
     assert contents(tmp_path / "merged") == contents(shards)
     with pytest.raises(DataError, match="`chexmix data merge` joins them|no shard set"):
         ShardSet.open(tmp_path / "parts")
@@ -362,7 +362,7 @@ def test_sets_of_different_inputs_are_put_in_a_row(shards, tmp_path):
     second = writer.finish(num_listed=6, list_hash="x")
     first = ShardSet.open(shards)
     merged = merge_sets([first, second], tmp_path / "merged", lambda done, total: None)
-    merged.verify()
+    verify_set(merged)
     assert [row.id for row in merged] == [row.id for row in first] + [row.id for row in second]
     assert merged.gather(range(len(merged))).tolist() == [
         *first.gather(range(len(first))).tolist(),

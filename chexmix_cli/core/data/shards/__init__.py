@@ -8,6 +8,7 @@ those that gave no codes too.
 from chexmix_cli.core.data.shards.identity import ShardIdentity
 from chexmix_cli.core.data.shards.merge import find_sets, merge_sets
 from chexmix_cli.core.data.shards.reader import ShardRow, ShardSet
+from chexmix_cli.core.data.shards.verify import verify_set
 from chexmix_cli.core.data.shards.writer import ShardWriter
 
-__all__ = ["ShardIdentity", "ShardRow", "ShardSet", "ShardWriter", "find_sets", "merge_sets"]
+__all__ = ["ShardIdentity", "ShardRow", "ShardSet", "ShardWriter", "find_sets", "merge_sets", "verify_set"]

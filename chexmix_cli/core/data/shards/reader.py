@@ -178,16 +178,6 @@ class ShardSet:
                     out[rows, column] = self._tensors(number)["labels"][:, source]
         return out
 
-    def verify(self) -> None:
-        """Read everything.
-
-        Raises:
-            DataError: on a digest, id, place, code, token id or label that is not as it must be.
-        """
-        from chexmix_cli.core.data.shards.verify import verify_set
-
-        verify_set(self)
-
     def _locate(self, row: int) -> tuple[int, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")

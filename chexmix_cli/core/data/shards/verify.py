@@ -19,7 +19,11 @@ def id_key(record_id: str) -> int:
 
 
 def verify_set(shards: ShardSet) -> None:
-    """Raise DataError unless all is as the headers and each other say."""
+    """Read everything.
+
+    Raises:
+        DataError: on a digest, id, order, code, token id or label that is not as the headers and each other say.
+    """
     keys = array("Q")
     order = -1
     for shard in shards.shards:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chexmix_cli.core.data.shards import ShardSet
+from chexmix_cli.core.data.shards import ShardSet, verify_set
 from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.train.examples.documents import require_room
@@ -81,5 +81,5 @@ def open_shards(folder: Path, start: WeightsDir, tokenizer_file: Path) -> ShardS
         codebook_hash=start.codebook_hash,
         text_tokenizer_hash=tokenizer_hash(tokenizer_files(tokenizer_file.parent)),
     )
-    shards.verify()
+    verify_set(shards)
     return shards

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from chexmix_cli.commands.records.runner import Job, Loop, Tally
+from chexmix_cli.commands.records.job import Job
+from chexmix_cli.commands.records.runner import Loop, Tally
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.core.errors import DataError, ExitCode, MachineError, Reason, ShapeError

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import DataError, MachineError, WeightsError
-from chexmix_cli.core.evals.reports.metrics.green import green_score, judge
-from chexmix_cli.core.evals.reports.metrics.green_judge import (
+from chexmix_cli.core.evals.reports.green_judge import (
     PROMPT,
     answer_key,
     ask_judge,
     green_prompt,
     read_answers,
 )
+from chexmix_cli.core.evals.reports.metrics.green import green_score, judge
 from chexmix_cli.core.evals.reports.pairs import ReportPairs
 from chexmix_cli.core.evals.reports.protocol import green_metrics
 from chexmix_cli.core.settings.report_evaluation import GreenSettings, ReportEvaluationSettings

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from chexmix_cli.commands.records.runner import Job
+from chexmix_cli.commands.records.job import Job
 from chexmix_cli.commands.records.streams import Line, Record, read_stdin
 from chexmix_cli.commands.shared.model import OpenModel
 from chexmix_cli.core.errors import DataError, Reason

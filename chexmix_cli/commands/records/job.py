@@ -1,0 +1,49 @@
+"""One record to come: its id, and how to get its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from chexmix_cli.commands.records.streams import Record
+from chexmix_cli.core.errors import ChexmixError, DataError, ShapeError, VocabularyError
+
+if TYPE_CHECKING:
+    from chexmix_cli.core.data.sources import Source
+
+Prepared = TypeVar("Prepared")
+
+#: Errors that concern one record. Everything else (no memory, damaged weights) ends the command.
+RECORD_ERRORS = (DataError, ShapeError, VocabularyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[Prepared]):
+    """One record to come: its id, and how to get its input, or why there is none.
+
+    Attributes:
+        id: of the record.
+        prepare: gives the input; raises one of ``RECORD_ERRORS`` if there is none.
+        can_travel: ``prepare`` can be pickled and is worth a process of its own.
+        study: what it belongs to, where it must not be told apart from others of it; None is the record itself.
+        sources: the files it comes from. Not for records or logs.
+        line: the record or manifest line it came in as.
+        order: its place in the list of all inputs, once :func:`numbered`.
+    """
+
+    id: str
+    prepare: Callable[[], Prepared]
+    can_travel: bool = False
+    study: str | None = None
+    sources: tuple[Source, ...] = ()
+    line: Record | None = None
+    order: int = 0
+
+
+def attempt(job: Job[Prepared]) -> Prepared | ChexmixError:
+    """Return a job's input, or why there is none."""
+    try:
+        return job.prepare()
+    except RECORD_ERRORS as error:
+        return error
