@@ -35,8 +35,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chexmix_cli import __version__
-from chexmix_cli.commands.records.job import Job
-from chexmix_cli.commands.records.workers import prepare_ahead
 from chexmix_cli.core.data.images.geometry import fit
 from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.presets import ResolvedPreset, resolve_preset
@@ -47,6 +45,8 @@ from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.settings.load import build, read_preset
 from chexmix_cli.core.settings.model import ModelSettings, VqganSettings
 from chexmix_cli.core.weights import open_weights
+from chexmix_cli.library.job import Job
+from chexmix_cli.library.workers import prepare_ahead
 
 Times = dict[str, float]
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.data.shards import info, merge
-from chexmix_cli.commands.records.streams import Record, Writer
+from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import ExitCode, MachineError
 from chexmix_cli.core.files import atomic_write
+from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexmix_cli.commands.records.streams import Record, Writer, error_record
+from chexmix_cli.commands.records.streams import Writer, error_record
 from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import DataError, ExitCode
+from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.core.data.shards import ShardSet, verify_set

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from chexmix_cli.commands.shared.model import OpenModel
+    from chexmix_cli.commands.shared.console import Console
     from chexmix_cli.core.data.manifest import ManifestRow
     from chexmix_cli.core.evals.classification.protocol import Embed, Films, Picture
     from chexmix_cli.core.evals.result import Evaluation
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.manifest_images import StoredCodes
     from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
+    from chexmix_cli.library.model import Model
 
 #: Longer side of a radiograph on the page.
 _THUMBNAIL_PX = 192
@@ -172,12 +173,11 @@ def _of_model(
     with_cases: bool,
 ) -> Evaluation:
     from chexmix_cli.commands.evaluate.output import evaluation_rows, failed_items
-    from chexmix_cli.commands.shared.model import open_model
     from chexmix_cli.core.evals.classification.protocol import Task, evaluate_head, evaluate_probe
     from chexmix_cli.core.infer.embeddings import require_grid
 
     name, rows = evaluation_rows(manifest, split)
-    model = open_model(run, settings.input, needs_decoder=True)
+    model = run.open_model(settings.input)
     num_layers = model.weights.settings.decoder.num_layers
     require_grid(settings.probe.grid, model.weights.settings.vocabulary, "probe.grid")
     head = None if head_file is None else _head(head_file, model)
@@ -190,27 +190,29 @@ def _of_model(
         picture=_picture(settings) if with_cases else None,
     )
     facts: dict[str, Any] = {"split": name}
-    read = partial(_films, model=model, settings=settings, stored=_stored(tokens, model))
+    read = partial(_films, model=model, console=run.console, settings=settings, stored=_stored(tokens, model))
     if head is not None:
         films, failed = read(rows, with_pixels=False, label="evaluated images")
-        evaluation = evaluate_head(films, _embed(model, settings.batch_size, head.grid), head, task)
+        evaluation = evaluate_head(films, _embed(model, run.console, settings.batch_size, head.grid), head, task)
     else:
         train_rows = _train_rows(manifest, settings, run.seed, is_sweep=bool(ratios))
         facts["train_rows"] = len(train_rows)
         train, train_failed = read(train_rows, with_pixels=bool(ratios), label="train images")
         films, failed = read(rows, with_pixels=bool(ratios), label="evaluated images")
         failed = [*train_failed, *failed]
-        evaluation = evaluate_probe(train, films, _embed(model, settings.batch_size, settings.probe.grid), task)
+        evaluation = evaluate_probe(
+            train, films, _embed(model, run.console, settings.batch_size, settings.probe.grid), task
+        )
     return replace(
         evaluation,
-        model=_model_facts(model),
+        model=_model_facts(model, run.seed),
         data={**facts, **evaluation.data},
         failed=failed_items(failed),
         missing=_missing(ratios, head),
     )
 
 
-def _stored(folder: Path | None, model: OpenModel) -> StoredCodes | None:
+def _stored(folder: Path | None, model: Model) -> StoredCodes | None:
     from chexmix_cli.core.infer.manifest_images import StoredCodes
 
     if folder is None:
@@ -224,7 +226,7 @@ def _layers(wanted: Sequence[int], num_layers: int) -> list[int]:
     return list(wanted) or list(range(1, num_layers + 1))
 
 
-def _head(path: Path, model: OpenModel) -> Head:
+def _head(path: Path, model: Model) -> Head:
     from chexmix_cli.core.infer.classification.heads import Head
 
     head = Head.load(path)
@@ -253,7 +255,8 @@ def _train_rows(
 def _films(
     rows: Sequence[ManifestRow],
     *,
-    model: OpenModel,
+    model: Model,
+    console: Console,
     settings: EvaluateClassificationSettings,
     stored: StoredCodes | None,
     with_pixels: bool,
@@ -272,7 +275,7 @@ def _films(
     def keep(pixels_CYX: NDArray[np.float32]) -> None:
         kept.append(small_pixels(pixels_CYX, settings.sweep.baseline_side_px, grid_size))
 
-    with model.options.console.progress(label) as move:
+    with console.progress(label) as move:
         encoded = encode_rows(
             rows,
             model.images,
@@ -290,14 +293,14 @@ def _films(
     ), encoded.failed
 
 
-def _embed(model: OpenModel, batch_size: int, grid: int) -> Embed:
+def _embed(model: Model, console: Console, batch_size: int, grid: int) -> Embed:
     from chexmix_cli.core.infer.embeddings import embed_codes
 
-    decoder = model.weights.load_decoder(model.device, model.dtype)
+    decoder = model.decoder
     vocabulary = model.weights.settings.vocabulary
 
     def embed(codes_RP: Any, layers: Sequence[int], is_masked_RP: Any, what: str) -> Any:
-        with model.options.console.progress(what) as move:
+        with console.progress(what) as move:
             return embed_codes(
                 decoder,
                 vocabulary,
@@ -332,14 +335,14 @@ def _picture(settings: EvaluateClassificationSettings) -> Picture:
     return draw
 
 
-def _model_facts(model: OpenModel) -> dict[str, Any]:
+def _model_facts(model: Model, seed: int) -> dict[str, Any]:
     return {
         "name": model.weights.name,
         "fingerprint": model.weights.fingerprint,
         "dtype": str(model.dtype).removeprefix("torch."),
         "preset": model.preset.intensity,
         "preset_hash": model.preset.hash,
-        "seed": model.options.seed,
+        "seed": seed,
     }
 
 

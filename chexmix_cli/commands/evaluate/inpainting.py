@@ -12,7 +12,7 @@ from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from chexmix_cli.commands.shared.model import OpenModel
+    from chexmix_cli.library.model import Model
 
 Manifest = Annotated[Path, typer.Option("--manifest", metavar="FILE", help="Films: a manifest, see docs/data.md.")]
 MaskRatios = Annotated[
@@ -65,7 +65,6 @@ def evaluate_inpainting(
         typer.echo(resolved.to_json())
         return 0
     console = options.make_console(quiet, verbose)
-    from chexmix_cli.commands.shared.model import open_model
 
     settings = resolved.settings
     chosen_split, rows = evaluation_rows(manifest, split)
@@ -80,7 +79,7 @@ def evaluate_inpainting(
         keep_uids=False,
         console=console,
     )
-    model = open_model(run, settings.input, needs_decoder=True)
+    model = run.open_model(settings.input)
     from chexmix_cli.commands.evaluate.output import failed_items
     from chexmix_cli.core.evals.inpainting.result import chosen_rows, inpainting_evaluation
     from chexmix_cli.core.evals.inpainting.run import InpaintingRun
@@ -93,7 +92,7 @@ def evaluate_inpainting(
         collected,
         settings,
         seed=seed,
-        model=_model_fields(model),
+        model=_model_fields(model, seed),
         data={"split": chosen_split, "rows": len(rows), "sample": sample},
         failed=failed_items(collected.failed),
     )
@@ -108,6 +107,5 @@ def _number(text: str) -> float:
         raise SettingsError(f"{text!r} is no number", where="--mask-ratios", expected="such as 0.2,0.5,0.8") from None
 
 
-def _model_fields(model: OpenModel) -> dict[str, Any]:
-    fields: dict[str, Any] = model.provenance()["provenance"]
-    return {**fields, "image_dtype": str(model.image_dtype).removeprefix("torch.")}
+def _model_fields(model: Model, seed: int) -> dict[str, Any]:
+    return {**model.provenance(seed=seed), "image_dtype": str(model.image_dtype).removeprefix("torch.")}

@@ -16,13 +16,13 @@ from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chexmix_cli.commands.retrieve.model import RetrievalModel
     from chexmix_cli.commands.shared.console import Console
-    from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.core.data.manifest import ManifestRow
     from chexmix_cli.core.evals.metrics.ranks import Scores
     from chexmix_cli.core.evals.retrieval.protocol import Pairs, PoolScores
     from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings, Section
+    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.retrieval import RetrievalModel
 
 Source = Annotated[
     Path | None,
@@ -171,16 +171,15 @@ def _run(
 
 def _model_pairs(rows: list[ManifestRow], run: options.RunOptions, settings: RetrievalEvaluationSettings) -> _Found:
     """Return the manifest's rows, embedded."""
-    from chexmix_cli.commands.retrieve.model import RetrievalModel
-    from chexmix_cli.commands.shared.model import open_model
     from chexmix_cli.core.evals.metrics.ranks import CosineScores
     from chexmix_cli.core.evals.retrieval.sources import pools_of
     from chexmix_cli.core.infer.manifest_images import encode_rows
     from chexmix_cli.core.infer.retrieval.embedder import section_text
+    from chexmix_cli.library.retrieval import RetrievalModel
 
     section = settings.embedding.section
     used = [row for row in rows if section_text(row, section) is not None]
-    model = open_model(run, settings.input, needs_decoder=True)
+    model = run.open_model(settings.input)
     found = RetrievalModel(model, settings.embedding)
     tokenizer = found.tokenizer
     with run.console.progress("encode") as move:
@@ -333,7 +332,7 @@ def _protocol(identity: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _pictures(rows: list[ManifestRow], places: list[int], model: OpenModel) -> dict[int, bytes]:
+def _pictures(rows: list[ManifestRow], places: list[int], model: Model) -> dict[int, bytes]:
     """Return what the model sees of some rows, as PNG."""
     import io
 

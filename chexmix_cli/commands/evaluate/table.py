@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexmix_cli.commands.records.streams import Record, Writer
+from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared import options
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 from chexmix_cli.core.files import write_text
+from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console

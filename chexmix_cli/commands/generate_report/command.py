@@ -10,21 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.records.output_paths import OutputPaths
-from chexmix_cli.commands.records.streams import Record, check_arguments
+from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared import options
-from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from chexmix_cli.commands.records.film_jobs import Film
-    from chexmix_cli.commands.shared.model import OpenModel
-    from chexmix_cli.core.infer.reports.writer import Report
     from chexmix_cli.core.settings.inference import GenerateReportSettings
-
-#: In every record (DESIGN: reports are marked preliminary and unverified).
-MARK = "AI-generated, preliminary, unverified; not for clinical use"
+    from chexmix_cli.library.films import Film
+    from chexmix_cli.library.job import Record
+    from chexmix_cli.library.reports import Reporter, StudyReport
 
 Picture = Annotated[
     Path | None,
@@ -34,7 +28,7 @@ Picture = Annotated[
 ]
 
 Explain = Annotated[
-    bool, typer.Option("--explain", help="Say what each sentence hangs on; with --picture also as heat maps.")
+    bool, typer.Option("--explain", help="Say what each sentence depends on; with --picture also as heat maps.")
 ]
 
 Quantize = Annotated[
@@ -121,18 +115,18 @@ def _run(
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
-    from chexmix_cli.commands.shared.model import open_model
+    from chexmix_cli.library.reports import MARK
 
-    model = open_model(run, settings.input, needs_decoder=True, quantize=settings.quantize)
-    if shown.is_explained and model.reports.tokenizer is None:
-        raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))
+    model = run.open_model(settings.input, quantize=settings.quantize)
     writer = Writer(run.is_json)
+    explain = settings.explain if shown.is_explained else None
+    reporter = model.reporter(decode=settings.decode, explain=explain, seed=run.seed)
     if writer.is_text:
         run.console.note(MARK)
-    reporter = _Reporter(model, settings, shown, show=writer.show if writer.is_text else None)
+    records = _Records(reporter, run, shown, settings.explain.folder, show=writer.show if writer.is_text else None)
     loop = Loop(
-        process=reporter.process,
-        describe=reporter.describe,
+        process=records.process,
+        describe=records.describe,
         # A person at a terminal reads along, so reports come one by one there.
         batch_size=1 if writer.is_text else settings.input.batch_size,
         fail_fast=run.fail_fast,
@@ -140,7 +134,7 @@ def _run(
         console=run.console,
         workers=settings.input.workers,
     )
-    tally = loop.run(film_jobs(inputs, model), "reports")
+    tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids)), "reports")
     if shown.has_stats and tally.num_ok:
         from chexmix_cli.commands.generate_report.decoding_stats import show_costs
 
@@ -148,81 +142,47 @@ def _run(
     return tally.exit_code
 
 
-class _Reporter:
-    """Turns films into report records, and draws them."""
+class _Records:
+    """Reports as records, with their pictures."""
 
     def __init__(
         self,
-        model: OpenModel,
-        settings: GenerateReportSettings,
+        reporter: Reporter,
+        run: options.RunOptions,
         shown: _Show,
+        maps: Path | None,
         *,
         show: Callable[[str], None] | None,
     ) -> None:
-        self._model, self._settings, self._explain = model, settings, shown.is_explained
+        self._reporter, self._provenance = reporter, run.provenance_of(reporter.model)
         self._pictures = None if shown.picture is None else OutputPaths(shown.picture, (".png",))
-        folder = settings.explain.folder
-        self._maps = None if folder is None else OutputPaths(folder, (".png",))
+        self._maps = None if maps is None else OutputPaths(maps, (".png",))
         #: Shows text as it comes, where a person reads along.
         self._show = show
-        self._drafter = model.drafter(settings.decode)
 
-    def process(self, items: list[tuple[str, Film]]) -> list[Record]:
+    def process(self, films: list[Film]) -> list[Record]:
         """Return the result fields of a batch."""
-        from chexmix_cli.commands.records.film_jobs import encode_films
-
-        films = [film for _, film in items]
-        codes = encode_films(films, self._model)
-        found = self._model.reports.write(
-            codes,
-            self._settings.decode,
-            seed=self._model.options.seed,
-            on_text=self._on_text(items),
-            drafter=self._drafter,
-        )
-        records: list[Record] = []
-        for film, report in zip(films, found, strict=True):
-            record: Record = {**film.fields, "token_ids": report.token_ids}
-            if report.text is not None:
-                record["report"] = report.text
-                record |= _sections(report.text)
-            if report.comparisons:
-                record["comparisons"] = report.comparisons
-            if report.num_not_text:
-                record["notes"] = [
-                    *record.get("notes", []),
-                    f"{report.num_not_text} tokens are no text and are left out",
-                ]
-            record |= {"finish": report.finish.value, "logprob": report.logprob, "mark": MARK}
-            records.append({**record, **self._model.provenance()})
-        if self._pictures is not None:
-            for (record_id, film), image_codes, record in zip(items, codes, records, strict=True):
-                path = self._pictures.path(record_id)
-                self._draw(path, film, image_codes, record.get("report", "(no text tokenizer)"))
+        results = self._reporter(films, on_text=self._on_text(films))
+        records = [{**result.fields(), **self._provenance} for result in results]
+        for result, record in zip(results, records, strict=True):
+            if self._pictures is not None:
+                path = self._pictures.path(result.id)
+                self._reporter.draw(result, path)
                 record["picture"] = str(path)
-        if self._explain:
-            for (record_id, film), image_codes, report, record in zip(items, codes, found, records, strict=True):
-                self._add_evidence(record_id, film, image_codes, report, record)
+            if result.sentences is not None:
+                record["sentences"] = [sentence.to_dict() for sentence in result.sentences]
+                self._draw_evidence(result, record)
         return records
 
-    def _add_evidence(self, record_id: str, film: Film, codes: list[int], report: Report, record: Record) -> None:
-        """Add each sentence's evidence to a record, and draw it where pictures go."""
-        from chexmix_cli.core.infer.reports.evidence import find_evidence
-        from chexmix_cli.core.present.evidence import evidence_picture
-
-        tokenizer = self._model.reports.tokenizer
-        assert tokenizer is not None, "checked before the first record"
-        settings = self._settings.explain
-        sentences = find_evidence(self._model.reports.engine.decoder, tokenizer, codes, report, settings)
-        record["sentences"] = [sentence.to_dict() for sentence in sentences]
+    def _draw_evidence(self, result: StudyReport, record: Record) -> None:
+        """Draw each sentence's evidence where pictures go."""
         if self._pictures is not None:
             path = self._pictures.beside(Path(record["picture"]), "evidence")
         elif self._maps is not None:
-            path = self._maps.path(record_id)
+            path = self._maps.path(result.id)
         else:
             return
-        note = f"model {self._model.weights.name}"
-        evidence_picture(self._original(film, codes), sentences, path=path, note=note)
+        self._reporter.draw_evidence(result, path)
         record["evidence_picture"] = str(path)
 
     def describe(self, record: Record) -> str:
@@ -235,42 +195,15 @@ class _Reporter:
         text = "" if "report" in record else f"{len(record['token_ids'])} token ids; there is no text tokenizer"
         return f"{text}{notes}{drawn}\n"
 
-    def _on_text(self, items: list[tuple[str, Film]]) -> Callable[[int, str], None] | None:
+    def _on_text(self, films: list[Film]) -> Callable[[int, str], None] | None:
         show = self._show
         if show is None:
             return None
-        record_id, film = items[0]
-        show(f"{record_id} ({film.fields.get('view') or 'unknown view'})\n")
+        show(f"{films[0].id} ({films[0].view or 'unknown view'})\n")
         return lambda _, piece: show(piece)
-
-    def _draw(self, path: Path, film: Film, codes: list[int], report: str) -> None:
-        from chexmix_cli.core.present.picture import report_picture
-
-        roundtrip = self._model.images.decode([codes])[0]
-        original = self._original(film, codes)
-        report_picture(original, roundtrip, report, path=path, note=f"model {self._model.weights.name}")
-
-    def _original(self, film: Film, codes: list[int]) -> NDArray[np.uint8]:
-        """Return the film as the model was given it, or what its codes show where only they came in."""
-        import numpy as np
-
-        if film.pixels is None:
-            shown: NDArray[np.uint8] = self._model.images.decode([codes])[0]
-            return shown
-        levels_YXC: NDArray[np.uint8] = np.rint((film.pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
-        return levels_YXC[..., 0] if levels_YXC.shape[2] == 1 else levels_YXC
 
 
 def _evidence_line(sentence: Record) -> str:
-    verdict = "text prior only" if sentence["text_prior_only"] else "hangs on the image"
+    verdict = "text prior only" if sentence["text_prior_only"] else "depends on the image"
     lost = f"{-sentence['drop']:+.2f} nats a token without the image"
     return f"{sentence['logprob']:.2f} nats a token, {lost}, {verdict}: {sentence['text']}"
-
-
-def _sections(report: str) -> Record:
-    """Return the field with the findings and the impression of a report that has such headings."""
-    from chexmix_cli.core.text.sections import read_sections
-
-    sections = read_sections(report)
-    named = {"findings": sections.findings, "impression": sections.impression}
-    return {"sections": named} if any(named.values()) else {}

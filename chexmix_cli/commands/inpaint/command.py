@@ -155,26 +155,26 @@ class Asked:
 
 
 def _run(inputs: list[str], run: options.RunOptions, settings: InpaintSettings, asked: Asked, out: Path | None) -> int:
-    from chexmix_cli.commands.inpaint.records import Inpainting
+    from chexmix_cli.commands.inpaint.records import InpaintRecords
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
-    from chexmix_cli.commands.shared.model import open_model
+    from chexmix_cli.library.inpainting import Inpainter
 
     mask = asked.mask(settings)
-    model = open_model(run, settings.input, needs_decoder=True)
-    inpainting = Inpainting(model, settings, mask, out)
+    model = run.open_model(settings.input)
+    records = InpaintRecords(Inpainter(model, settings, mask, seed=run.seed), out, run.provenance_of(model))
     loop = Loop(
-        process=inpainting.process,
-        describe=inpainting.describe,
+        process=records.process,
+        describe=records.describe,
         batch_size=settings.input.batch_size,
         fail_fast=run.fail_fast,
         writer=Writer(run.is_json),
         console=run.console,
         workers=settings.input.workers,
     )
-    tally = loop.run(film_jobs(inputs, model, keeps_picture=True), "inpaint")
-    summary = inpainting.audit_summary()
+    tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True)), "inpaint")
+    summary = records.audit_summary()
     if summary is not None:
         run.console.note(summary)
     return tally.exit_code

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from chexmix_cli.commands.records.film_jobs import Film
-from chexmix_cli.commands.records.job import Job
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
+from chexmix_cli.library.films import Film
+from chexmix_cli.library.job import Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason, SettingsError
-
-Record = dict[str, Any]
+from chexmix_cli.library.job import Record
+from chexmix_cli.library.results import error_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def error_record(record_id: str, error: ChexmixError) -> Record:
     """Return the record of an input that gave no result."""
-    code = error.code if isinstance(error, DataError) else type(error).__name__.removesuffix("Error").upper()
     message = str(error) if error.hint is None else f"{error}; hint: {error.hint}"
-    return {"id": record_id, "status": "error", "error": {"code": code, "message": message}}
+    return {"id": record_id, "status": "error", "error": {"code": error_code(error), "message": message}}
 
 
 class Writer:

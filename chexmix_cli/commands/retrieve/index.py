@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from chexmix_cli.commands.records.streams import Record
 from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
+from chexmix_cli.library.job import Record, raiser
 
 if TYPE_CHECKING:
-    from chexmix_cli.commands.records.film_jobs import Film
-    from chexmix_cli.commands.records.job import Job
-    from chexmix_cli.commands.retrieve.model import RetrievalModel
-    from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
     from chexmix_cli.core.infer.retrieval.vector_index import Item, Kind
     from chexmix_cli.core.settings.retrieval import IndexSettings
+    from chexmix_cli.library.films import Film
+    from chexmix_cli.library.job import Job
+    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.retrieval import RetrievalModel
 
 Source = Annotated[
     str, typer.Argument(metavar="MANIFEST|SHARDS|-", help="A manifest, a folder of token shards, or records on stdin.")
@@ -107,15 +107,14 @@ def _run(
 ) -> int:
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
-    from chexmix_cli.commands.retrieve.model import RetrievalModel
-    from chexmix_cli.commands.shared.model import open_model
     from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
     from chexmix_cli.core.infer.retrieval.vector_index import IndexIdentity
+    from chexmix_cli.library.retrieval import RetrievalModel
 
-    model = open_model(run, settings.input, needs_decoder=True)
+    model = run.open_model(settings.input)
     found = RetrievalModel(model, settings.embedding)
     identity = IndexIdentity(**found.identity(), with_text=with_text, with_codes=settings.store.codes)
-    rows = _rows(source, model, found, split)
+    rows = _rows(source, model, found, split, keep_uids=run.keep_uids)
     with IndexWriter(out, identity, rows=settings.store.rows) as writer:
         indexer = _Indexer(found, writer, kinds, with_text=with_text, with_codes=settings.store.codes)
         loop = Loop(
@@ -167,36 +166,36 @@ class _Indexer:
 
     def jobs(self, rows: Iterator[_Row]) -> Iterator[Job[Film]]:
         """Yield a job for each row; one that needs no image has none to prepare."""
-        from chexmix_cli.commands.records.film_jobs import Film
+        from chexmix_cli.library.films import Film
 
         for row in rows:
             try:
                 plan = self._plan(row)
             except DataError as error:
-                yield replace(row.job, prepare=_raiser(error), can_travel=False)
+                yield replace(row.job, prepare=raiser(error), can_travel=False)
                 continue
             self._plans[row.job.id] = plan
             if plan.image_digest is not None:
                 yield row.job
             else:
-                yield replace(row.job, prepare=lambda: Film(None, None), can_travel=False)
+                yield replace(row.job, prepare=partial(Film, row.job.id, None, None), can_travel=False)
 
-    def process(self, items: list[tuple[str, Film]]) -> list[Record]:
+    def process(self, films: list[Film]) -> list[Record]:
         """Embed what a batch of rows lacks and add it; nothing is added if any of it fails."""
-        from chexmix_cli.commands.records.film_jobs import encode_films
         from chexmix_cli.core.infer.retrieval.vector_index import Item
+        from chexmix_cli.library.films import encode_films
 
-        plans = {item_id: self._plans[item_id] for item_id, _ in items}
-        imaged = [(item_id, film) for item_id, film in items if plans[item_id].image_digest is not None]
+        plans = {film.id: self._plans[film.id] for film in films}
+        imaged = [film for film in films if plans[film.id].image_digest is not None]
         texts = {item_id: plan.text for item_id, plan in plans.items() if plan.text is not None}
-        codes = encode_films([film for _, film in imaged], self._found.model)
+        codes = encode_films(imaged, self._found.model.images)
         image_BE = self._found.embedder.images(codes)
         text_BE = self._found.embedder.reports(list(texts.values()))
         new: dict[Kind, list[Item]] = {"images": [], "reports": []}
-        for (item_id, _), vector_E, image in zip(imaged, image_BE, codes, strict=True):
-            digest = plans[item_id].image_digest
+        for film, vector_E, image in zip(imaged, image_BE, codes, strict=True):
+            digest = plans[film.id].image_digest
             assert digest is not None
-            new["images"].append(Item(item_id, vector_E, digest, image if self._with_codes else None))
+            new["images"].append(Item(film.id, vector_E, digest, image if self._with_codes else None))
         for (item_id, text), vector_E in zip(texts.items(), text_BE, strict=True):
             digest = plans[item_id].text_digest
             assert digest is not None
@@ -205,7 +204,7 @@ class _Indexer:
             for item in found:
                 self._writer.add(kind, item)
         added = {kind: {item.id for item in found} for kind, found in new.items()}
-        return [{"indexed": [kind for kind in added if item_id in added[kind]]} for item_id, _ in items]
+        return [{"indexed": [kind for kind in added if film.id in added[kind]]} for film in films]
 
     def _plan(self, row: _Row) -> _Plan:
         from chexmix_cli.core.infer.retrieval.index_writer import digest_of
@@ -240,7 +239,7 @@ def _image_content(job: Job[Film]) -> bytes:
         return b""  # reading the image will say what is wrong
 
 
-def _rows(source: str, model: OpenModel, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
+def _rows(source: str, model: Model, found: RetrievalModel, split: str | None, *, keep_uids: bool) -> Iterator[_Row]:
     """Return the rows of a source; what is wrong with the source itself is raised at once."""
     from chexmix_cli.core.data.shards.files import SET_FILE
 
@@ -251,38 +250,41 @@ def _rows(source: str, model: OpenModel, found: RetrievalModel, split: str | Non
         raise DataError(
             Reason.NOT_FOUND, "no such manifest or shards", where=source, expected="JSON Lines, or a folder of shards"
         )
-    return _line_rows(source, model, found, split)
+    return _line_rows(source, model, found, split, keep_uids=keep_uids)
 
 
-def _line_rows(source: str, model: OpenModel, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
-    from chexmix_cli.commands.records.film_jobs import film_jobs, record_jobs
-    from chexmix_cli.commands.records.streams import Line
+def _line_rows(
+    source: str, model: Model, found: RetrievalModel, split: str | None, *, keep_uids: bool
+) -> Iterator[_Row]:
+    from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
     from chexmix_cli.core.infer.retrieval.embedder import section_text
 
-    def of_manifest() -> Iterator[Job[Film]]:
-        for number, row in enumerate(read_manifest(Path(source), split=split), start=1):
-            texts = {"findings": row.findings, "impression": row.impression, "split": row.split}
-            yield from record_jobs(Line(number, record={"id": row.id, "file": str(row.file), **texts}), model)
+    reader = model.reader(keep_uids=keep_uids)
 
-    for job in film_jobs(["-"], model) if source == "-" else of_manifest():
+    def of_manifest() -> Iterator[Job[Film]]:
+        for row in read_manifest(Path(source), split=split):
+            texts = {"findings": row.findings, "impression": row.impression, "split": row.split}
+            yield reader.record_job({"id": row.id, "file": str(row.file), **texts})
+
+    for job in film_jobs(["-"], reader) if source == "-" else of_manifest():
         line = job.line or {}
         if split is not None and line.get("split") != split:
             continue
         sections = {name: line.get(name) for name in ("findings", "impression")}
         if not all(isinstance(text, str | None) for text in sections.values()):
             error = DataError(Reason.BAD_RECORD, "a section is no text", expected="a text or null")
-            yield _Row(replace(job, prepare=_raiser(error), can_travel=False), None)
+            yield _Row(replace(job, prepare=raiser(error), can_travel=False), None)
             continue
         row = ManifestRow(id=job.id, file=Path(), findings=sections["findings"], impression=sections["impression"])
         text = section_text(row, found.settings.section)
         yield _Row(job, None if text is None else found.tokenizer.encode(text))
 
 
-def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
-    from chexmix_cli.commands.records.film_jobs import Film
-    from chexmix_cli.commands.records.job import Job
+def _shard_rows(folder: Path, model: Model, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
     from chexmix_cli.core.data.shards import ShardSet
+    from chexmix_cli.library.films import Film
+    from chexmix_cli.library.job import Job
 
     shards = ShardSet.open(folder)
     hashes: dict[str, Any] = {"codebook_hash": model.weights.codebook_hash, "preset_hash": model.preset.hash}
@@ -297,14 +299,7 @@ def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: st
         for row in shards:
             if split is None or row.entry.get("split") == split:
                 codes = row.codes.tolist()
-                job: Job[Film] = Job(row.id, partial(Film, None, codes), line={"codes": codes})
+                job: Job[Film] = Job(row.id, partial(Film, row.id, None, codes), line={"codes": codes})
                 yield _Row(job, row.text.tolist() or None)
 
     return rows()
-
-
-def _raiser(error: DataError) -> Any:
-    def fail() -> Film:
-        raise error
-
-    return fail

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexmix_cli.commands.records.streams import Record, check_arguments
+from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared import options
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
+from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from chexmix_cli.commands.records.film_jobs import Film
-    from chexmix_cli.commands.retrieve.model import RetrievalModel
-    from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.core.infer.retrieval.vector_index import Kind, VectorIndex
     from chexmix_cli.core.settings.retrieval import QuerySettings
+    from chexmix_cli.library.films import Film
+    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.retrieval import RetrievalModel
 
 Index = Annotated[Path, typer.Argument(metavar="INDEX", help="A folder of `chexmix retrieve index`.")]
 Inputs = Annotated[
@@ -120,14 +121,13 @@ def _run(
     wanted: _Wanted,
 ) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
-    from chexmix_cli.commands.records.job import Job
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
-    from chexmix_cli.commands.shared.model import open_model
     from chexmix_cli.core.infer.retrieval.vector_index import VectorIndex
+    from chexmix_cli.library.job import Job
 
     index = VectorIndex.open(folder)
-    model = open_model(run, settings.input, needs_decoder=True)
+    model = run.open_model(settings.input)
     searcher = _Searcher(index, model, settings, wanted, is_text=bool(texts))
     writer = Writer(run.is_json)
     common: dict[str, Any] = {
@@ -141,7 +141,7 @@ def _run(
         jobs = (Job(f"text-{number}", _given(text)) for number, text in enumerate(texts, start=1))
         return Loop(process=searcher.of_texts, **common).run(jobs, "queries").exit_code
     found = Loop(process=searcher.of_films, workers=settings.input.workers, **common)
-    return found.run(film_jobs(films, model), "queries").exit_code
+    return found.run(film_jobs(films, model.reader(keep_uids=run.keep_uids)), "queries").exit_code
 
 
 def _given(text: str) -> Callable[[], str]:
@@ -152,7 +152,7 @@ class _Searcher:
     """Answers queries of one kind from one index."""
 
     def __init__(
-        self, index: VectorIndex, model: OpenModel, settings: QuerySettings, wanted: _Wanted, *, is_text: bool
+        self, index: VectorIndex, model: Model, settings: QuerySettings, wanted: _Wanted, *, is_text: bool
     ) -> None:
         self._index, self._settings, self._wanted = index, settings, wanted
         self._kind = _kind(index, wanted.find, is_text=is_text)
@@ -182,17 +182,17 @@ class _Searcher:
             blocks = list(index.blocks(self._kind, settings.search.block_rows))
             self._gallery = FaissGallery(blocks, index.identity.size, settings.search.faiss)
 
-    def of_films(self, items: list[tuple[str, Film]]) -> list[Record]:
+    def of_films(self, films: list[Film]) -> list[Record]:
         """Return what is nearest to each film."""
-        from chexmix_cli.commands.records.film_jobs import encode_films
+        from chexmix_cli.library.films import encode_films
 
-        codes = encode_films([film for _, film in items], self._model.model)
+        codes = encode_films(films, self._model.model.images)
         found = self._search(self._model.embedder.images(codes))
         return [self._record(*one, codes=image) for one, image in zip(found, codes, strict=True)]
 
-    def of_texts(self, items: list[tuple[str, str]]) -> list[Record]:
+    def of_texts(self, texts: list[str]) -> list[Record]:
         """Return what is nearest to each text."""
-        reports = [self._model.tokenizer.encode(text.strip()) for _, text in items]
+        reports = [self._model.tokenizer.encode(text.strip()) for text in texts]
         found = self._search(self._model.embedder.reports(reports))
         return [self._record(*one, report=report) for one, report in zip(found, reports, strict=True)]
 
@@ -206,14 +206,14 @@ class _Searcher:
         ]
         return f"{record['id']}: {record['find']} by {record['scorer']}\n\n{draw_table(columns, rows)}\n"
 
-    def _open(self, model: OpenModel, *, is_text: bool) -> RetrievalModel:
+    def _open(self, model: Model, *, is_text: bool) -> RetrievalModel:
         """Return the model as the index was made with it.
 
         Raises:
             DataError: if it is another one.
         """
-        from chexmix_cli.commands.retrieve.model import RetrievalModel
         from chexmix_cli.core.settings.retrieval import EmbeddingSettings
+        from chexmix_cli.library.retrieval import RetrievalModel
 
         identity, where = self._index.identity, str(self._index.folder)
         identity.require(where, model_hash=model.weights.fingerprint)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.core.settings.load import Layer, Resolved, parse_assignments, read_toml, resolve
+
+if TYPE_CHECKING:
+    from chexmix_cli.core.settings.inference import InputSettings, Quantize
+    from chexmix_cli.library.model import Model
 
 Root = TypeVar("Root")
 
@@ -60,6 +64,28 @@ class RunOptions:
     provenance: bool
     keep_uids: bool
     console: Console
+
+    def open_model(
+        self, settings: InputSettings, *, needs_decoder: bool = True, quantize: Quantize | None = None
+    ) -> Model:
+        """Return the model, its licence shown; errors as :func:`chexmix_cli.library.model.open_model`."""
+        from chexmix_cli.library.model import open_model
+
+        model = open_model(
+            self.weights,
+            device=self.device,
+            dtype=self.dtype,
+            quantize=quantize,
+            settings=settings,
+            needs_decoder=needs_decoder,
+        )
+        if model.weights.licence_notice is not None:
+            self.console.note(model.weights.licence_notice)
+        return model
+
+    def provenance_of(self, model: Model) -> dict[str, Any]:
+        """Return the provenance field of a record, or nothing unless ``--provenance`` asks for it."""
+        return {"provenance": model.provenance(seed=self.seed)} if self.provenance else {}
 
 
 def make_console(quiet: bool, verbose: bool) -> Console:

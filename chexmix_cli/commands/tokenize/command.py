@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexmix_cli.commands.records.streams import Record, check_arguments
+from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
-    from chexmix_cli.commands.records.film_jobs import Film
-    from chexmix_cli.commands.records.job import Job
     from chexmix_cli.commands.records.parts import Part
     from chexmix_cli.commands.records.quarantine import Quarantine
     from chexmix_cli.commands.records.runner import Tally
-    from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.commands.tokenize.shard_output import ShardOutput
     from chexmix_cli.core.settings.inference import TokenizeSettings
+    from chexmix_cli.library.films import Film
+    from chexmix_cli.library.job import Job
+    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.results import Tokens
 
 NoCodes = Annotated[bool, typer.Option("--no-codes", help="Leave the codes out of the records: a check of the inputs.")]
 Out = Annotated[
@@ -144,13 +146,12 @@ class _Task:
         from chexmix_cli.commands.records.quarantine import Quarantine
         from chexmix_cli.commands.records.runner import Loop, Tally
         from chexmix_cli.commands.records.streams import Writer
-        from chexmix_cli.commands.shared.model import open_model
         from chexmix_cli.commands.tokenize.shard_output import ShardOutput
 
-        model = open_model(self.options, self.settings.input, needs_decoder=False)
+        model = self.options.open_model(self.settings.input, needs_decoder=False)
         rows, console = self.settings.shards.rows, self.options.console
         output = None if out is None else ShardOutput(out, model, rows, self.part)
-        tally, jobs = Tally(), film_jobs(self.inputs, model)
+        tally, jobs = Tally(), film_jobs(self.inputs, model.reader(keep_uids=self.options.keep_uids))
         with ExitStack() as stack:
             quarantine = None
             if quarantine_file is not None:
@@ -159,7 +160,7 @@ class _Task:
             if output is not None and output.num_finished:
                 console.note(f"{output.num_finished} records are in the shards already")
             loop = Loop(
-                process=lambda items: _encode(items, model),
+                process=lambda films: [self._fields(tokens, model) for tokens in model.encode(films)],
                 describe=_describe,
                 batch_size=self.settings.input.batch_size,
                 fail_fast=self.options.fail_fast,
@@ -175,6 +176,11 @@ class _Task:
             if output is not None:
                 output.close()
         return tally.exit_code
+
+    def _fields(self, tokens: Tokens, model: Model) -> Record:
+        found = tokens.fields()
+        # The codes come last: they are long, and hide from a reader what stands behind them.
+        return {**found, **self.options.provenance_of(model), "codes": found.pop("codes")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +208,6 @@ class _Ends:
         self.tally.codes[entry["error"]["code"]] += 1
         if self.quarantine is not None:
             self.quarantine.add(job.id, entry["error"], job.sources)
-
-
-def _encode(items: list[tuple[str, Film]], model: OpenModel) -> list[Record]:
-    from chexmix_cli.commands.records.film_jobs import encode_films
-
-    films = [film for _, film in items]
-    made = {"codebook_hash": model.weights.codebook_hash, **model.provenance()}
-    found = encode_films(films, model)
-    return [{**film.fields, **made, "codes": codes} for film, codes in zip(films, found, strict=True)]
 
 
 def _describe(record: Record) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from chexmix_cli.commands.records.film_jobs import Film, film_jobs
-from chexmix_cli.commands.records.job import Job
+from chexmix_cli.commands.records.film_jobs import film_jobs
 from chexmix_cli.commands.records.runner import Loop
-from chexmix_cli.commands.records.streams import Record, Writer
-from chexmix_cli.commands.shared.model import OpenModel, open_model
+from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.core.errors import ExitCode, SettingsError
+from chexmix_cli.library.films import Film, FilmReader
+from chexmix_cli.library.job import Job, Record
+from chexmix_cli.library.model import Model
 
 if TYPE_CHECKING:
     from chexmix_cli.core.settings.inference import TokenizeSettings
@@ -44,11 +45,11 @@ def compare_presets(
     """
     if "-" in inputs:
         raise SettingsError("- is stdin", where="IN", expected="files and folders: each is read by both presets")
-    left, right = (open_model(run, replace(settings.input, preset=name), needs_decoder=False) for name in presets)
+    left, right = (run.open_model(replace(settings.input, preset=name), needs_decoder=False) for name in presets)
     totals = _Totals()
 
-    def process(items: list[tuple[str, Pair]]) -> list[Record]:
-        return [_compare(pair, left, right, totals) for _, pair in items]
+    def process(pairs: list[Pair]) -> list[Record]:
+        return [_compare(pair, left, right, totals) for pair in pairs]
 
     loop = Loop(
         process=process,
@@ -58,7 +59,7 @@ def compare_presets(
         writer=Writer(run.is_json),
         console=run.console,
     )
-    tally = loop.run(_pairs(inputs, left, right), "compare")
+    tally = loop.run(_pairs(inputs, *(model.reader(keep_uids=run.keep_uids) for model in (left, right))), "compare")
     if totals.equal:
         share = sum(totals.equal) / len(totals.equal)
         line = f"{presets[0]} and {presets[1]}: {share:.1%} of codes equal"
@@ -69,13 +70,13 @@ def compare_presets(
     return tally.exit_code
 
 
-def _pairs(inputs: Sequence[str], left: OpenModel, right: OpenModel) -> Iterator[Job[Pair]]:
+def _pairs(inputs: Sequence[str], left: FilmReader, right: FilmReader) -> Iterator[Job[Pair]]:
     # Inputs are found the same way twice: the order is a function of the files.
     for one, other in zip(film_jobs(inputs, left), film_jobs(inputs, right), strict=True):
         yield Job(one.id, lambda one=one, other=other: Pair(one.prepare(), other.prepare()))  # type: ignore[misc]
 
 
-def _compare(pair: Pair, left: OpenModel, right: OpenModel, totals: _Totals) -> Record:
+def _compare(pair: Pair, left: Model, right: Model, totals: _Totals) -> Record:
     import numpy as np
 
     from chexmix_cli.core.evals.metrics.images import psnr_db

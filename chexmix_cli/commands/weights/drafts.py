@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexmix_cli.commands.records.streams import Record, Writer
+from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import ExitCode, WeightsError
+from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.core.data.report_files import ReportText

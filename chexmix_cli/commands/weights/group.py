@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexmix_cli.commands.records.streams import Record, Writer
+from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared import options
 from chexmix_cli.commands.weights.drafts import drafts
 from chexmix_cli.core.errors import ExitCode, SettingsError, WeightsError
+from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ from functools import partial
 
 import pytest
 
-from chexmix_cli.commands.records.job import Job
-from chexmix_cli.commands.records.workers import WorkerBugError, prepare_ahead
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.library.job import Job
+from chexmix_cli.library.workers import WorkerBugError, prepare_ahead
 
 
 def square(number: int) -> int:

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from chexmix_cli.commands.records.job import Job
 from chexmix_cli.commands.records.runner import Loop, Tally
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.core.errors import DataError, ExitCode, MachineError, Reason, ShapeError
+from chexmix_cli.library.job import Job
 
 
 class Bench:
@@ -48,7 +48,7 @@ class Bench:
         return prepare
 
     def _process(self, items):
-        numbers = [number for _, number in items]
+        numbers = list(items)
         self.batches.append(numbers)
         if 13 in numbers:
             raise ShapeError("thirteen")

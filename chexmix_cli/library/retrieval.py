@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from chexmix_cli.core.errors import WeightsError
 
 if TYPE_CHECKING:
-    from chexmix_cli.commands.shared.model import OpenModel
     from chexmix_cli.core.infer.retrieval.embedder import Embedder
     from chexmix_cli.core.models.decoder import Decoder
     from chexmix_cli.core.settings.retrieval import EmbeddingSettings
     from chexmix_cli.core.text.tokenizer import TextTokenizer
+    from chexmix_cli.library.model import Model
 
 
 class RetrievalModel:
@@ -26,7 +26,7 @@ class RetrievalModel:
         projection_hash: of the contrastive projections in use, or None.
     """
 
-    def __init__(self, model: OpenModel, settings: EmbeddingSettings) -> None:
+    def __init__(self, model: Model, settings: EmbeddingSettings) -> None:
         from chexmix_cli.core.infer.retrieval.embedder import Embedder
         from chexmix_cli.core.infer.retrieval.projection import Projection
         from chexmix_cli.core.weights.files import RETRIEVAL_FILE
@@ -36,11 +36,10 @@ class RetrievalModel:
         projection = Projection.load(weights.path, weights.settings.decoder) if settings.is_projected else None
         self.model, self.settings = model, settings
         self.projection_hash = None if projection is None else file_sha256(weights.path / RETRIEVAL_FILE)
-        self.decoder: Decoder = weights.load_decoder(model.device, model.dtype)
+        self.decoder: Decoder = model.decoder
         self.embedder: Embedder = Embedder(
             self.decoder, weights.settings.vocabulary, projection, settings, batch_size=model.input.batch_size
         )
-        self._tokenizer = weights.load_text_tokenizer()
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -49,11 +48,11 @@ class RetrievalModel:
         Raises:
             WeightsError: if the weights have none.
         """
-        if self._tokenizer is None:
+        if self.model.tokenizer is None:
             raise WeightsError(
                 "has no text tokenizer", where=str(self.model.weights.path), expected="tokenizer.json, to read reports"
             )
-        return self._tokenizer
+        return self.model.tokenizer
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the vectors, by the names an index has for it."""

@@ -1,20 +1,22 @@
-"""One record to come: its id, and how to get its input."""
+"""One record to come, and how batches of them are worked off: every input gives a result or its error, in order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from chexmix_cli.commands.records.streams import Record
 from chexmix_cli.core.errors import ChexmixError, DataError, ShapeError, VocabularyError
 
 if TYPE_CHECKING:
     from chexmix_cli.core.data.sources import Source
 
 Prepared = TypeVar("Prepared")
+Result = TypeVar("Result")
+#: One line of JSON, as commands read and write it.
+Record = dict[str, Any]
 
-#: Errors that concern one record. Everything else (no memory, damaged weights) ends the command.
+#: Errors that concern one record. Everything else (no memory, damaged weights) ends the run.
 RECORD_ERRORS = (DataError, ShapeError, VocabularyError)
 
 
@@ -39,6 +41,15 @@ class Job(Generic[Prepared]):
     sources: tuple[Source, ...] = ()
     line: Record | None = None
     order: int = 0
+
+
+def raiser(error: DataError) -> Callable[[], NoReturn]:
+    """Return the ``prepare`` of a job that has no input."""
+
+    def fail() -> NoReturn:
+        raise error
+
+    return fail
 
 
 def attempt(job: Job[Prepared]) -> Prepared | ChexmixError:

@@ -1,0 +1,81 @@
+"""Jobs worked off in batches: one result or error a job, in order; one bad input never spoils the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+
+from chexmix_cli.core.errors import ChexmixError
+from chexmix_cli.library.job import RECORD_ERRORS, Job, Prepared, Result, attempt
+from chexmix_cli.library.workers import prepare_ahead
+
+#: Results, in batches, that wait for a batch to fill: many errors behind one good input must not pile up.
+_MOST_WAITING = 16
+
+
+def run_batches(
+    jobs: Iterator[Job[Prepared]],
+    process: Callable[[list[Prepared]], Sequence[Result]],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    group: int = 0,
+    stops_at_error: bool = False,
+) -> Generator[tuple[Job[Prepared], Result | ChexmixError], None, None]:
+    """Yield every job with its result, or with the error that it has in place of one, in order.
+
+    Args:
+        jobs: the inputs to come.
+        process: turns prepared inputs into as many results. A batch that it fails on is tried again in its single
+            inputs, so that the error falls on those that cause it.
+        batch_size: inputs processed together.
+        workers: processes that prepare inputs ahead; 0 prepares each here when its turn comes.
+        group: a batch ends with every so many jobs, whatever its size; 0 is never.
+        stops_at_error: an error is given out at once, with what waits before it, because nothing after it counts.
+    """
+    waiting: list[tuple[Job[Prepared], Prepared | ChexmixError]] = []
+    with closing(_prepared(jobs, workers, batch_size)) as prepared:
+        for number, item in enumerate(prepared, start=1):
+            waiting.append(item)
+            num_good = sum(not isinstance(found, ChexmixError) for _, found in waiting)
+            has_failed = num_good < len(waiting)
+            # Nothing waits without need: an error with nothing in front of it is out at once.
+            is_due = num_good in (0, batch_size) or len(waiting) == _MOST_WAITING * batch_size
+            if is_due or (has_failed and stops_at_error) or (group and number % group == 0):
+                yield from _finished(waiting, process)
+                waiting.clear()
+        yield from _finished(waiting, process)
+
+
+def _prepared(
+    jobs: Iterator[Job[Prepared]], workers: int, batch_size: int
+) -> Generator[tuple[Job[Prepared], Prepared | ChexmixError], None, None]:
+    if workers:
+        yield from prepare_ahead(jobs, workers, ahead=2 * workers + batch_size)
+    else:
+        for job in jobs:
+            found = attempt(job)
+            yield job, found
+
+
+def _finished(
+    waiting: Sequence[tuple[Job[Prepared], Prepared | ChexmixError]],
+    process: Callable[[list[Prepared]], Sequence[Result]],
+) -> Iterator[tuple[Job[Prepared], Result | ChexmixError]]:
+    results = iter(_processed([item for _, item in waiting if not isinstance(item, ChexmixError)], process))
+    for job, item in waiting:
+        yield job, item if isinstance(item, ChexmixError) else next(results)
+
+
+def _processed(
+    items: list[Prepared], process: Callable[[list[Prepared]], Sequence[Result]]
+) -> list[Result | ChexmixError]:
+    if not items:
+        return []
+    try:
+        return list(process(items))
+    except RECORD_ERRORS as error:
+        if len(items) == 1:
+            return [error]
+    # One of them spoils the batch: each gets its own chance.
+    return [result for item in items for result in _processed([item], process)]

@@ -1,0 +1,138 @@
+"""Films to draft reports: written, and, if asked, with what each sentence depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.library.films import Film, encode_films, film_levels
+from chexmix_cli.library.job import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chexmix_cli.core.infer.reports.evidence import SentenceEvidence
+    from chexmix_cli.core.infer.reports.writer import Report
+    from chexmix_cli.core.settings.inference import DecodeSettings, ExplainSettings
+    from chexmix_cli.library.model import Model
+
+#: In every record with a report (DESIGN: reports are marked preliminary and unverified).
+MARK = "AI-generated, preliminary, unverified; not for clinical use"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReport:
+    """A draft report of a study: AI-generated, preliminary, unverified.
+
+    Attributes:
+        film: it was written from.
+        codes: of the film, in raster order; all that the model knew of it.
+        report: as decoded: token ids, why decoding stopped, log-probabilities.
+        sentences: what each sentence depends on, where that was asked for.
+    """
+
+    film: Film
+    codes: list[int]
+    report: Report
+    sentences: list[SentenceEvidence] | None = None
+
+    @property
+    def id(self) -> str:
+        """Return the id of the study."""
+        return self.film.id
+
+    @property
+    def text(self) -> str | None:
+        """Return the report, or None if the model has no text tokenizer."""
+        return self.report.text
+
+    @property
+    def sections(self) -> dict[str, str | None]:
+        """Return ``findings`` and ``impression``, as far as the report has such headings; empty if it has none."""
+        from chexmix_cli.core.text.sections import read_sections
+
+        found = read_sections(self.report.text or "")
+        named = {"findings": found.findings, "impression": found.impression}
+        return named if any(named.values()) else {}
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what reading the film, or decoding, left in doubt."""
+        left_out = self.report.num_not_text
+        return self.film.notes + ([f"{left_out} tokens are no text and are left out"] if left_out else [])
+
+    def fields(self) -> Record:
+        """Return the result fields of a ``chexmix generate-report`` record."""
+        report = self.report
+        record: Record = {**self.film.fields, "token_ids": report.token_ids}
+        if report.text is not None:
+            record["report"] = report.text
+            record |= {"sections": self.sections} if self.sections else {}
+        if report.comparisons:
+            record["comparisons"] = report.comparisons
+        if self.notes:
+            record["notes"] = self.notes
+        return record | {"finish": report.finish.value, "logprob": report.logprob, "mark": MARK}
+
+
+class Reporter:
+    """Writes reports with one model under one set of settings.
+
+    Args:
+        model: in use.
+        decode: how reports are decoded.
+        explain: how it is found out what each sentence depends on; None leaves that out.
+        seed: of sampled tokens.
+
+    Raises:
+        WeightsError: if sentences are to be explained and the weights have no text tokenizer.
+    """
+
+    def __init__(self, model: Model, decode: DecodeSettings, explain: ExplainSettings | None, *, seed: int = 0) -> None:
+        self.model, self.decode, self.explain, self.seed = model, decode, explain, seed
+        if explain is not None and model.reports.tokenizer is None:
+            raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))
+        self._drafter = model.drafter(decode)
+
+    def __call__(
+        self, films: Sequence[Film], *, on_text: Callable[[int, str], None] | None = None
+    ) -> list[StudyReport]:
+        """Return the report of each film, all decoded in one batch.
+
+        Args:
+            films: to report on.
+            on_text: called with a film's index and the next piece of its report's text, as soon as it is there.
+        """
+        codes = encode_films(films, self.model.images)
+        found = self.model.reports.write(codes, self.decode, seed=self.seed, on_text=on_text, drafter=self._drafter)
+        return [
+            StudyReport(film, film_codes, report, self._evidence(film_codes, report))
+            for film, film_codes, report in zip(films, codes, found, strict=True)
+        ]
+
+    def draw(self, result: StudyReport, path: Path) -> None:
+        """Write a PNG of the film, its round trip through the image tokens, and the report underneath."""
+        from chexmix_cli.core.present.picture import report_picture
+
+        images = self.model.images
+        original, roundtrip = film_levels(result.film, result.codes, images), images.decode([result.codes])[0]
+        text = "(no text tokenizer)" if result.text is None else result.text
+        report_picture(original, roundtrip, text, path=path, note=f"model {self.model.weights.name}")
+
+    def draw_evidence(self, result: StudyReport, path: Path) -> None:
+        """Write a PNG of the film once a sentence, warm where hiding it makes the sentence less probable."""
+        from chexmix_cli.core.present.evidence import evidence_picture
+
+        original = film_levels(result.film, result.codes, self.model.images)
+        note = f"model {self.model.weights.name}"
+        evidence_picture(original, result.sentences or [], path=path, note=note)
+
+    def _evidence(self, codes: list[int], report: Report) -> list[SentenceEvidence] | None:
+        from chexmix_cli.core.infer.reports.evidence import find_evidence
+
+        tokenizer = self.model.reports.tokenizer
+        if self.explain is None or tokenizer is None:
+            return None
+        return find_evidence(self.model.reports.engine.decoder, tokenizer, codes, report, self.explain)
