@@ -278,7 +278,7 @@ def measure_acceptance(job: Found) -> Found:
     """Return how drafts fare in the embedded model's reports on films of a manifest, as ``generate-report`` writes."""
     from chexmix_cli.core.data.manifest import read_manifest
     from chexmix_cli.core.infer.manifest_images import encode_rows
-    from chexmix_cli.library.model import open_model
+    from chexmix_cli.library.opened import open_model
 
     model = open_model(None, device="cpu", dtype="float32")
     rows = [row for row in read_manifest(Path(job["manifest"])) if row.split == "val"][: job["films"]]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.classification.zero_shot import ZeroShot
     from chexmix_cli.core.settings.classification import ClassifySettings
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
 
 #: In every record with probabilities.
 MARK = "preliminary, unverified; not for clinical use"
@@ -81,7 +81,7 @@ class Classifier:
 
     def __init__(
         self,
-        model: Model,
+        model: OpenModel,
         settings: ClassifySettings,
         *,
         head: Path | None = None,
@@ -184,7 +184,7 @@ class Classifier:
         return details
 
 
-def _load_head(model: Model, asked: Path | None) -> Head:
+def _load_head(model: OpenModel, asked: Path | None) -> Head:
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.weights.files import HEAD_FILE
 
@@ -194,7 +194,7 @@ def _load_head(model: Model, asked: Path | None) -> Head:
     return head
 
 
-def _load_zero_shot(model: Model, settings: ClassifySettings) -> ZeroShot:
+def _load_zero_shot(model: OpenModel, settings: ClassifySettings) -> ZeroShot:
     from chexmix_cli.core.infer.classification.zero_shot import (
         ZeroShot,
         chosen_statements,

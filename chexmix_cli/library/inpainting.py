@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.infer.inpainting.masked_film import AnyMask, MaskedFilm
     from chexmix_cli.core.infer.inpainting.restorer import EncodedFilm
     from chexmix_cli.core.settings.inpainting import InpaintSettings
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
 
 MARK = "AI-generated in part, preliminary, unverified; not for clinical use"
 #: Presets whose grey scale depends on nothing but the header.
@@ -110,7 +110,7 @@ class Inpainter:
         seed: of the mask's place and of sampled codes.
     """
 
-    def __init__(self, model: Model, settings: InpaintSettings, mask: AnyMask, *, seed: int = 0) -> None:
+    def __init__(self, model: OpenModel, settings: InpaintSettings, mask: AnyMask, *, seed: int = 0) -> None:
         self.model, self.settings, self.seed = model, settings, seed
         self._mask, self._restorer = mask, model.restorer
 

@@ -1,37 +1,26 @@
-"""A model opened for use. Its parts load when they are first used; its verbs are those of the commands."""
+"""A model whose verbs are the commands': what ``chexmix.load`` gives."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from chexmix_cli.core.errors import ChexmixError, SettingsError, WeightsError
+from chexmix_cli.core.errors import ChexmixError, SettingsError
 from chexmix_cli.core.settings.inference import DecodeSettings, ExplainSettings, InputSettings, Quantize
 from chexmix_cli.library.batches import run_batches
-from chexmix_cli.library.films import Film, FilmReader, FilmSource
+from chexmix_cli.library.films import Film, FilmSource
+from chexmix_cli.library.opened import OpenModel, open_model
 from chexmix_cli.library.results import Failure, Tokens
 
 if TYPE_CHECKING:
-    import os
-
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
-    from chexmix_cli.core.data.presets import ResolvedPreset
-    from chexmix_cli.core.infer.decoding.drafts import Drafter
-    from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
-    from chexmix_cli.core.infer.inpainting.restorer import Restorer
-    from chexmix_cli.core.infer.reports.writer import ReportWriter
-    from chexmix_cli.core.models.decoder import Decoder
     from chexmix_cli.core.settings.classification import ClassifySettings
     from chexmix_cli.core.settings.inpainting import InpaintSettings
-    from chexmix_cli.core.text.tokenizer import TextTokenizer
-    from chexmix_cli.core.weights import WeightsDir
     from chexmix_cli.library.classification import Classifier, Findings
     from chexmix_cli.library.inpainting import FilledFilm, Inpainter
     from chexmix_cli.library.reports import Reporter, StudyReport
@@ -43,133 +32,12 @@ Result = TypeVar("Result")
 Progress = Callable[[int, int | None], None]
 
 
-@dataclass(frozen=True)
-class Model:
-    """Weights opened for use. Made by :func:`load`.
+class Model(OpenModel):
+    """A model and its verbs. Made by :func:`load`.
 
-    Attributes:
-        weights: the directory they came from.
-        device: where it computes.
-        input: how films are read, and how many are taken together.
-        dtype_name: as asked for: ``auto``, ``float32`` or ``bfloat16``; :attr:`dtype` is what came of it.
-        quantize: what the decoder that writes reports is held in, in place of its dtype.
+    A verb takes one film, as a path, a study, a record or a picture (:meth:`film`), and raises if it cannot be read;
+    its ``_many`` form takes any number, in batches, and yields a :class:`Failure` in the place of each that cannot.
     """
-
-    weights: WeightsDir
-    device: torch.device
-    input: InputSettings = field(default_factory=InputSettings)
-    dtype_name: str = "auto"
-    quantize: Quantize | None = None
-
-    @cached_property
-    def preset(self) -> ResolvedPreset:
-        """Return the image preset in use."""
-        from chexmix_cli.core.data.presets import resolve_preset
-
-        settings = self.weights.settings
-        return resolve_preset(self.input.preset, settings.image, settings.vqgan.image_channels)
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        """Return the dtype the decoder computes in."""
-        from chexmix_cli.core.runtime import choose_dtype
-
-        decoder = self.weights.settings.decoder
-        width, mlp = decoder.hidden_size, decoder.mlp_size
-        num_parameters = decoder.num_layers * (4 * width**2 + 2 * width * mlp) + 2 * decoder.num_rows * width
-        return choose_dtype(self.dtype_name, self.device, num_parameters=num_parameters)
-
-    @cached_property
-    def image_dtype(self) -> torch.dtype:
-        """Return the dtype the image tokenizer computes in."""
-        from chexmix_cli.core.runtime import choose_dtype
-
-        # ``auto`` keeps float32 here: on a CPU codes are compared exactly, and it is the decoder whose size decides.
-        return choose_dtype(self.dtype_name, self.device, num_parameters=0)
-
-    @cached_property
-    def images(self) -> ImageTokenizer:
-        """Return the image tokenizer: ``encode`` pixels to codes, ``decode`` codes to pictures."""
-        from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
-
-        vqgan = self.weights.load_vqgan(self.device, self.image_dtype)
-        return ImageTokenizer(vqgan, self.weights.settings, batch_size=self.input.batch_size)
-
-    @cached_property
-    def decoder(self) -> Decoder:
-        """Return the decoder, never quantised: what reads states and likelihoods wants its own numbers."""
-        return self.weights.load_decoder(self.device, self.dtype)
-
-    @cached_property
-    def tokenizer(self) -> TextTokenizer | None:
-        """Return the text tokenizer, or None if the weights have none."""
-        return self.weights.load_text_tokenizer()
-
-    @cached_property
-    def reports(self) -> ReportWriter:
-        """Return the report writer."""
-        from chexmix_cli.core.infer.reports.writer import ReportWriter
-
-        if self.tokenizer is None:
-            _LOG.warning("the weights have no text tokenizer: records carry token_ids but no report")
-        if self.quantize is None:
-            decoder = self.decoder
-        else:
-            decoder = self.weights.load_decoder(self.device, self.dtype, quantize=self.quantize)
-        return ReportWriter(decoder, self.weights.settings.vocabulary, self.tokenizer)
-
-    @cached_property
-    def restorer(self) -> Restorer:
-        """Return what fills hidden parts of films."""
-        from chexmix_cli.core.infer.inpainting.code_filler import CodeFiller
-        from chexmix_cli.core.infer.inpainting.restorer import Restorer
-
-        vocabulary = self.weights.settings.vocabulary
-        return Restorer(self.images, CodeFiller(self.decoder, vocabulary, self.images.vqgan.quantize.embedding.weight))
-
-    def drafter(self, settings: DecodeSettings) -> Drafter | None:
-        """Return what proposes the next tokens of a report: an index of reports, if there is one, and its own text.
-
-        Raises:
-            WeightsError: if the index cannot be read or is of another text tokenizer.
-        """
-        from chexmix_cli.core.infer.decoding.drafts import OwnText, Together
-        from chexmix_cli.core.weights.draft_index import DraftIndex
-
-        if settings.draft_rows < 2:
-            return None
-        if settings.drafts is None:
-            index = self.weights.load_drafts()
-        else:
-            index = DraftIndex.load(settings.drafts, tokenizer=self.weights.text_tokenizer_hash)
-        return OwnText() if index is None else Together(index, OwnText())
-
-    def reader(self, *, keep_uids: bool = False, keeps_picture: bool = False, with_others: bool = False) -> FilmReader:
-        """Return how films are read for this model; the arguments are those of :class:`FilmReader`."""
-        return FilmReader(
-            input=self.input,
-            preset=self.preset,
-            vocabulary=self.weights.settings.vocabulary,
-            codebook_hash=self.weights.codebook_hash,
-            keep_uids=keep_uids,
-            keeps_picture=keeps_picture,
-            with_others=with_others,
-        )
-
-    def provenance(self, *, seed: int = 0) -> dict[str, Any]:
-        """Return what decided a result: version, model and its hash, preset, seed, device, dtype."""
-        from chexmix_cli.core.runtime import provenance
-
-        made = provenance(
-            model=self.weights.name,
-            fingerprint=self.weights.fingerprint,
-            preset=self.preset.intensity,
-            preset_hash=self.preset.hash,
-            seed=seed,
-            device=self.device,
-            dtype=self.dtype,
-        )
-        return made if self.quantize is None else {**made, "quantize": self.quantize}
 
     def film(self, source: FilmSource) -> Film:
         """Return a film as this model will see it, its picture kept.
@@ -192,14 +60,6 @@ class Model:
     ) -> Iterator[Tokens | Failure]:
         """Yield the image codes of films, in order; a film that cannot be read gives a :class:`Failure`."""
         return self._many(films, self.encode, progress)
-
-    def encode(self, films: Sequence[Film]) -> list[Tokens]:
-        """Return the codes of a batch of films; those that came in as codes keep them."""
-        from chexmix_cli.library.films import encode_films
-
-        hash_ = self.weights.codebook_hash
-        codes = encode_films(films, self.images)
-        return [Tokens(film, found, hash_) for film, found in zip(films, codes, strict=True)]
 
     def reporter(
         self, *, decode: DecodeSettings | None = None, explain: ExplainSettings | None = None, seed: int = 0
@@ -362,49 +222,6 @@ class Model:
                 progress(done, total)
 
 
-def open_model(
-    name: str | None,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: Quantize | None = None,
-    settings: InputSettings | None = None,
-    needs_decoder: bool = True,
-) -> Model:
-    """Return a model, checked as far as it can be without loading it.
-
-    Args:
-        name: of an entry of ``weights.toml``, or a directory; None is the embedded model.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        quantize: ``int8`` holds the decoder that writes reports in 8 bits (CPU only).
-        settings: how films are read.
-        needs_decoder: more is wanted than codes.
-
-    Raises:
-        WeightsError, MachineError, SettingsError: before any film is read.
-    """
-    from chexmix_cli.core.runtime import choose_device, slow_bfloat16
-    from chexmix_cli.core.weights import open_weights
-
-    weights = open_weights(name)
-    if not weights.has_vqgan:
-        raise WeightsError(
-            "has no image tokenizer", where=str(weights.path), expected="vqgan.safetensors or vqgan.ckpt"
-        )
-    if needs_decoder and not weights.has_decoder:
-        raise WeightsError("has no decoder", where=str(weights.path), expected="model.safetensors")
-    place = choose_device(device)
-    if quantize is not None and place.type != "cpu":
-        raise SettingsError(f"is {quantize!r}, on {place}", where="quantize", expected="--device cpu with it")
-    for warning in slow_bfloat16(dtype, place, "images are encoded faster with --dtype float32"):
-        _LOG.warning(warning)
-    model = Model(weights, place, settings or InputSettings(), dtype, quantize)
-    # Both are looked up now, so that a wrong name stops a run before the first film.
-    _ = model.preset, model.dtype
-    return model
-
-
 def load(
     name: str | os.PathLike[str] | None = None,
     *,
@@ -430,9 +247,10 @@ def load(
         WeightsError, MachineError, SettingsError: if it cannot be opened so.
     """
     settings = InputSettings(preset=preset, batch_size=batch_size, workers=workers)
-    model = open_model(
+    opened = open_model(
         None if name is None else str(name), device=device, dtype=dtype, quantize=quantize, settings=settings
     )
+    model = Model(opened.weights, opened.device, settings, dtype, quantize)
     if model.weights.licence_notice is not None:
         _LOG.warning(model.weights.licence_notice)
     return model

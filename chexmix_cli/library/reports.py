@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.infer.reports.evidence import SentenceEvidence
     from chexmix_cli.core.infer.reports.writer import Report
     from chexmix_cli.core.settings.inference import DecodeSettings, ExplainSettings
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
 
 #: In every record with a report (DESIGN: reports are marked preliminary and unverified).
 MARK = "AI-generated, preliminary, unverified; not for clinical use"
@@ -90,7 +90,9 @@ class Reporter:
         WeightsError: if sentences are to be explained and the weights have no text tokenizer.
     """
 
-    def __init__(self, model: Model, decode: DecodeSettings, explain: ExplainSettings | None, *, seed: int = 0) -> None:
+    def __init__(
+        self, model: OpenModel, decode: DecodeSettings, explain: ExplainSettings | None, *, seed: int = 0
+    ) -> None:
         self.model, self.decode, self.explain, self.seed = model, decode, explain, seed
         if explain is not None and model.reports.tokenizer is None:
             raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))

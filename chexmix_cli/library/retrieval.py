@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.models.decoder import Decoder
     from chexmix_cli.core.settings.retrieval import EmbeddingSettings
     from chexmix_cli.core.text.tokenizer import TextTokenizer
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
 
 
 class RetrievalModel:
@@ -26,7 +26,7 @@ class RetrievalModel:
         projection_hash: of the contrastive projections in use, or None.
     """
 
-    def __init__(self, model: Model, settings: EmbeddingSettings) -> None:
+    def __init__(self, model: OpenModel, settings: EmbeddingSettings) -> None:
         from chexmix_cli.core.infer.retrieval.embedder import Embedder
         from chexmix_cli.core.infer.retrieval.projection import Projection
         from chexmix_cli.core.weights.files import RETRIEVAL_FILE

@@ -44,7 +44,7 @@ MOST_ENTRIES = 16
 def part_of(module: str) -> str | None:
     """Return the part a module of ours belongs to."""
     names = module.split(".")
-    if names[0] != "chexmix_cli" or len(names) == 1:
+    if names[0] != "chexmix_cli" or names[1:] in ([], ["__init__"]):
         return None
     if names[1] == "core":
         return names[2] if len(names) > 2 else None

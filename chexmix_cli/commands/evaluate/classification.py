@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.manifest_images import StoredCodes
     from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
 
 #: Longer side of a radiograph on the page.
 _THUMBNAIL_PX = 192
@@ -212,7 +212,7 @@ def _of_model(
     )
 
 
-def _stored(folder: Path | None, model: Model) -> StoredCodes | None:
+def _stored(folder: Path | None, model: OpenModel) -> StoredCodes | None:
     from chexmix_cli.core.infer.manifest_images import StoredCodes
 
     if folder is None:
@@ -226,7 +226,7 @@ def _layers(wanted: Sequence[int], num_layers: int) -> list[int]:
     return list(wanted) or list(range(1, num_layers + 1))
 
 
-def _head(path: Path, model: Model) -> Head:
+def _head(path: Path, model: OpenModel) -> Head:
     from chexmix_cli.core.infer.classification.heads import Head
 
     head = Head.load(path)
@@ -255,7 +255,7 @@ def _train_rows(
 def _films(
     rows: Sequence[ManifestRow],
     *,
-    model: Model,
+    model: OpenModel,
     console: Console,
     settings: EvaluateClassificationSettings,
     stored: StoredCodes | None,
@@ -293,7 +293,7 @@ def _films(
     ), encoded.failed
 
 
-def _embed(model: Model, console: Console, batch_size: int, grid: int) -> Embed:
+def _embed(model: OpenModel, console: Console, batch_size: int, grid: int) -> Embed:
     from chexmix_cli.core.infer.embeddings import embed_codes
 
     decoder = model.decoder
@@ -335,7 +335,7 @@ def _picture(settings: EvaluateClassificationSettings) -> Picture:
     return draw
 
 
-def _model_facts(model: Model, seed: int) -> dict[str, Any]:
+def _model_facts(model: OpenModel, seed: int) -> dict[str, Any]:
     return {
         "name": model.weights.name,
         "fingerprint": model.weights.fingerprint,

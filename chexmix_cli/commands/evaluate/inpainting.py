@@ -12,7 +12,7 @@ from chexmix_cli.commands.shared import options
 from chexmix_cli.core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
 
 Manifest = Annotated[Path, typer.Option("--manifest", metavar="FILE", help="Films: a manifest, see docs/data.md.")]
 MaskRatios = Annotated[
@@ -107,5 +107,5 @@ def _number(text: str) -> float:
         raise SettingsError(f"{text!r} is no number", where="--mask-ratios", expected="such as 0.2,0.5,0.8") from None
 
 
-def _model_fields(model: Model, seed: int) -> dict[str, Any]:
+def _model_fields(model: OpenModel, seed: int) -> dict[str, Any]:
     return {**model.provenance(seed=seed), "image_dtype": str(model.image_dtype).removeprefix("torch.")}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.evals.metrics.ranks import Scores
     from chexmix_cli.core.evals.retrieval.protocol import Pairs, PoolScores
     from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings, Section
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel
 
 Source = Annotated[
@@ -332,7 +332,7 @@ def _protocol(identity: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _pictures(rows: list[ManifestRow], places: list[int], model: Model) -> dict[int, bytes]:
+def _pictures(rows: list[ManifestRow], places: list[int], model: OpenModel) -> dict[int, bytes]:
     """Return what the model sees of some rows, as PNG."""
     import io
 

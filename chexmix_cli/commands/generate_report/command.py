@@ -115,12 +115,12 @@ def _run(
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer
-    from chexmix_cli.library.reports import MARK
+    from chexmix_cli.library.reports import MARK, Reporter
 
     model = run.open_model(settings.input, quantize=settings.quantize)
     writer = Writer(run.is_json)
     explain = settings.explain if shown.is_explained else None
-    reporter = model.reporter(decode=settings.decode, explain=explain, seed=run.seed)
+    reporter = Reporter(model, settings.decode, explain, seed=run.seed)
     if writer.is_text:
         run.console.note(MARK)
     records = _Records(reporter, run, shown, settings.explain.folder, show=writer.show if writer.is_text else None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.settings.retrieval import IndexSettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.job import Job
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel
 
 Source = Annotated[
@@ -239,7 +239,9 @@ def _image_content(job: Job[Film]) -> bytes:
         return b""  # reading the image will say what is wrong
 
 
-def _rows(source: str, model: Model, found: RetrievalModel, split: str | None, *, keep_uids: bool) -> Iterator[_Row]:
+def _rows(
+    source: str, model: OpenModel, found: RetrievalModel, split: str | None, *, keep_uids: bool
+) -> Iterator[_Row]:
     """Return the rows of a source; what is wrong with the source itself is raised at once."""
     from chexmix_cli.core.data.shards.files import SET_FILE
 
@@ -254,7 +256,7 @@ def _rows(source: str, model: Model, found: RetrievalModel, split: str | None, *
 
 
 def _line_rows(
-    source: str, model: Model, found: RetrievalModel, split: str | None, *, keep_uids: bool
+    source: str, model: OpenModel, found: RetrievalModel, split: str | None, *, keep_uids: bool
 ) -> Iterator[_Row]:
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
@@ -281,7 +283,7 @@ def _line_rows(
         yield _Row(job, None if text is None else found.tokenizer.encode(text))
 
 
-def _shard_rows(folder: Path, model: Model, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
+def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
     from chexmix_cli.core.data.shards import ShardSet
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.job import Job

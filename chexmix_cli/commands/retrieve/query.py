@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.infer.retrieval.vector_index import Kind, VectorIndex
     from chexmix_cli.core.settings.retrieval import QuerySettings
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel
 
 Index = Annotated[Path, typer.Argument(metavar="INDEX", help="A folder of `chexmix retrieve index`.")]
@@ -152,7 +152,7 @@ class _Searcher:
     """Answers queries of one kind from one index."""
 
     def __init__(
-        self, index: VectorIndex, model: Model, settings: QuerySettings, wanted: _Wanted, *, is_text: bool
+        self, index: VectorIndex, model: OpenModel, settings: QuerySettings, wanted: _Wanted, *, is_text: bool
     ) -> None:
         self._index, self._settings, self._wanted = index, settings, wanted
         self._kind = _kind(index, wanted.find, is_text=is_text)
@@ -206,7 +206,7 @@ class _Searcher:
         ]
         return f"{record['id']}: {record['find']} by {record['scorer']}\n\n{draw_table(columns, rows)}\n"
 
-    def _open(self, model: Model, *, is_text: bool) -> RetrievalModel:
+    def _open(self, model: OpenModel, *, is_text: bool) -> RetrievalModel:
         """Return the model as the index was made with it.
 
         Raises:

@@ -14,7 +14,7 @@ from chexmix_cli.core.settings.load import Layer, Resolved, parse_assignments, r
 
 if TYPE_CHECKING:
     from chexmix_cli.core.settings.inference import InputSettings, Quantize
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
 
 Root = TypeVar("Root")
 
@@ -67,9 +67,9 @@ class RunOptions:
 
     def open_model(
         self, settings: InputSettings, *, needs_decoder: bool = True, quantize: Quantize | None = None
-    ) -> Model:
-        """Return the model, its licence shown; errors as :func:`chexmix_cli.library.model.open_model`."""
-        from chexmix_cli.library.model import open_model
+    ) -> OpenModel:
+        """Return the model, its licence shown; errors as :func:`chexmix_cli.library.opened.open_model`."""
+        from chexmix_cli.library.opened import open_model
 
         model = open_model(
             self.weights,
@@ -83,7 +83,7 @@ class RunOptions:
             self.console.note(model.weights.licence_notice)
         return model
 
-    def provenance_of(self, model: Model) -> dict[str, Any]:
+    def provenance_of(self, model: OpenModel) -> dict[str, Any]:
         """Return the provenance field of a record, or nothing unless ``--provenance`` asks for it."""
         return {"provenance": model.provenance(seed=self.seed)} if self.provenance else {}
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.settings.inference import TokenizeSettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.job import Job
-    from chexmix_cli.library.model import Model
+    from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.results import Tokens
 
 NoCodes = Annotated[bool, typer.Option("--no-codes", help="Leave the codes out of the records: a check of the inputs.")]
@@ -177,7 +177,7 @@ class _Task:
                 output.close()
         return tally.exit_code
 
-    def _fields(self, tokens: Tokens, model: Model) -> Record:
+    def _fields(self, tokens: Tokens, model: OpenModel) -> Record:
         found = tokens.fields()
         # The codes come last: they are long, and hide from a reader what stands behind them.
         return {**found, **self.options.provenance_of(model), "codes": found.pop("codes")}

@@ -13,7 +13,7 @@ from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.core.errors import ExitCode, SettingsError
 from chexmix_cli.library.films import Film, FilmReader
 from chexmix_cli.library.job import Job, Record
-from chexmix_cli.library.model import Model
+from chexmix_cli.library.opened import OpenModel
 
 if TYPE_CHECKING:
     from chexmix_cli.core.settings.inference import TokenizeSettings
@@ -76,7 +76,7 @@ def _pairs(inputs: Sequence[str], left: FilmReader, right: FilmReader) -> Iterat
         yield Job(one.id, lambda one=one, other=other: Pair(one.prepare(), other.prepare()))  # type: ignore[misc]
 
 
-def _compare(pair: Pair, left: Model, right: Model, totals: _Totals) -> Record:
+def _compare(pair: Pair, left: OpenModel, right: OpenModel, totals: _Totals) -> Record:
     import numpy as np
 
     from chexmix_cli.core.evals.metrics.images import psnr_db

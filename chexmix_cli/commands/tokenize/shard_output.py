@@ -12,7 +12,7 @@ from chexmix_cli.commands.records.parts import Part, numbered, own, refuse_repea
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.library.films import Film
 from chexmix_cli.library.job import Job, Record
-from chexmix_cli.library.model import Model
+from chexmix_cli.library.opened import OpenModel
 
 _LOG = logging.getLogger("chexmix")
 
@@ -46,7 +46,7 @@ class ShardOutput:
         part: the share of the inputs that is ours.
     """
 
-    def __init__(self, folder: Path, model: Model, rows: int, part: Part) -> None:
+    def __init__(self, folder: Path, model: OpenModel, rows: int, part: Part) -> None:
         from chexmix_cli.core.data.shards import ShardIdentity, ShardWriter
         from chexmix_cli.core.data.shards.merge import new_list_hash
 

@@ -333,7 +333,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch
     from chexmix_cli.core.settings.inference import InputSettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.job import Job
-    from chexmix_cli.library.model import open_model
+    from chexmix_cli.library.opened import open_model
 
     console = options.make_console(True, False)
     model = open_model(str(debug_weights), device="cpu", settings=InputSettings(), needs_decoder=False)

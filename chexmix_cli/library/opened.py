@@ -1,0 +1,208 @@
+"""A model opened for use: weights, device, dtype, preset. Its parts load when they are first used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from chexmix_cli.core.errors import SettingsError, WeightsError
+from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings, Quantize
+from chexmix_cli.library.films import Film, FilmReader
+from chexmix_cli.library.results import Tokens
+
+if TYPE_CHECKING:
+    import torch
+
+    from chexmix_cli.core.data.presets import ResolvedPreset
+    from chexmix_cli.core.infer.decoding.drafts import Drafter
+    from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+    from chexmix_cli.core.infer.inpainting.restorer import Restorer
+    from chexmix_cli.core.infer.reports.writer import ReportWriter
+    from chexmix_cli.core.models.decoder import Decoder
+    from chexmix_cli.core.text.tokenizer import TextTokenizer
+    from chexmix_cli.core.weights import WeightsDir
+
+_LOG = logging.getLogger("chexmix")
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """Weights opened for use; parts load when they are first used.
+
+    Attributes:
+        weights: the directory they came from.
+        device: where it computes.
+        input: how films are read, and how many are taken together.
+        dtype_name: as asked for: ``auto``, ``float32`` or ``bfloat16``; :attr:`dtype` is what came of it.
+        quantize: what the decoder that writes reports is held in, in place of its dtype.
+    """
+
+    weights: WeightsDir
+    device: torch.device
+    input: InputSettings = field(default_factory=InputSettings)
+    dtype_name: str = "auto"
+    quantize: Quantize | None = None
+
+    @cached_property
+    def preset(self) -> ResolvedPreset:
+        """Return the image preset in use."""
+        from chexmix_cli.core.data.presets import resolve_preset
+
+        settings = self.weights.settings
+        return resolve_preset(self.input.preset, settings.image, settings.vqgan.image_channels)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Return the dtype the decoder computes in."""
+        from chexmix_cli.core.runtime import choose_dtype
+
+        decoder = self.weights.settings.decoder
+        width, mlp = decoder.hidden_size, decoder.mlp_size
+        num_parameters = decoder.num_layers * (4 * width**2 + 2 * width * mlp) + 2 * decoder.num_rows * width
+        return choose_dtype(self.dtype_name, self.device, num_parameters=num_parameters)
+
+    @cached_property
+    def image_dtype(self) -> torch.dtype:
+        """Return the dtype the image tokenizer computes in."""
+        from chexmix_cli.core.runtime import choose_dtype
+
+        # ``auto`` keeps float32 here: on a CPU codes are compared exactly, and it is the decoder whose size decides.
+        return choose_dtype(self.dtype_name, self.device, num_parameters=0)
+
+    @cached_property
+    def images(self) -> ImageTokenizer:
+        """Return the image tokenizer: ``encode`` pixels to codes, ``decode`` codes to pictures."""
+        from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+
+        vqgan = self.weights.load_vqgan(self.device, self.image_dtype)
+        return ImageTokenizer(vqgan, self.weights.settings, batch_size=self.input.batch_size)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Return the decoder, never quantised: what reads states and likelihoods wants its own numbers."""
+        return self.weights.load_decoder(self.device, self.dtype)
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer | None:
+        """Return the text tokenizer, or None if the weights have none."""
+        return self.weights.load_text_tokenizer()
+
+    @cached_property
+    def reports(self) -> ReportWriter:
+        """Return the report writer."""
+        from chexmix_cli.core.infer.reports.writer import ReportWriter
+
+        if self.tokenizer is None:
+            _LOG.warning("the weights have no text tokenizer: records carry token_ids but no report")
+        if self.quantize is None:
+            decoder = self.decoder
+        else:
+            decoder = self.weights.load_decoder(self.device, self.dtype, quantize=self.quantize)
+        return ReportWriter(decoder, self.weights.settings.vocabulary, self.tokenizer)
+
+    @cached_property
+    def restorer(self) -> Restorer:
+        """Return what fills hidden parts of films."""
+        from chexmix_cli.core.infer.inpainting.code_filler import CodeFiller
+        from chexmix_cli.core.infer.inpainting.restorer import Restorer
+
+        vocabulary = self.weights.settings.vocabulary
+        return Restorer(self.images, CodeFiller(self.decoder, vocabulary, self.images.vqgan.quantize.embedding.weight))
+
+    def drafter(self, settings: DecodeSettings) -> Drafter | None:
+        """Return what proposes the next tokens of a report: an index of reports, if there is one, and its own text.
+
+        Raises:
+            WeightsError: if the index cannot be read or is of another text tokenizer.
+        """
+        from chexmix_cli.core.infer.decoding.drafts import OwnText, Together
+        from chexmix_cli.core.weights.draft_index import DraftIndex
+
+        if settings.draft_rows < 2:
+            return None
+        if settings.drafts is None:
+            index = self.weights.load_drafts()
+        else:
+            index = DraftIndex.load(settings.drafts, tokenizer=self.weights.text_tokenizer_hash)
+        return OwnText() if index is None else Together(index, OwnText())
+
+    def reader(self, *, keep_uids: bool = False, keeps_picture: bool = False, with_others: bool = False) -> FilmReader:
+        """Return how films are read for this model; the arguments are those of :class:`FilmReader`."""
+        return FilmReader(
+            input=self.input,
+            preset=self.preset,
+            vocabulary=self.weights.settings.vocabulary,
+            codebook_hash=self.weights.codebook_hash,
+            keep_uids=keep_uids,
+            keeps_picture=keeps_picture,
+            with_others=with_others,
+        )
+
+    def provenance(self, *, seed: int = 0) -> dict[str, Any]:
+        """Return what decided a result: version, model and its hash, preset, seed, device, dtype."""
+        from chexmix_cli.core.runtime import provenance
+
+        made = provenance(
+            model=self.weights.name,
+            fingerprint=self.weights.fingerprint,
+            preset=self.preset.intensity,
+            preset_hash=self.preset.hash,
+            seed=seed,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        return made if self.quantize is None else {**made, "quantize": self.quantize}
+
+    def encode(self, films: Sequence[Film]) -> list[Tokens]:
+        """Return the codes of a batch of films; those that came in as codes keep them."""
+        from chexmix_cli.library.films import encode_films
+
+        hash_ = self.weights.codebook_hash
+        codes = encode_films(films, self.images)
+        return [Tokens(film, found, hash_) for film, found in zip(films, codes, strict=True)]
+
+
+def open_model(
+    name: str | None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: Quantize | None = None,
+    settings: InputSettings | None = None,
+    needs_decoder: bool = True,
+) -> OpenModel:
+    """Return a model, checked as far as it can be without loading it.
+
+    Args:
+        name: of an entry of ``weights.toml``, or a directory; None is the embedded model.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        quantize: ``int8`` holds the decoder that writes reports in 8 bits (CPU only).
+        settings: how films are read.
+        needs_decoder: more is wanted than codes.
+
+    Raises:
+        WeightsError, MachineError, SettingsError: before any film is read.
+    """
+    from chexmix_cli.core.runtime import choose_device, slow_bfloat16
+    from chexmix_cli.core.weights import open_weights
+
+    weights = open_weights(name)
+    if not weights.has_vqgan:
+        raise WeightsError(
+            "has no image tokenizer", where=str(weights.path), expected="vqgan.safetensors or vqgan.ckpt"
+        )
+    if needs_decoder and not weights.has_decoder:
+        raise WeightsError("has no decoder", where=str(weights.path), expected="model.safetensors")
+    place = choose_device(device)
+    if quantize is not None and place.type != "cpu":
+        raise SettingsError(f"is {quantize!r}, on {place}", where="quantize", expected="--device cpu with it")
+    for warning in slow_bfloat16(dtype, place, "images are encoded faster with --dtype float32"):
+        _LOG.warning(warning)
+    model = OpenModel(weights, place, settings or InputSettings(), dtype, quantize)
+    # Both are looked up now, so that a wrong name stops a run before the first film.
+    _ = model.preset, model.dtype
+    return model
