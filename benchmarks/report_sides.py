@@ -277,22 +277,12 @@ def _rows() -> tuple[int, ...]:
 def measure_acceptance(job: Found) -> Found:
     """Return how drafts fare in the embedded model's reports on films of a manifest, as ``generate-report`` writes."""
     from chexmix_cli.commands.shared.model import open_model
-    from chexmix_cli.commands.shared.options import RunOptions, make_console
+    from chexmix_cli.commands.shared.options import RunOptions
     from chexmix_cli.core.data.manifest import read_manifest
     from chexmix_cli.core.infer.manifest_images import encode_rows
     from chexmix_cli.core.settings.inference import InputSettings
 
-    options = RunOptions(
-        weights=None,
-        device="cpu",
-        dtype="float32",
-        seed=0,
-        is_json=True,
-        fail_fast=True,
-        provenance=False,
-        keep_uids=False,
-        console=make_console(True, False),
-    )
+    options = RunOptions(device="cpu", dtype="float32", is_quiet=True)
     model = open_model(options, InputSettings(), needs_decoder=True)
     rows = [row for row in read_manifest(Path(job["manifest"])) if row.split == "val"][: job["films"]]
     codes = encode_rows(rows, model.images, model.preset, model.input, progress=lambda done, of: None).codes_NP

@@ -333,18 +333,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch
     from chexmix_cli.core.errors import DataError, Reason
     from chexmix_cli.core.settings.inference import InputSettings
 
-    console = options.make_console(True, False)
-    run = options.RunOptions(
-        weights=str(debug_weights),
-        device="cpu",
-        dtype="auto",
-        seed=0,
-        is_json=True,
-        fail_fast=False,
-        provenance=False,
-        keep_uids=False,
-        console=console,
-    )
+    run = options.RunOptions(weights=str(debug_weights), device="cpu", is_json=True, is_quiet=True)
     model = open_model(run, InputSettings(), needs_decoder=False)
     side, num_codes = model.weights.settings.image.resolution_px, model.weights.settings.vocabulary.tokens_per_image
 
@@ -367,7 +356,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch
             batch_size=4,
             fail_fast=False,
             writer=streams.Writer(True),
-            console=console,
+            console=run.console,
             finish=output.take,
             group=40,
         )
