@@ -13,7 +13,7 @@ from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.core.errors import DataError, ExitCode
 
 if TYPE_CHECKING:
-    from chexmix_cli.core.data.shards import ShardSet, verify_set
+    from chexmix_cli.core.data.shards import ShardSet
 
 Sets = Annotated[
     list[Path], typer.Argument(metavar="SHARDS", help="Folders of `chexmix tokenize -o`; parts inside are found.")
@@ -60,7 +60,7 @@ def info(
 
         chexmix data info shards
     """
-    from chexmix_cli.core.data.shards import ShardSet, find_sets
+    from chexmix_cli.core.data.shards import ShardSet, find_sets, verify_set
 
     writer, num_failed, folders = Writer(call.options.is_json), 0, find_sets(sets)
     for folder in folders:

@@ -326,7 +326,7 @@ def test_ctrl_c_ends_workers_and_all(repository, archive, tmp_path, debug_weight
 
 def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch):
     """Ten times the images, damaged ones among them, through the whole command: no more memory at the peak."""
-    from chexmix_cli.commands.records import jobs, parts, runner, streams
+    from chexmix_cli.commands.records import film_jobs, job, parts, runner, streams
     from chexmix_cli.commands.shared import options
     from chexmix_cli.commands.shared.model import open_model
     from chexmix_cli.commands.tokenize import shard_output
@@ -337,16 +337,16 @@ def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch
     model = open_model(run, InputSettings(), needs_decoder=False)
     side, num_codes = model.weights.settings.image.resolution_px, model.weights.settings.vocabulary.tokens_per_image
 
-    def damaged() -> jobs.Film:
+    def damaged() -> film_jobs.Film:
         raise DataError(Reason.CORRUPT, "damaged")
 
-    def film() -> jobs.Film:
-        return jobs.Film(np.zeros((model.preset.channels, side, side), np.float32), None, {"view": None})
+    def film() -> film_jobs.Film:
+        return film_jobs.Film(np.zeros((model.preset.channels, side, side), np.float32), None, {"view": None})
 
     def images(count: int):
         for number in range(count):
             # A long stretch of damaged ones behind a good one must not wait for the batch to fill.
-            yield runner.Job(f"image-{number}", damaged if number % 3 or number % 300 > 150 else film)
+            yield job.Job(f"image-{number}", damaged if number % 3 or number % 300 > 150 else film)
 
     def peak(count: int) -> int:
         output = shard_output.ShardOutput(tmp_path / str(count), model, 40, parts.Part())
