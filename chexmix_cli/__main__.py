@@ -34,6 +34,7 @@ def run(arguments: list[str]) -> int:
     import typer
 
     from chexmix_cli.app import app
+    from chexmix_cli.commands.shared.help import usage_problem
 
     # Typer brings a click of its own in newer versions; the base of its usage errors is right in all of them.
     usage_error = typer.BadParameter.__bases__[0]
@@ -54,8 +55,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except Exception as error:
         if isinstance(error, usage_error):
-            error.show()  # type: ignore[attr-defined]
-            return ExitCode.USAGE
+            problem = usage_problem(error)
+            print_error(str(problem), problem.hint)
+            return problem.exit_code
         return _foreign(error, verbose)
     if isinstance(result, ExitCode):
         return result

@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from chexmix_cli import __version__
+from chexmix_cli.commands.shared.help import CommandGroup, SingleCommand
 
 #: Command to its module, what of it is the command (a function, or an app of subcommands), and its line in the help.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -38,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-class CommandTable(TyperGroup):
+class CommandTable(CommandGroup):
     """Group of ``COMMANDS``: the help of all is a table, a command is built when it is named.
 
     Building all commands, which Typer does from their signatures, would take longer than the help may.
@@ -49,8 +50,6 @@ class CommandTable(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
-            for name in COMMANDS:  # Typer names the nearest of those that are built
-                self.get_command(ctx, name)
             return None
         if cmd_name not in self.commands:
             module, attribute, _ = COMMANDS[cmd_name]
@@ -62,13 +61,23 @@ class CommandTable(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        # Names and summaries are in the table: a group that holds nothing else completes without building a command.
+        group: Any = TyperGroup(name=self.name, params=self.params)
+        for name, (_, _, summary) in COMMANDS.items():
+            group.add_command(TyperCommand(name, short_help=summary))
+        return group.shell_complete(ctx, incomplete)
+
 
 def _built(name: str, found: Any) -> Any:
+    """Return the click command of a command's function, or of an app of subcommands."""
     holder = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False)
-    holder.rich_markup_mode = None
     if holder is not found:
         holder.command(name)(found)
-    command = typer.main.get_command(holder)
+    holder.rich_markup_mode, holder.info.cls = None, CommandGroup
+    for one in holder.registered_commands:
+        one.cls = SingleCommand
+    command: Any = typer.main.get_group(holder) if holder is found else typer.main.get_command(holder)
     command.name = name
     return command
 
@@ -78,8 +87,7 @@ app = typer.Typer(
     cls=CommandTable,
     help="CheXmix: chest radiographs and their reports as one sequence of tokens.",
     epilog="Results are preliminary and unverified; not for clinical use.",
-    no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # Plain help: half the start-up time would go into drawing boxes, and it reads the same in a pipe and in a log.
     rich_markup_mode=None,
     # Tracebacks never show values: they may be a patient's.

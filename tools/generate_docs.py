@@ -16,6 +16,8 @@ from typing import Any
 import typer
 
 from chexmix_cli.app import app
+from chexmix_cli.commands.shared.help import COMMON_OPTIONS
+from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.core.settings.classification import ClassifySettings, EvaluateClassificationSettings
 from chexmix_cli.core.settings.datasets import (
     CheckSettings,
@@ -85,9 +87,9 @@ def main() -> None:
 
 def page() -> str:
     """Return the whole page."""
-    parts = [INTRO]
-    for path, command in _commands(typer.main.get_command(app), ()):
-        parts.append(_command_section(path, command))
+    commands = _commands(typer.main.get_command(app), ())
+    parts = [INTRO, _common_section([command for _, command in commands])]
+    parts += [_command_section(path, command) for path, command in commands]
     return "\n".join(parts)
 
 
@@ -105,14 +107,32 @@ def _commands(group: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], 
 
 def _command_section(path: tuple[str, ...], command: Any) -> str:
     name = " ".join(path)
-    lines = [f"## {name}", "", *_help_lines(command.help or ""), "", "| option | |", "|---|---|"]
-    for parameter in command.params:
-        if "--help" in parameter.opts:
-            continue
-        lines.append(f"| {_parameter_name(parameter)} | {_parameter_help(parameter)} |")
+    own = [one for one in command.params if not _is_common(one)]
+    lines = [f"## {name}", "", *_help_lines(command.help or "")]
+    if own:
+        lines += ["", "| option | |", "|---|---|", *map(_parameter_row, own)]
+    shared = ", ".join(f"`{one.opts[0]}`" for one in command.params if _is_common(one))
+    lines += ["", f"[Common options](#common-options): {shared}."]
     for title, root in ROOTS.get(name, []):
         lines += ["", f"Settings {title}".strip() + ":", "", *_settings_table(root)]
     return "\n".join(lines) + "\n"
+
+
+def _common_section(commands: list[Any]) -> str:
+    """Return the options that commands share, told once."""
+    found = {one.name: one for command in commands for one in command.params if _is_common(one)}
+    order = [field.name for field in dataclasses.fields(RunOptions)]
+    rows = [_parameter_row(found[name]) for name in order]
+    intro = "Each command takes those of them that mean something to it; its own options stand with it below."
+    return "\n".join(["## Common options", "", intro, "", "| option | |", "|---|---|", *rows]) + "\n"
+
+
+def _is_common(parameter: Any) -> bool:
+    return getattr(parameter, "rich_help_panel", None) == COMMON_OPTIONS
+
+
+def _parameter_row(parameter: Any) -> str:
+    return f"| {_parameter_name(parameter)} | {_parameter_help(parameter)} |"
 
 
 def _help_lines(text: str) -> list[str]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chexmix_cli.commands.records.streams import check_arguments
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RunOptions
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.settings.classification import ClassifySettings
 
 if TYPE_CHECKING:
     from chexmix_cli.core.settings.classification import ClassifySettings
@@ -38,27 +40,16 @@ ZeroShotFlag = Annotated[
 ]
 
 
+@command(ClassifySettings, *MODEL, "seed", *RECORDS)
 def classify(
-    inputs: options.Inputs = None,
+    call: Call[ClassifySettings],
+    inputs: Inputs = None,
     head: HeadFile = None,
     embeddings: Embeddings = False,
     layer: Layers = None,
     mask_ratio: Ratio = 0.0,
     zero_shot: ZeroShotFlag = False,
-    preset: options.Preset = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    fail_fast: options.FailFast = False,
-    provenance: options.Provenance = False,
-    keep_uids: options.KeepUids = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    preset: Preset = None,
 ) -> int:
     """Give the probability of each finding in each chest radiograph study, or embeddings.
 
@@ -71,27 +62,9 @@ def classify(
 
         chexmix tokenize studies/ | chexmix classify - --embeddings --layer 4 > embeddings.jsonl
     """
-    from chexmix_cli.core.settings.classification import ClassifySettings
-
-    flags = {} if preset is None else {"input": {"preset": preset}}
-    resolved = options.resolve_settings(ClassifySettings, config, assignments, flags)
-    if show_config:
-        typer.echo(resolved.to_json())
-        return 0
     asked = Asked(head=head, embeddings=embeddings, layers=layer, mask_ratio=mask_ratio, zero_shot=zero_shot)
     asked.check()
-    run = options.RunOptions(
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        is_json=is_json,
-        fail_fast=fail_fast,
-        provenance=provenance,
-        keep_uids=keep_uids,
-        console=options.make_console(quiet, verbose),
-    )
-    return _run(check_arguments(inputs), run, resolved.settings, asked)
+    return _run(check_arguments(inputs), call.options, call.settings, asked)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +83,7 @@ class Asked:
             raise SettingsError("is given without --embeddings", where="--layer", expected="both; a head has its layer")
 
 
-def _run(inputs: list[str], run: options.RunOptions, settings: ClassifySettings, asked: Asked) -> int:
+def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: Asked) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.streams import Writer

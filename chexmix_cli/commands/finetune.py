@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.ranks import training_process
 from chexmix_cli.commands.shared.training_view import TrainingView
 from chexmix_cli.core.errors import ExitCode
+from chexmix_cli.core.settings.finetuning import resolve_task
 
 Task = Annotated[str, typer.Option("--task", metavar="NAME", help="report, classify or retrieve.")]
 Method = Annotated[
@@ -29,7 +30,9 @@ Init = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")]
 
 
+@command(resolve_task, "device")
 def finetune(
+    call: Call[Any],
     task: Task,
     data: Data,
     out: Out,
@@ -37,12 +40,6 @@ def finetune(
     preset: PresetName = "mini",
     init: Init = None,
     resume: Resume = False,
-    device: options.Device = "auto",
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Fine-tune a model for reports, classification or retrieval.
 
@@ -54,19 +51,14 @@ def finetune(
 
         chexmix finetune --task report --method lora --data films.jsonl --out runs/r
     """
-    from chexmix_cli.core.settings.finetuning import resolve_task
-
-    resolved = resolve_task(task, method, preset, options.setting_layers(config, assignments, {}))
-    if show_config:
-        typer.echo(resolved.to_json())
-        return 0
     from chexmix_cli.core.train.finetune.run import finetune as run_finetune
 
-    with training_process(device, resolved.settings.train.precision, quiet, verbose) as (place, console):
-        view = TrainingView(console, resolved.settings.train.steps)
+    settings = call.settings
+    with training_process(call.options, settings.train.precision) as (place, console):
+        view = TrainingView(console, settings.train.steps)
         try:
             is_done = run_finetune(
-                resolved.settings,
+                settings,
                 data=data,
                 out=out,
                 init=init,

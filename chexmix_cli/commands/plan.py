@@ -9,15 +9,18 @@ import typer
 
 from chexmix_cli.commands.pretrain import PresetName, Stage
 from chexmix_cli.commands.records.streams import Writer
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import ExitCode, SettingsError
+from chexmix_cli.core.settings.inference import GenerateReportSettings
+from chexmix_cli.core.settings.training import resolve_stage
 
 if TYPE_CHECKING:
     from chexmix_cli.core.plan.measure import Plan
     from chexmix_cli.core.settings.model import ModelSettings
 
-app = typer.Typer(help="Tell whether a command will fit this machine, and how long it will take.", no_args_is_help=True)
+app = typer.Typer(help="Tell whether a command will fit this machine, and how long it will take.")
 
 Data = Annotated[
     Path | None, typer.Option("--data", metavar="MANIFEST", help="The run's manifest: its size and reports count.")
@@ -34,18 +37,13 @@ _GIB = 1024**3
 
 
 @app.command("pretrain")
+@command(resolve_stage, "device", "is_json")
 def plan_pretrain(
+    call: Call[Any],
     stage: Stage,
     preset: PresetName = "mini",
     data: Data = None,
     memory: Memory = None,
-    device: options.Device = "auto",
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Predict memory and time of a pretraining run. Exit code 0 if it fits, 4 if not.
 
@@ -57,35 +55,25 @@ def plan_pretrain(
 
         chexmix plan pretrain --stage 1 --preset phi2 --memory 24
     """
-    from chexmix_cli.core.settings.training import resolve_stage
-
-    resolved = resolve_stage(stage, preset, options.setting_layers(config, assignments, {}))
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
-    options.make_console(quiet, verbose)
     from chexmix_cli.core.plan.pretrain import plan_pretrain as make_plan
     from chexmix_cli.core.runtime import choose_device
 
     plan = make_plan(
-        resolved.settings, data=data, device=choose_device(device), memory_bytes=_bytes(memory), name=f"stage {stage}"
+        call.settings,
+        data=data,
+        device=choose_device(call.options.device),
+        memory_bytes=_bytes(memory),
+        name=f"stage {stage}",
     )
-    return _show(plan, is_json)
+    return _show(plan, call.options.is_json)
 
 
 @app.command("generate-report")
+@command(GenerateReportSettings, *MODEL, "is_json")
 def plan_reports(
-    weights: options.Weights = None,
+    call: Call[GenerateReportSettings],
     preset: ModelPreset = None,
     memory: Memory = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Predict memory and time of writing reports. Exit code 0 if it fits, 4 if not.
 
@@ -97,28 +85,22 @@ def plan_reports(
 
         chexmix plan generate-report --preset phi2 --dtype bfloat16
     """
-    from chexmix_cli.core.settings.inference import GenerateReportSettings
-
-    resolved = options.resolve_settings(GenerateReportSettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
-    options.make_console(quiet, verbose)
     from chexmix_cli.core.plan.reports import plan_generate_report
     from chexmix_cli.core.plan.sizes import decoder_parameters
     from chexmix_cli.core.runtime import choose_device, choose_dtype
 
-    model, target = _model(weights, preset), choose_device(device)
+    options = call.options
+    model, target = _model(options.weights, preset), choose_device(options.device)
     count = decoder_parameters(model.decoder, layers=model.decoder.num_layers, rows=model.decoder.num_rows)
     plan = plan_generate_report(
         model,
-        resolved.settings,
-        dtype=choose_dtype(dtype, target, num_parameters=count),
-        image_dtype=choose_dtype(dtype, target, num_parameters=0),
+        call.settings,
+        dtype=choose_dtype(options.dtype, target, num_parameters=count),
+        image_dtype=choose_dtype(options.dtype, target, num_parameters=0),
         device=target,
         memory_bytes=_bytes(memory),
     )
-    return _show(plan, is_json)
+    return _show(plan, options.is_json)
 
 
 def _model(weights: str | None, preset: str | None) -> ModelSettings:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.ranks import training_process
 from chexmix_cli.commands.shared.training_view import TrainingView
 from chexmix_cli.core.errors import ExitCode
+from chexmix_cli.core.settings.training import resolve_stage
 
 Stage = Annotated[
     str, typer.Option("--stage", metavar="NAME", help="tokenizer, 1 (next token) or 2 (masked next token).")
@@ -33,19 +34,15 @@ Init = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")]
 
 
+@command(resolve_stage, "device")
 def pretrain(
+    call: Call[Any],
     stage: Stage,
     data: Data,
     out: Out,
     preset: PresetName = "mini",
     init: Init = None,
     resume: Resume = False,
-    device: options.Device = "auto",
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Train one stage from images and reports.
 
@@ -59,19 +56,14 @@ def pretrain(
 
         chexmix pretrain --stage 1 --data films.jsonl --init runs/vq --out runs/1
     """
-    from chexmix_cli.core.settings.training import resolve_stage
-
-    resolved = resolve_stage(stage, preset, options.setting_layers(config, assignments, {}))
-    if show_config:
-        typer.echo(resolved.to_json())
-        return 0
     from chexmix_cli.core.train.pretrain.run import pretrain as run_pretrain
 
-    with training_process(device, resolved.settings.train.precision, quiet, verbose) as (place, console):
-        view = TrainingView(console, resolved.settings.train.steps)
+    settings = call.settings
+    with training_process(call.options, settings.train.precision) as (place, console):
+        view = TrainingView(console, settings.train.steps)
         try:
             is_done = run_pretrain(
-                resolved.settings,
+                settings,
                 data=data,
                 out=out,
                 init=init,

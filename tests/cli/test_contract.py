@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,8 @@ import pytest
 import typer
 
 from chexmix_cli.app import COMMANDS, app
+from chexmix_cli.commands.shared.help import COMMON_OPTIONS
+from chexmix_cli.commands.shared.options import RunOptions
 
 COMMON = {"--weights", "--device", "--dtype", "--config", "--set", "--show-config", "--json", "--fail-fast"}
 COMMON |= {"--provenance", "--keep-uids", "--quiet", "-q", "--verbose", "-v", "--preset"}
@@ -21,8 +24,9 @@ TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", 
 EVALUATION = TRAINING - {"--preset"} | {"--json", "--out", "-o", "--html", "--plots", "--split", "--manifest"}
 EVALUATION |= {"--weights", "--device", "--dtype", "--seed"}
 RETRIEVAL = COMMON - {"--preset", "--provenance", "--keep-uids"}
+PLAIN = {"--json", "--quiet", "-q", "--verbose", "-v"}
 FLAGS = {
-    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare", "--frame"},
+    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare"},
     "generate-report": COMMON | {"--seed", "--picture", "--explain", "--quantize", "--stats"},
     "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--resume", "--device"},
     "inpaint": COMMON
@@ -33,37 +37,25 @@ FLAGS = {
     "plan generate-report": TRAINING | {"--weights", "--memory", "--device", "--dtype", "--json"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--rejects"},
     "data check": TRAINING - {"--preset"} | {"--json"},
-    "data merge": {"--json", "--out", "-o", "--quiet", "-q", "--verbose", "-v"},
-    "data info": {"--json", "--quiet", "-q", "--verbose", "-v"},
+    "data merge": PLAIN | {"--out", "-o"},
+    "data info": PLAIN,
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
     "classify": COMMON | {"--seed", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
     "evaluate classification": EVALUATION | {"--mask-ratios", "--head", "--tokens"},
     "evaluate inpainting": EVALUATION | {"--mask-ratios", "--patterns"},
-    "evaluate table": {
-        "--data",
-        "--judge",
-        "--results",
-        "--weights",
-        "--device",
-        "--dtype",
-        "--json",
-        "--quiet",
-        "-q",
-        "--verbose",
-        "-v",
-    },
+    "evaluate table": PLAIN | {"--data", "--judge", "--results", "--weights", "--device", "--dtype"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "evaluate retrieval": EVALUATION,
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
     "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids"},
-    "weights list": {"--json"},
-    "weights info": {"--json", "--quiet", "-q"},
-    "weights verify": {"--json", "--quiet", "-q"},
-    "weights convert": {"--out", "-o", "--dtype", "--json", "--quiet", "-q", "--verbose", "-v"},
-    "weights export": {"--out", "-o", "--dtype", "--format", "--json", "--quiet", "-q"},
+    "weights list": PLAIN,
+    "weights info": PLAIN,
+    "weights verify": PLAIN,
+    "weights convert": PLAIN | {"--out", "-o", "--dtype"},
+    "weights export": PLAIN | {"--out", "-o", "--dtype", "--format"},
     "weights drafts": TRAINING - {"--preset"} | {"--weights", "--out", "-o", "--json"},
-    "weights fetch": {"--accept-licence", "--json", "--quiet", "-q"},
+    "weights fetch": PLAIN | {"--accept-licence"},
 }
 
 
@@ -118,10 +110,23 @@ def test_the_table_of_commands_says_what_they_say():
         assert " ".join((command.help or "").split("\n\n")[0].split()) == summary
 
 
-def test_a_mistyped_command_is_told_the_nearest(call):
-    result = call("tokenise", "x")
+@pytest.mark.parametrize(
+    ("arguments", "problem", "hint"),
+    [
+        (["tokenise", "x"], "chexmix: no such command 'tokenise'", "did you mean 'tokenize'?"),
+        (["evaluate", "clasification"], "chexmix evaluate: no such command", "did you mean 'classification'?"),
+        (["--verson"], "chexmix: no such option '--verson'", "did you mean '--version'?"),
+        (["inpaint", "x", "--mask-ration", "1"], "chexmix inpaint: no such option", "did you mean '--mask-ratio'?"),
+        (["weights", "list", "--jsn"], "chexmix weights list: no such option", "did you mean '--json'?"),
+        (["inpaint", "x", "--zzz"], "chexmix inpaint: no such option", "chexmix inpaint --help lists them"),
+    ],
+)
+def test_a_mistyped_word_is_told_the_nearest(call, arguments, problem, hint):
+    result = call(*arguments)
     assert result.code == 2
-    assert "tokenize" in result.stderr
+    error, said = result.stderr.splitlines()
+    assert error.startswith(f"error: {problem}")
+    assert said == f"hint: {hint}"
 
 
 def test_flags_are_frozen():
@@ -131,6 +136,54 @@ def test_flags_are_frozen():
         for name, command in built_commands().items()
     }
     assert found == FLAGS
+
+
+@pytest.mark.parametrize("name", sorted(FLAGS))
+def test_a_commands_own_flags_stand_first_and_are_few(name):
+    """Those that a command shares with others stand under their own heading, declared once for all."""
+    command = built_commands()[name]
+    shared = {field.name for field in dataclasses.fields(RunOptions)}
+    options = [one for one in command.params if one.param_type_name == "option"]
+    own = [one for one in options if one.rich_help_panel != COMMON_OPTIONS]
+    assert len(own) <= 9
+    assert options[: len(own)] == own
+    assert {one.name for one in options[len(own) :]} <= shared
+
+
+@pytest.mark.parametrize("words", ["", "inpaint", "evaluate", "weights list"])
+def test_h_is_help_on_every_level(call, words):
+    short, long = call(*words.split(), "-h"), call(*words.split(), "--help")
+    assert short.code == 0
+    assert short.stdout == long.stdout != ""
+
+
+@pytest.mark.parametrize("name", ["evaluate", "retrieve", "plan", "data", "weights"])
+def test_a_group_alone_shows_its_help_and_exits_2(call, name):
+    result = call(name)
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr == call(name, "--help").stdout
+    assert "..." not in result.stderr.split("Commands:")[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("chexmix ", set(COMMANDS)),
+        ("chexmix ev", {"evaluate"}),
+        ("chexmix --v", {"--version"}),
+        ("chexmix evaluate re", {"report", "retrieval"}),
+        ("chexmix evaluate classification --ma", {"--manifest", "--mask-ratios"}),
+        ("chexmix tokenize a.png --pr", {"--preset", "--provenance"}),
+    ],
+)
+def test_words_are_completed_as_bash_asks_for_them(call, monkeypatch, capsys, line, expected):
+    monkeypatch.setenv("_CHEXMIX_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+    with pytest.raises(SystemExit) as ended:
+        call()
+    assert not ended.value.code
+    assert set(capsys.readouterr().out.split()) == expected
 
 
 @pytest.mark.parametrize("name", sorted(FLAGS))
@@ -146,10 +199,10 @@ def test_help_explains_itself_with_an_example(call, name):
     ("arguments", "message"),
     [
         (["tokenize"], "IN: no input"),
-        (["pretrain", "--stage", "1"], "Missing option"),
+        (["pretrain", "--stage", "1"], "missing option"),
         (["generate-report", "x", "--seed", "-1"], "--seed"),
-        (["tokenize", "x", "--bogus"], "No such option"),
-        (["nonsense"], "No such command"),
+        (["tokenize", "x", "--bogus"], "no such option '--bogus'"),
+        (["nonsense"], "no such command 'nonsense'"),
         (["tokenize", "x", "--set", "input.prest=1"], "did you mean 'preset'?"),
         (["tokenize", "x", "--set", "imput.preset=1"], "did you mean 'input'?"),
         (["tokenize", "x", "--set", "input.preset"], "is not an assignment"),

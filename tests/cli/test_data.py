@@ -105,7 +105,7 @@ def test_nothing_found_leaves_no_manifest_and_exits_1(call, dataset, tmp_path):
         (["import", "mimc", "."], 2, "unknown kind of data set 'mimc'; expected mimic-cxr,"),
         (["import", "chexpert", ".", "--set", "reports=x"], 2, "reports: unknown setting"),
         (["import", "chexpert", ".", "--set", "split.val=2"], 2, "split.val: is 2"),
-        (["import", "chexpert"], 2, "Missing argument"),
+        (["import", "chexpert"], 2, "missing argument"),
         (["import", "chexpert", "/nowhere"], 1, "cannot be listed (No such file or directory)"),
         (["check", "/nowhere.jsonl"], 1, "manifest cannot be read"),
         (["check", "x", "--set", "images.near_bits=200"], 2, "images.near_bits: is 200; expected 0..127"),

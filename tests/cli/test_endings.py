@@ -20,7 +20,7 @@ def fail_with(monkeypatch):
         def broken(assignments):
             raise error
 
-        monkeypatch.setattr("chexmix_cli.commands.shared.options.parse_assignments", broken)
+        monkeypatch.setattr("chexmix_cli.commands.shared.command.parse_assignments", broken)
 
     return install
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +12,11 @@ import typer
 
 from chexmix_cli.commands.data.shards import info, merge
 from chexmix_cli.commands.records.streams import Writer
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.core.errors import ExitCode, MachineError
 from chexmix_cli.core.files import atomic_write
+from chexmix_cli.core.settings.datasets import CheckSettings
+from chexmix_cli.core.settings.load import Layer, Resolved, resolve
 from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.adapters.importer import ImportSummary
     from chexmix_cli.core.data.manifest import ManifestRow
 
-app = typer.Typer(help="Make manifests of published data sets, and check them.", no_args_is_help=True)
+app = typer.Typer(help="Make manifests of published data sets, and check them.")
 
 Kind = Annotated[
     str,
@@ -44,18 +46,20 @@ Rejects = Annotated[
 Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest: JSON Lines, one image a line.")]
 
 
+def _import_settings(kind: str, layers: Sequence[Layer]) -> Resolved[Any]:
+    from chexmix_cli.core.data.adapters.registry import kind_of
+
+    return resolve(kind_of(kind).settings, layers)
+
+
 @app.command("import")
+@command(_import_settings, "is_json")
 def import_dataset(
+    call: Call[Any],
     kind: Kind,
     root: Root,
     output: Output = None,
     rejects: Rejects = None,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Write the manifest of a data set; say what it holds, and which images give no row.
 
@@ -71,16 +75,12 @@ def import_dataset(
     from chexmix_cli.core.data.adapters.registry import kind_of
     from chexmix_cli.core.data.manifest import write_manifest
 
-    found = kind_of(kind)
-    resolved = options.resolve_settings(found.settings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
-    console, writer, summary = options.make_console(quiet, verbose), Writer(is_json), ImportSummary()
+    settings, console, writer = call.settings, call.console, Writer(call.options.is_json)
+    summary = ImportSummary()
     to_stdout = output is None or str(output) == "-"
     with _reject_file(rejects) as on_reject, console.progress("import", among_records=to_stdout) as move:
-        entries = found.read(root, resolved.settings)
-        rows = _counted(import_rows(entries, root, resolved.settings, summary, on_reject), move)
+        entries = kind_of(kind).read(root, settings)
+        rows = _counted(import_rows(entries, root, settings, summary, on_reject), move)
         if output is None or str(output) == "-":
             _write_rows(rows, writer)
         else:
@@ -96,14 +96,10 @@ def import_dataset(
 
 
 @app.command("check")
+@command(CheckSettings, "is_json")
 def check(
+    call: Call[CheckSettings],
     manifest: Manifest,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Look for what is wrong with a manifest: leaks, duplicates, unreadable images, texts that are none.
 
@@ -116,18 +112,12 @@ def check(
 
         chexmix data check mimic.jsonl --set images.read=exists --json
     """
-    from chexmix_cli.core.settings.datasets import CheckSettings
-
-    resolved = options.resolve_settings(CheckSettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
     from chexmix_cli.commands.data.tables import check_tables
     from chexmix_cli.core.data.checks.check_manifest import check_manifest
 
-    console, writer = options.make_console(quiet, verbose), Writer(is_json)
-    with console.progress("images") as move:
-        result = check_manifest(manifest, resolved.settings, move)
+    writer = Writer(call.options.is_json)
+    with call.console.progress("images") as move:
+        result = check_manifest(manifest, call.settings, move)
     record = {"id": str(manifest), "status": "ok", **result}
     writer.write(record, check_tables(record))
     return ExitCode.PARTIAL if result["problems"] else ExitCode.DONE

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.records.streams import Writer, error_record
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.core.errors import DataError, ExitCode
 from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
-    from chexmix_cli.core.data.shards import ShardSet, verify_set
+    from chexmix_cli.core.data.shards import ShardSet
 
 Sets = Annotated[
     list[Path], typer.Argument(metavar="SHARDS", help="Folders of `chexmix tokenize -o`; parts inside are found.")
@@ -24,12 +24,11 @@ Out = Annotated[
 ]
 
 
+@command(None, "is_json")
 def merge(
+    call: Call[None],
     sets: Sets,
     out: Out,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Join token shards into one set.
 
@@ -44,19 +43,17 @@ def merge(
     """
     from chexmix_cli.core.data.shards import ShardSet, find_sets, merge_sets
 
-    console = options.make_console(quiet, verbose)
-    with console.progress("merge") as move:
+    with call.console.progress("merge") as move:
         merged = merge_sets([ShardSet.open(folder) for folder in find_sets(sets)], out, move)
     record = {"id": str(out), "status": "ok", **_sizes(merged)}
-    Writer(is_json).write(record, f"{out}: {merged.num_records} inputs, {len(merged)} rows")
+    Writer(call.options.is_json).write(record, f"{out}: {merged.num_records} inputs, {len(merged)} rows")
     return ExitCode.DONE
 
 
+@command(None, "is_json")
 def info(
+    call: Call[None],
     sets: Sets,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Describe token shards, and read them through for damage.
 
@@ -64,10 +61,9 @@ def info(
 
         chexmix data info shards
     """
-    from chexmix_cli.core.data.shards import ShardSet, find_sets
+    from chexmix_cli.core.data.shards import ShardSet, find_sets, verify_set
 
-    options.make_console(quiet, verbose)
-    writer, num_failed, folders = Writer(is_json), 0, find_sets(sets)
+    writer, num_failed, folders = Writer(call.options.is_json), 0, find_sets(sets)
     for folder in folders:
         try:
             shards = ShardSet.open(folder)

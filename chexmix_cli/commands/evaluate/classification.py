@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver
-from chexmix_cli.commands.shared import options
-from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, RunOptions
+from chexmix_cli.core.errors import DataError, Reason, SettingsError
+from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +50,9 @@ TokenShards = Annotated[
 HeadFile = Annotated[Path | None, typer.Option("--head", metavar="FILE", help="Evaluate this head; nothing is fitted.")]
 
 
+@command(EvaluateClassificationSettings, *MODEL, "seed", "is_json")
 def evaluate_classification(
+    call: Call[EvaluateClassificationSettings],
     predictions: Predictions = None,
     *,
     manifest: Manifest,
@@ -59,16 +63,6 @@ def evaluate_classification(
     out: Out = None,
     html: Html = None,
     plots: Plots = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Measure the classification of findings: AUROC, AUPRC, F1 and calibration, by label, with 95 % intervals.
 
@@ -83,33 +77,20 @@ def evaluate_classification(
 
         chexmix classify - < films.jsonl | chexmix evaluate classification - --manifest films.jsonl
     """
-    from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
-
-    resolved = options.resolve_settings(EvaluateClassificationSettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
     ratios = _ratios(mask_ratios)
     if predictions is not None and (ratios or head is not None or tokens is not None):
         others = "--mask-ratios, --head or --tokens"
         raise SettingsError(f"predictions stand beside {others}", where="PRED", expected="one of them")
-    run = options.RunOptions(
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        is_json=is_json,
-        fail_fast=False,
-        provenance=False,
-        keep_uids=False,
-        console=options.make_console(quiet, verbose),
-    )
-    settings = resolved.settings
+    settings = call.settings
     if predictions is not None:
         evaluation = _of_predictions(predictions, manifest, split, settings, with_cases=html is not None)
     else:
-        evaluation = _of_model(run, settings, manifest, split, head, ratios, tokens, with_cases=html is not None)
-    return deliver(evaluation, Delivery(out=out, html=html, plots=plots, is_json=is_json, console=run.console))
+        evaluation = _of_model(
+            call.options, settings, manifest, split, head, ratios, tokens, with_cases=html is not None
+        )
+    return deliver(
+        evaluation, Delivery(out=out, html=html, plots=plots, is_json=call.options.is_json, console=call.console)
+    )
 
 
 def _ratios(text: str | None) -> list[float]:
@@ -162,7 +143,7 @@ def _lines(predictions: str) -> Iterator[str]:
 
 
 def _of_model(
-    run: options.RunOptions,
+    run: RunOptions,
     settings: EvaluateClassificationSettings,
     manifest: Path,
     split: str | None,

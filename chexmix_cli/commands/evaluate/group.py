@@ -14,25 +14,22 @@ from chexmix_cli.commands.evaluate.report import evaluate_report
 from chexmix_cli.commands.evaluate.retrieval import evaluate_retrieval
 from chexmix_cli.commands.evaluate.table import table
 from chexmix_cli.commands.records.streams import Writer
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, Reason
+from chexmix_cli.core.settings.evaluation import DiffSettings
 
-app = typer.Typer(help="Measure reports, classification, retrieval or inpainting.", no_args_is_help=True)
+app = typer.Typer(help="Measure reports, classification, retrieval or inpainting.")
 
 Result = Annotated[Path, typer.Argument(metavar="RESULT", help="A result of chexmix evaluate, as JSON.")]
 
 
 @app.command("diff")
+@command(DiffSettings, "is_json")
 def diff(
+    call: Call[DiffSettings],
     first: Result,
     second: Result,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Compare two results: how the numbers differ, and in which fields of their protocols.
 
@@ -43,17 +40,10 @@ def diff(
 
         chexmix evaluate diff before.json after.json
     """
-    from chexmix_cli.core.settings.evaluation import DiffSettings
-
-    resolved = options.resolve_settings(DiffSettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
-    options.make_console(quiet, verbose)
     from chexmix_cli.core.evals.diff import compare
 
-    records = compare(_read(first), _read(second), resolved.settings.bootstrap)
-    writer = Writer(is_json)
+    records = compare(_read(first), _read(second), call.settings.bootstrap)
+    writer = Writer(call.options.is_json)
     if writer.is_text:
         writer.show(_drawn(records) + "\n")
         return ExitCode.DONE

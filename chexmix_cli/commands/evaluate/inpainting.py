@@ -8,40 +8,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver, evaluation_rows
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, Sets
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings
 
 if TYPE_CHECKING:
     from chexmix_cli.library.opened import OpenModel
 
+
+def _ratios(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError(f"{text!r}", where="--mask-ratios", expected="numbers, such as 0.2,0.5,0.8") from None
+
+
+def _patterns(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
 Manifest = Annotated[Path, typer.Option("--manifest", metavar="FILE", help="Films: a manifest, see docs/data.md.")]
 MaskRatios = Annotated[
-    str | None, typer.Option("--mask-ratios", metavar="R,R,...", help="Shares of codes hidden. Default: 0.2,0.5,0.8.")
+    str | None,
+    typer.Option("--mask-ratios", metavar="R,R,...", help="Shares of codes hidden. Default: 0.2,0.5,0.8."),
+    Sets("masks.ratios", read=_ratios),
 ]
 Patterns = Annotated[
     str | None,
     typer.Option("--patterns", metavar="P,P,...", help="random, block, border. Default: random,block."),
+    Sets("masks.patterns", read=_patterns),
 ]
 
 
+@command(EvaluateInpaintingSettings, *MODEL, "seed", "is_json")
 def evaluate_inpainting(
+    call: Call[EvaluateInpaintingSettings],
     manifest: Manifest,
     split: Split = None,
     mask_ratios: MaskRatios = None,
     patterns: Patterns = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
     out: Out = None,
     html: Html = None,
     plots: Plots = None,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Measure inpainting: PSNR, SSIM and code accuracy by pattern and ratio, with the baselines in the same run.
 
@@ -53,33 +62,10 @@ def evaluate_inpainting(
 
         chexmix evaluate inpainting --manifest m.jsonl --set images=100 --html page.html -o result.json
     """
-    from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings
 
-    masks: dict[str, Any] = {}
-    if mask_ratios is not None:
-        masks["ratios"] = [_number(text) for text in mask_ratios.split(",")]
-    if patterns is not None:
-        masks["patterns"] = [text.strip() for text in patterns.split(",")]
-    resolved = options.resolve_settings(EvaluateInpaintingSettings, config, assignments, {"masks": masks})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return 0
-    console = options.make_console(quiet, verbose)
-
-    settings = resolved.settings
+    settings, console, seed = call.settings, call.console, call.options.seed
     chosen_split, rows = evaluation_rows(manifest, split)
-    run = options.RunOptions(
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        is_json=is_json,
-        fail_fast=False,
-        provenance=True,
-        keep_uids=False,
-        console=console,
-    )
-    model = run.open_model(settings.input)
+    model = call.options.open_model(settings.input)
     from chexmix_cli.commands.evaluate.output import failed_items
     from chexmix_cli.core.evals.inpainting.result import chosen_rows, inpainting_evaluation
     from chexmix_cli.core.evals.inpainting.run import InpaintingRun
@@ -96,15 +82,8 @@ def evaluate_inpainting(
         data={"split": chosen_split, "rows": len(rows), "sample": sample},
         failed=failed_items(collected.failed),
     )
-    to = Delivery(out=out, html=html, plots=plots, is_json=is_json, console=console)
+    to = Delivery(out=out, html=html, plots=plots, is_json=call.options.is_json, console=console)
     return deliver(evaluation, to)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise SettingsError(f"{text!r} is no number", where="--mask-ratios", expected="such as 0.2,0.5,0.8") from None
 
 
 def _model_fields(model: OpenModel, seed: int) -> dict[str, Any]:

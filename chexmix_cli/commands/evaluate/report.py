@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, deliver
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.console import Console
+from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.report_files import ReportText
     from chexmix_cli.core.evals.reports.pairs import ReportPairs
     from chexmix_cli.core.evals.reports.protocol import JudgeAnswers
-    from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 
 Predictions = Annotated[
     str, typer.Argument(metavar="PRED", help="Reports: JSON Lines, ReXrank JSON, CSV, TSV, or - for records on stdin.")
@@ -39,21 +39,15 @@ JudgeWeights = Annotated[
 ]
 
 
+@command(ReportEvaluationSettings, "device", "dtype", "is_json")
 def evaluate_report(
+    call: Call[ReportEvaluationSettings],
     predictions: Predictions,
     references: References,
     green_answers: Answers = None,
     green_weights: JudgeWeights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
     out: Out = None,
     html: Html = None,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Compare generated reports with references: words, findings, claims, GREEN.
 
@@ -68,14 +62,7 @@ def evaluate_report(
 
         chexmix evaluate report reports.csv --references refs.csv --green-answers judge.jsonl
     """
-    from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
-
-    resolved = options.resolve_settings(ReportEvaluationSettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return 0
-    console = options.make_console(quiet, verbose)
-    settings = resolved.settings
+    settings, options, console = call.settings, call.options, call.console
     from chexmix_cli.core.data.report_files import read_reports
     from chexmix_cli.core.evals.reports.pairs import join_reports
     from chexmix_cli.core.evals.reports.protocol import evaluate_reports
@@ -86,10 +73,10 @@ def evaluate_report(
         console.note(f"{len(pairs.missing)} references have no prediction: they count as empty reports")
     if pairs.without_reference:
         console.note(f"{len(pairs.without_reference)} references have no text in the section: they are left out")
-    answers = _answers(green_answers, green_weights, pairs, settings, (device, dtype), console)
+    answers = _answers(green_answers, green_weights, pairs, settings, (options.device, options.dtype), console)
     scores = None if settings.external.scores is None else _scores(settings.external.scores, pairs)
     evaluation = evaluate_reports(pairs, settings, answers=answers, scores=scores)
-    return deliver(evaluation, Delivery(out=out, html=html, plots=None, is_json=is_json, console=console))
+    return deliver(evaluation, Delivery(out=out, html=html, plots=None, is_json=options.is_json, console=console))
 
 
 def _predictions(source: str) -> list[ReportText]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver, evaluation_rows
-from chexmix_cli.commands.shared import options
-from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, RunOptions
+from chexmix_cli.core.errors import DataError, Reason, SettingsError
+from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,23 +67,15 @@ class _Found:
     pictures: Callable[[list[int]], dict[int, bytes]]
 
 
+@command(RetrievalEvaluationSettings, *MODEL, "seed", "is_json")
 def evaluate_retrieval(
+    call: Call[RetrievalEvaluationSettings],
     source: Source = None,
     manifest: Manifest = None,
     split: Split = None,
     out: Out = None,
     html: Html = None,
     plots: Plots = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Measure image-to-text and text-to-image retrieval.
 
@@ -96,35 +90,17 @@ def evaluate_retrieval(
 
         chexmix evaluate retrieval index --manifest manifest.jsonl -o retrieval.json --html retrieval.html
     """
-    from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings
-
-    resolved = options.resolve_settings(RetrievalEvaluationSettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
     if source is None and manifest is None:
         raise SettingsError("nothing to evaluate", where="--manifest", expected="a manifest, an index or scores")
-    console = options.make_console(quiet, verbose)
-    run = options.RunOptions(
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        is_json=is_json,
-        fail_fast=False,
-        provenance=False,
-        keep_uids=False,
-        console=console,
-    )
-    delivery = Delivery(out=out, html=html, plots=plots, is_json=is_json, console=console)
-    return _run(source, manifest, split, run, resolved.settings, delivery)
+    delivery = Delivery(out=out, html=html, plots=plots, is_json=call.options.is_json, console=call.console)
+    return _run(source, manifest, split, call.options, call.settings, delivery)
 
 
 def _run(
     source: Path | None,
     manifest: Path | None,
     split: str | None,
-    run: options.RunOptions,
+    run: RunOptions,
     settings: RetrievalEvaluationSettings,
     delivery: Delivery,
 ) -> int:
@@ -169,7 +145,7 @@ def _run(
     return deliver(evaluation, delivery)
 
 
-def _model_pairs(rows: list[ManifestRow], run: options.RunOptions, settings: RetrievalEvaluationSettings) -> _Found:
+def _model_pairs(rows: list[ManifestRow], run: RunOptions, settings: RetrievalEvaluationSettings) -> _Found:
     """Return the manifest's rows, embedded."""
     from chexmix_cli.core.evals.metrics.ranks import CosineScores
     from chexmix_cli.core.evals.retrieval.sources import pools_of

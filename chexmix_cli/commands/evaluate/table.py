@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.records.streams import Writer
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 from chexmix_cli.core.files import write_text
@@ -48,16 +49,12 @@ class _Job:
     console: Console
 
 
+@command(None, *MODEL, "is_json")
 def table(
+    call: Call[None],
     data: Data = None,
     judge: Judge = None,
     results: Results = Path("results"),
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Measure the rows of the published table whose data and weights are given; say what the others need.
 
@@ -73,13 +70,13 @@ def table(
     from chexmix_cli.core.evals.published_table import missing, published_table
     from chexmix_cli.core.weights import open_weights
 
-    console, writer = options.make_console(quiet, verbose), Writer(is_json)
+    options, writer = call.options, Writer(call.options.is_json)
     rows, runs = published_table()
     manifests = _named_files(data or [], {run.manifest for run in runs.values()})
-    chosen = {"--weights": weights, "--device": device, "--dtype": dtype}
+    chosen = {"--weights": options.weights, "--device": options.device, "--dtype": options.dtype}
     model = tuple(part for flag, value in chosen.items() if value not in (None, "auto") for part in (flag, str(value)))
-    fingerprint = open_weights(weights).fingerprint if manifests else ""
-    job = _Job(manifests=manifests, judge=judge, folder=results, model=model, console=console)
+    fingerprint = open_weights(options.weights).fingerprint if manifests else ""
+    job = _Job(manifests=manifests, judge=judge, folder=results, model=model, console=call.console)
     done: dict[str, Any] = {}
     for name, run in runs.items():
         if not missing(run, manifests, has_judge=judge is not None):

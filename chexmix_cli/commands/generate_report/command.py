@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chexmix_cli.commands.records.output_paths import OutputPaths
 from chexmix_cli.commands.records.streams import check_arguments
-from chexmix_cli.commands.shared import options
-from chexmix_cli.library.job import Record
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RunOptions, Sets
+from chexmix_cli.core.settings.inference import GenerateReportSettings
 
 if TYPE_CHECKING:
-    from chexmix_cli.core.settings.inference import GenerateReportSettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.job import Record
     from chexmix_cli.library.reports import Reporter, StudyReport
@@ -34,6 +34,7 @@ Explain = Annotated[
 Quantize = Annotated[
     str | None,
     typer.Option("--quantize", metavar="int8", help="Hold the decoder in 8 bits: half of bfloat16's memory (CPU)."),
+    Sets("quantize"),
 ]
 
 Stats = Annotated[
@@ -41,26 +42,15 @@ Stats = Annotated[
 ]
 
 
+@command(GenerateReportSettings, *MODEL, "seed", *RECORDS)
 def generate_report(
-    inputs: options.Inputs = None,
-    preset: options.Preset = None,
+    call: Call[GenerateReportSettings],
+    inputs: Inputs = None,
+    preset: Preset = None,
     picture: Picture = None,
     explain: Explain = False,
     quantize: Quantize = None,
     stats: Stats = False,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    fail_fast: options.FailFast = False,
-    provenance: options.Provenance = False,
-    keep_uids: options.KeepUids = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Write a report for each chest radiograph study.
 
@@ -73,28 +63,8 @@ def generate_report(
 
         chexmix tokenize studies/ | chexmix generate-report - > reports.jsonl
     """
-    from chexmix_cli.core.settings.inference import GenerateReportSettings
-
-    flags: dict[str, Any] = {} if preset is None else {"input": {"preset": preset}}
-    if quantize is not None:
-        flags["quantize"] = quantize
-    resolved = options.resolve_settings(GenerateReportSettings, config, assignments, flags)
-    if show_config:
-        typer.echo(resolved.to_json())
-        return 0
-    run = options.RunOptions(
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        is_json=is_json,
-        fail_fast=fail_fast,
-        provenance=provenance,
-        keep_uids=keep_uids,
-        console=options.make_console(quiet, verbose),
-    )
     show = _Show(picture=picture, is_explained=explain, has_stats=stats)
-    return _run(check_arguments(inputs), run, resolved.settings, show)
+    return _run(check_arguments(inputs), call.options, call.settings, show)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +78,7 @@ class _Show:
 
 def _run(
     inputs: list[str],
-    run: options.RunOptions,
+    run: RunOptions,
     settings: GenerateReportSettings,
     shown: _Show,
 ) -> int:
@@ -148,7 +118,7 @@ class _Records:
     def __init__(
         self,
         reporter: Reporter,
-        run: options.RunOptions,
+        run: RunOptions,
         shown: _Show,
         maps: Path | None,
         *,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chexmix_cli.commands.records.streams import check_arguments
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RunOptions, Sets
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.settings.inpainting import InpaintSettings
 
 if TYPE_CHECKING:
     from chexmix_cli.core.infer.inpainting.masked_film import AnyMask
-    from chexmix_cli.core.settings.inpainting import InpaintSettings
 
 MaskRatio = Annotated[
     float | None, typer.Option("--mask-ratio", metavar="R", help="Hide this share of the image's codes, by a seed.")
@@ -38,17 +39,25 @@ Out = Annotated[
 StrategyName = Annotated[
     str | None,
     typer.Option("--strategy", metavar="NAME", help="single, autoregressive or iterative. Default: single."),
+    Sets("fill.strategy"),
 ]
 Samples = Annotated[
-    int | None, typer.Option("--samples", metavar="N", min=1, help="Draw N fills; the result is their mean.")
+    int | None,
+    typer.Option("--samples", metavar="N", min=1, help="Draw N fills; the result is their mean."),
+    Sets("fill.samples"),
+    Sets("fill.choice", to="sample"),
 ]
 PaperProtocol = Annotated[
-    bool, typer.Option("--paper-protocol", help="Encode the whole film and hide codes, which leaks; see the audit.")
+    bool,
+    typer.Option("--paper-protocol", help="Encode the whole film and hide codes, which leaks; see the audit."),
+    Sets("region.protocol", to="paper"),
 ]
 
 
+@command(InpaintSettings, *MODEL, "seed", *RECORDS)
 def inpaint(
-    inputs: options.Inputs = None,
+    call: Call[InpaintSettings],
+    inputs: Inputs = None,
     mask_ratio: MaskRatio = None,
     block: Block = None,
     box: Box = None,
@@ -57,20 +66,7 @@ def inpaint(
     strategy: StrategyName = None,
     samples: Samples = None,
     paper_protocol: PaperProtocol = False,
-    preset: options.Preset = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    seed: options.Seed = 0,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    fail_fast: options.FailFast = False,
-    provenance: options.Provenance = False,
-    keep_uids: options.KeepUids = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    preset: Preset = None,
 ) -> int:
     """Fill in hidden parts of radiographs, and measure the fill against what was hidden.
 
@@ -85,34 +81,10 @@ def inpaint(
 
         chexmix inpaint *.png --block 0.2 --strategy iterative -o results/ > records.jsonl
     """
-    from chexmix_cli.core.settings.inpainting import InpaintSettings
-
-    flags: dict[str, Any] = {"input": {} if preset is None else {"preset": preset}, "region": {}, "fill": {}}
-    if paper_protocol:
-        flags["region"]["protocol"] = "paper"
-    if strategy is not None:
-        flags["fill"]["strategy"] = strategy
-    if samples is not None:
-        flags["fill"] |= {"samples": samples, "choice": "sample"}
-    resolved = options.resolve_settings(InpaintSettings, config, assignments, flags)
-    if show_config:
-        typer.echo(resolved.to_json())
-        return 0
     arguments = check_arguments(inputs)
     asked = Asked(mask_ratio, block, box, mask)
     asked.check()
-    run = options.RunOptions(
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        is_json=is_json,
-        fail_fast=fail_fast,
-        provenance=provenance,
-        keep_uids=keep_uids,
-        console=options.make_console(quiet, verbose),
-    )
-    return _run(arguments, run, resolved.settings, asked, out)
+    return _run(arguments, call.options, call.settings, asked, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +126,7 @@ class Asked:
         return read_mask(self.file)
 
 
-def _run(inputs: list[str], run: options.RunOptions, settings: InpaintSettings, asked: Asked, out: Path | None) -> int:
+def _run(inputs: list[str], run: RunOptions, settings: InpaintSettings, asked: Asked, out: Path | None) -> int:
     from chexmix_cli.commands.inpaint.records import InpaintRecords
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop

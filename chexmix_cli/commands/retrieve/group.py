@@ -7,6 +7,6 @@ import typer
 from chexmix_cli.commands.retrieve.index import index
 from chexmix_cli.commands.retrieve.query import query
 
-app = typer.Typer(help="Find reports for an image, or images for a text.", no_args_is_help=True)
+app = typer.Typer(help="Find reports for an image, or images for a text.")
 app.command("index")(index)
 app.command("query")(query)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from chexmix_cli.commands.shared import options
-from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, RunOptions
+from chexmix_cli.core.errors import DataError, Reason, SettingsError
+from chexmix_cli.core.settings.retrieval import IndexSettings
 from chexmix_cli.library.job import Record, raiser
 
 if TYPE_CHECKING:
@@ -43,22 +45,14 @@ WithText = Annotated[
 _DIGEST_BYTES = 1 << 16
 
 
+@command(IndexSettings, *MODEL, "is_json", "fail_fast")
 def index(
+    call: Call[IndexSettings],
     source: Source,
     out: Out,
     only: Only = None,
     split: Split = None,
     with_text: WithText = False,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    fail_fast: options.FailFast = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Embed images and reports into an index that can be searched.
 
@@ -71,35 +65,18 @@ def index(
 
         chexmix tokenize new/ | chexmix retrieve index - -o index --only images
     """
-    from chexmix_cli.core.settings.retrieval import IndexSettings
-
-    resolved = options.resolve_settings(IndexSettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
     if only not in (None, "images", "reports"):
         raise SettingsError(f"is {only!r}", where="--only", expected="images or reports")
-    run = options.RunOptions(
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        seed=0,
-        is_json=is_json,
-        fail_fast=fail_fast,
-        provenance=False,
-        keep_uids=False,
-        console=options.make_console(quiet, verbose),
-    )
     kinds: tuple[Kind, ...] = (
         ("images", "reports") if only is None else ("images",) if only == "images" else ("reports",)
     )
-    return _run(source, out, run, resolved.settings, kinds, split, with_text)
+    return _run(source, out, call.options, call.settings, kinds, split, with_text)
 
 
 def _run(
     source: str,
     out: Path,
-    run: options.RunOptions,
+    run: RunOptions,
     settings: IndexSettings,
     kinds: tuple[Kind, ...],
     split: str | None,

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.records.streams import check_arguments
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, RunOptions
 from chexmix_cli.commands.shared.tables import draw_table
-from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
+from chexmix_cli.core.errors import DataError, Reason, SettingsError
+from chexmix_cli.core.settings.retrieval import QuerySettings
 from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
@@ -44,24 +46,15 @@ ScorerName = Annotated[
 ]
 
 
+@command(QuerySettings, *MODEL, "is_json", "fail_fast", "keep_uids")
 def query(
+    call: Call[QuerySettings],
     index: Index,
     inputs: Inputs = None,
     text: Text = None,
     count: Count = 10,
     find: Find = None,
     scorer: ScorerName = "cosine",
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    fail_fast: options.FailFast = False,
-    keep_uids: options.KeepUids = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Find the reports or images of an index that are nearest to a film, or to a text.
 
@@ -74,12 +67,6 @@ def query(
 
         chexmix retrieve query index --text "No pleural effusion." -k 5 --find images
     """
-    from chexmix_cli.core.settings.retrieval import QuerySettings
-
-    resolved = options.resolve_settings(QuerySettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
     for name, value, choices in (
         ("--find", find, ("images", "reports")),
         ("--scorer", scorer, ("cosine", "likelihood")),
@@ -88,19 +75,8 @@ def query(
             raise SettingsError(f"is {value!r}", where=name, expected=" or ".join(choices))
     if text and inputs:
         raise SettingsError("stands beside films", where="--text", expected="one of the two")
-    run = options.RunOptions(
-        weights=weights,
-        device=device,
-        dtype=dtype,
-        seed=0,
-        is_json=is_json,
-        fail_fast=fail_fast,
-        provenance=False,
-        keep_uids=keep_uids,
-        console=options.make_console(quiet, verbose),
-    )
     films = [] if text else check_arguments(inputs)
-    return _run(index, films, text or [], run, resolved.settings, _Wanted(count, find, scorer == "likelihood"))
+    return _run(index, films, text or [], call.options, call.settings, _Wanted(count, find, scorer == "likelihood"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +92,7 @@ def _run(
     folder: Path,
     films: list[str],
     texts: list[str],
-    run: options.RunOptions,
+    run: RunOptions,
     settings: QuerySettings,
     wanted: _Wanted,
 ) -> int:

@@ -1,69 +1,97 @@
-"""Options that several commands share, and what they resolve to. One definition each, so that they mean one thing."""
+"""The options that commands share. Each is declared here and nowhere else, so that it means one thing everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chexmix_cli.commands.shared.console import Console
-from chexmix_cli.core.settings.load import Layer, Resolved, parse_assignments, read_toml, resolve
 
 if TYPE_CHECKING:
     from chexmix_cli.core.settings.inference import InputSettings, Quantize
     from chexmix_cli.library.opened import OpenModel
 
-Root = TypeVar("Root")
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Stands in a flag's annotation: the flag, where it is given, sets this setting, above all other layers.
+
+    Attributes:
+        key: dotted name of the setting.
+        to: the value it sets; None takes the flag's own.
+        read: makes the setting's value of the flag's.
+    """
+
+    key: str
+    to: Any = None
+    read: Callable[[Any], Any] | None = None
+
+    def value(self, given: Any) -> Any:
+        """Return the setting's value for a flag that is given."""
+        if self.to is not None:
+            return self.to
+        return given if self.read is None else self.read(given)
+
 
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="IN", help="Files, folders, globs, zip archives, or - for paths or records on stdin."),
 ]
-Weights = Annotated[
-    str | None,
-    typer.Option("--weights", metavar="NAME|DIR", help="Model to use. Default: the embedded chexmix-mini."),
-]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, float32 or bfloat16.")]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Seed of everything random.")]
 Preset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="Image preset, such as voi or official. Default: the model's own."),
+    Sets("input.preset"),
 ]
-Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings.", show_default=False)
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Set one setting; may be repeated. See --show-config."),
-]
-ShowConfig = Annotated[
-    bool, typer.Option("--show-config", help="Print the settings and which layer set each, and stop.")
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON Lines on a terminal too.")]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first record that fails.")]
-Provenance = Annotated[bool, typer.Option("--provenance", help="Add version, model, preset and seed to each record.")]
-KeepUids = Annotated[bool, typer.Option("--keep-uids", help="Identify DICOM studies by UID instead of a salted hash.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr; tracebacks of errors.")]
+
+#: Common options by the names of their fields, as :func:`command.command` takes them.
+MODEL = ("weights", "device", "dtype")
+RECORDS = ("is_json", "fail_fast", "provenance", "keep_uids")
+SETTINGS = ("config", "assignments", "show_config")
+ALWAYS = ("is_quiet", "is_verbose")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """The options of a command that runs a model over records."""
+    """The common options as given, in the order of the help; one that a command does not take has its default."""
 
-    weights: str | None
-    device: str
-    dtype: str
-    seed: int
-    is_json: bool
-    fail_fast: bool
-    provenance: bool
-    keep_uids: bool
-    console: Console
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="NAME|DIR", help="Model to use. Default: the embedded chexmix-mini."),
+    ] = None
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto"
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, float32 or bfloat16.")] = "auto"
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Seed of everything random.")
+    ] = 0
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings.", show_default=False)
+    ] = None
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Set one setting; may be repeated. See --show-config."),
+    ] = None
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the settings and which layer set each, and stop.")
+    ] = False
+    is_json: Annotated[bool, typer.Option("--json", help="JSON Lines on a terminal too.")] = False
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first record that fails.")] = False
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Add version, model, preset and seed to each record.")
+    ] = False
+    keep_uids: Annotated[
+        bool, typer.Option("--keep-uids", help="Identify DICOM studies by UID instead of a salted hash.")
+    ] = False
+    is_quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")] = False
+    is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr; tracebacks of errors.")] = False
+
+    @property
+    def console(self) -> Console:
+        """Return the stderr side of the command."""
+        return Console(is_quiet=self.is_quiet, is_verbose=self.is_verbose)
 
     def open_model(
         self, settings: InputSettings, *, needs_decoder: bool = True, quantize: Quantize | None = None
@@ -86,26 +114,3 @@ class RunOptions:
     def provenance_of(self, model: OpenModel) -> dict[str, Any]:
         """Return the provenance field of a record, or nothing unless ``--provenance`` asks for it."""
         return {"provenance": model.provenance(seed=self.seed)} if self.provenance else {}
-
-
-def make_console(quiet: bool, verbose: bool) -> Console:
-    """Return the stderr side of a command, with its logging started."""
-    console = Console(is_quiet=quiet, is_verbose=verbose)
-    console.start_logging()
-    return console
-
-
-def setting_layers(config: Path | None, assignments: Sequence[str] | None, flags: dict[str, Any]) -> list[Layer]:
-    """Return the layers above a preset: configuration file, ``--set``, explicit flags."""
-    layers: list[Layer] = []
-    if config is not None:
-        layers.append((f"--config {config.name}", read_toml(config)))
-    layers += [("--set", parse_assignments(assignments or ())), ("flag", flags)]
-    return layers
-
-
-def resolve_settings(
-    root: type[Root], config: Path | None, assignments: Sequence[str] | None, flags: dict[str, Any]
-) -> Resolved[Root]:
-    """Return a command's settings from its defaults and the layers above them."""
-    return resolve(root, setting_layers(config, assignments, flags))

@@ -5,23 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
 
-from chexmix_cli.commands.shared import options
 from chexmix_cli.core.runtime import slow_bfloat16
 
 if TYPE_CHECKING:
     import torch
 
     from chexmix_cli.commands.shared.console import Console
+    from chexmix_cli.commands.shared.options import RunOptions
 
 _LOG = logging.getLogger("chexmix")
 
 
 @contextmanager
-def training_process(device: str, precision: str, quiet: bool, verbose: bool) -> Iterator[tuple[torch.device, Console]]:
+def training_process(options: RunOptions, precision: str) -> Iterator[tuple[torch.device, Console]]:
     """Join the other processes, if torchrun started this one; give the device, and a console silent but on rank 0.
 
     A precision that is slow on the device is warned of.
@@ -30,8 +31,9 @@ def training_process(device: str, precision: str, quiet: bool, verbose: bool) ->
     from chexmix_cli.core.train import distributed
 
     try:
-        with distributed.joined(device) as place:
-            console = options.make_console(quiet or not distributed.is_main(), verbose)
+        with distributed.joined(options.device) as place:
+            console = replace(options.console, is_quiet=options.is_quiet or not distributed.is_main())
+            console.start_logging()
             for warning in slow_bfloat16(precision, place):
                 _LOG.warning(warning)
             yield place, console

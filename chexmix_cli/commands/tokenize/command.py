@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chexmix_cli.commands.records.streams import check_arguments
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RunOptions
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.settings.inference import TokenizeSettings
 from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
@@ -49,37 +51,22 @@ QuarantineFile = Annotated[
         help="List the files of failed records as JSON Lines; holds paths, which may name patients (mode 0600).",
     ),
 ]
-
-Frame = Annotated[
-    int | None, typer.Option("--frame", metavar="N", help="Frame of multi-frame DICOM images, from 0. Default: 0.")
-]
 Compare = Annotated[
     tuple[str, str] | None,
     typer.Option("--compare", metavar="A B", help="Compare two image presets instead: equal codes and PSNR, by study."),
 ]
 
 
+@command(TokenizeSettings, *MODEL, *RECORDS)
 def tokenize(
-    inputs: options.Inputs = None,
-    preset: options.Preset = None,
+    call: Call[TokenizeSettings],
+    inputs: Inputs = None,
+    preset: Preset = None,
     out: Out = None,
     shard: Shard = None,
     quarantine: QuarantineFile = None,
     compare: Compare = None,
-    frame: Frame = None,
     no_codes: NoCodes = False,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    fail_fast: options.FailFast = False,
-    provenance: options.Provenance = False,
-    keep_uids: options.KeepUids = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Turn chest radiographs into image codes.
 
@@ -94,34 +81,17 @@ def tokenize(
         chexmix tokenize - -o shards --quarantine refused.jsonl < manifest.jsonl
     """
     from chexmix_cli.commands.records.parts import choose_part
-    from chexmix_cli.core.settings.inference import TokenizeSettings
 
-    given = {"preset": preset, "frame": frame}
-    flags = {"input": {name: value for name, value in given.items() if value is not None}}
-    resolved = options.resolve_settings(TokenizeSettings, config, assignments, flags)
-    if show_config:
-        typer.echo(resolved.to_json())
-        return 0
     part = choose_part(shard)
-    run = options.RunOptions(
-        weights=weights,
-        device=part.device(device),
-        dtype=dtype,
-        seed=0,
-        is_json=is_json,
-        fail_fast=fail_fast,
-        provenance=provenance,
-        keep_uids=keep_uids,
-        console=options.make_console(quiet, verbose),
-    )
+    run = replace(call.options, device=part.device(call.options.device))
     if compare is not None:
-        return _compare(check_arguments(inputs), run, resolved.settings, compare, out)
-    task = _Task(check_arguments(inputs), run, resolved.settings, part, no_codes)
+        return _compare(check_arguments(inputs), run, call.settings, compare, out)
+    task = _Task(check_arguments(inputs), run, call.settings, part, no_codes)
     return task.run(out, quarantine)
 
 
 def _compare(
-    inputs: list[str], run: options.RunOptions, settings: TokenizeSettings, presets: tuple[str, str], out: Path | None
+    inputs: list[str], run: RunOptions, settings: TokenizeSettings, presets: tuple[str, str], out: Path | None
 ) -> int:
     from chexmix_cli.commands.tokenize.compare import compare_presets
 
@@ -135,7 +105,7 @@ class _Task:
     """One run of the command."""
 
     inputs: list[str]
-    options: options.RunOptions
+    options: RunOptions
     settings: TokenizeSettings
     part: Part
     no_codes: bool

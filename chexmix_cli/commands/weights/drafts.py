@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chexmix_cli.commands.records.streams import Writer
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.core.errors import ExitCode, WeightsError
+from chexmix_cli.core.settings.inference import DraftIndexSettings
 from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
@@ -28,16 +29,11 @@ Out = Annotated[
 ]
 
 
+@command(DraftIndexSettings, "weights", "is_json")
 def drafts(
+    call: Call[DraftIndexSettings],
     reports: Reports,
     out: Out,
-    weights: options.Weights = None,
-    config: options.Config = None,
-    assignments: options.Assignments = None,
-    show_config: options.ShowConfig = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Count what usually follows what in reports, so that reports like them are written in fewer passes.
 
@@ -51,26 +47,19 @@ def drafts(
 
         chexmix weights drafts reports.csv more.jsonl -o mine.safetensors --set drafts.min_patients=10
     """
-    from chexmix_cli.core.settings.inference import DraftIndexSettings
-
-    resolved = options.resolve_settings(DraftIndexSettings, config, assignments, {})
-    if show_config:
-        typer.echo(resolved.to_json())
-        return ExitCode.DONE
     from chexmix_cli.core.weights import open_weights
     from chexmix_cli.core.weights.draft_index import DraftIndex
 
-    console = options.make_console(quiet, verbose)
-    found = open_weights(weights)
+    found = open_weights(call.options.weights)
     tokenizer, digest = found.load_text_tokenizer(), found.text_tokenizer_hash
     if tokenizer is None or digest is None:
         raise WeightsError("has no text tokenizer", where=str(found.path), expected="one that the reports are cut by")
     without: list[str] = []
     ids = ((patient, tokenizer.encode(text)) for patient, text in _texts(reports, without))
-    index = DraftIndex.build(ids, found.settings.vocabulary, resolved.settings.drafts, tokenizer=digest)
+    index = DraftIndex.build(ids, found.settings.vocabulary, call.settings.drafts, tokenizer=digest)
     index.save(out)
     if without:
-        console.note(f"{len(without)} records have no report: they are left out")
+        call.console.note(f"{len(without)} records have no report: they are left out")
     record: Record = {
         "id": str(out),
         "status": "ok",
@@ -82,7 +71,9 @@ def drafts(
         "tokenizer_hash": digest,
     }
     shared = f"what {record['num_reports']} reports say of {record['min_patients']} patients or more"
-    Writer(is_json).write(record, f"{out}: {len(index)} contexts, {record['num_bytes'] / 1024:.0f} KiB; {shared}")
+    Writer(call.options.is_json).write(
+        record, f"{out}: {len(index)} contexts, {record['num_bytes'] / 1024:.0f} KiB; {shared}"
+    )
     return ExitCode.DONE
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.records.streams import Writer
-from chexmix_cli.commands.shared import options
+from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.weights.drafts import drafts
 from chexmix_cli.core.errors import ExitCode, SettingsError, WeightsError
 from chexmix_cli.library.job import Record
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from chexmix_cli.commands.shared.console import Console
 
-app = typer.Typer(help="List, describe, check, convert, export and fetch models.", no_args_is_help=True)
+app = typer.Typer(help="List, describe, check, convert, export and fetch models.")
 
 Model = Annotated[
     str | None,
@@ -41,7 +41,8 @@ AcceptLicence = Annotated[
 
 
 @app.command("list")
-def list_models(is_json: options.Json = False) -> int:
+@command(None, "is_json")
+def list_models(call: Call[None]) -> int:
     """List the models known by name, and whether they are here.
 
     Examples:
@@ -51,7 +52,7 @@ def list_models(is_json: options.Json = False) -> int:
     from chexmix_cli.core.weights.describe import describe_entry
     from chexmix_cli.core.weights.hub.registry import registry
 
-    writer = Writer(is_json)
+    writer = Writer(call.options.is_json)
     records = [_record(entry.name, describe_entry(entry)) for entry in registry().values()]
     if writer.is_text:
         rows = [
@@ -66,7 +67,8 @@ def list_models(is_json: options.Json = False) -> int:
 
 
 @app.command("info")
-def info(model: Model = None, is_json: options.Json = False, quiet: options.Quiet = False) -> int:
+@command(None, "is_json")
+def info(call: Call[None], model: Model = None) -> int:
     """Show a model's settings, parts, sizes, licence, fingerprint and the memory it needs.
 
     Examples:
@@ -79,8 +81,8 @@ def info(model: Model = None, is_json: options.Json = False, quiet: options.Quie
     from chexmix_cli.core.weights.describe import describe_weights
 
     weights = open_weights(model)
-    _note_licence(options.make_console(quiet, False), weights.licence_notice)
-    writer, description = Writer(is_json), describe_weights(weights)
+    _note_licence(call.console, weights.licence_notice)
+    writer, description = Writer(call.options.is_json), describe_weights(weights)
     if writer.is_text:
         _print_table(("", weights.name), [*_summary(description), *_flat(description["settings"])])
     else:
@@ -93,7 +95,8 @@ app.command("inspect", hidden=True)(info)
 
 
 @app.command("verify")
-def verify(model: Model = None, is_json: options.Json = False, quiet: options.Quiet = False) -> int:
+@command(None, "is_json")
+def verify(call: Call[None], model: Model = None) -> int:
     """Check a model before it is used: files, settings, every tensor, text tokenizer, sha256.
 
     Examples:
@@ -106,7 +109,7 @@ def verify(model: Model = None, is_json: options.Json = False, quiet: options.Qu
 
     from chexmix_cli.core.weights.verify import verify as run_checks
 
-    console, writer = options.make_console(quiet, False), Writer(is_json)
+    writer = Writer(call.options.is_json)
     checks = run_checks(model)
     failed = [check for check in checks if check.status == "failed"]
     record = _record(model or "chexmix-mini", {"checks": [asdict(check) for check in checks]})
@@ -118,18 +121,17 @@ def verify(model: Model = None, is_json: options.Json = False, quiet: options.Qu
     else:
         writer.write(record, "")
     if failed:
-        console.note(f"{len(failed)} of {len(checks)} checks failed")
+        call.console.note(f"{len(failed)} of {len(checks)} checks failed")
     return ExitCode.FAILED if failed else ExitCode.DONE
 
 
 @app.command("convert")
+@command(None, "is_json")
 def convert(
+    call: Call[None],
     source: Source,
     out: Out,
     dtype: Dtype = "stored",
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
 ) -> int:
     """Turn weights into safetensors that describe themselves; vqgan.ckpt is read without running code from it.
 
@@ -141,19 +143,18 @@ def convert(
     """
     from chexmix_cli.core.weights.convert import convert as run_convert
 
-    console = options.make_console(quiet, verbose)
     written = run_convert(source, out, dtype=_dtype(dtype))
-    return _report_files(source, out, written, Writer(is_json), console)
+    return _report_files(source, out, written, call)
 
 
 @app.command("export")
+@command(None, "is_json")
 def export(
+    call: Call[None],
     source: Source,
     out: Out,
     target: Format = "hf",
     dtype: Dtype = "stored",
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> int:
     """Write the decoder and text tokenizer for another program.
 
@@ -165,17 +166,16 @@ def export(
 
     if target != "hf":
         raise SettingsError(f"{target!r} is not a format", where="--format", expected="hf")
-    console = options.make_console(quiet, False)
     written = export_hf(source, out, dtype=_dtype(dtype))
-    return _report_files(source, out, written, Writer(is_json), console)
+    return _report_files(source, out, written, call)
 
 
 @app.command("fetch")
+@command(None, "is_json")
 def fetch(
+    call: Call[None],
     name: Name,
     accept_licence: AcceptLicence = False,
-    is_json: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> int:
     """Fetch a model from the Hugging Face hub, or check what was fetched; the only command that uses the network.
 
@@ -191,7 +191,7 @@ def fetch(
     entry = registry().get(name)
     if entry is None:
         raise WeightsError(f"no model {name!r}", where="weights.toml", expected=", ".join(registry()))
-    console = options.make_console(quiet, False)
+    console = call.console
     if entry.licence.must_accept:
         console.note(f"{entry.licence.name} ({entry.licence.url})\n\n{entry.licence.text.strip()}\n")
     with console.progress(f"{name}, MiB") as move:
@@ -199,18 +199,19 @@ def fetch(
             entry, accept_licence=accept_licence, progress=lambda _, done, total: move(done >> 20, total >> 20)
         )
     files = [entry.directory / file for file in lock.files]
-    return _report_files(name, entry.directory, files, Writer(is_json), console)
+    return _report_files(name, entry.directory, files, call)
 
 
 app.command("drafts")(drafts)
 
 
-def _report_files(source: str, out: Path, written: list[Path], writer: Writer, console: Console) -> int:
+def _report_files(source: str, out: Path, written: list[Path], call: Call[None]) -> int:
     """Write the record of a command that made files, with their digests."""
     from chexmix_cli.core.weights import open_weights
     from chexmix_cli.core.weights.fingerprint import file_sha256
 
-    _note_licence(console, open_weights(out).licence_notice)
+    writer = Writer(call.options.is_json)
+    _note_licence(call.console, open_weights(out).licence_notice)
     digests = [(path, path.stat().st_size, file_sha256(path)) for path in written]
     if writer.is_text:
         _print_table(("file", "size", "sha256"), [(str(path), _size(size), digest) for path, size, digest in digests])

@@ -97,7 +97,7 @@ def read_preset(group: str, name: str) -> dict[str, Any]:
     known = sorted(path.stem for path in folder.glob("*.toml"))
     if name not in known:
         raise SettingsError(
-            f"unknown preset {name!r}", where="--preset", expected=", ".join(known), hint=_near(name, known)
+            f"unknown preset {name!r}", where="--preset", expected=", ".join(known), hint=nearest_hint(name, known)
         )
     return read_toml(folder / f"{name}.toml")
 
@@ -121,6 +121,17 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
                 raise SettingsError(f"{key!r} is set both as a value and as a section", where="--set")
         section[parts[-1]] = value
     return nested
+
+
+def nearest_hint(name: str, known: Iterable[str]) -> str | None:
+    """Return a hint that names what is nearest to a mistyped name, or None if nothing is near."""
+    near = nearest(name, known)
+    return None if near is None else f"did you mean {near!r}?"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return what is nearest to a mistyped name, or None if nothing is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def _merge(target: dict[str, Any], values: Mapping[str, Any], layer: str, origins: dict[str, str], prefix: str) -> None:
@@ -167,7 +178,7 @@ def _choice(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         return value
     names = [str(choice) for choice in choices]
     raise SettingsError(
-        f"{value!r} is not a choice", where=where, expected=", ".join(names), hint=_near(str(value), names)
+        f"{value!r} is not a choice", where=where, expected=", ".join(names), hint=nearest_hint(str(value), names)
     )
 
 
@@ -179,9 +190,4 @@ def _expect(kind: Any, value: Any, where: str, name: str) -> Any:
 
 def _unknown_key(dotted: str, key: str, fields: Iterable[str]) -> SettingsError:
     names = sorted(fields)
-    return SettingsError("unknown setting", where=dotted, expected=", ".join(names), hint=_near(key, names))
-
-
-def _near(name: str, known: list[str]) -> str | None:
-    matches = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else None
+    return SettingsError("unknown setting", where=dotted, expected=", ".join(names), hint=nearest_hint(key, names))

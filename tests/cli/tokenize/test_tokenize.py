@@ -180,5 +180,5 @@ def test_a_frame_is_chosen_by_flag(call, tmp_path, make_dicom, debug_weights):
         return call("tokenize", tmp_path / name, "--weights", debug_weights, *flags).records[0].get("codes")
 
     assert codes("two.dcm") == codes("film.dcm")
-    assert codes("two.dcm", "--frame", "1") == codes("other.dcm") != codes("film.dcm")
-    assert codes("two.dcm", "--frame", "2") is None
+    assert codes("two.dcm", "--set", "input.frame=1") == codes("other.dcm") != codes("film.dcm")
+    assert codes("two.dcm", "--set", "input.frame=2") is None

@@ -335,7 +335,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch
     from chexmix_cli.library.job import Job
     from chexmix_cli.library.opened import open_model
 
-    console = options.make_console(True, False)
+    console = options.RunOptions(is_quiet=True).console
     model = open_model(str(debug_weights), device="cpu", settings=InputSettings(), needs_decoder=False)
     side, num_codes = model.weights.settings.image.resolution_px, model.weights.settings.vocabulary.tokens_per_image
 

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.commands.shared.ranks import training_process
 from chexmix_cli.core import runtime
 
@@ -19,7 +20,7 @@ from chexmix_cli.core import runtime
 )
 def test_a_precision_that_is_slow_here_is_warned_of(monkeypatch, capsys, has_bfloat16, precision, quiet, count):
     monkeypatch.setattr(runtime, "has_cpu_bfloat16", lambda: has_bfloat16)
-    with training_process("cpu", precision, quiet, False) as (place, console):
+    with training_process(RunOptions(device="cpu", is_quiet=quiet), precision) as (place, console):
         assert place.type == "cpu"
         assert console.is_quiet is quiet
     said = capsys.readouterr().err
