@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.manifest import ManifestRow
     from chexmix_cli.core.evals.metrics.ranks import Scores
     from chexmix_cli.core.evals.retrieval.protocol import Pairs, PoolScores
-    from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings, Section
+    from chexmix_cli.core.settings.choices import Section
+    from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings
 
 Source = Annotated[
     Path | None,
