@@ -229,7 +229,7 @@ class _Classifier:
 
         from chexmix_cli.core.infer.position_masks import hidden_positions, hiding_order
 
-        grid_size = round(self._model.weights.settings.vocabulary.tokens_per_image**0.5)
+        grid_size = self._model.weights.settings.grid_size
         pattern, seed = self._settings.mask.pattern, self._model.options.seed
         orders = [hiding_order(pattern, grid_size, seed=seed, key=name) for name in ids]
         return np.stack([hidden_positions(order, self._asked.mask_ratio) for order in orders])

@@ -252,12 +252,12 @@ class _Reporter:
 
     def _original(self, film: Film, codes: list[int]) -> NDArray[np.uint8]:
         """Return the film as the model was given it, or what its codes show where only they came in."""
-        import numpy as np
+        from chexmix_cli.core.data.images.geometry import to_levels
 
         if film.pixels is None:
             shown: NDArray[np.uint8] = self._model.images.decode([codes])[0]
             return shown
-        levels_YXC: NDArray[np.uint8] = np.rint((film.pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+        levels_YXC = to_levels(film.pixels.transpose(1, 2, 0))
         return levels_YXC[..., 0] if levels_YXC.shape[2] == 1 else levels_YXC
 
 
