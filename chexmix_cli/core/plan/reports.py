@@ -11,8 +11,9 @@ import dataclasses
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from chexmix_cli.core.infer.decoding.engine import Engine, spare_places
+from chexmix_cli.core.infer.decoding.engine import spare_places
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.models.vqgan import Vqgan
@@ -22,7 +23,6 @@ from chexmix_cli.core.plan.sizes import (
     DecoderSize,
     Limits,
     cut_decoder,
-    decoder_parameters,
     decoder_sizes,
     picture_sizes,
 )
@@ -71,7 +71,7 @@ def plan_generate_report(
             Point({"layers": size.layers, "rows": size.rows}, _measure(model, settings, whole, dtype, device))
         )
     found = extrapolate(points, {"layers": shape.num_layers, "rows": shape.num_rows})
-    parameters = decoder_parameters(shape, layers=shape.num_layers, rows=shape.num_rows)
+    parameters = shape.num_parameters
     later = settings.decode.max_new_tokens - _NEW_TOKENS
     if batch_size > 1 and settings.decode.draft_rows > 1:
         later += spare_places(settings.decode.max_new_tokens)
@@ -143,7 +143,7 @@ def _measure(
     decoder = Decoder(cut.decoder)
     init_decoder(decoder, seeded_generator(0))
     decoder = decoder.to(device, dtype)
-    engine = Engine(decoder, cut.vocabulary)
+    engine = report_engine(decoder, cut.vocabulary)
     prompts = [cut.vocabulary.report_prompt([row] * cut.vocabulary.tokens_per_image) for row in range(size.examples)]
     decode = dataclasses.replace(settings.decode, max_new_tokens=_NEW_TOKENS, min_new_tokens=_NEW_TOKENS)
     with LiveBytes(decoder) as live:
