@@ -43,7 +43,7 @@ RULES = {
     "bandwidth of --stats": (r"[\d.]+ GiB/s", "<varies> GiB/s"),
 }
 
-_TIMEOUT_S = 180
+_TIMEOUT_S = 300
 _WORK = "work"
 _TEXT = "utf-8"
 _EXCERPT_LINES, _LINE_WIDTH = 24, 160
@@ -162,10 +162,10 @@ def shown_lines(text: str) -> list[str]:
 
 def excerpt(before: str, after: str) -> str:
     """Return the beginning of the unified diff of two texts that differ."""
-    sides = [shown_lines(text) for text in (before, after)]
-    if sides[0] == sides[1]:
-        sides = [[repr(line)[:_LINE_WIDTH] for line in text.splitlines(keepends=True)] for text in (before, after)]
-    lines = [line for line in difflib.unified_diff(*sides, n=1, lineterm="") if not line.startswith(("---", "+++"))]
+    old, new = shown_lines(before), shown_lines(after)
+    if old == new:
+        old, new = ([repr(line)[:_LINE_WIDTH] for line in text.splitlines(keepends=True)] for text in (before, after))
+    lines = list(difflib.unified_diff(old, new, n=1, lineterm=""))[2:]
     more = len(lines) - _EXCERPT_LINES
     return "\n".join([*lines[:_EXCERPT_LINES], *([f"... {more} more lines"] if more > 0 else [])])
 

@@ -76,9 +76,9 @@ def _data_sets(films: Sequence[Mapping[str, Any]], folder: Path) -> None:
     columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "Edema", "Fracture", "Pneumonia"]
     write_table(folder / "CheXpert-v1.0-small/train.csv", columns, table)
     names = [f"{number:08}_000.png" for number in range(1, 6)]
-    table = [(name, "Mass|Nodule" if name < "00000003" else "No Finding", name[:8], "PA") for name in names]
+    entries = [(name, "Mass|Nodule" if name < "00000003" else "No Finding", name[:8], "PA") for name in names]
     columns = ["Image Index", "Finding Labels", "Patient ID", "View Position"]
-    write_table(folder / "nih14/Data_Entry_2017_v2020.csv", columns, table)
+    write_table(folder / "nih14/Data_Entry_2017_v2020.csv", columns, entries)
     (folder / "nih14/train_val_list.txt").write_text("".join(f"{name}\n" for name in names[:3]))
     (folder / "nih14/test_list.txt").write_text("".join(f"{name}\n" for name in names[3:]))
     for row, path, name in zip(films, paths[:-1], names, strict=False):
