@@ -178,7 +178,12 @@ def _texts(folder: Path) -> dict[str, Path]:
 def differences(before: Path, after: Path) -> Iterator[tuple[str, str]]:
     """Yield where two recordings differ, and how."""
     sides = _texts(before), _texts(after)
+    commands = [{name.split("/")[0] for name in side} for side in sides]
+    for name in sorted(commands[0] ^ commands[1]):
+        yield name, f"only in {before if name in commands[0] else after}"
     for name in sorted(sides[0].keys() | sides[1].keys()):
+        if name.split("/")[0] not in commands[0] & commands[1]:
+            continue
         if name not in sides[1]:
             yield name, f"only in {before}"
         elif name not in sides[0]:

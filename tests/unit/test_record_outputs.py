@@ -48,6 +48,11 @@ def test_every_difference_is_shown_where_it_is(tmp_path, capsys):
     assert f"one/new\nonly in {after}" in said
     assert f"one/old\nonly in {before}" in said
     assert "stderr" not in said
+    (after / "one").rename(after / "two")
+    assert list(record_outputs.differences(before, after)) == [
+        ("one", f"only in {before}"),
+        ("two", f"only in {after}"),
+    ]
 
 
 @pytest.mark.parametrize(("before", "after"), [('{"a": 1}\n', '{"a":1}\n'), ("a\n", "a\r\n"), ("a\n", "a")])
