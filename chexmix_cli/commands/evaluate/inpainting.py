@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 
 def _ratios(text: str) -> list[float]:
+    return [_number(part) for part in text.split(",")]
+
+
+def _number(text: str) -> float:
     try:
-        return [float(part) for part in text.split(",")]
+        return float(text)
     except ValueError:
-        raise SettingsError(f"{text!r}", where="--mask-ratios", expected="numbers, such as 0.2,0.5,0.8") from None
+        raise SettingsError(f"{text!r} is no number", where="--mask-ratios", expected="such as 0.2,0.5,0.8") from None
 
 
 def _patterns(text: str) -> list[str]:
