@@ -36,8 +36,9 @@ from chexmix_cli.core.settings.training import (
     Stage1Training,
     Stage2Training,
 )
-from chexmix_cli.core.train.examples.documents import DocumentSet, encode_films, encode_reports
+from chexmix_cli.core.train.examples.documents import DocumentSet, encode_reports
 from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.examples.splits import encode_films, training_tokenizer
 from chexmix_cli.core.train.objectives import IGNORED, Documents
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_generator
@@ -64,9 +65,8 @@ def main() -> None:
     rows = list(itertools.islice(read_manifest(arguments.manifest, split="train"), arguments.pairs))
     reports = encode_reports(rows, weights.load_text_tokenizer(), model)
     films = load_films(rows, model, lambda *_: None)
-    codes = encode_films(
-        weights.load_vqgan("cpu", torch.float32), films, DocumentSettings(), seed=0, progress=lambda *_: None
-    )
+    images = training_tokenizer(weights.load_vqgan("cpu", torch.float32), model)
+    codes = encode_films(images, films, DocumentSettings(), variants=1, seed=0, progress=lambda *_: None)
     pairs = DocumentSet(codes, reports, [row.id for row in rows])
     common = {
         "model": model,

@@ -241,12 +241,12 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextmanager
-def memory_errors(doing: str, hint: str) -> Iterator[None]:
+def memory_errors(doing: str, hint: str | None) -> Iterator[None]:
     """Turn torch's out-of-memory errors inside the block into a MachineError.
 
     Args:
         doing: what needed the memory, for the message.
-        hint: the setting that lowers the need.
+        hint: the setting that lowers the need, if there is one.
     """
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from chexmix_cli.core.settings.model import ModelSettings
 #: Pixels that pass the network together on a CPU: more do not stay in its caches. One 512 px film after the other is
 #: faster than four at once (docs/performance.md).
 _CPU_PIXELS = 256 * 256
+#: Images that :meth:`ImageTokenizer.encode_each` reads before it encodes them.
+READ_AHEAD = 32
 #: How far rounding may carry a pixel out of [-1, 1].
 _PIXEL_SLACK = 1e-3
 
@@ -29,12 +32,21 @@ class ImageTokenizer:
         vqgan: the model's VQGAN, on its device and in its dtype; its weights are put into the layout it runs in.
         settings: the model's settings.
         batch_size: most images that pass the network together; bounds memory, not the number of images.
+        memory_hint: what to do where memory runs out; None where no setting helps.
     """
 
-    def __init__(self, vqgan: Vqgan, settings: ModelSettings, *, batch_size: int = 4) -> None:
+    def __init__(
+        self,
+        vqgan: Vqgan,
+        settings: ModelSettings,
+        *,
+        batch_size: int = 4,
+        memory_hint: str | None = "--set input.batch_size=1",
+    ) -> None:
         self.vqgan = vqgan.eval()
         self.vqgan.to(memory_format=layout(vqgan.quant_conv.weight))  # type: ignore[call-overload]
         self.settings = settings
+        self._memory_hint = memory_hint
         self.batch_size = batch_size
         if vqgan.quant_conv.weight.device.type == "cpu":
             self.batch_size = min(batch_size, max(1, _CPU_PIXELS // settings.image.resolution_px**2))
@@ -55,7 +67,7 @@ class ImageTokenizer:
         self._check_pixels(pixels_BCYX)
         weight = self.vqgan.quant_conv.weight
         codes = [torch.empty(0, self.settings.vocabulary.tokens_per_image, dtype=torch.int64, device=weight.device)]
-        with memory_errors("encoding images", "--set input.batch_size=1"):
+        with memory_errors("encoding images", self._memory_hint):
             if weight.device.type == "cuda":
                 # From pinned memory a batch is copied while the one before is still being encoded.
                 pixels_BCYX = pixels_BCYX.pin_memory()
@@ -63,6 +75,21 @@ class ImageTokenizer:
                 batch_BCYX = batch_BCYX.to(weight.device, non_blocking=True).to(weight.dtype)
                 codes.append(self.vqgan.encode(batch_BCYX))
             return torch.cat(codes).cpu()
+
+    def encode_each(self, images: Iterable[NDArray[np.float32]]) -> NDArray[np.uint16]:
+        """Return the codes of images that come one by one, (B, P) uint16; no more than a few of them are held.
+
+        Args:
+            images: (C, Y, X) float32 in [-1, 1] each.
+
+        Raises:
+            ShapeError, MachineError: as :meth:`encode`.
+        """
+        waiting = iter(images)
+        codes = [np.empty((0, self.settings.vocabulary.tokens_per_image), np.uint16)]
+        while batch := list(itertools.islice(waiting, READ_AHEAD)):
+            codes.append(self.encode(np.stack(batch)).numpy().astype(np.uint16))
+        return np.concatenate(codes)
 
     @torch.inference_mode()
     def decode(self, codes_BP: Tensor | NDArray[Any] | Sequence[Sequence[int]]) -> NDArray[np.uint8]:
@@ -103,7 +130,7 @@ class ImageTokenizer:
         """Return the pictures of batches of code vectors."""
         side, channels = self.settings.image.resolution_px, self.settings.vqgan.image_channels
         pictures = [np.empty((0, side, side, channels), np.uint8)]
-        with memory_errors("decoding images", "--set input.batch_size=1"):
+        with memory_errors("decoding images", self._memory_hint):
             for vectors_BEYX in batches:
                 if len(vectors_BEYX) == 0:
                     continue

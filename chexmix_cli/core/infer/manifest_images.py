@@ -25,9 +25,6 @@ from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.settings.inference import InputSettings
 
-#: Images read before the next batch is encoded; the tokenizer bounds what passes the network together.
-_READ_AHEAD = 32
-
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
@@ -113,21 +110,20 @@ def encode_rows(
         return _stored_rows(rows, stored, preset, settings, progress, on_pixels)
     good: list[ManifestRow] = []
     failed: list[tuple[str, DataError]] = []
-    codes = [np.empty((0, tokenizer.settings.vocabulary.tokens_per_image), np.uint16)]
-    waiting: list[NDArray[np.float32]] = []
-    for done, (row, found) in enumerate(read_rows(rows, preset, settings), start=1):
-        if isinstance(found, DataError):
-            failed.append((row.id, found))
-        else:
-            good.append(row)
-            waiting.append(found)
-            if on_pixels is not None:
-                on_pixels(found)
-        if waiting and (len(waiting) == _READ_AHEAD or done == len(rows)):
-            codes.append(tokenizer.encode(np.stack(waiting)).numpy().astype(np.uint16))
-            waiting.clear()
-        progress(done, len(rows))
-    return EncodedRows(good, np.concatenate(codes), failed)
+
+    def readable() -> Iterator[NDArray[np.float32]]:
+        for done, (row, found) in enumerate(read_rows(rows, preset, settings), start=1):
+            if isinstance(found, DataError):
+                failed.append((row.id, found))
+            else:
+                good.append(row)
+                if on_pixels is not None:
+                    on_pixels(found)
+                yield found
+            progress(done, len(rows))
+
+    codes_NP = tokenizer.encode_each(readable())
+    return EncodedRows(good, codes_NP, failed)
 
 
 def _stored_rows(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from chexmix_cli.core.infer.image_tokenizer import READ_AHEAD
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.plan.measure import Plan, Point, Remedy, extrapolate, module_bytes
@@ -39,7 +40,7 @@ from chexmix_cli.core.settings.training import (
     TokenizerTraining,
 )
 from chexmix_cli.core.train.checkpoint import FILE_BYTES
-from chexmix_cli.core.train.examples.documents import ENCODED_TOGETHER
+from chexmix_cli.core.train.examples.splits import training_tokenizer
 
 #: Seconds that the repetitions of one measured size may take.
 _BUDGET_S = 2.0
@@ -223,7 +224,9 @@ def _decoder_costs(
         decoder = Decoder(shape)
     weights, trained = module_bytes(decoder)
     vqgan = Vqgan(model.vqgan).eval().to(device)
-    encode_bytes, encode_s = encode_costs(model, vqgan, ENCODED_TOGETHER)
+    encode_bytes, encode_s = encode_costs(model, vqgan, training_tokenizer(vqgan, model).batch_size)
+    # Images read ahead are there three times: one by one, joined, and as the tensor that is encoded.
+    encode_bytes += 3 * READ_AHEAD * model.vqgan.image_channels * model.image.resolution_px**2 * _FLOAT_BYTES
     images = facts.num_train * settings.documents.variants + facts.num_val
     return Costs(
         weights=weights,

@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
-from chexmix_cli.core.errors import TrainingError
+from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.examples.splits import read_splits
 
 #: Films that are read to see how long that takes.
 _FILMS = 8
@@ -46,10 +46,7 @@ def data_facts(data: Path | None, model: ModelSettings) -> DataFacts:
     """
     if data is None:
         return DataFacts(0, 0, (_ASSUMED_TOKENS,), 0, 0.0)
-    rows = {split: list(read_manifest(data, split=split)) for split in ("train", "val")}
-    for split, found in rows.items():
-        if not found:
-            raise TrainingError(f"no row with split {split!r}", where=data.name, expected="train and val rows")
+    rows = read_splits(data)
     few = _spread(rows["train"])
     started = time.perf_counter()
     films = load_films(few, model, lambda what, done, total: None)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import ShapeError, VocabularyError
-from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+from chexmix_cli.core.infer.image_tokenizer import READ_AHEAD, ImageTokenizer
 
 
 @pytest.fixture
@@ -32,6 +32,20 @@ def test_codes_are_the_vqgans_in_any_grouping(image_tokenizer, vqgan, pixels, mo
             assert torch.equal(vqgan.encode(pixels[row : row + 1])[0], codes[row])
     whole = ImageTokenizer(vqgan, model_settings, batch_size=8)
     assert torch.equal(whole.encode(pixels), codes)
+
+
+def test_images_may_come_one_by_one_without_end_in_sight(image_tokenizer, pixels):
+    codes, held = image_tokenizer.encode(pixels).numpy(), []
+
+    def coming():
+        for place in range(READ_AHEAD + 2):
+            held.append(place)
+            yield pixels[place % 5].numpy()
+
+    found = image_tokenizer.encode_each(coming())
+    assert (found.shape, found.dtype) == ((READ_AHEAD + 2, 16), np.uint16)
+    assert np.array_equal(found, codes[[place % 5 for place in held]])
+    assert image_tokenizer.encode_each([]).shape == (0, 16)
 
 
 def test_read_only_arrays_are_read(image_tokenizer, pixels):

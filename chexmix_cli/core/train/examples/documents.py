@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import TrainingError
-from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.model import ModelSettings
-from chexmix_cli.core.settings.training import DocumentSettings
 from chexmix_cli.core.text.tokenizer import TextTokenizer
-from chexmix_cli.core.train.examples.films import Films, stack
-from chexmix_cli.core.train.order import step_generator
-
-#: Images encoded at a time.
-ENCODED_TOGETHER = 32
-#: Keeps the randomness of encoding apart from that of training steps, which count from 0.
-_STREAM = 1_000_003
 
 
 class DocumentSource(Protocol):
@@ -112,42 +102,3 @@ def require_room(num_tokens: int, model: ModelSettings, where: str) -> None:
         raise TrainingError(
             f"its report has {num_tokens} tokens", where=where, expected=f"at most {room} behind an image"
         )
-
-
-def encode_films(
-    vqgan: Vqgan,
-    films: Films,
-    settings: DocumentSettings,
-    *,
-    seed: int,
-    progress: Callable[[int, int], None],
-) -> NDArray[np.uint16]:
-    """Return the codes of every film, (examples, variants, positions).
-
-    Args:
-        vqgan: trained image tokenizer.
-        films: images of one split.
-        settings: number and size of the changes.
-        seed: of the changes.
-        progress: called with (encodings done, encodings in all).
-    """
-    num_variants = settings.variants
-    jobs = [(index, variant) for variant in range(num_variants) for index in range(len(films))]
-    encoded: list[torch.Tensor] = []
-    with torch.inference_mode():
-        for start in range(0, len(jobs), ENCODED_TOGETHER):
-            pixels = [
-                _view(films, index, variant, settings, seed)
-                for index, variant in jobs[start : start + ENCODED_TOGETHER]
-            ]
-            encoded.append(vqgan.encode(stack(pixels)))
-            progress(min(start + ENCODED_TOGETHER, len(jobs)), len(jobs))
-    codes_VNP = torch.cat(encoded).view(num_variants, len(films), -1)
-    return codes_VNP.transpose(0, 1).contiguous().numpy().astype(np.uint16)
-
-
-def _view(films: Films, index: int, variant: int, settings: DocumentSettings, seed: int) -> NDArray[np.float32]:
-    if variant == 0:
-        return films.exact(index)
-    generator = step_generator(seed, _STREAM + index * settings.variants + variant)
-    return films.changed(index, generator, crop=settings.crop_jitter, intensity=settings.intensity_jitter, flip=False)

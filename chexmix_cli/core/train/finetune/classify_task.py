@@ -17,8 +17,9 @@ from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
 from chexmix_cli.core.settings.finetuning import ClassifyFinetuning
+from chexmix_cli.core.train.examples.splits import Codes
 from chexmix_cli.core.train.finetune import labels
-from chexmix_cli.core.train.finetune.examples import Codes, draw_variants, image_sequences, spread
+from chexmix_cli.core.train.finetune.examples import draw_variants, image_sequences, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise
 from chexmix_cli.core.train.order import batch_indices, step_generator
 from chexmix_cli.core.train.task import Terms, autocast, device_of

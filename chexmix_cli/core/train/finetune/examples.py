@@ -1,53 +1,17 @@
-"""Images of a manifest as codes, reports as token ids, both as sequences for the decoder.
+"""Codes of images and token ids of reports as sequences for the decoder.
 
 Shape letters: N examples, V variants of an image, P image positions, B sequences, T positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from chexmix_cli.core.data.manifest import ManifestRow
-from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.settings.finetuning import FilmSettings
-from chexmix_cli.core.settings.model import ModelSettings
-from chexmix_cli.core.settings.training import DocumentSettings
-from chexmix_cli.core.train.examples.documents import encode_films
-from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.examples.splits import Codes
 from chexmix_cli.core.vocab import Vocabulary
-
-Progress = Callable[[str, int, int], None]
-Codes = NDArray[np.uint16]
-
-
-def encode_rows(
-    rows: dict[str, list[ManifestRow]],
-    vqgan: Vqgan,
-    model: ModelSettings,
-    films: FilmSettings,
-    *,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Codes]:
-    """Return the codes of every split, (N, V, P): all variants of train images, every other split as it is."""
-    codes: dict[str, Codes] = {}
-    for split, found in rows.items():
-        changes = DocumentSettings(
-            variants=films.variants if split == "train" else 1,
-            intensity_jitter=films.intensity_jitter,
-            crop_jitter=films.crop_jitter,
-        )
-
-        def told(done: int, total: int, split: str = split) -> None:
-            progress(f"encode {split}", done, total)
-
-        codes[split] = encode_films(vqgan, load_films(found, model, progress), changes, seed=seed, progress=told)
-    return codes
 
 
 def draw_variants(codes_NVP: Codes, indices: Sequence[int], generator: Generator) -> Codes:

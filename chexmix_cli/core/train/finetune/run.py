@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
+from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import SettingsError, TrainingError
 from chexmix_cli.core.files import write_json, write_text
 from chexmix_cli.core.infer.embeddings import require_grid
@@ -27,8 +27,8 @@ from chexmix_cli.core.settings.finetuning import (
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.train.distributed import is_main, require_fitting_batch, world_size
 from chexmix_cli.core.train.examples.documents import DocumentSet, encode_reports
+from chexmix_cli.core.train.examples.splits import Codes, Progress, encode_splits, read_splits
 from chexmix_cli.core.train.finetune.classify_task import ClassifyTask, FindingsModel, LabelledSet
-from chexmix_cli.core.train.finetune.examples import Codes, Progress, encode_rows
 from chexmix_cli.core.train.finetune.exporting import Exporter
 from chexmix_cli.core.train.finetune.labels import choose_findings, make_targets
 from chexmix_cli.core.train.finetune.probing import fit_findings
@@ -70,15 +70,8 @@ class Run:
 
     def encode(self, vqgan: Vqgan) -> dict[str, Codes]:
         """Return the image codes of every split."""
-        settings = self.settings
-        return encode_rows(
-            self.rows,
-            vqgan,
-            self.start.settings,
-            settings.films,
-            seed=settings.train.seed,
-            progress=self.progress,
-        )
+        films, seed = self.settings.films, self.settings.train.seed
+        return encode_splits(self.rows, vqgan, self.start.settings, films, seed=seed, progress=self.progress)
 
     def remark(self, text: str) -> None:
         """Report something in words."""
@@ -123,11 +116,7 @@ def finetune(
     torch.manual_seed(settings.train.seed)
     start = open_weights(init)
     _check_start(settings, start)
-    rows = {split: list(read_manifest(data, split=split)) for split in ("train", "val")}
-    for split, found in rows.items():
-        if not found:
-            raise TrainingError(f"no row with split {split!r}", where=data.name, expected="train and val rows")
-    run = Run(settings, start, rows, device, report, progress)
+    run = Run(settings, start, read_splits(data), device, report, progress)
     # A checkpoint holds what was trained: without the rest of its start weights it means nothing.
     plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
     if isinstance(settings, ClassifyFinetuning) and is_fit:

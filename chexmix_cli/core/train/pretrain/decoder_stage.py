@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
 from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_code_rows, init_decoder
@@ -17,17 +15,15 @@ from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
 from chexmix_cli.core.text.tokenizer import TextTokenizer
-from chexmix_cli.core.train.examples.documents import DocumentSet, DocumentSource, encode_films, encode_reports
-from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.examples.documents import DocumentSet, DocumentSource, encode_reports
 from chexmix_cli.core.train.examples.shard_documents import ShardDocuments, open_shards
+from chexmix_cli.core.train.examples.splits import Progress, encode_splits, read_splits
 from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
 from chexmix_cli.core.weights import WeightsDir, save_model
 from chexmix_cli.core.weights.files import tokenizer_files
 from chexmix_cli.core.weights.growth import load_grown_decoder
 from chexmix_cli.core.weights.hub.registry import registry
-
-Progress = Callable[[str, int, int], None]
 
 
 def decoder_task(
@@ -54,14 +50,7 @@ def decoder_task(
     for name in ("vqgan", "vocabulary", "image"):
         require_same(name, getattr(start.settings, name), getattr(model, name))
     tokenizer_file = _text_tokenizer_file(settings.documents.text_tokenizer, start)
-    tokenizer = TextTokenizer.load(tokenizer_file.parent, model.vocabulary)
-    assert tokenizer is not None
-    # What may stop the run comes first: an hour of encoding, or a gigabyte of weights, after it.
-    if data.is_dir():
-        sources = _from_shards(settings, data, start, tokenizer_file)
-    else:
-        sources = _from_manifest(settings, data, start, tokenizer, progress)
-    vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
+    vqgan, train, val = _documents(settings, data, start, tokenizer_file, progress)
     decoder = _start_decoder(settings, start, vqgan)
     stage = "2" if isinstance(settings, Stage2Training) else "1"
     # Weights that came from a model of weights.toml stay under its licence.
@@ -80,54 +69,36 @@ def decoder_task(
             provenance={**origin, "stage": stage, "seed": settings.train.seed, "init": start.fingerprint},
         )
 
-    return DecoderTask(settings, decoder, *sources, export)
+    return DecoderTask(settings, decoder, train, val, export)
 
 
-def _from_shards(
-    settings: Stage1Training | Stage2Training, folder: Path, start: WeightsDir, tokenizer_file: Path
-) -> tuple[DocumentSource, DocumentSource]:
-    if settings.documents.variants > 1:
-        raise TrainingError(
-            "token shards hold one encoding of each image",
-            where=f"documents.variants = {settings.documents.variants}",
-            expected="1, or a manifest of images as --data",
-        )
-    shards = open_shards(folder, start, tokenizer_file)
-    return ShardDocuments(shards, "train", settings.model), ShardDocuments(shards, "val", settings.model)
+def _documents(
+    settings: Stage1Training | Stage2Training, data: Path, start: WeightsDir, tokenizer_file: Path, progress: Progress
+) -> tuple[Vqgan, DocumentSource, DocumentSource]:
+    """Return the image tokenizer and the documents of both splits.
 
-
-def _from_manifest(
-    settings: Stage1Training | Stage2Training,
-    manifest: Path,
-    start: WeightsDir,
-    tokenizer: TextTokenizer,
-    progress: Progress,
-) -> tuple[DocumentSource, DocumentSource]:
-    rows = read_splits(manifest)
-    reports = {split: encode_reports(found, tokenizer, settings.model) for split, found in rows.items()}
-    vqgan = start.load_vqgan(torch.device("cpu"), torch.float32)
-    sets = {split: _document_set(split, rows[split], reports[split], vqgan, settings, progress) for split in rows}
-    return sets["train"], sets["val"]
-
-
-def _document_set(
-    split: str,
-    rows: list[ManifestRow],
-    reports: list[list[int]],
-    vqgan: Vqgan,
-    settings: Stage1Training | Stage2Training,
-    progress: Progress,
-) -> DocumentSet:
-    documents = settings.documents if split == "train" else dataclasses.replace(settings.documents, variants=1)
-    films = load_films(rows, settings.model, progress)
-    codes = encode_films(
-        vqgan,
-        films,
-        documents,
-        seed=settings.train.seed,
-        progress=lambda done, total: progress(f"encode {split}", done, total),
-    )
-    return DocumentSet(codes, reports, [row.id for row in rows])
+    What may stop the run comes first: an hour of encoding, or a gigabyte of weights, after it.
+    """
+    model, documents = settings.model, settings.documents
+    tokenizer = TextTokenizer.load(tokenizer_file.parent, model.vocabulary)
+    assert tokenizer is not None
+    cpu = torch.device("cpu")
+    if data.is_dir():
+        if documents.variants > 1:
+            raise TrainingError(
+                "token shards hold one encoding of each image",
+                where=f"documents.variants = {documents.variants}",
+                expected="1, or a manifest of images as --data",
+            )
+        shards = open_shards(data, start, tokenizer_file)
+        train, val = (ShardDocuments(shards, split, model) for split in ("train", "val"))
+        return start.load_vqgan(cpu, torch.float32), train, val
+    rows = read_splits(data)
+    reports = {split: encode_reports(found, tokenizer, model) for split, found in rows.items()}
+    vqgan = start.load_vqgan(cpu, torch.float32)
+    codes = encode_splits(rows, vqgan, model, documents, seed=settings.train.seed, progress=progress)
+    sets = {split: DocumentSet(codes[split], reports[split], [row.id for row in rows[split]]) for split in rows}
+    return vqgan, sets["train"], sets["val"]
 
 
 def _text_tokenizer_file(name: str, start: WeightsDir) -> Path:
@@ -168,15 +139,6 @@ def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir,
         init_code_rows(decoder, codebook_KE, settings.model.vocabulary.image_start, generator)
     decoder.set_dropout(shape.residual_dropout)
     return decoder
-
-
-def read_splits(manifest: Path) -> dict[str, list[ManifestRow]]:
-    """Return the ``train`` and ``val`` rows of a manifest; TrainingError if there are none of one."""
-    rows = {split: list(read_manifest(manifest, split=split)) for split in ("train", "val")}
-    for split, found in rows.items():
-        if not found:
-            raise TrainingError(f"no row with split {split!r}", where=manifest.name, expected="train and val rows")
-    return rows
 
 
 def require_same(name: str, found: Any, wanted: Any) -> None:

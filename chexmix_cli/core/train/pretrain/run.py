@@ -13,10 +13,11 @@ from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import StageTraining, TokenizerTraining
 from chexmix_cli.core.train.distributed import is_main, require_fitting_batch
 from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.examples.splits import Progress, read_splits
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
 from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
 from chexmix_cli.core.train.loop import Report, Trainer
-from chexmix_cli.core.train.pretrain.decoder_stage import Progress, decoder_task, read_splits, require_same
+from chexmix_cli.core.train.pretrain.decoder_stage import decoder_task, require_same
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
 from chexmix_cli.core.weights.growth import holds_language_model
