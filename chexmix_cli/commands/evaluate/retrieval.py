@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.manifest import ManifestRow
     from chexmix_cli.core.evals.metrics.ranks import Scores
     from chexmix_cli.core.evals.retrieval.protocol import Pairs, PoolScores
-    from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings, Section
+    from chexmix_cli.core.settings.choices import Section
+    from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -291,7 +291,7 @@ def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: st
     shards = ShardSet.open(folder)
     hashes: dict[str, Any] = {"codebook_hash": model.weights.codebook_hash, "preset_hash": model.preset.hash}
     shards.require(**hashes, text_tokenizer_hash=model.weights.text_tokenizer_hash)
-    section: Literal["both", "findings", "impression"] = found.settings.section
+    section = found.settings.section
     if section != "both":
         raise SettingsError(
             f"is {section!r}", where="embedding.section", expected="both: token shards hold whole reports"

@@ -8,7 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.settings.choices import Policy, Unstated
 
 Label = int | None
 
@@ -64,6 +68,16 @@ _VALUES = (1, 0, -1)
 #: What tables and JSON files write where they have nothing. "None." with a stop is a radiologist's word, not theirs.
 _BLANK = frozenset({"", "nan", "na", "n/a", "none", "null"})
 
+#: The mixed policy (as in CheXagent): what an uncertain label of these findings counts as; of others it is ignored.
+MIXED: Mapping[str, float] = {
+    "Atelectasis": 1.0,
+    "Edema": 1.0,
+    "Pleural Effusion": 1.0,
+    "Effusion": 1.0,
+    "Cardiomegaly": 0.0,
+    "Consolidation": 0.0,
+}
+
 
 def is_blank(text: str) -> bool:
     """Return whether a cell of a table, or a text that was made of one, says nothing: empty, or pandas' word for it."""
@@ -107,3 +121,26 @@ def listed_labels(present: Sequence[str], absent_is_zero: Collection[str]) -> di
     """
     named = dict.fromkeys(present, 1)
     return {**named, **{finding: 0 for finding in absent_is_zero if finding not in named}}
+
+
+def policy_labels(
+    labels: Sequence[Mapping[str, Label]], names: Sequence[str], policy: Policy, *, unstated: Unstated = "ignore"
+) -> NDArray[np.float64]:
+    """Return labels as numbers, (N, K) float64: 1, 0, or NaN where one of N images or reports does not count for one.
+
+    Args:
+        labels: of each: 1 present, 0 absent, -1 uncertain, None or missing not stated.
+        names: the K labels.
+        policy: an uncertain label is left out (``ignore``), 0, 1, or by finding (``mixed``).
+        unstated: a label that is not stated is left out, or 0.
+    """
+    uncertain: dict[str, float] = {
+        name: {"ignore": np.nan, "zeros": 0.0, "ones": 1.0, "mixed": MIXED.get(name, np.nan)}[policy] for name in names
+    }
+    blank = 0.0 if unstated == "zeros" else np.nan
+
+    def value(name: str, label: Label) -> float:
+        return blank if label is None else uncertain[name] if label == -1 else float(label)
+
+    rows = [[value(name, found.get(name)) for name in names] for found in labels]
+    return np.array(rows, np.float64).reshape(len(labels), len(names))

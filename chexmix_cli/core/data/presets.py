@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from chexmix_cli.core.errors import SettingsError
-from chexmix_cli.core.settings.model import ImageSettings
+from chexmix_cli.core.settings.model import Geometry, ImageSettings
 
 Intensity = Literal["voi", "percentile", "mimic-jpg", "chexpert", "official-png", "official-jpg", "official"]
 
@@ -48,7 +48,7 @@ class ResolvedPreset:
     """
 
     intensity: Intensity
-    geometry: Literal["pad", "crop"]
+    geometry: Geometry
     resolution_px: int
     channels: int
     version: int = PIXELS_VERSION

@@ -16,9 +16,8 @@ from typing import Any, Literal
 
 from chexmix_cli.core.data.labels import is_blank
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.settings.choices import Section
 from chexmix_cli.core.text.sections import split_sections
-
-Section = Literal["findings", "impression", "both"]
 
 _IDS = ("id", "study_id", "study", "report_id")
 _TEXTS = ("model_prediction", "prediction", "generated_report", "report", "text")

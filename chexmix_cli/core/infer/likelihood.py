@@ -9,7 +9,6 @@ B candidates of a batch, T tokens of the longest one, D hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +17,8 @@ from chexmix_cli.core.errors import VocabularyError
 from chexmix_cli.core.infer.scoring import target_logprobs
 from chexmix_cli.core.models.decoder import Decoder, KvCache
 from chexmix_cli.core.runtime import memory_errors
+from chexmix_cli.core.settings.retrieval import Minus
 from chexmix_cli.core.vocab import Vocabulary
-
-Baseline = Literal["none", "hidden", "alone"]
 
 
 class ReportScorer:
@@ -34,7 +32,7 @@ class ReportScorer:
         batch_size: reports read together.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, *, minus: Baseline, batch_size: int) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, *, minus: Minus, batch_size: int) -> None:
         self._decoder, self._vocabulary = decoder, vocabulary
         self._minus, self._batch_size = minus, batch_size
         #: Baselines met before: candidates of several images are often the same.

@@ -7,14 +7,14 @@ at 20 % is hidden at 40 % too, and two ratios differ by nothing but the ratio. P
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.settings.choices import Pattern
 
-Pattern = Literal["random", "block", "border"]
 PATTERNS: tuple[str, ...] = get_args(Pattern)
 
 

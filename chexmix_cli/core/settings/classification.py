@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from chexmix_cli.core.settings.checks import require
+from chexmix_cli.core.settings.choices import Pattern, Policy, StudyScore, Unstated
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
 from chexmix_cli.core.settings.inference import InputSettings
 
 Calibration = Literal["none", "platt", "temperature"]
-#: Hidden positions (core/infer/position_masks.py), and what uncertain labels count as
-#: (core/evals/classification/policies.py).
-Pattern = Literal["random", "block", "border"]
-Policy = Literal["ignore", "zeros", "ones", "mixed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +92,7 @@ class ClassifySettings:
     """
 
     input: InputSettings = field(default_factory=lambda: InputSettings(batch_size=8))
-    study: Literal["one", "max", "mean"] = "one"
+    study: StudyScore = "one"
     mask: HidingSettings = HidingSettings()
     zero_shot: ZeroShotSettings = field(default_factory=ZeroShotSettings)
 
@@ -114,7 +111,7 @@ class EvaluatedLabels:
     names: tuple[str, ...] = ("all",)
     fit: tuple[Policy, ...] = ("ignore",)
     evaluate: tuple[Policy, ...] = ("ignore", "zeros", "ones", "mixed")
-    unstated: Literal["ignore", "zeros"] = "ignore"
+    unstated: Unstated = "ignore"
 
     def __post_init__(self) -> None:
         for name in ("names", "fit", "evaluate"):
@@ -176,7 +173,7 @@ class EvaluateClassificationSettings:
 
     input: InputSettings = field(default_factory=InputSettings)
     labels: EvaluatedLabels = field(default_factory=EvaluatedLabels)
-    study: Literal["one", "max", "mean"] = "one"
+    study: StudyScore = "one"
     fit: FitSettings = FitSettings()
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     sweep: SweepSettings = field(default_factory=SweepSettings)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.choices import Unstated
 from chexmix_cli.core.settings.classification import ProbeSettings
 from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
 from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
@@ -79,7 +80,7 @@ class LabelSettings:
 
     names: tuple[str, ...] = ()
     uncertain: Literal["ignore", "zeros", "ones"] = "ignore"
-    unstated: Literal["ignore", "zeros"] = "ignore"
+    unstated: Unstated = "ignore"
     balance: Literal["none", "weight", "sample"] = "weight"
 
     def __post_init__(self) -> None:

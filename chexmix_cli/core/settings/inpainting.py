@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.choices import Pattern
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
 from chexmix_cli.core.settings.inference import InputSettings
 
@@ -13,6 +14,9 @@ Strategy = Literal["single", "autoregressive", "iterative"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 Choice = Literal["best", "expected", "sample"]
 Baseline = Literal["mean", "harmonic", "biharmonic", "tension", "telea"]
+Blank = Literal["mean", "harmonic"]
+Protocol = Literal["leak-free", "paper"]
+Schedule = Literal["cosine", "linear"]
 Join = Literal["blend", "paste", "none"]
 JOINS: tuple[Join, ...] = get_args(Join)
 
@@ -30,10 +34,10 @@ class RegionSettings:
             interpolation. Neither knows what is hidden.
     """
 
-    pattern: Literal["random", "block", "border"] = "random"
-    protocol: Literal["leak-free", "paper"] = "leak-free"
+    pattern: Pattern = "random"
+    protocol: Protocol = "leak-free"
     ring: int = 1
-    blank: Literal["mean", "harmonic"] = "mean"
+    blank: Blank = "mean"
 
     def __post_init__(self) -> None:
         require_range("region.ring", self.ring, 0, 16)
@@ -61,7 +65,7 @@ class FillSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     rounds: int = 8
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Schedule = "cosine"
 
     def __post_init__(self) -> None:
         require_range("fill.samples", self.samples, 1, 1000)
@@ -116,10 +120,10 @@ class MaskSweepSettings:
     """
 
     ratios: tuple[float, ...] = (0.2, 0.5, 0.8)
-    patterns: tuple[Literal["random", "block", "border"], ...] = ("random", "block")
-    protocols: tuple[Literal["leak-free", "paper"], ...] = ("leak-free",)
+    patterns: tuple[Pattern, ...] = ("random", "block")
+    protocols: tuple[Protocol, ...] = ("leak-free",)
     ring: int = 1
-    blank: Literal["mean", "harmonic"] = "mean"
+    blank: Blank = "mean"
 
     def __post_init__(self) -> None:
         for name in ("ratios", "patterns", "protocols"):
@@ -150,7 +154,7 @@ class MethodSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     rounds: int = 8
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Schedule = "cosine"
 
     def __post_init__(self) -> None:
         for name in ("strategies", "choices"):

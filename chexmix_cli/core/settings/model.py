@@ -8,6 +8,8 @@ from typing import Literal
 from chexmix_cli.core.settings.checks import require, require_range
 from chexmix_cli.core.vocab import Vocabulary
 
+Geometry = Literal["pad", "crop"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderSettings:
@@ -92,7 +94,7 @@ class ImageSettings:
 
     resolution_px: int
     intensity: str
-    geometry: Literal["pad", "crop"]
+    geometry: Geometry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from chexmix_cli.core.settings.checks import require
+from chexmix_cli.core.settings.choices import Section
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
 
 
@@ -54,7 +55,7 @@ class ReportEvaluationSettings:
         green, external, bootstrap: see there.
     """
 
-    section: Literal["findings", "impression", "both"] = "both"
+    section: Section = "both"
     cases: int = 3
     green: GreenSettings = field(default_factory=GreenSettings)
     external: ExternalSettings = field(default_factory=ExternalSettings)

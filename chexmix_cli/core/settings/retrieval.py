@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chexmix_cli.core.settings.checks import require
+from chexmix_cli.core.settings.choices import Section
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
 from chexmix_cli.core.settings.inference import InputSettings
 
-Section = Literal["both", "findings", "impression"]
 Scorer = Literal["cosine", "likelihood"]
+#: What a report is scored against (core/infer/likelihood.py).
+Minus = Literal["none", "hidden", "alone"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +84,7 @@ class LikelihoodSettings:
     """
 
     top: int = 100
-    minus: Literal["none", "hidden", "alone"] = "hidden"
+    minus: Minus = "hidden"
     batch_size: int = 16
 
     def __post_init__(self) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from chexmix_cli.core.data.labels import policy_labels
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.evals.classification.items import Items, Scored
-from chexmix_cli.core.evals.classification.policies import policy_labels
 from chexmix_cli.core.evals.result import Case
 from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
 

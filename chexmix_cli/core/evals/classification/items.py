@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 from chexmix_cli.core.data.labels import FINDING_SETS, Label
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.evals.metrics.bootstrap import group_numbers
-from chexmix_cli.core.settings.classification import Policy
+from chexmix_cli.core.settings.choices import Policy, StudyScore
 
 Floats = NDArray[np.float64]
-StudyScore = Literal["one", "max", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

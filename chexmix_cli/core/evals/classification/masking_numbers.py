@@ -16,7 +16,7 @@ from chexmix_cli.core.evals.classification.numbers import mean_of_same
 from chexmix_cli.core.evals.metrics.binary import RankedScores
 from chexmix_cli.core.evals.metrics.bootstrap import bootstrap, percentile_intervals
 from chexmix_cli.core.evals.result import Curve, ItemStatistic, Measurement, Series
-from chexmix_cli.core.infer.position_masks import Pattern
+from chexmix_cli.core.settings.choices import Pattern
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
 
 Interval = tuple[float, float] | None

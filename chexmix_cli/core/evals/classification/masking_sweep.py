@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from chexmix_cli.core.evals.classification.items import Floats, Items
 from chexmix_cli.core.evals.classification.pixel_baseline import PixelComponents, fill_masked
 from chexmix_cli.core.infer.classification.heads import Head
-from chexmix_cli.core.infer.position_masks import Pattern, hidden_positions, hiding_order
+from chexmix_cli.core.infer.position_masks import hidden_positions, hiding_order
+from chexmix_cli.core.settings.choices import Pattern
 from chexmix_cli.core.settings.classification import SweepSettings
 
 States = NDArray[np.float32]

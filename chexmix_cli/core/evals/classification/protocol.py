@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.data.labels import Label
+from chexmix_cli.core.data.labels import Label, policy_labels
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.evals.classification.cases import cases_of
@@ -28,12 +28,12 @@ from chexmix_cli.core.evals.classification.masking_sweep import (
     sweep_head,
 )
 from chexmix_cli.core.evals.classification.numbers import curves, measure
-from chexmix_cli.core.evals.classification.policies import policy_labels
 from chexmix_cli.core.evals.metrics.bootstrap import group_numbers
 from chexmix_cli.core.evals.probes.linear import ProbeFit, fit_probe
 from chexmix_cli.core.evals.result import Case, Curve, Evaluation, Measurement
 from chexmix_cli.core.infer.classification.heads import Head
-from chexmix_cli.core.settings.classification import EvaluateClassificationSettings, Policy, ProbeSettings
+from chexmix_cli.core.settings.choices import Policy
+from chexmix_cli.core.settings.classification import EvaluateClassificationSettings, ProbeSettings
 
 #: Embeddings of codes: (codes (R, P), layers, masks or None, name of the bar) -> layer to (R, D).
 Embed = Callable[[NDArray[np.uint16], Sequence[int], Masks | None, str], Mapping[int, States]]

@@ -23,8 +23,8 @@ from chexmix_cli.core.evals.result import Case
 from chexmix_cli.core.infer.inpainting.classical_fills import FILLS, tension_fill
 from chexmix_cli.core.infer.inpainting.masked_film import MaskedFilm, PatternMask, film_area, mask_film
 from chexmix_cli.core.infer.inpainting.restorer import EncodedFilm, Grey, Restored, Restorer
-from chexmix_cli.core.infer.position_masks import Pattern
 from chexmix_cli.core.present.inpainting import panels_png
+from chexmix_cli.core.settings.choices import Pattern
 from chexmix_cli.core.settings.inpainting import JOINS, EvaluateInpaintingSettings, Join, RegionSettings
 
 CEILING = "ceiling"

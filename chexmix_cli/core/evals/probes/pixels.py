@@ -6,8 +6,6 @@ letters: N images, X pixel features, L labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
@@ -24,16 +22,6 @@ _COMPONENTS = 50
 _PENALTY = 0.05
 #: A label takes part with at least this many images of either class in train, and half as many in test.
 MIN_OF_A_CLASS = 8
-
-
-def label_matrix(labels: Sequence[Mapping[str, int | None]], names: Sequence[str]) -> NDArray[np.float32]:
-    """Return labels as (N, L): 1 present, 0 absent, NaN where a label is uncertain or not stated."""
-    values = np.full((len(labels), len(names)), np.nan, dtype=np.float32)
-    for row, found in enumerate(labels):
-        for column, name in enumerate(names):
-            if found.get(name) in (0, 1):
-                values[row, column] = found[name]
-    return values
 
 
 def usable_labels(train_NL: NDArray[np.float32], test_NL: NDArray[np.float32]) -> list[int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chexmix_cli.core.data.report_files import ReportText, Section
+from chexmix_cli.core.data.report_files import ReportText
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.settings.choices import Section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

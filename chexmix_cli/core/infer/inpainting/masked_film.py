@@ -24,7 +24,8 @@ from chexmix_cli.core.data.images.geometry import fit, fit_mask, unfit
 from chexmix_cli.core.data.presets import ResolvedPreset
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.core.infer.inpainting.classical_fills import harmonic_fill
-from chexmix_cli.core.infer.position_masks import Pattern, hidden_positions, hiding_order
+from chexmix_cli.core.infer.position_masks import hidden_positions, hiding_order
+from chexmix_cli.core.settings.choices import Pattern
 from chexmix_cli.core.settings.inpainting import RegionSettings
 
 Mask = NDArray[np.bool_]

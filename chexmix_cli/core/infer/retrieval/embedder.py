@@ -19,8 +19,9 @@ from chexmix_cli.core.infer.embeddings import image_embeddings, wanted_layers
 from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.infer.retrieval.text_embeddings import text_embeddings
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.choices import Section
 from chexmix_cli.core.settings.model import DecoderSettings
-from chexmix_cli.core.settings.retrieval import EmbeddingSettings, Section
+from chexmix_cli.core.settings.retrieval import EmbeddingSettings
 from chexmix_cli.core.vocab import Vocabulary
 
 _HIGHEST_LAYER = 11

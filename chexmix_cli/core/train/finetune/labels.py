@@ -6,12 +6,12 @@ Shape letters: N images, L findings. Targets are 1 present, 0 absent, NaN not co
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from chexmix_cli.core.data.labels import policy_labels
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import SettingsError, TrainingError
 from chexmix_cli.core.settings.finetuning import LabelSettings
@@ -58,10 +58,8 @@ def choose_findings(rows: Sequence[ManifestRow], settings: LabelSettings) -> tup
 
 def make_targets(rows: Sequence[ManifestRow], names: Sequence[str], settings: LabelSettings) -> Tensor:
     """Return the targets of rows, (N, L) float32."""
-    uncertain = {"ignore": math.nan, "zeros": 0.0, "ones": 1.0}[settings.uncertain]
-    unstated = {"ignore": math.nan, "zeros": 0.0}[settings.unstated]
-    values = {1: 1.0, 0: 0.0, -1: uncertain, None: unstated}
-    return torch.tensor([[values[row.labels.get(name)] for name in names] for row in rows]).view(len(rows), len(names))
+    labels = [row.labels for row in rows]
+    return torch.from_numpy(policy_labels(labels, names, settings.uncertain, unstated=settings.unstated)).float()
 
 
 def class_counts(target_NL: Tensor) -> tuple[Tensor, Tensor]:

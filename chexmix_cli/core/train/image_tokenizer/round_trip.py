@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from chexmix_cli.core.data.labels import policy_labels
 from chexmix_cli.core.data.manifest import ManifestRow
-from chexmix_cli.core.evals.probes.pixels import label_matrix, probe_auroc, usable_labels
+from chexmix_cli.core.evals.probes.pixels import probe_auroc, usable_labels
 from chexmix_cli.core.train.examples.films import Films, stack
 
 #: Longest side of a picture the probe sees: finer detail only adds to its noise.
@@ -53,7 +54,9 @@ class RoundTripProbe:
         chosen = [train_rows[index].labels for index in self._train_indices]
         chosen_val = [val_rows[index].labels for index in self._val_indices]
         names = sorted({name for labels in chosen for name in labels})
-        train_NL, val_NL = label_matrix(chosen, names), label_matrix(chosen_val, names)
+        train_NL, val_NL = (
+            policy_labels(labels, names, "ignore").astype(np.float32) for labels in (chosen, chosen_val)
+        )
         usable = usable_labels(train_NL, val_NL)
         self.names = [names[column] for column in usable]
         self._train_NL, self._val_NL = train_NL[:, usable], val_NL[:, usable]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chexmix_cli.core.errors import ShapeError
-from chexmix_cli.core.evals.probes.pixels import label_matrix, probe_auroc, usable_labels
+from chexmix_cli.core.evals.probes.pixels import probe_auroc, usable_labels
 
 
 def features(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,12 +52,6 @@ def test_a_label_needs_both_classes_in_both_parts():
         probe_auroc(np.ones((40, 3), np.float32), labels[:, 1:2], np.ones((10, 3), np.float32), test[:, 1:2], seed=0)
         == {}
     )
-
-
-def test_labels_become_numbers_or_nothing():
-    rows = [{"Edema": 1, "Mass": -1}, {"Edema": 0}, {"Edema": None, "Mass": 1}]
-    matrix = label_matrix(rows, ["Edema", "Mass"])
-    np.testing.assert_array_equal(matrix, np.array([[1, np.nan], [0, np.nan], [np.nan, 1]], np.float32))
 
 
 def test_features_without_labels_are_refused():

@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, Label
+from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, Label, policy_labels
 from chexmix_cli.core.evals.reports.metrics.quantity import Finish, Floats, Found, Quantity, divide, mean_quantity
+from chexmix_cli.core.settings.choices import Policy
 from chexmix_cli.core.text.comparisons import find_comparisons
 from chexmix_cli.core.text.labeller import label_report
 
 #: The five of the CheXpert competition.
 FIVE_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 _SETS: Mapping[str, tuple[str, ...]] = {"14": CHEXPERT_FINDINGS, "5": FIVE_FINDINGS}
-#: What an uncertain label counts as, by the name of the policy.
-_UNCERTAIN = {"pos": 1, "neg": 0}
+#: What an uncertain label counts as, by its name in signatures.
+_UNCERTAIN: Mapping[str, Policy] = {"pos": "ones", "neg": "zeros"}
 
 Labels = Mapping[str, Label]
 
@@ -37,9 +38,9 @@ def label_metrics(predicted: Sequence[Labels], stated: Sequence[Labels], fields:
     """
     found = Found()
     base = {**fields, "labeller": "rules-1"}
-    for uncertain, counts_as in _UNCERTAIN.items():
+    for uncertain, policy in _UNCERTAIN.items():
         for name, findings in _SETS.items():
-            counts_NL3 = _counts(predicted, stated, findings, counts_as)
+            counts_NL3 = _counts(predicted, stated, findings, policy)
             flat_NK = counts_NL3.reshape(len(counts_NL3), -1)
             made = {"set": name, "unc": uncertain, **base}
             found.quantities.append(_f1("label_f1", {"avg": "micro", **made}, flat_NK, _micro))
@@ -48,7 +49,7 @@ def label_metrics(predicted: Sequence[Labels], stated: Sequence[Labels], fields:
             reports = [_report_f1(*counts_L3.sum(axis=0).tolist()) for counts_L3 in counts_NL3]
             column = f"label_f1_{name}_{uncertain}"
             found.quantities.append(mean_quantity("label_f1", reports, {"avg": "report", **made}, column=column))
-        counts_NL3 = _counts(predicted, stated, CHEXPERT_FINDINGS, counts_as)
+        counts_NL3 = _counts(predicted, stated, CHEXPERT_FINDINGS, policy)
         for place, finding in enumerate(CHEXPERT_FINDINGS):
             made = {"finding": finding, "unc": uncertain, **base}
             found.quantities.append(_f1("label_f1", made, counts_NL3[:, place], _micro))
@@ -71,15 +72,12 @@ def label_counts(labels: Sequence[Labels]) -> dict[str, int]:
 
 
 def _counts(
-    predicted: Sequence[Labels], stated: Sequence[Labels], findings: Sequence[str], uncertain: int
+    predicted: Sequence[Labels], stated: Sequence[Labels], findings: Sequence[str], policy: Policy
 ) -> NDArray[np.float64]:
     """Return TP, FP and FN of each item and finding, (N, L, 3)."""
-
-    def positive(labels: Sequence[Labels]) -> NDArray[np.bool_]:
-        rows = [[(uncertain if one[name] == -1 else one[name]) == 1 for name in findings] for one in labels]
-        return np.array(rows, bool).reshape(len(labels), len(findings))
-
-    predicted_NL, stated_NL = positive(predicted), positive(stated)
+    predicted_NL, stated_NL = (
+        policy_labels(labels, findings, policy, unstated="zeros") == 1 for labels in (predicted, stated)
+    )
     return np.stack([predicted_NL & stated_NL, predicted_NL & ~stated_NL, ~predicted_NL & stated_NL], axis=-1).astype(
         np.float64
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chexmix_cli.core.evals.classification.policies import policy_labels
+from chexmix_cli.core.data.labels import policy_labels
 
 NAN = np.nan
 NAMES = ("Atelectasis", "Cardiomegaly", "Pneumonia")
