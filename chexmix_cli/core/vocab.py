@@ -7,12 +7,13 @@ imports torch; conversions take Python ints, numpy arrays and torch tensors alik
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, TypeVar, cast
 
-from chexmix_cli.core.errors import VocabularyError
+from chexmix_cli.core.errors import ShapeError, VocabularyError
 
 Ids = TypeVar("Ids")
 
@@ -69,6 +70,11 @@ class Vocabulary:
     def image_stop(self) -> int:
         """Return the token id one past the last image id."""
         return self.image_start + self.num_codes
+
+    @property
+    def grid_size(self) -> int:
+        """Return the positions along a side of the square image; errors as :func:`grid_side`."""
+        return grid_side(self.tokens_per_image)
 
     @property
     def prompt_length(self) -> int:
@@ -141,6 +147,14 @@ class Vocabulary:
             if token_id in (self.begin_text, self.begin_image):
                 return list(token_ids[:position])
         return list(token_ids)
+
+
+def grid_side(num_positions: int) -> int:
+    """Return how many positions stand along a side of a square image; ShapeError if so many are no square."""
+    side = math.isqrt(num_positions)
+    if side * side != num_positions:
+        raise ShapeError(f"{num_positions} codes", where="image positions", expected="those of a square image")
+    return side
 
 
 def _check_range(ids: Any, start: int, stop: int, name: str) -> None:

@@ -233,12 +233,12 @@ def encode_films(films: Sequence[Film], images: ImageTokenizer) -> list[list[int
 
 def film_levels(film: Film, codes: Sequence[int], images: ImageTokenizer) -> NDArray[np.uint8]:
     """Return the film as the model was given it, or what its codes show where only they came in; (Y, X[, 3])."""
-    import numpy as np
+    from chexmix_cli.core.data.images.geometry import to_levels
 
     if film.pixels is None:
         shown: NDArray[np.uint8] = images.decode([list(codes)])[0]
         return shown
-    levels_YXC: NDArray[np.uint8] = np.rint((film.pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+    levels_YXC = to_levels(film.pixels.transpose(1, 2, 0))
     return levels_YXC[..., 0] if levels_YXC.shape[2] == 1 else levels_YXC
 
 

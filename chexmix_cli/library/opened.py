@@ -59,9 +59,7 @@ class OpenModel:
         """Return the dtype the decoder computes in."""
         from chexmix_cli.core.runtime import choose_dtype
 
-        decoder = self.weights.settings.decoder
-        width, mlp = decoder.hidden_size, decoder.mlp_size
-        num_parameters = decoder.num_layers * (4 * width**2 + 2 * width * mlp) + 2 * decoder.num_rows * width
+        num_parameters = self.weights.settings.decoder.num_parameters
         return choose_dtype(self.dtype_name, self.device, num_parameters=num_parameters)
 
     @cached_property

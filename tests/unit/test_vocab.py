@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chexmix_cli.core.errors import VocabularyError
-from chexmix_cli.core.vocab import RELEASED, Vocabulary, compact
+from chexmix_cli.core.errors import ShapeError, VocabularyError
+from chexmix_cli.core.vocab import RELEASED, Vocabulary, compact, grid_side
 
 SMALL = compact(num_text=30, num_codes=9, tokens_per_image=4)
 #: The same examples on every run, however slow the machine.
@@ -226,3 +226,10 @@ def test_the_table_is_closed():
         RELEASED.pad = 3  # type: ignore[misc]
     with pytest.raises(TypeError):
         Vocabulary(1, 2, 3)  # type: ignore[misc]
+
+
+def test_an_image_is_a_square():
+    assert [grid_side(number) for number in (1, 16, 1024)] == [1, 4, 32]
+    assert RELEASED.grid_size == 32
+    with pytest.raises(ShapeError, match="15 codes; expected those of a square image"):
+        grid_side(15)

@@ -269,7 +269,7 @@ def _films(
     from chexmix_cli.core.evals.classification.protocol import Films
     from chexmix_cli.core.infer.manifest_images import encode_rows
 
-    grid_size = round(model.weights.settings.vocabulary.tokens_per_image**0.5)
+    grid_size = model.weights.settings.grid_size
     kept: list[NDArray[np.float32]] = []
 
     def keep(pixels_CYX: NDArray[np.float32]) -> None:

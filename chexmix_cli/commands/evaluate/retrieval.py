@@ -337,9 +337,9 @@ def _pictures(rows: list[ManifestRow], places: list[int], model: OpenModel) -> d
     """Return what the model sees of some rows, as PNG."""
     import io
 
-    import numpy as np
     from PIL import Image
 
+    from chexmix_cli.core.data.images.geometry import to_levels
     from chexmix_cli.core.infer.manifest_images import read_rows
 
     found = {}
@@ -347,6 +347,6 @@ def _pictures(rows: list[ManifestRow], places: list[int], model: OpenModel) -> d
         if isinstance(pixels, DataError):
             continue  # it could be read before; the case is shown without
         written = io.BytesIO()
-        Image.fromarray(np.rint((pixels[0] + 1) * 127.5).astype(np.uint8)).save(written, "PNG")
+        Image.fromarray(to_levels(pixels[0])).save(written, "PNG")
         found[place] = written.getvalue()
     return found

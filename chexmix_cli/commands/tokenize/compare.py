@@ -79,6 +79,7 @@ def _pairs(inputs: Sequence[str], left: FilmReader, right: FilmReader) -> Iterat
 def _compare(pair: Pair, left: OpenModel, right: OpenModel, totals: _Totals) -> Record:
     import numpy as np
 
+    from chexmix_cli.core.data.images.geometry import LEVELS_PER_UNIT
     from chexmix_cli.core.evals.metrics.images import psnr_db
 
     assert pair.left.pixels is not None
@@ -90,8 +91,8 @@ def _compare(pair: Pair, left: OpenModel, right: OpenModel, totals: _Totals) -> 
     totals.equal.append(share)
     if codes_db is not None:
         totals.psnr_db.append(codes_db)
-    # 127.5 grey levels a unit: both films in the 0..255 scale they were made in.
-    films_db = psnr_db(pair.left.pixels * 127.5, pair.right.pixels * 127.5)
+    # Both films in the scale of the 0..255 they were made in.
+    films_db = psnr_db(pair.left.pixels * LEVELS_PER_UNIT, pair.right.pixels * LEVELS_PER_UNIT)
     presets: list[dict[str, Any]] = [
         {"preset": model.input.preset, "preset_hash": model.preset.hash} for model in (left, right)
     ]

@@ -17,7 +17,7 @@ from torch import Tensor
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
-from chexmix_cli.core.vocab import Vocabulary
+from chexmix_cli.core.vocab import Vocabulary, grid_side
 
 
 @torch.inference_mode()
@@ -95,14 +95,14 @@ def _grid_means(state_BPH: Tensor, grid: int) -> Tensor:
     """Return the means over the squares of a grid, (B, grid * grid * H) float32."""
     if grid == 1:
         return state_BPH.mean(dim=1, dtype=torch.float32)
-    side = round(state_BPH.shape[1] ** 0.5)
+    side = grid_side(state_BPH.shape[1])
     squares = state_BPH.reshape(-1, grid, side // grid, grid, side // grid, state_BPH.shape[2])
     return squares.mean(dim=(2, 4), dtype=torch.float32).flatten(1)
 
 
 def require_grid(grid: int, vocabulary: Vocabulary, where: str = "grid") -> None:
     """Refuse a grid that does not divide the image's tokens along a side with SettingsError."""
-    side = round(vocabulary.tokens_per_image**0.5)
+    side = vocabulary.grid_size
     if grid < 1 or side % grid:
         raise SettingsError(
             f"is {grid}", where=where, expected=f"a number that divides {side}, its tokens along a side"

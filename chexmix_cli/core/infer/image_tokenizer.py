@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chexmix_cli.core.data.images.geometry import LEVELS_PER_UNIT
 from chexmix_cli.core.errors import ShapeError, VocabularyError
 from chexmix_cli.core.models.vqgan import Vqgan, layout
 from chexmix_cli.core.runtime import memory_errors
@@ -135,7 +136,7 @@ class ImageTokenizer:
                 if len(vectors_BEYX) == 0:
                     continue
                 pixels_BCYX = self.vqgan.decode_latents(vectors_BEYX)
-                levels_BCYX = ((pixels_BCYX.float().clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
+                levels_BCYX = ((pixels_BCYX.float().clamp(-1, 1) + 1) * LEVELS_PER_UNIT).to(torch.uint8)
                 pictures.append(levels_BCYX.permute(0, 2, 3, 1).cpu().numpy())
         picture_BYXC = np.concatenate(pictures)
         return picture_BYXC[..., 0] if channels == 1 else picture_BYXC

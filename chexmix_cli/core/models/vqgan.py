@@ -7,16 +7,15 @@ digits (see :func:`layout`).
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.models.quantizer import Quantizer
 from chexmix_cli.core.settings.model import VqganSettings
+from chexmix_cli.core.vocab import grid_side
 
 
 def layout(like: Tensor) -> torch.memory_format:
@@ -206,9 +205,7 @@ class Vqgan(nn.Module):
         Raises:
             ShapeError: if P is no square number.
         """
-        side = math.isqrt(codes_BP.shape[1])
-        if side * side != codes_BP.shape[1]:
-            raise ShapeError(f"{codes_BP.shape[1]} codes", where="vqgan", expected="those of a square image")
+        side = grid_side(codes_BP.shape[1])
         return self.decode_latents(self.quantize.decode(codes_BP.view(-1, side, side)))
 
     def decode_latents(self, latent_BEYX: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from chexmix_cli.core.plan.sizes import (
     DecoderSize,
     Limits,
     cut_decoder,
-    decoder_parameters,
     decoder_sizes,
     picture_sizes,
 )
@@ -71,7 +70,7 @@ def plan_generate_report(
             Point({"layers": size.layers, "rows": size.rows}, _measure(model, settings, whole, dtype, device))
         )
     found = extrapolate(points, {"layers": shape.num_layers, "rows": shape.num_rows})
-    parameters = decoder_parameters(shape, layers=shape.num_layers, rows=shape.num_rows)
+    parameters = shape.num_parameters
     later = settings.decode.max_new_tokens - _NEW_TOKENS
     if batch_size > 1 and settings.decode.draft_rows > 1:
         later += spare_places(settings.decode.max_new_tokens)

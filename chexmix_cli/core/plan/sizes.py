@@ -68,16 +68,9 @@ class PictureSize:
         return self.examples * self.side_px**2
 
 
-def layer_parameters(decoder: DecoderSettings) -> int:
-    """Return the parameters of one block: two projections, their biases, a norm."""
-    width, mlp = decoder.hidden_size, decoder.mlp_size
-    return width * (3 * width + mlp) + 3 * width + mlp + (width + mlp) * width + 4 * width
-
-
 def decoder_parameters(decoder: DecoderSettings, *, layers: int, rows: int) -> int:
-    """Return the parameters of a decoder with so many layers and rows: blocks, embedding, head, last norm."""
-    width = decoder.hidden_size
-    return layers * layer_parameters(decoder) + rows * (2 * width + 1) + 2 * width
+    """Return the parameters of a decoder with so many layers and rows."""
+    return dataclasses.replace(decoder, num_layers=layers, num_rows=rows).num_parameters
 
 
 def decoder_sizes(

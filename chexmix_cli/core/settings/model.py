@@ -52,6 +52,17 @@ class DecoderSettings:
         """Return the width of one attention head."""
         return self.hidden_size // self.num_heads
 
+    @property
+    def num_parameters(self) -> int:
+        """Return the parameters of a decoder of this shape: blocks, embedding, head with its bias, last norm.
+
+        A block has two projections (query, key, value and feed-forward in one, both outputs in the other), their
+        biases, and a norm.
+        """
+        width, mlp = self.hidden_size, self.mlp_size
+        block = width * (3 * width + mlp) + 3 * width + mlp + (width + mlp) * width + 4 * width
+        return self.num_layers * block + self.num_rows * (2 * width + 1) + 2 * width
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VqganSettings:

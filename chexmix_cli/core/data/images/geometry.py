@@ -1,4 +1,4 @@
-"""From an 8-bit picture to the square float image the tokenizer reads. C channels, Y rows, X columns."""
+"""From an 8-bit picture to the square float image the tokenizer reads, and back. C channels, Y rows, X columns."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ from PIL import Image
 
 from chexmix_cli.core.settings.model import ImageSettings
 
+#: Grey levels in the unit of model pixels, whose range is [-1, 1].
+LEVELS_PER_UNIT = 127.5
 #: 0..255 to [-1, 1], computed in float64 and rounded once, as the released pipeline does.
 _SIGNED = (np.arange(256) / 255.0 * 2.0 - 1.0).astype(np.float32)
+
+
+def from_levels(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return 8-bit levels as model pixels, float32 in [-1, 1], of the same shape."""
+    return _SIGNED[levels]
+
+
+def to_levels(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return model pixels in [-1, 1] as the nearest 8-bit levels, of the same shape: what :func:`from_levels` took."""
+    levels: NDArray[np.uint8] = np.rint((pixels + 1) * LEVELS_PER_UNIT).astype(np.uint8)
+    return levels
 
 
 def fit(image: Image.Image, settings: ImageSettings, channels: int) -> NDArray[np.float32]:
@@ -28,7 +41,7 @@ def fit(image: Image.Image, settings: ImageSettings, channels: int) -> NDArray[n
     square = shape(image, settings.resolution_px)
     values = np.asarray(square.convert("L" if channels == 1 else "RGB"))
     values_CYX = values[None] if channels == 1 else values.transpose(2, 0, 1)
-    return np.ascontiguousarray(_SIGNED[values_CYX])
+    return np.ascontiguousarray(from_levels(values_CYX))
 
 
 def fit_mask(is_marked_YX: NDArray[np.bool_], settings: ImageSettings) -> NDArray[np.bool_]:

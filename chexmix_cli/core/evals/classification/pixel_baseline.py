@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.evals.probes.components import principal_components
+from chexmix_cli.core.vocab import grid_side
 
 Pixels = NDArray[np.float32]
 
@@ -37,7 +38,7 @@ def small_pixels(pixels_CYX: Pixels, side_px: int, grid_size: int) -> Pixels:
 
 def fill_masked(pixels_NYX: Pixels, is_masked_NP: NDArray[np.bool_]) -> Pixels:
     """Return images with masked parts of the grid set to the mean of the visible pixels; 0 if none is visible."""
-    grid_size = round(is_masked_NP.shape[1] ** 0.5)
+    grid_size = grid_side(is_masked_NP.shape[1])
     cell = pixels_NYX.shape[1] // grid_size
     is_masked_NYX = is_masked_NP.reshape(-1, grid_size, grid_size).repeat(cell, axis=1).repeat(cell, axis=2)
     count_N = (~is_masked_NYX).sum(axis=(1, 2))

@@ -34,6 +34,7 @@ from chexmix_cli.core.evals.result import Case, Curve, Evaluation, Measurement
 from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.settings.choices import Policy
 from chexmix_cli.core.settings.classification import EvaluateClassificationSettings, ProbeSettings
+from chexmix_cli.core.vocab import grid_side
 
 #: Embeddings of codes: (codes (R, P), layers, masks or None, name of the bar) -> layer to (R, D).
 Embed = Callable[[NDArray[np.uint16], Sequence[int], Masks | None, str], Mapping[int, States]]
@@ -272,7 +273,7 @@ def _plan(task: Task, train: Films, films: Films) -> SweepPlan:
         ratios=sorted(set(task.ratios)),
         settings=task.settings.sweep,
         seed=task.seed,
-        grid_size=round(films.codes_RP.shape[1] ** 0.5),
+        grid_size=grid_side(films.codes_RP.shape[1]),
         train_ids=[row.id for row in train.rows],
         ids=[row.id for row in films.rows],
     )

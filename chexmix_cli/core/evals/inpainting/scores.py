@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.evals.metrics.images import psnr_db, ssim, ssim_map
-from chexmix_cli.core.infer.inpainting.masked_film import film_area
+from chexmix_cli.core.evals.metrics.images import mean_ssim, psnr_db, ssim_map
+from chexmix_cli.core.infer.inpainting.masked_film import film_area, touched_codes
 from chexmix_cli.core.infer.inpainting.restorer import EncodedFilm
+from chexmix_cli.core.vocab import grid_side
 
 #: Regions and references, in the order they are reported.
 REGIONS, REFERENCES = ("masked", "whole"), ("original", "roundtrip")
@@ -48,7 +49,7 @@ class Scorer:
         similarity = ssim_map(picture, other)
         return Similarity(
             psnr={"masked": psnr_db(picture, other, self._is_hidden), "whole": psnr_db(picture, other)},
-            ssim={"masked": ssim(similarity, self._is_hidden), "whole": ssim(similarity)},
+            ssim={"masked": mean_ssim(similarity, self._is_hidden), "whole": mean_ssim(similarity)},
         )
 
     def ceiling(self) -> Similarity:
@@ -78,7 +79,4 @@ class Scorer:
 
 def _holds_film(encoded: EncodedFilm) -> NDArray[np.bool_]:
     """Return the codes (P,) whose squares show any of the film."""
-    grid = int(np.sqrt(len(encoded.codes_P)))
-    side = len(encoded.film.is_film_YX) // grid
-    found: NDArray[np.bool_] = encoded.film.is_film_YX.reshape(grid, side, grid, side).any(axis=(1, 3)).ravel()
-    return found
+    return touched_codes(encoded.film.is_film_YX, grid_side(len(encoded.codes_P)))

@@ -198,7 +198,7 @@ def mask_film(
         is_hidden_film = mask.on(film.height, film.width)
         # Scaling mixes neighbours: a pixel of the square is hidden if it knows anything of a hidden one.
         is_hidden_YX = fit_mask(_reached(is_hidden_film, preset), preset.image)
-        is_touched_P = _codes_of(is_hidden_YX, grid_size)
+        is_touched_P = touched_codes(is_hidden_YX, grid_size)
     if not is_hidden_YX.any() or (is_hidden_YX >= is_film_YX).all():
         what = "all" if is_hidden_YX.any() else "nothing"
         raise DataError(
@@ -262,7 +262,7 @@ def film_area(is_film_YX: Mask) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _codes_of(is_hidden_YX: Mask, grid_size: int) -> Mask:
+def touched_codes(is_hidden_YX: Mask, grid_size: int) -> Mask:
     """Return the codes (P,) whose squares hold any of the pixels."""
     side = len(is_hidden_YX) // grid_size
     found: Mask = is_hidden_YX.reshape(grid_size, side, grid_size, side).any(axis=(1, 3)).ravel()

@@ -5,7 +5,6 @@ Everything is grey and 8-bit where it leaves the model: a radiograph has one cha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from chexmix_cli.core.data.images.geometry import to_levels
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.inpainting.classical_fills import tension_blends
 from chexmix_cli.core.infer.inpainting.code_filler import CodeFiller, Filled
 from chexmix_cli.core.infer.inpainting.masked_film import MaskedFilm, film_area
 from chexmix_cli.core.settings.inpainting import FillSettings, Join, RegionSettings
+from chexmix_cli.core.vocab import grid_side
 
 Grey = NDArray[np.uint8]
 
@@ -50,7 +51,7 @@ class EncodedFilm:
     @property
     def length_px(self) -> float:
         """Return the length of the tension fill that continues this film: half the side of a code, in pixels."""
-        return len(self.original_YX) / math.isqrt(len(self.codes_P)) / 2
+        return len(self.original_YX) / grid_side(len(self.codes_P)) / 2
 
     def join(self, drawn: Sequence[Grey], how: Join, *, detail: float) -> list[Grey]:
         """Return pictures that a model drew of this film, each joined to the film's visible pixels.
@@ -188,7 +189,7 @@ class Restorer:
 
 def grey_of_pixels(pixels_CYX: NDArray[np.float32]) -> Grey:
     """Return model input as a grey picture, (Y, X) uint8."""
-    levels_YXC = np.rint((pixels_CYX.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+    levels_YXC = to_levels(pixels_CYX.transpose(1, 2, 0))
     return grey(levels_YXC[..., 0] if levels_YXC.shape[2] == 1 else levels_YXC)
 
 

@@ -22,6 +22,7 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import ExplainSettings
 from chexmix_cli.core.text.labeller import sentence_spans
 from chexmix_cli.core.text.tokenizer import TextTokenizer
+from chexmix_cli.core.vocab import grid_side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +98,7 @@ def find_evidence(
                 logprob=float(np.mean([report.logprobs[place] for place in places])),
                 lowest=(tokenizer.decode([report.report_ids[lowest]]), report.logprobs[lowest]),
                 drop=float(drop_V[0]),
-                drop_blocks=drop_V[1:].reshape(_side(len(blocks)), -1),
+                drop_blocks=drop_V[1:].reshape(grid_side(len(blocks)), -1),
                 is_text_prior_only=bool(drop_V[0] < settings.least_drop),
             )
         )
@@ -132,15 +133,9 @@ def block_positions(num_positions: int, blocks: int) -> list[list[int]]:
         num_positions: of a square image, raster order.
         blocks: a side.
     """
-    side = _side(num_positions)
+    side = grid_side(num_positions)
     edges = np.array_split(np.arange(side), min(blocks, side))
     return [[int(y) * side + int(x) for y in rows for x in columns] for rows in edges for columns in edges]
-
-
-def _side(num_positions: int) -> int:
-    side = int(num_positions**0.5)
-    assert side * side == num_positions, "images are square"
-    return side
 
 
 def _hidden(prompt: Sequence[int], positions: Sequence[int], mask: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from chexmix_cli.core.evals.metrics.image_quality import psnr, ssim
+from chexmix_cli.core.evals.metrics.images import psnr, ssim
 from chexmix_cli.core.kernels.nearest_code.op import nearest_code
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.training import TokenizerTraining

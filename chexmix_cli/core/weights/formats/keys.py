@@ -7,6 +7,7 @@ Moving a slice copies numbers, it never computes: what comes in goes out bit for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,10 +94,4 @@ def is_training_only(key: str) -> bool:
 
 def num_parameters(slices: Iterable[Slice]) -> int:
     """Return the number of elements of all tensors of a table."""
-    total = 0
-    for item in slices:
-        size = 1
-        for extent in item.shape:
-            size *= extent
-        total += size
-    return total
+    return sum(math.prod(item.shape) for item in slices)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexmix_cli.core.data.images.geometry import fit
+from chexmix_cli.core.data.images.geometry import fit, from_levels, to_levels
 from chexmix_cli.core.settings.model import ImageSettings
 
 
@@ -52,3 +52,13 @@ def test_colour_and_grey_go_to_the_channels_of_the_model():
     assert (grey == 1).all()
     assert grey.dtype == np.float32
     assert grey.flags.c_contiguous
+
+
+def test_every_level_survives_the_way_to_pixels_and_back():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    pixels = from_levels(levels)
+    assert (pixels.dtype, pixels.shape) == (np.float32, (16, 16))
+    assert (pixels.min(), pixels.max()) == (-1, 1)
+    assert np.array_equal(pixels.ravel(), (np.arange(256) / 255 * 2 - 1).astype(np.float32))
+    assert np.array_equal(to_levels(pixels), levels)
+    assert to_levels(np.array([-1, 1 / 255, 1], np.float32)).tolist() == [0, 128, 255]
