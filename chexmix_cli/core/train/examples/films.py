@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Generator, Tensor
 
-from chexmix_cli.core.data.images.geometry import fit
+from chexmix_cli.core.data.images.geometry import fit, from_levels, to_levels
 from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.data.presets import resolve_preset
@@ -38,7 +38,7 @@ class Films:
         self._films: list[Image.Image] = []
         side = settings.image.resolution_px * _OVERSAMPLING
         for image in images:
-            self._exact.append(_to_bytes(self._fit(image)))
+            self._exact.append(to_levels(self._fit(image)))
             film = image.copy()
             film.thumbnail((side, side), Image.Resampling.LANCZOS)
             self._films.append(film)
@@ -54,8 +54,7 @@ class Films:
 
     def exact(self, index: int) -> NDArray[np.float32]:
         """Return an image exactly as inference prepares it."""
-        values: NDArray[np.float32] = self._exact[index].astype(np.float32)
-        return values / np.float32(127.5) - np.float32(1.0)
+        return from_levels(self._exact[index])
 
     def changed(
         self, index: int, generator: Generator, *, crop: float, intensity: float, flip: bool
@@ -88,11 +87,6 @@ class Films:
 def stack(images: Sequence[NDArray[np.float32]]) -> Tensor:
     """Return images as one tensor (B, C, Y, X)."""
     return torch.from_numpy(np.stack(images))
-
-
-def _to_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    values: NDArray[np.uint8] = np.rint((pixels + 1) * 127.5).astype(np.uint8)
-    return values
 
 
 def load_films(
