@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from chexmix_cli.core.data.manifest import read_manifest
-from chexmix_cli.core.infer.decoding.engine import Engine
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.attention import AttentionPlan
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
@@ -114,7 +114,9 @@ def reports_written(decoder, task, pairs) -> float:
     vocabulary = task._vocabulary
     prompts = [vocabulary.report_prompt(pairs.codes(index, 0)) for index in range(len(pairs))]
     longest = max(pairs.report_lengths()) + 1
-    written = Engine(decoder, vocabulary).generate(prompts, DecodeSettings(max_new_tokens=longest, min_new_tokens=0))
+    written = report_engine(decoder, vocabulary).generate(
+        prompts, DecodeSettings(max_new_tokens=longest, min_new_tokens=0)
+    )
     exact = [
         list(generation.token_ids) == [*report, vocabulary.begin_image]
         for generation, report in zip(written, pairs.reports, strict=True)

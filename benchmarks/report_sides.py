@@ -23,6 +23,7 @@ import torch
 from chexmix_cli.core.infer.decoding.drafts import OwnText
 from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.rates import flop_rate
 from chexmix_cli.core.runtime import resident_memory
@@ -180,7 +181,7 @@ def measure_report(job: Found) -> Found:
     if job["side"] == "ours":
         decoder = weights.load_decoder("cpu", dtype, quantize=job["quantize"])
         loaded_s, tensors = time.perf_counter() - started, decoder.state_dict()
-        found = report_of_ours(job, weights, Engine(decoder, vocabulary), prompt)
+        found = report_of_ours(job, weights, report_engine(decoder, vocabulary), prompt)
     else:
         phi = load_phi(weights, dtype)
         loaded_s, tensors = time.perf_counter() - started, phi.state_dict()
@@ -249,7 +250,7 @@ def measure_growth(job: Found) -> Found:
     def cost(prompts: list[list[int]]) -> Found:
         points = []
         for _ in range(job["rounds"]):
-            engine = Engine(decoder, vocabulary)
+            engine = report_engine(decoder, vocabulary)
             engine.generate(prompts, settings)
             points.append((engine.stats.prefill_s, 1 / engine.stats.decode_passes_per_s))
         return {"prefill_s": min(point[0] for point in points), "token_s": min(point[1] for point in points)}

@@ -29,6 +29,7 @@ from chexmix_cli.core.infer.decoding.drafts import Drafter, OwnText, Together
 from chexmix_cli.core.infer.decoding.engine import Engine, Generation
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.manifest_images import encode_rows
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings
 from chexmix_cli.core.weights import WeightsDir, open_weights
 
@@ -57,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "dtype": options.dtype,
         "prompts": len(prompts),
     }
-    plain = run(Engine(decoder, weights.settings.vocabulary), prompts, None, 8, 1)
+    plain = run(report_engine(decoder, weights.settings.vocabulary), prompts, None, 8, 1)
     tokens = [len(one.token_ids) for one in plain]
     figures["tokens a report"] = {"mean": round(statistics.mean(tokens), 1), "median": statistics.median(tokens)}
     for name, drafter, draft_rows, size in ways:
-        engine = Engine(decoder, weights.settings.vocabulary)
+        engine = report_engine(decoder, weights.settings.vocabulary)
         found = run(engine, prompts, drafter, draft_rows, size)
         parted = [
             difference(decoder, prompt, one.token_ids, other.token_ids)
@@ -115,7 +116,7 @@ def times(
         for _ in range(rounds):
             pair = []
             for own in (None, drafter):
-                engine = Engine(decoder, weights.settings.vocabulary)
+                engine = report_engine(decoder, weights.settings.vocabulary)
                 run(engine, prompts, own, 8, size)
                 pair.append(engine.stats)
             ratios.append(pair[0].decode_s / pair[1].decode_s)

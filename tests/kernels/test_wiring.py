@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.inpainting.code_filler import CodeFiller
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.infer.scoring import token_logprobs
 from chexmix_cli.core.kernels import backend
 from chexmix_cli.core.models.decoder import Decoder
@@ -106,7 +106,7 @@ def test_states_behind_a_cache_are_the_same(decoder, device, with_torch, pieces)
 
 
 def test_reports_are_the_same(decoder, device, with_torch):
-    engine = Engine(decoder, VOCABULARY)
+    engine = report_engine(decoder, VOCABULARY)
     prompts = [VOCABULARY.report_prompt(list(range(16))), VOCABULARY.report_prompt([5] * 16)]
     settings = DecodeSettings(max_new_tokens=12, min_new_tokens=12)
     ours = engine.generate(prompts, settings)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chexmix_cli.core.infer.decoding.engine import Engine, Finish
+from chexmix_cli.core.infer.decoding.engine import Finish
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.vocab import compact
@@ -60,7 +61,7 @@ def test_greedy_ids_are_those_of_transformers(pair, token_ids, lengths, at_least
     prompts = [row[:length].tolist() for row, length in zip(drawn_BT, lengths, strict=True)]
     expected = released_generate(phi, prompts, new_tokens=16, at_least=at_least)
     settings = DecodeSettings(vocabulary="all", max_new_tokens=16, min_new_tokens=at_least)
-    found = Engine(decoder, VOCABULARY).generate(prompts, settings)
+    found = report_engine(decoder, VOCABULARY).generate(prompts, settings)
     assert [generation.token_ids for generation in found] == expected
     ended = [generation.finish is Finish.END for generation in found]
     assert ended == [ids[-1] == VOCABULARY.begin_text for ids in expected]

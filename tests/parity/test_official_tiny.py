@@ -19,9 +19,9 @@ from chexmix_cli.core.data.images.geometry import fit
 from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.data.sources import Source
-from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.embeddings import image_embeddings
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.infer.reports.writer import ReportWriter
 from chexmix_cli.core.infer.scoring import token_logprobs
 from chexmix_cli.core.models.decoder import Decoder
@@ -134,7 +134,7 @@ def test_unequal_prompts_in_one_batch_give_the_reference_too(decoder, weights, e
     vocabulary = weights.settings.vocabulary
     prompts = [vocabulary.report_prompt(expected["tokens"][name]) for name in NAMES]
     short = [[vocabulary.begin_text], prompts[0][:700]]
-    found = Engine(decoder, vocabulary).generate([short[0], *prompts, short[1]], RELEASED)
+    found = report_engine(decoder, vocabulary).generate([short[0], *prompts, short[1]], RELEASED)
     assert [generation.token_ids for generation in found[1:-1]] == [expected["generated"][name] for name in NAMES]
 
 

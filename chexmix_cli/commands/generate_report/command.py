@@ -137,8 +137,9 @@ def _run(
     tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids)), "reports")
     if shown.has_stats and tally.num_ok:
         from chexmix_cli.commands.generate_report.decoding_stats import show_costs
+        from chexmix_cli.core.infer.decoding.costs import decode_costs
 
-        show_costs(model.reports.engine.costs(settings.decode), run.console, is_json=run.is_json)
+        show_costs(decode_costs(model.reports.engine, settings.decode), run.console, is_json=run.is_json)
     return tally.exit_code
 
 

@@ -11,8 +11,9 @@ import dataclasses
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from chexmix_cli.core.infer.decoding.engine import Engine, spare_places
+from chexmix_cli.core.infer.decoding.engine import spare_places
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.models.vqgan import Vqgan
@@ -142,7 +143,7 @@ def _measure(
     decoder = Decoder(cut.decoder)
     init_decoder(decoder, seeded_generator(0))
     decoder = decoder.to(device, dtype)
-    engine = Engine(decoder, cut.vocabulary)
+    engine = report_engine(decoder, cut.vocabulary)
     prompts = [cut.vocabulary.report_prompt([row] * cut.vocabulary.tokens_per_image) for row in range(size.examples)]
     decode = dataclasses.replace(settings.decode, max_new_tokens=_NEW_TOKENS, min_new_tokens=_NEW_TOKENS)
     with LiveBytes(decoder) as live:

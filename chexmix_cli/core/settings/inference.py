@@ -15,6 +15,9 @@ _MOST_DRAFT_ROWS = 64
 #: What the matrices of a decoder's linear layers can be held in, instead of its dtype.
 Quantize = Literal["int8"]
 
+#: Which ids a report may hold (core/infer/reports/engine.py: constrain).
+DecodedIds = Literal["text", "all"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputSettings:
@@ -63,7 +66,7 @@ class DecodeSettings:
             what is supposed to follow it. What comes out is the same; 0 supposes nothing.
     """
 
-    vocabulary: Literal["text", "all"] = "text"
+    vocabulary: DecodedIds = "text"
     max_new_tokens: int = 200
     min_new_tokens: int = 5
     temperature: float = 0.0

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import SettingsError
-from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.embeddings import image_embeddings
 from chexmix_cli.core.infer.likelihood import ReportScorer
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, Part
 from chexmix_cli.core.settings.finetuning import ReportFinetuning
 from chexmix_cli.core.settings.inference import DecodeSettings
@@ -67,7 +67,7 @@ def test_reports_follow_from_whole_images_in_batches_of_any_lengths(whole, vocab
     prompts = [vocabulary.report_prompt(codes[0]), [*vocabulary.report_prompt(codes[1]), 5, 6, 7], text]
     settings = DecodeSettings(max_new_tokens=6, min_new_tokens=6)
     allowed = range(min(vocabulary.begin_image, vocabulary.end_image))
-    for prompt, generation in zip(prompts, Engine(whole, vocabulary).generate(prompts, settings), strict=True):
+    for prompt, generation in zip(prompts, report_engine(whole, vocabulary).generate(prompts, settings), strict=True):
         token_ids = list(prompt)
         for _ in range(6):
             has_image = token_ids[0] == vocabulary.begin_image

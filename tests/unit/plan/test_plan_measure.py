@@ -133,7 +133,7 @@ def test_flop_of_the_image_tokenizer_are_counted_without_computing():
 def test_the_planned_memory_of_reports_is_that_of_the_full_engine():
     """Layers, vocabulary and cache carried over from smaller ones: within 5 % of what the whole model has alive."""
     from chexmix_cli.core.infer.decoding.drafts import OwnText
-    from chexmix_cli.core.infer.decoding.engine import Engine
+    from chexmix_cli.core.infer.reports.engine import report_engine
 
     base = preset("debug")
     model = dataclasses.replace(base, decoder=dataclasses.replace(base.decoder, num_layers=9, hidden_size=64))
@@ -143,7 +143,7 @@ def test_the_planned_memory_of_reports_is_that_of_the_full_engine():
     device = torch.device("cpu")
     plan = plan_generate_report(model, settings, dtype=torch.float32, image_dtype=torch.float32, device=device)
     decoder = Decoder(model.decoder)
-    engine = Engine(decoder, model.vocabulary)
+    engine = report_engine(decoder, model.vocabulary)
     prompts = [model.vocabulary.report_prompt([1] * 16)] * 3
     with LiveBytes(decoder) as live:
         engine.generate(prompts, settings.decode, drafter=OwnText())  # its places of the cache are planned, too

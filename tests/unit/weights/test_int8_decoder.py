@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import WeightsError
-from chexmix_cli.core.infer.decoding.engine import Engine
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models import linear
 from chexmix_cli.core.models.decoder import Decoder, int8_state
 from chexmix_cli.core.settings.inference import DecodeSettings
@@ -92,7 +92,7 @@ def test_each_matrix_is_narrowed_before_the_next_is_read(tiny_dir, monkeypatch):
 def test_reports_come_out_of_it(tiny_dir, tiny):
     decoder = open_weights(tiny_dir).load_decoder("cpu", torch.float32, quantize="int8")
     prompt = tiny.vocabulary.report_prompt([3] * tiny.vocabulary.tokens_per_image)
-    one = Engine(decoder, tiny.vocabulary).generate([prompt, prompt], DecodeSettings(max_new_tokens=6))
+    one = report_engine(decoder, tiny.vocabulary).generate([prompt, prompt], DecodeSettings(max_new_tokens=6))
     assert len(one[0].token_ids) == 6
     assert one[0].token_ids == one[1].token_ids
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -24,16 +24,14 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import VocabularyError, WeightsError
 from chexmix_cli.core.infer.decoding.batch import Batch
-from chexmix_cli.core.infer.decoding.constraints import constrain
+from chexmix_cli.core.infer.decoding.constraints import Constraint
 from chexmix_cli.core.infer.decoding.drafts import Drafter
 from chexmix_cli.core.infer.decoding.sampling import Chooser, row_draws
 from chexmix_cli.core.infer.decoding.static_batch import StaticBatch
-from chexmix_cli.core.infer.decoding.stats import EngineStats, decode_bytes
+from chexmix_cli.core.infer.decoding.stats import EngineStats
 from chexmix_cli.core.models.decoder import Decoder
-from chexmix_cli.core.rates import read_rate
-from chexmix_cli.core.runtime import memory_errors, peak_memory
+from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.inference import DecodeSettings
-from chexmix_cli.core.vocab import Vocabulary
 
 OnToken = Callable[[int, int], None]
 
@@ -52,9 +50,7 @@ class Finish(StrEnum):
     """Why a row stopped."""
 
     END = "end"
-    """It chose ``T_s``."""
-    NEXT_IMAGE = "next_image"
-    """It chose the next document's ``I_s``; with ``decode.vocabulary = "all"`` that ends nothing, as released."""
+    """It chose an id that ends it: its last one."""
     LENGTH = "length"
     """It reached ``decode.max_new_tokens``."""
     ROOM = "room"
@@ -86,48 +82,18 @@ class Engine:
 
     Args:
         decoder: on its device, in its dtype; put into eval mode.
-        vocabulary: the model's ids.
-        ordinary_ids: ids that stand for text, from the text tokenizer (see ``constraints.constrain``).
+        pad: id that fills rows up to the longest; no token ever attends to it.
+        constraints: what may be chosen and what ends a row, by the word of ``decode.vocabulary``.
 
     Attributes:
-        decoder, vocabulary, ordinary_ids: as given.
+        decoder, pad, constraints: as given.
         stats: what the calls so far have cost.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, *, ordinary_ids: Iterable[int] | None = None) -> None:
+    def __init__(self, decoder: Decoder, *, pad: int, constraints: Mapping[str, Constraint]) -> None:
         self.decoder = decoder.eval()
-        self.vocabulary = vocabulary
+        self.pad, self.constraints = pad, constraints
         self.stats = EngineStats()
-        self.ordinary_ids = None if ordinary_ids is None else frozenset(ordinary_ids)
-
-    def costs(self, settings: DecodeSettings) -> dict[str, float]:
-        """Return what the calls so far have cost, and how near that is to what reading memory takes here.
-
-        ``floor_share`` is the time that the bytes which decoding must read would take at this machine's measured rate,
-        as a share of the time it took: above 1 where weights stay in a cache. Measuring takes about 0.3 s.
-        """
-        stats, device = self.stats, self.decoder.embedding.weight.device
-        peak = peak_memory(device)
-        rows = constrain(self.vocabulary, settings.vocabulary, self.ordinary_ids).rows
-        num_bytes = decode_bytes(self.decoder, stats, num_head_rows=rows.stop - rows.start)
-        rate = read_rate(device)
-        return {
-            "reports": stats.num_reports,
-            "prompt_tokens": stats.num_prompt_tokens,
-            "prefill_tokens_per_s": stats.prefill_tokens_per_s,
-            "first_token_s": stats.first_token_s or 0.0,
-            "decoded_tokens": stats.num_decoded_tokens,
-            "decode_tokens_per_s": stats.decode_tokens_per_s,
-            "passes": stats.num_passes,
-            "drafted": stats.num_drafted,
-            "accepted": stats.num_accepted,
-            "acceptance": stats.acceptance,
-            "tokens_per_row_pass": stats.tokens_per_row_pass,
-            "bytes_per_pass": num_bytes / stats.num_passes if stats.num_passes else 0.0,
-            "memory_bytes_per_s": rate,
-            "floor_share": num_bytes / rate / stats.decode_s if stats.num_passes else 0.0,
-            "peak_bytes": peak,
-        }
 
     @torch.inference_mode()
     def generate(
@@ -164,11 +130,10 @@ class Engine:
         return [row.generation() for row in rows]
 
     def _row(self, index: int, prompt: Sequence[int], settings: DecodeSettings, seed: int) -> _Row:
-        if len(prompt) == 0 or min(prompt) < 0 or max(prompt) >= self.vocabulary.num_rows:
+        num_rows = self.decoder.settings.num_rows
+        if len(prompt) == 0 or min(prompt) < 0 or max(prompt) >= num_rows:
             found = f"ids {min(prompt)}..{max(prompt)}" if len(prompt) else "no ids"
-            raise VocabularyError(
-                f"a prompt with {found}", where=f"prompt {index}", expected=f"ids 0..{self.vocabulary.num_rows - 1}"
-            )
+            raise VocabularyError(f"a prompt with {found}", where=f"prompt {index}", expected=f"ids 0..{num_rows - 1}")
         room = max(0, self.decoder.settings.max_positions - len(prompt))
         limit = min(settings.max_new_tokens, room)
         row = _Row(index, prompt, limit, Finish.LENGTH if settings.max_new_tokens <= room else Finish.ROOM)
@@ -192,10 +157,10 @@ class _Decoding:
         guard: TokenGuard | None,
         drafter: Drafter | None,
     ) -> None:
-        self._decoder, self._vocabulary, self._rows = engine.decoder, engine.vocabulary, rows
+        self._decoder, self._pad, self._rows = engine.decoder, engine.pad, rows
         self._on_token, self._guard = on_token, guard
         self._drafter, self._draft_rows = drafter, settings.draft_rows
-        self._constraint = constrain(engine.vocabulary, settings.vocabulary, engine.ordinary_ids)
+        self._constraint = engine.constraints[settings.vocabulary]
         self._chooser = Chooser(self._constraint, settings, self._decoder.embedding.weight.device)
         limit = max(row.limit for row in rows)
         drafts_apart = drafter is not None and len(rows) > 1
@@ -204,7 +169,7 @@ class _Decoding:
             self._decoder,
             [row.prompt for row in rows],
             max_new_tokens=limit,
-            pad=engine.vocabulary.pad,
+            pad=engine.pad,
             num_spare=spare_places(limit) if drafts_apart else 0,
         )
         self._stats = EngineStats(num_reports=len(rows), num_prompt_tokens=sum(len(row.prompt) for row in rows))
@@ -262,7 +227,7 @@ class _Decoding:
         """Take choices into a row until one ends it; return how many it took."""
         before = len(row.token_ids)
         for token_id, logprob in choices:
-            row.accept(token_id, logprob, self._constraint.ends, self._vocabulary)
+            row.accept(token_id, logprob, self._constraint.ends)
             if self._guard is not None:
                 self._guard.push(row.index, token_id)
             if self._on_token is not None:
@@ -293,7 +258,7 @@ class _Decoding:
     def _read(self, live: list[_Row], drafts: list[list[int]]) -> Tensor:
         width = max(map(len, drafts))
         padded = [
-            [row.token_ids[-1], *draft, *[self._vocabulary.pad] * (width - len(draft))]
+            [row.token_ids[-1], *draft, *[self._pad] * (width - len(draft))]
             for row, draft in zip(live, drafts, strict=True)
         ]
         return self._batch.read(torch.tensor(padded, device=self._decoder.embedding.weight.device))
@@ -340,7 +305,7 @@ class _Row:
     def draw(self, ahead: int) -> float:
         return self.draws[len(self.token_ids) + ahead] if self.draws else 0.0
 
-    def accept(self, token_id: int, logprob: float, ends: Sequence[int], vocabulary: Vocabulary) -> None:
+    def accept(self, token_id: int, logprob: float, ends: Sequence[int]) -> None:
         if not math.isfinite(logprob):
             raise WeightsError(
                 f"the decoder's output is {logprob}",
@@ -350,7 +315,7 @@ class _Row:
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
         if token_id in ends:
-            self.finish = Finish.END if token_id == vocabulary.begin_text else Finish.NEXT_IMAGE
+            self.finish = Finish.END
         elif len(self.token_ids) == self.limit:
             self.finish = self.finish_at_limit
 

@@ -1,12 +1,8 @@
-"""What decoding cost, for ``--stats`` and benchmarks."""
+"""What an engine counts while it decodes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-
-from torch import nn
-
-from chexmix_cli.core.models.decoder import Decoder
 
 
 @dataclass(slots=True)
@@ -72,22 +68,3 @@ class EngineStats:
 
 
 _SUMMED = [one.name for one in fields(EngineStats) if one.name != "first_token_s"]
-
-
-def decode_bytes(decoder: Decoder, stats: EngineStats, *, num_head_rows: int) -> int:
-    """Return the bytes that the passes after prefill have read at least: weights once a pass, and keys and values.
-
-    Args:
-        decoder: that ran them, of any dtypes.
-        stats: of its passes.
-        num_head_rows: rows of the head whose logits are computed.
-    """
-    head = _num_bytes(decoder.head) * num_head_rows // decoder.settings.num_rows
-    a_pass = _num_bytes(decoder) - _num_bytes(decoder.embedding) - _num_bytes(decoder.head) + head
-    shape = decoder.settings
-    a_place = 2 * shape.num_layers * shape.num_heads * shape.head_size * decoder.embedding.weight.element_size()
-    return stats.num_passes * a_pass + stats.num_attended * a_place
-
-
-def _num_bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

@@ -1,7 +1,6 @@
 """A plain text model of the Phi shape in Hugging Face layout (``config.json``, safetensors, ``tokenizer.json``).
 
-It runs in the same decoder and engine as the reports: such a model has no image rows, so three of its rows that no
-tokenizer of this kind uses stand in where the engine's vocabulary wants ids for an image.
+It runs in the same decoder and engine as the reports.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.infer.decoding.constraints import Constraint
 from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
-from chexmix_cli.core.vocab import Vocabulary
 from chexmix_cli.core.weights.fingerprint import file_sha256
 from chexmix_cli.core.weights.formats.keys import decoder_slices
 from chexmix_cli.core.weights.formats.released import read_config
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _END = "<|endoftext|>"
-#: Rows at the end of the embedding that stand in for image ids: two markers, one code, mask and pad.
-_STAND_INS = 5
 
 
 class TextModel:
@@ -46,7 +43,8 @@ class TextModel:
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, *, end: int, name: str, fingerprint: str) -> None:
         self.name, self.fingerprint, self.end = name, fingerprint, end
         self._tokenizer = tokenizer
-        self._engine = Engine(decoder, _vocabulary(decoder.settings.num_rows, end))
+        constraint = Constraint(slice(0, decoder.settings.num_rows), denied=(), ends=(end,))
+        self._engine = Engine(decoder, pad=end, constraints={"all": constraint})
 
     @classmethod
     def load(cls, path: Path, device: torch.device, dtype: torch.dtype) -> Self:
@@ -74,11 +72,11 @@ class TextModel:
             raise WeightsError(f"no readable tokenizer.json ({error})", where=str(path)) from None
         end = _end_id(path, tokenizer)
         used = tokenizer.get_vocab_size(with_added_tokens=True)
-        if not 0 <= end < settings.num_rows - _STAND_INS or used > settings.num_rows - _STAND_INS:
+        if not 0 <= end < settings.num_rows or used > settings.num_rows:
             raise WeightsError(
                 f"the tokenizer uses {used} of {settings.num_rows} rows and ends with {end}",
                 where=str(path),
-                expected=f"at least {_STAND_INS} rows without a token, as Phi's padded vocabulary has",
+                expected="a row for every token",
             )
         digests = [file_sha256(file) for file in files]
         digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12]
@@ -118,21 +116,6 @@ class _Parts:
         """Let go of what was mapped."""
         for source in self._sources:
             source.release()
-
-
-def _vocabulary(num_rows: int, end: int) -> Vocabulary:
-    return Vocabulary(
-        num_text=num_rows - 3,
-        num_codes=1,
-        image_start=num_rows - 3,
-        tokens_per_image=1,
-        begin_image=num_rows - 5,
-        end_image=num_rows - 4,
-        begin_text=end,
-        mask=num_rows - 2,
-        pad=num_rows - 1,
-        num_rows=num_rows,
-    )
 
 
 def _end_id(path: Path, tokenizer: Any) -> int:

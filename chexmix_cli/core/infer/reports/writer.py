@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.decoding.drafts import Drafter
-from chexmix_cli.core.infer.decoding.engine import Engine, Finish, Generation
+from chexmix_cli.core.infer.decoding.engine import Generation
 from chexmix_cli.core.infer.reports.comparison_guard import ComparisonGuard
+from chexmix_cli.core.infer.reports.engine import ReportFinish, report_engine, report_finish
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.text.comparisons import find_comparisons
@@ -38,7 +39,7 @@ class Report:
     report_ids: list[int]
     text: str | None
     num_not_text: int
-    finish: Finish
+    finish: ReportFinish
     logprob: float
     logprobs: list[float]
     comparisons: list[str]
@@ -59,7 +60,8 @@ class ReportWriter:
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary, tokenizer: TextTokenizer | None) -> None:
         self.vocabulary, self.tokenizer = vocabulary, tokenizer
         self._guard: ComparisonGuard | None = None
-        self.engine = Engine(decoder, vocabulary, ordinary_ids=None if tokenizer is None else _ordinary_ids(tokenizer))
+        ordinary_ids = None if tokenizer is None else _ordinary_ids(tokenizer)
+        self.engine = report_engine(decoder, vocabulary, ordinary_ids=ordinary_ids)
 
     def write(
         self,
@@ -116,7 +118,7 @@ class ReportWriter:
             report_ids=report_ids,
             text=text,
             num_not_text=len(report_ids) - len(text_ids),
-            finish=generation.finish,
+            finish=report_finish(generation, self.vocabulary),
             logprob=generation.logprob,
             logprobs=generation.logprobs[: len(report_ids)],
             comparisons=[] if text is None or settings.comparisons == "allow" else find_comparisons(text),

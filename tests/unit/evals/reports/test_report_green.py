@@ -278,7 +278,7 @@ def test_a_folder_that_is_no_text_model_is_refused(phi_folder, tmp_path):
         load(copy)
     shutil.copy(phi_folder / "tokenizer.json", copy)
     config = json.loads((copy / "config.json").read_text())
-    for value, message in ((262, "uses 257 of 264 rows and ends with 262"), (None, None)):
+    for value, message in ((264, "uses 257 of 264 rows and ends with 264"), (None, None)):
         (copy / "config.json").write_text(json.dumps({**config, "eos_token_id": value}))
         if message is None:
             assert load(copy).end == 256, "the tokenizer's end of text"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.infer.decoding.agreement import difference
-from chexmix_cli.core.infer.decoding.engine import Engine
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.settings.inference import DecodeSettings
 
 PROMPT = [3, 1, 4, 1, 5]
@@ -66,7 +66,7 @@ def test_drafts_in_bfloat16_differ_by_ties_only(make_decoder, vocabulary, codes)
     settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40)
     num_ids = 0
     for seed in range(6):
-        engine = Engine(make_decoder(seed).bfloat16(), vocabulary)
+        engine = report_engine(make_decoder(seed).bfloat16(), vocabulary)
         for image in codes:
             prompt = vocabulary.report_prompt(image)
             (plain,) = engine.generate([prompt], settings)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import VocabularyError, WeightsError
-from chexmix_cli.core.infer.decoding.engine import Engine, Finish
+from chexmix_cli.core.infer.decoding.engine import Finish
 from chexmix_cli.core.infer.decoding.sampling import row_draws, sample
+from chexmix_cli.core.infer.reports.engine import report_engine, report_finish
 from chexmix_cli.core.settings.inference import DecodeSettings
 
 #: No end is met by chance in these tests: where one is wanted, its bias is raised.
@@ -17,7 +18,7 @@ LONG = DecodeSettings(max_new_tokens=12, min_new_tokens=12)
 
 @pytest.fixture
 def engine(decoder, vocabulary, tokenizer):
-    return Engine(decoder, vocabulary, ordinary_ids=[i for i in range(1024) if tokenizer.token_bytes(i)])
+    return report_engine(decoder, vocabulary, ordinary_ids=[i for i in range(1024) if tokenizer.token_bytes(i)])
 
 
 @pytest.fixture
@@ -75,17 +76,17 @@ def test_text_mode_computes_no_image_row(engine, prompts, vocabulary, monkeypatc
 
 def test_without_a_tokenizer_text_ends_at_the_image_markers(decoder, vocabulary, prompts):
     raise_bias(decoder, vocabulary.end_image, *range(vocabulary.image_start, vocabulary.num_rows))
-    generations = Engine(decoder, vocabulary).generate(prompts, LONG)
+    generations = report_engine(decoder, vocabulary).generate(prompts, LONG)
     assert max(max(generation.token_ids) for generation in generations) < vocabulary.begin_text
 
 
 def test_all_mode_can_choose_every_row(decoder, vocabulary, prompts):
     raise_bias(decoder, vocabulary.pad)
     settings = DecodeSettings(vocabulary="all", max_new_tokens=6, min_new_tokens=0)
-    assert Engine(decoder, vocabulary).generate(prompts, settings)[0].token_ids == [vocabulary.pad] * 6
+    assert report_engine(decoder, vocabulary).generate(prompts, settings)[0].token_ids == [vocabulary.pad] * 6
 
 
-@pytest.mark.parametrize(("marker", "finish"), [("begin_text", Finish.END), ("begin_image", Finish.NEXT_IMAGE)])
+@pytest.mark.parametrize(("marker", "finish"), [("begin_text", "end"), ("begin_image", "next_image")])
 @pytest.mark.parametrize("at_least", [0, 1, 5])
 def test_either_marker_ends_a_text_report_after_the_minimum(engine, prompts, vocabulary, marker, finish, at_least):
     raise_bias(engine.decoder, getattr(vocabulary, marker))
@@ -94,13 +95,14 @@ def test_either_marker_ends_a_text_report_after_the_minimum(engine, prompts, voc
         assert len(generation.token_ids) == at_least + 1
         assert generation.token_ids[-1] == getattr(vocabulary, marker)
         assert vocabulary.begin_text not in generation.token_ids[:-1]
-        assert generation.finish is finish
+        assert generation.finish is Finish.END
+        assert report_finish(generation, vocabulary).value == finish
 
 
 def test_all_mode_goes_on_behind_the_next_image_as_released(decoder, vocabulary, prompts):
     raise_bias(decoder, vocabulary.begin_image)
     settings = DecodeSettings(vocabulary="all", max_new_tokens=7, min_new_tokens=5)
-    generation = Engine(decoder, vocabulary).generate(prompts[:1], settings)[0]
+    generation = report_engine(decoder, vocabulary).generate(prompts[:1], settings)[0]
     assert generation.token_ids == [vocabulary.begin_image] * 7
     assert generation.finish is Finish.LENGTH
 
@@ -204,7 +206,7 @@ def test_every_position_of_a_padded_batch_has_a_place_and_something_to_attend_to
 
 
 def test_bfloat16_decodes_padded_rows_without_nan(make_decoder, vocabulary, prompts):
-    engine = Engine(make_decoder(2).bfloat16(), vocabulary)
+    engine = report_engine(make_decoder(2).bfloat16(), vocabulary)
     generations = engine.generate([prompts[0], [4], prompts[1][9:]], LONG)
     assert all(len(generation.token_ids) == 12 for generation in generations)
     assert all(math.isfinite(generation.logprob) for generation in generations)
@@ -219,8 +221,8 @@ def test_weights_without_finite_output_are_an_error(engine, prompts):
 
 def test_dropout_is_off(make_decoder, vocabulary, prompts):
     training = make_decoder(0).train()
-    expected = Engine(make_decoder(0), vocabulary).generate(prompts, LONG)
-    assert Engine(training, vocabulary).generate(prompts, LONG) == expected
+    expected = report_engine(make_decoder(0), vocabulary).generate(prompts, LONG)
+    assert report_engine(training, vocabulary).generate(prompts, LONG) == expected
 
 
 def test_stats_count_what_was_done(engine, prompts):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from chexmix_cli.core.infer.decoding.engine import Engine
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models import linear
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.weights import open_weights
@@ -46,7 +46,7 @@ def matrices(monkeypatch):
 
 def decode(weights, *, quantize=None, drafter=None):
     vocabulary = weights.settings.vocabulary
-    engine = Engine(weights.load_decoder("cpu", torch.float32, quantize=quantize), vocabulary)
+    engine = report_engine(weights.load_decoder("cpu", torch.float32, quantize=quantize), vocabulary)
     prompt = vocabulary.report_prompt([7] * vocabulary.tokens_per_image)
     made = engine.generate([prompt], SETTINGS, drafter=drafter)[0]
     return made.token_ids, engine.stats

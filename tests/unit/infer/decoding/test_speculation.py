@@ -17,7 +17,8 @@ import chexmix_cli
 from chexmix_cli.core.infer.decoding import engine as engine_module
 from chexmix_cli.core.infer.decoding.batch import Batch
 from chexmix_cli.core.infer.decoding.drafts import OwnText
-from chexmix_cli.core.infer.decoding.engine import Engine, Finish
+from chexmix_cli.core.infer.decoding.engine import Finish
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.infer.reports.writer import ReportWriter
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.weights import open_weights
@@ -67,7 +68,7 @@ class Greedy(Known):
 
 @pytest.fixture
 def engine(decoder, vocabulary, tokenizer):
-    return Engine(decoder, vocabulary, ordinary_ids=[i for i in range(1024) if tokenizer.token_bytes(i)])
+    return report_engine(decoder, vocabulary, ordinary_ids=[i for i in range(1024) if tokenizer.token_bytes(i)])
 
 
 def make_prompts(vocabulary, count, seed=0, shortest=1):
@@ -177,7 +178,7 @@ def repeating(make_decoder, vocabulary, seed):
     decoder = make_decoder(seed)
     with torch.no_grad():
         decoder.embedding.weight.mul_(2.0)
-    return Engine(decoder, vocabulary)
+    return report_engine(decoder, vocabulary)
 
 
 @pytest.mark.parametrize(("seed", "size"), [(0, 1), (1, 3), (2, 1), (3, 2)])
@@ -213,9 +214,9 @@ def test_200_prompts_of_trained_weights(trained, size):
         prompts.setdefault(tuple(prompt), prompt)
     own = list(prompts.values())[: 200 if size == 2 else 45]
     settings = DecodeSettings(max_new_tokens=20, min_new_tokens=12)
-    engine = Engine(trained.engine.decoder, vocabulary)
+    engine = report_engine(trained.engine.decoder, vocabulary)
     plain = generate(engine, own, settings, size=50)
-    assert {one.finish for one in plain[0]} == {Finish.LENGTH, Finish.NEXT_IMAGE}
+    assert {one.finish for one in plain[0]} == {Finish.LENGTH, Finish.END}
     assert len({tuple(one.token_ids) for one in plain[0]}) > 10
     drafter = Known(own, plain[0], SAYINGS["by chance"]) if size == 2 else OwnText(shortest=1)
     require_same(plain, generate(engine, own, settings, drafter=drafter, size=size))

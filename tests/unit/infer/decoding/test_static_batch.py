@@ -14,8 +14,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer.decoding import engine as engine_module
-from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.decoding.static_batch import StaticBatch
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models import decoder as decoder_module
 from chexmix_cli.core.settings.inference import DecodeSettings
 
@@ -36,7 +36,7 @@ class Traces:
 
 @pytest.fixture
 def engine(decoder, vocabulary, tokenizer):
-    return Engine(decoder, vocabulary, ordinary_ids=[i for i in range(1024) if tokenizer.token_bytes(i)])
+    return report_engine(decoder, vocabulary, ordinary_ids=[i for i in range(1024) if tokenizer.token_bytes(i)])
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import SettingsError
-from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.infer.reports.comparison_guard import ComparisonGuard
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.infer.reports.writer import ReportWriter
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.text.comparisons import PHRASES, find_comparisons, split_phrase
@@ -104,7 +104,7 @@ def test_the_guard_changes_nothing_where_nothing_is_denied(decoder, vocabulary, 
             pass
 
     prompts = [vocabulary.report_prompt(image) for image in codes]
-    engine = Engine(decoder, vocabulary)
+    engine = report_engine(decoder, vocabulary)
     settings = DecodeSettings(max_new_tokens=12, min_new_tokens=12)
     assert engine.generate(prompts, settings, guard=Idle()) == engine.generate(prompts, settings)
 

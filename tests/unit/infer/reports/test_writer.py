@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import VocabularyError
-from chexmix_cli.core.infer.decoding.engine import Engine, Finish
+from chexmix_cli.core.infer.reports.engine import ReportFinish, report_engine
 from chexmix_cli.core.infer.reports.writer import ReportWriter
 from chexmix_cli.core.settings.inference import DecodeSettings
 
@@ -21,12 +21,12 @@ def writer(decoder, vocabulary, tokenizer):
 def test_a_report_is_what_follows_its_prompt(writer, vocabulary, tokenizer, codes):
     reports = writer.write(codes, SETTINGS)
     prompts = [vocabulary.report_prompt(image) for image in codes]
-    generations = Engine(writer.engine.decoder, vocabulary).generate(prompts, SETTINGS)
-    assert any(report.finish is Finish.END for report in reports)
+    generations = report_engine(writer.engine.decoder, vocabulary).generate(prompts, SETTINGS)
+    assert any(report.finish is ReportFinish.END for report in reports)
     for report, generation in zip(reports, generations, strict=True):
         assert report.token_ids == generation.token_ids
         assert report.logprob == generation.logprob
-        has_end = report.finish is Finish.END
+        has_end = report.finish is ReportFinish.END
         assert report.report_ids == (report.token_ids[:-1] if has_end else report.token_ids)
         assert report.text == tokenizer.decode(report.report_ids)
         assert report.num_not_text == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import TrainingError
-from chexmix_cli.core.infer.decoding.engine import Engine
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.lora import merged
 from chexmix_cli.core.settings.finetuning import LabelSettings
 from chexmix_cli.core.settings.inference import DecodeSettings
@@ -140,7 +140,7 @@ def test_reports_are_reproduced_from_held_out_images(build, trained_model, tmp_p
     plain = merged(trainer.task.module.decoder)
     prompts = [vocabulary.report_prompt(codes.tolist()) for codes in val.codes_NVP[:, 0]]
     settings = DecodeSettings(max_new_tokens=6, min_new_tokens=0)
-    found = [row.token_ids for row in Engine(plain, vocabulary).generate(prompts, settings)]
+    found = [row.token_ids for row in report_engine(plain, vocabulary).generate(prompts, settings)]
     wanted = [([report[0]], [50, vocabulary.begin_image]) for report in val.reports]
     assert sum((ids[:1], ids[2:]) == parts for ids, parts in zip(found, wanted, strict=True)) >= 22
 

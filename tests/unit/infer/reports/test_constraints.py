@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import VocabularyError
-from chexmix_cli.core.infer.decoding.constraints import constrain
+from chexmix_cli.core.infer.reports.engine import constrain
 from chexmix_cli.core.vocab import RELEASED, compact
 
 

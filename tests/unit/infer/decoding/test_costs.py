@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chexmix_cli.core.infer.decoding.engine import Engine
-from chexmix_cli.core.infer.decoding.stats import EngineStats, decode_bytes
+from chexmix_cli.core.infer.decoding.costs import decode_bytes, decode_costs
+from chexmix_cli.core.infer.decoding.stats import EngineStats
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.rates import read_rate
 from chexmix_cli.core.runtime import peak_memory, resident_memory
 from chexmix_cli.core.settings.inference import DecodeSettings
@@ -24,7 +25,7 @@ def test_calls_add_up_and_shares_follow():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_of_passes_are_counted_by_hand(decoder, vocabulary, dtype):
     """Two layers of width 32, mlp 48, 1066 rows; two prompts of 5 tokens and 4 new ones, so three passes."""
-    engine = Engine(decoder.to(dtype), vocabulary)
+    engine = report_engine(decoder.to(dtype), vocabulary)
     engine.generate([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], DecodeSettings(max_new_tokens=4, min_new_tokens=4))
     size = dtype.itemsize
     norm, block = 2 * 32, 32 * (3 * 32 + 48) + 3 * 32 + 48 + (32 + 48) * 32 + 2 * 32
@@ -33,14 +34,14 @@ def test_bytes_of_passes_are_counted_by_hand(decoder, vocabulary, dtype):
     assert engine.stats.num_attended == attended
     a_place = 2 * 2 * 32
     assert decode_bytes(engine.decoder, engine.stats, num_head_rows=1023) == (3 * a_pass + attended * a_place) * size
-    costs = engine.costs(DecodeSettings())
+    costs = decode_costs(engine, DecodeSettings())
     assert costs["bytes_per_pass"] == pytest.approx((a_pass + attended * a_place / 3) * size)
     wanted = costs["bytes_per_pass"] * 3 / costs["memory_bytes_per_s"] / engine.stats.decode_s
     assert costs["floor_share"] == pytest.approx(wanted)
 
 
 def test_nothing_decoded_costs_nothing(decoder, vocabulary):
-    costs = Engine(decoder, vocabulary).costs(DecodeSettings())
+    costs = decode_costs(report_engine(decoder, vocabulary), DecodeSettings())
     assert costs["floor_share"] == costs["bytes_per_pass"] == costs["first_token_s"] == 0
 
 
