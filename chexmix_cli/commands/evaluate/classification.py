@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from chexmix_cli.commands.shared.console import Console
     from chexmix_cli.core.data.manifest import ManifestRow
-    from chexmix_cli.core.evals.classification.protocol import Embed, Films, Picture
+    from chexmix_cli.core.evals.classification.protocol import Embed, Picture, SplitImages
     from chexmix_cli.core.evals.result import Evaluation
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.manifest_images import StoredCodes
@@ -96,13 +96,14 @@ def evaluate_classification(
 def _ratios(text: str | None) -> list[float]:
     if text is None:
         return []
+    problem = SettingsError(f"{text!r}", where="--mask-ratios", expected="numbers in 0..1, with commas")
     try:
-        found = [float(part) for part in text.split(",")]
+        ratios = {float(part) for part in text.split(",")}
     except ValueError:
-        found = [-1.0]
-    if not all(0 <= ratio <= 1 for ratio in found):
-        raise SettingsError(f"{text!r}", where="--mask-ratios", expected="numbers in 0..1, with commas")
-    return sorted(set(found))
+        raise problem from None
+    if not all(0 <= ratio <= 1 for ratio in ratios):
+        raise problem
+    return sorted(ratios)
 
 
 def _of_predictions(
@@ -154,7 +155,11 @@ def _of_model(
     with_cases: bool,
 ) -> Evaluation:
     from chexmix_cli.commands.evaluate.output import evaluation_rows, failed_items
-    from chexmix_cli.core.evals.classification.protocol import Task, evaluate_head, evaluate_probe
+    from chexmix_cli.core.evals.classification.protocol import (
+        ClassificationProtocol,
+        evaluate_head,
+        evaluate_probe,
+    )
     from chexmix_cli.core.infer.embeddings import require_grid
 
     name, rows = evaluation_rows(manifest, split)
@@ -162,7 +167,7 @@ def _of_model(
     num_layers = model.weights.settings.decoder.num_layers
     require_grid(settings.probe.grid, model.weights.settings.vocabulary, "probe.grid")
     head = None if head_file is None else _head(head_file, model)
-    task = Task(
+    protocol = ClassificationProtocol(
         settings=settings,
         seed=run.seed,
         fingerprint=model.weights.fingerprint,
@@ -174,7 +179,7 @@ def _of_model(
     read = partial(_films, model=model, console=run.console, settings=settings, stored=_stored(tokens, model))
     if head is not None:
         films, failed = read(rows, with_pixels=False, label="evaluated images")
-        evaluation = evaluate_head(films, _embed(model, run.console, settings.batch_size, head.grid), head, task)
+        evaluation = evaluate_head(films, _embed(model, run.console, settings.batch_size, head.grid), head, protocol)
     else:
         train_rows = _train_rows(manifest, settings, run.seed, is_sweep=bool(ratios))
         facts["train_rows"] = len(train_rows)
@@ -182,7 +187,7 @@ def _of_model(
         films, failed = read(rows, with_pixels=bool(ratios), label="evaluated images")
         failed = [*train_failed, *failed]
         evaluation = evaluate_probe(
-            train, films, _embed(model, run.console, settings.batch_size, settings.probe.grid), task
+            train, films, _embed(model, run.console, settings.batch_size, settings.probe.grid), protocol
         )
     return replace(
         evaluation,
@@ -242,12 +247,12 @@ def _films(
     stored: StoredCodes | None,
     with_pixels: bool,
     label: str,
-) -> tuple[Films, list[tuple[str, DataError]]]:
+) -> tuple[SplitImages, list[tuple[str, DataError]]]:
     """Return images with codes, and what could not be read."""
     import numpy as np
 
     from chexmix_cli.core.evals.classification.pixel_baseline import small_pixels
-    from chexmix_cli.core.evals.classification.protocol import Films
+    from chexmix_cli.core.evals.classification.protocol import SplitImages
     from chexmix_cli.core.infer.manifest_images import encode_rows
 
     grid_size = model.weights.settings.grid_size
@@ -269,7 +274,7 @@ def _films(
     if not encoded.rows:
         first = encoded.failed[0][1]
         raise DataError(first.reason, f"none of {len(rows)} {label} can be used", hint=str(first))
-    return Films(
+    return SplitImages(
         rows=encoded.rows, codes_RP=encoded.codes_NP, pixels_RYX=np.stack(kept) if kept else None
     ), encoded.failed
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.evals.classification.items import Floats
-from chexmix_cli.core.evals.classification.masking_sweep import Point
+from chexmix_cli.core.evals.classification.masking_sweep import MaskedPoint
 from chexmix_cli.core.evals.classification.numbers import mean_of_same
 from chexmix_cli.core.evals.metrics.binary import RankedScores
 from chexmix_cli.core.evals.metrics.bootstrap import bootstrap, percentile_intervals
@@ -24,7 +24,7 @@ Columns = dict[str, list[float | None]]
 
 
 def sweep_numbers(
-    points: Sequence[Point],
+    points: Sequence[MaskedPoint],
     label_NK: Floats,
     names: Sequence[str],
     groups_N: NDArray[np.int64],
@@ -99,7 +99,7 @@ def sweep_numbers(
 
 
 def _statistic(
-    columns: Columns, point: Point, names: Sequence[str], place: int, label_NK: Floats
+    columns: Columns, point: MaskedPoint, names: Sequence[str], place: int, label_NK: Floats
 ) -> ItemStatistic | None:
     """Put one label's probabilities at a point among the columns; None where several masks have several of them."""
     if len(point.prob_SNK) > 1:
@@ -112,7 +112,7 @@ def _statistic(
     return ItemStatistic(kind="auroc", column=score, labels=label)
 
 
-def _lines(points: Sequence[Point]) -> dict[tuple[str, str, Pattern], list[int]]:
+def _lines(points: Sequence[MaskedPoint]) -> dict[tuple[str, str, Pattern], list[int]]:
     """Return the places of each curve's points by features, fit and pattern; the unmasked point is of all."""
     lines: dict[tuple[str, str, Pattern], list[int]] = {}
     for place, point in enumerate(points):
@@ -122,11 +122,11 @@ def _lines(points: Sequence[Point]) -> dict[tuple[str, str, Pattern], list[int]]
     return lines
 
 
-def _is_start(found: Point, point: Point) -> bool:
+def _is_start(found: MaskedPoint, point: MaskedPoint) -> bool:
     return found.pattern is None and found.features is point.features
 
 
-def _area(points: Sequence[Point], places: Sequence[int], value_L: Floats) -> float:
+def _area(points: Sequence[MaskedPoint], places: Sequence[int], value_L: Floats) -> float:
     """Return the mean height of a curve: its area by trapezoids over the range of ratios."""
     ratio = np.array([points[place].ratio for place in places])
     height = value_L[list(places)]
@@ -135,7 +135,7 @@ def _area(points: Sequence[Point], places: Sequence[int], value_L: Floats) -> fl
     return float(((height[1:] + height[:-1]) / 2 * np.diff(ratio)).sum() / (ratio[-1] - ratio[0]))
 
 
-def _point_fields(point: Point, fields: Mapping[str, str]) -> dict[str, str]:
+def _point_fields(point: MaskedPoint, fields: Mapping[str, str]) -> dict[str, str]:
     return {
         "features": point.features.name,
         "hidden": point.features.hidden,
@@ -147,7 +147,9 @@ def _point_fields(point: Point, fields: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _line_fields(points: Sequence[Point], line: tuple[str, str, Pattern], places: Sequence[int]) -> dict[str, str]:
+def _line_fields(
+    points: Sequence[MaskedPoint], line: tuple[str, str, Pattern], places: Sequence[int]
+) -> dict[str, str]:
     features, fit, pattern = line
     last = points[places[-1]]
     return {
@@ -181,7 +183,7 @@ def _measurement(
 
 
 def _curves(
-    points: Sequence[Point],
+    points: Sequence[MaskedPoint],
     lines: dict[tuple[str, str, Pattern], list[int]],
     value_M: Floats,
     intervals: Sequence[Interval],

@@ -39,7 +39,7 @@ class Features(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
+class MaskedPoint:
     """Probabilities at one place of a curve: (S, N, K), one set a seed."""
 
     features: Features
@@ -133,7 +133,7 @@ class PixelFeatures:
         return found.features(seen_RYX), evaluated
 
 
-def sweep(features: Features, plan: SweepPlan, items: Items, fit: Callable[[States], Head]) -> list[Point]:
+def sweep(features: Features, plan: SweepPlan, items: Items, fit: Callable[[States], Head]) -> list[MaskedPoint]:
     """Return the points of one kind of features: both fits, every pattern and ratio.
 
     Args:
@@ -160,13 +160,13 @@ def sweep(features: Features, plan: SweepPlan, items: Items, fit: Callable[[Stat
                 probs["clean"].append(items.pooled(clean.probabilities(seen_RD)))
                 probs["masked"].append(items.pooled(masked.probabilities(masked_seen_RD)))
             points += [
-                Point(features=features, fit=fitted, pattern=pattern, ratio=ratio, prob_SNK=np.stack(found))
+                MaskedPoint(features=features, fit=fitted, pattern=pattern, ratio=ratio, prob_SNK=np.stack(found))
                 for fitted, found in probs.items()
             ]
     return points
 
 
-def sweep_head(features: ModelFeatures, plan: SweepPlan, items: Items, head: Head) -> list[Point]:
+def sweep_head(features: ModelFeatures, plan: SweepPlan, items: Items, head: Head) -> list[MaskedPoint]:
     """Return the points of a head that is there: fitted once, on what its file says."""
     points = _clean_points(features, head, features.evaluated, plan, items)
     for pattern in plan.settings.patterns:
@@ -176,14 +176,16 @@ def sweep_head(features: ModelFeatures, plan: SweepPlan, items: Items, head: Hea
                 items.pooled(head.probabilities(features.evaluated(plan.masks(pattern, ratio, seed, plan.ids), what)))
                 for seed in range(plan.seed, plan.seed + plan.settings.seeds)
             ]
-            points.append(Point(features=features, fit="clean", pattern=pattern, ratio=ratio, prob_SNK=np.stack(found)))
+            points.append(
+                MaskedPoint(features=features, fit="clean", pattern=pattern, ratio=ratio, prob_SNK=np.stack(found))
+            )
     return points
 
 
 def _clean_points(
     features: Features, head: Head, evaluated: Callable[[Masks | None, str], States], plan: SweepPlan, items: Items
-) -> list[Point]:
+) -> list[MaskedPoint]:
     if 0 not in plan.ratios:
         return []
     found = items.pooled(head.probabilities(evaluated(None, f"{features.name}, unmasked")))
-    return [Point(features=features, fit="clean", pattern=None, ratio=0.0, prob_SNK=found[None])]
+    return [MaskedPoint(features=features, fit="clean", pattern=None, ratio=0.0, prob_SNK=found[None])]

@@ -1,4 +1,6 @@
-"""The protocol of ``chexmix evaluate classification``: fit on train rows, score the split, mask, count.
+"""The protocol of ``chexmix evaluate classification``: score the items, measure the scores, sweep over masks.
+
+Scores come from probes fitted on train rows, from a head, or from a file; what follows is the same for all.
 
 R rows, N items, P positions, D hidden, K labels.
 """
@@ -6,8 +8,8 @@ R rows, N items, P positions, D hidden, K labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from chexmix_cli.core.evals.classification.cases import cases_of
 from chexmix_cli.core.evals.classification.items import Floats, Items, Scored, items_of, label_names
 from chexmix_cli.core.evals.classification.masking_numbers import sweep_numbers
 from chexmix_cli.core.evals.classification.masking_sweep import (
+    MaskedPoint,
     Masks,
     ModelFeatures,
     PixelFeatures,
@@ -30,9 +33,9 @@ from chexmix_cli.core.evals.classification.masking_sweep import (
 from chexmix_cli.core.evals.classification.numbers import curves, measure
 from chexmix_cli.core.evals.metrics.bootstrap import group_numbers
 from chexmix_cli.core.evals.probes.linear import ProbeFit, fit_probe
-from chexmix_cli.core.evals.result import Case, Curve, Evaluation, Measurement
+from chexmix_cli.core.evals.result import Curve, Evaluation, Measurement
 from chexmix_cli.core.infer.classification.heads import Head
-from chexmix_cli.core.settings.choices import Policy
+from chexmix_cli.core.settings.choices import Policy, Unstated
 from chexmix_cli.core.settings.classification import EvaluateClassificationSettings, ProbeSettings
 from chexmix_cli.core.vocab import grid_side
 
@@ -43,7 +46,7 @@ Picture = Callable[[ManifestRow], bytes | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Films:
+class SplitImages:
     """Images of one split.
 
     Attributes:
@@ -58,7 +61,7 @@ class Films:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class ClassificationProtocol:
     """What is to be measured.
 
     Attributes:
@@ -78,99 +81,54 @@ class Task:
     picture: Picture | None
 
 
-def evaluate_probe(train: Films, films: Films, embed: Embed, task: Task) -> Evaluation:
+def evaluate_probe(
+    train: SplitImages, images: SplitImages, embed: Embed, protocol: ClassificationProtocol
+) -> Evaluation:
     """Return the evaluation of linear probes that are fitted on the train rows.
 
     Raises:
         DataError: if no label can be fitted.
     """
-    settings = task.settings
-    items = items_of(films.rows, settings.study)
-    labels = [row.labels for row in (*train.rows, *films.rows)]
-    names = label_names(settings.labels.names, labels)
-    train_labels = [row.labels for row in train.rows]
-    states = embed(train.codes_RP, task.layers, None, "train rows")
-    patients_R = group_numbers([row.patient for row in train.rows])
-
-    def fit(states: Mapping[int, States], policy: Policy, probe: ProbeSettings) -> ProbeFit:
-        target_RK = policy_labels(train_labels, names, policy, unstated=settings.labels.unstated)
-        return fit_probe(
-            states, target_RK, names, patients_R, probe, model=task.fingerprint, provenance={"policy": policy}
-        )
-
-    policies = distinct(settings.labels.fit, train_labels, names)
-    fits = {policy: fit(states, policy, settings.probe) for policy in policies}
-    seen = embed(films.codes_RP, sorted({found.head.layer for found in fits.values()}), None, "evaluated rows")
-    trained = f"{len(train.rows)}"
+    settings = protocol.settings
+    fitter = _Fitter.of(train, images, embed, protocol)
+    policies = distinct(settings.labels.fit, fitter.labels, fitter.names)
+    fits = {policy: fitter.fit(fitter.states, policy, settings.probe) for policy in policies}
+    seen = embed(images.codes_RP, sorted({fit.head.layer for fit in fits.values()}), None, "evaluated rows")
+    items = items_of(images.rows, settings.study)
     scored = [
-        _scored(found.head, seen[found.head.layer], items, policy, found.skipped, {"train": trained})
-        for policy, found in fits.items()
+        _scored(fit.head, seen[fit.head.layer], items, policy, fit.skipped, str(len(train.rows)))
+        for policy, fit in fits.items()
     ]
-    first_policy, first = next(iter(fits.items()))
-    measured, columns = _measured(items, scored, settings, names)
-    drawn = curves(items, scored[0], settings.labels.evaluate[0], settings.labels.unstated)
-    if task.ratios:
-        layer = first.head.layer
-        embeddings = (states[layer], seen[layer])
-        model = _model_features(first.head, embed, train, films, embeddings)
-
-        plan = _plan(task, train, films)
-        points = sweep(model, plan, items, lambda state_RD: fit({0: state_RD}, first_policy, settings.probe).head)
-        if train.pixels_RYX is not None and films.pixels_RYX is not None:
-            pixels = PixelFeatures(train.pixels_RYX, films.pixels_RYX, settings.sweep.baseline_components, task.seed)
-            whole = replace(settings.probe, grid=1)  # these are components already
-            points += sweep(pixels, plan, items, lambda state_RC: fit({0: state_RC}, first_policy, whole).head)
-        fields = _sweep_fields(items, settings, first_policy, trained)
-        more, masking = sweep_numbers(
-            points,
-            _labels(items, first.head.labels, settings),
-            first.head.labels,
-            items.groups_N,
-            fields,
-            settings.bootstrap,
-            by_label=settings.sweep.by_label,
-            columns=columns,
-        )
-        measured, drawn = [*measured, *more], [*drawn, *masking]
-    probes = {policy: _probe_facts(found) for policy, found in fits.items()}
-    return _evaluation(items, measured, columns, drawn, _cases(items, films.rows, scored[0], task), {"probes": probes})
+    scores = _Scores(rows=images.rows, items=items, names=fitter.names, scored=scored)
+    numbers = _measure(scores, settings)
+    if protocol.ratios:
+        points = _probe_points(fitter, fits, seen, train, images, embed, items, protocol)
+        _sweep(points, scores, settings, numbers)
+    probes = {policy: _probe_facts(fit) for policy, fit in fits.items()}
+    return _evaluation(scores, numbers, settings, protocol.picture, {"probes": probes})
 
 
-def evaluate_head(films: Films, embed: Embed, head: Head, task: Task) -> Evaluation:
+def evaluate_head(images: SplitImages, embed: Embed, head: Head, protocol: ClassificationProtocol) -> Evaluation:
     """Return the evaluation of a head that is there; nothing is fitted, and there is no baseline.
 
     Raises:
         DataError: if it has none of the labels.
     """
-    settings = task.settings
-    items = items_of(films.rows, settings.study)
-    wanted = label_names(settings.labels.names, [row.labels for row in films.rows])
-    kept = [name for name in wanted if name in head.labels]
+    settings = protocol.settings
+    wanted, kept = _shared_labels([row.labels for row in images.rows], head.labels, settings)
     absent = {name: "the head has no such label" for name in wanted if name not in head.labels}
-    _require_labels(kept, wanted, head.labels)
-    head = _only(head, kept)
-    state_RD = embed(films.codes_RP, [head.layer], None, "evaluated rows")[head.layer]
-    scored = _scored(head, state_RD, items, None, absent, {"train": "head"})
-    measured, columns = _measured(items, [scored], settings, kept)
-    drawn = curves(items, scored, settings.labels.evaluate[0], settings.labels.unstated)
-    if task.ratios:
-        model = _model_features(head, embed, films, films, (state_RD, state_RD))
-        points = sweep_head(model, _plan(task, films, films), items, head)
-        fields = _sweep_fields(items, settings, None, "head")
-        more, masking = sweep_numbers(
-            points,
-            _labels(items, kept, settings),
-            kept,
-            items.groups_N,
-            fields,
-            settings.bootstrap,
-            by_label=settings.sweep.by_label,
-            columns=columns,
-        )
-        measured, drawn = [*measured, *more], [*drawn, *masking]
+    head = head.of_labels(kept)
+    state_RD = embed(images.codes_RP, [head.layer], None, "evaluated rows")[head.layer]
+    items = items_of(images.rows, settings.study)
+    scored = _scored(head, state_RD, items, None, absent, "head")
+    scores = _Scores(rows=images.rows, items=items, names=kept, scored=[scored])
+    numbers = _measure(scores, settings)
+    if protocol.ratios:
+        model = _model_features(head, embed, images, images, (state_RD, state_RD))
+        _sweep(sweep_head(model, _plan(protocol, images, images), items, head), scores, settings, numbers)
     facts: dict[str, Any] = {"layer": head.layer, "pooling": head.pooling, "calibration": head.calibration}
     facts = {"head": {**facts, "provenance": dict(head.provenance)}}
-    return _evaluation(items, measured, columns, drawn, _cases(items, films.rows, scored, task), facts)
+    return _evaluation(scores, numbers, settings, protocol.picture, facts)
 
 
 def evaluate_predictions(
@@ -193,9 +151,7 @@ def evaluate_predictions(
         DataError: if there are probabilities of none of the labels.
     """
     items = items_of(rows, settings.study)
-    wanted = label_names(settings.labels.names, [row.labels for row in rows])
-    kept = [name for name in wanted if name in names]
-    _require_labels(kept, wanted, names)
+    wanted, kept = _shared_labels([row.labels for row in rows], names, settings)
     scored = Scored(
         names=kept,
         prob_NK=items.pooled(prob_RK[:, [list(names).index(name) for name in kept]]),
@@ -204,20 +160,8 @@ def evaluate_predictions(
         fields={},
         absent={name: "there are no predictions of it" for name in wanted if name not in names},
     )
-    measured, columns = _measured(items, [scored], settings, kept)
-    drawn = curves(items, scored, settings.labels.evaluate[0], settings.labels.unstated)
-    found = [] if picture is None else cases_of(items, rows, scored, settings, picture)
-    return _evaluation(items, measured, columns, drawn, found, {})
-
-
-def _require_labels(kept: Sequence[str], wanted: Sequence[str], there: Sequence[str]) -> None:
-    if not kept:
-        raise DataError(
-            Reason.NOT_FOUND,
-            f"there are probabilities of {', '.join(there)}",
-            where="labels",
-            expected=f"some of {', '.join(wanted) or 'the labels of the manifest, which has none'}",
-        )
+    scores = _Scores(rows=rows, items=items, names=kept, scored=[scored])
+    return _evaluation(scores, _measure(scores, settings), settings, picture, {})
 
 
 def distinct(
@@ -228,113 +172,201 @@ def distinct(
     return policies if has_uncertain else policies[:1]
 
 
-def _scored(
-    head: Head,
-    state_RD: States,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scores:
+    """What scoring gives: items of rows, and probabilities of them: of a probe a policy, of a head, or of a file."""
+
+    rows: Sequence[ManifestRow]
+    items: Items
+    names: Sequence[str]
+    scored: Sequence[Scored]
+
+
+@dataclass(slots=True)
+class _Numbers:
+    """What measuring gives, and a sweep adds to; ``columns`` are the scores and labels that the numbers follow from."""
+
+    measurements: list[Measurement] = field(default_factory=list)
+    columns: dict[str, list[float | None]] = field(default_factory=dict)
+    curves: list[Curve] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fitter:
+    """Train rows with what is known of them, and the fit of probes on any features of theirs."""
+
+    names: list[str]
+    labels: list[Mapping[str, Label]]
+    patients_R: NDArray[np.int64]
+    states: Mapping[int, States]
+    unstated: Unstated
+    fingerprint: str
+
+    @classmethod
+    def of(cls, train: SplitImages, images: SplitImages, embed: Embed, protocol: ClassificationProtocol) -> Self:
+        """Return the fitter of train rows, for the labels that either split has."""
+        settings = protocol.settings
+        return cls(
+            names=label_names(settings.labels.names, [row.labels for row in (*train.rows, *images.rows)]),
+            labels=[row.labels for row in train.rows],
+            patients_R=group_numbers([row.patient for row in train.rows]),
+            states=embed(train.codes_RP, protocol.layers, None, "train rows"),
+            unstated=settings.labels.unstated,
+            fingerprint=protocol.fingerprint,
+        )
+
+    def fit(self, states: Mapping[int, States], policy: Policy, probe: ProbeSettings) -> ProbeFit:
+        """Return the probe of some features of the rows, by layer, its labels under one policy."""
+        target_RK = policy_labels(self.labels, self.names, policy, unstated=self.unstated)
+        return fit_probe(
+            states,
+            target_RK,
+            self.names,
+            self.patients_R,
+            probe,
+            model=self.fingerprint,
+            provenance={"policy": policy},
+        )
+
+
+def _measure(scores: _Scores, settings: EvaluateClassificationSettings) -> _Numbers:
+    """Return every number of the scores under every policy, and the curves of the first."""
+    items, labels, numbers = scores.items, settings.labels, _Numbers()
+    for scored in scores.scored:
+        for policy in distinct(labels.evaluate, items.labels, scores.names):
+            numbers.measurements += measure(
+                items, scored, policy, labels.unstated, settings.bootstrap, columns=numbers.columns
+            )
+    numbers.curves += curves(items, scores.scored[0], labels.evaluate[0], labels.unstated)
+    return numbers
+
+
+def _sweep(
+    points: Sequence[MaskedPoint], scores: _Scores, settings: EvaluateClassificationSettings, numbers: _Numbers
+) -> None:
+    """Add what the points of a masking sweep come to, under the first policies of fit and evaluation."""
+    items, scored = scores.items, scores.scored[0]
+    policy, unstated = settings.labels.evaluate[0], settings.labels.unstated
+    fields = {
+        "by": "image" if items.study == "one" else f"study-{items.study}",
+        **({} if scored.fit is None else {"fit": scored.fit}),
+        "policy": policy,
+        "unstated": unstated,
+        "train": scored.fields["train"],
+    }
+    measurements, masking = sweep_numbers(
+        points,
+        policy_labels(items.labels, scored.names, policy, unstated=unstated),
+        scored.names,
+        items.groups_N,
+        fields,
+        settings.bootstrap,
+        by_label=settings.sweep.by_label,
+        columns=numbers.columns,
+    )
+    numbers.measurements += measurements
+    numbers.curves += masking
+
+
+def _probe_points(
+    fitter: _Fitter,
+    fits: Mapping[Policy, ProbeFit],
+    seen: Mapping[int, States],
+    train: SplitImages,
+    images: SplitImages,
+    embed: Embed,
     items: Items,
-    policy: Policy | None,
-    absent: Mapping[str, str],
-    fields: Mapping[str, str],
+    protocol: ClassificationProtocol,
+) -> list[MaskedPoint]:
+    """Return the points of the first policy's probe, and of the pixel baseline where there are pixels."""
+    settings, plan = protocol.settings, _plan(protocol, train, images)
+    policy, first = next(iter(fits.items()))
+    layer = first.head.layer
+    model = _model_features(first.head, embed, train, images, (fitter.states[layer], seen[layer]))
+    points = sweep(model, plan, items, lambda state_RD: fitter.fit({0: state_RD}, policy, settings.probe).head)
+    if train.pixels_RYX is not None and images.pixels_RYX is not None:
+        components = settings.sweep.baseline_components
+        pixels = PixelFeatures(train.pixels_RYX, images.pixels_RYX, components, protocol.seed)
+        whole = replace(settings.probe, grid=1)  # these are components already
+        points += sweep(pixels, plan, items, lambda state_RC: fitter.fit({0: state_RC}, policy, whole).head)
+    return points
+
+
+def _shared_labels(
+    labels: Sequence[Mapping[str, Label]], there: Sequence[str], settings: EvaluateClassificationSettings
+) -> tuple[list[str], list[str]]:
+    """Return the labels that are asked for, and those of them that there are probabilities of: DataError if none."""
+    wanted = label_names(settings.labels.names, labels)
+    kept = [name for name in wanted if name in there]
+    if not kept:
+        raise DataError(
+            Reason.NOT_FOUND,
+            f"there are probabilities of {', '.join(there)}",
+            where="labels",
+            expected=f"some of {', '.join(wanted) or 'the labels of the manifest, which has none'}",
+        )
+    return wanted, kept
+
+
+def _scored(
+    head: Head, state_RD: States, items: Items, policy: Policy | None, absent: Mapping[str, str], trained: str
 ) -> Scored:
     return Scored(
         names=head.labels,
         prob_NK=items.pooled(head.probabilities(state_RD)),
         threshold_K=head.threshold_K.astype(np.float64),
         fit=policy,
-        fields={"features": head.features, "calibration": head.calibration, **fields},
+        fields={"features": head.features, "calibration": head.calibration, "train": trained},
         absent=absent,
     )
 
 
-def _measured(
-    items: Items, scored: Sequence[Scored], settings: EvaluateClassificationSettings, names: Sequence[str]
-) -> tuple[list[Measurement], dict[str, list[float | None]]]:
-    columns: dict[str, list[float | None]] = {}
-    measured = [
-        measurement
-        for one in scored
-        for policy in distinct(settings.labels.evaluate, items.labels, names)
-        for measurement in measure(items, one, policy, settings.labels.unstated, settings.bootstrap, columns=columns)
-    ]
-    return measured, columns
-
-
 def _model_features(
-    head: Head, embed: Embed, train: Films, films: Films, unmasked: tuple[States, States]
+    head: Head, embed: Embed, train: SplitImages, images: SplitImages, unmasked: tuple[States, States]
 ) -> ModelFeatures:
     def masked(codes_RP: NDArray[np.uint16], is_masked_RP: Masks, what: str) -> States:
         return embed(codes_RP, [head.layer], is_masked_RP, what)[head.layer]
 
-    return ModelFeatures(head.features, masked, train.codes_RP, films.codes_RP, unmasked)
+    return ModelFeatures(head.features, masked, train.codes_RP, images.codes_RP, unmasked)
 
 
-def _plan(task: Task, train: Films, films: Films) -> SweepPlan:
+def _plan(protocol: ClassificationProtocol, train: SplitImages, images: SplitImages) -> SweepPlan:
     return SweepPlan(
-        ratios=sorted(set(task.ratios)),
-        settings=task.settings.sweep,
-        seed=task.seed,
-        grid_size=grid_side(films.codes_RP.shape[1]),
+        ratios=sorted(set(protocol.ratios)),
+        settings=protocol.settings.sweep,
+        seed=protocol.seed,
+        grid_size=grid_side(images.codes_RP.shape[1]),
         train_ids=[row.id for row in train.rows],
-        ids=[row.id for row in films.rows],
+        ids=[row.id for row in images.rows],
     )
 
 
-def _labels(items: Items, names: Sequence[str], settings: EvaluateClassificationSettings) -> Floats:
-    return policy_labels(items.labels, names, settings.labels.evaluate[0], unstated=settings.labels.unstated)
-
-
-def _sweep_fields(
-    items: Items, settings: EvaluateClassificationSettings, policy: Policy | None, trained: str
-) -> dict[str, str]:
-    by = "image" if items.study == "one" else f"study-{items.study}"
-    fitted = {} if policy is None else {"fit": policy}
+def _probe_facts(fit: ProbeFit) -> dict[str, Any]:
     return {
-        "by": by,
-        **fitted,
-        "policy": settings.labels.evaluate[0],
-        "unstated": settings.labels.unstated,
-        "train": trained,
+        "layer": fit.head.layer,
+        "layer_auroc": {str(layer): score for layer, score in fit.layer_aurocs.items()},
+        "labels": {name: dict(values) for name, values in fit.chosen.items()},
+        "not_fitted": dict(fit.skipped),
     }
-
-
-def _only(head: Head, names: Sequence[str]) -> Head:
-    """Return a head of some of its labels, in their order."""
-    places = [head.labels.index(name) for name in names]
-    arrays: dict[str, Any] = {
-        name: getattr(head, name)[places] for name in ("weight_KD", "bias_K", "slope_K", "offset_K", "threshold_K")
-    }
-    return replace(head, labels=tuple(names), **arrays)
-
-
-def _probe_facts(found: ProbeFit) -> dict[str, Any]:
-    return {
-        "layer": found.head.layer,
-        "layer_auroc": {str(layer): score for layer, score in found.layer_aurocs.items()},
-        "labels": {name: dict(values) for name, values in found.chosen.items()},
-        "not_fitted": dict(found.skipped),
-    }
-
-
-def _cases(items: Items, rows: Sequence[ManifestRow], scored: Scored, task: Task) -> list[Case]:
-    return [] if task.picture is None else cases_of(items, rows, scored, task.settings, task.picture)
 
 
 def _evaluation(
-    items: Items,
-    measured: Sequence[Measurement],
-    columns: Mapping[str, list[float | None]],
-    drawn: Sequence[Curve],
-    cases: Sequence[Case],
+    scores: _Scores,
+    numbers: _Numbers,
+    settings: EvaluateClassificationSettings,
+    picture: Picture | None,
     facts: Mapping[str, Any],
 ) -> Evaluation:
+    items = scores.items
+    cases = [] if picture is None else cases_of(items, scores.rows, scores.scored[0], settings, picture)
     counts = {"items": len(items.ids), "patients": len(set(items.groups_N.tolist()))}
     return Evaluation(
         task="classification",
-        measurements=measured,
+        measurements=numbers.measurements,
         data={**counts, **facts},
         item_ids=items.ids,
         item_groups=items.groups_N.tolist(),
-        columns=columns,
-        curves=drawn,
+        columns=numbers.columns,
+        curves=numbers.curves,
         cases=cases,
     )

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -152,6 +152,15 @@ class Head:
         content = save(self._arrays(), metadata={HEAD_KEY: json.dumps(values)})
         with atomic_write(path) as file:
             file.write(content)
+
+    def of_labels(self, names: Sequence[str]) -> Self:
+        """Return the head of some of its labels, in their order; ValueError if it lacks one."""
+        places = [self.labels.index(name) for name in names]
+        arrays: dict[str, Any] = {
+            name: getattr(self, name)[places] for name in ("weight_KD", "bias_K", "slope_K", "offset_K", "threshold_K")
+        }
+        validation = {name: found for name, found in self.validation.items() if name in names}
+        return replace(self, labels=tuple(names), validation=validation, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:

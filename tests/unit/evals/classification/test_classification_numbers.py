@@ -15,7 +15,12 @@ from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, COMPETITION_FINDINGS
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.evals.classification.items import drawn_rows, items_of, label_names, merged_labels
-from chexmix_cli.core.evals.classification.protocol import Films, Task, evaluate_predictions, evaluate_probe
+from chexmix_cli.core.evals.classification.protocol import (
+    ClassificationProtocol,
+    SplitImages,
+    evaluate_predictions,
+    evaluate_probe,
+)
 from chexmix_cli.core.settings.classification import EvaluateClassificationSettings as Settings
 from chexmix_cli.core.settings.load import build
 
@@ -142,7 +147,7 @@ def films(state_RD, label_R, split):
         row(f"{split} {number}", {"Mass": int(label)}, patient=f"{split} {number // 2}")
         for number, label in enumerate(label_R)
     ]
-    return Films(rows=rows, codes_RP=np.arange(len(rows), dtype=np.uint16)[:, None])
+    return SplitImages(rows=rows, codes_RP=np.arange(len(rows), dtype=np.uint16)[:, None])
 
 
 def run(train, seen, **settings):
@@ -152,10 +157,10 @@ def run(train, seen, **settings):
     def embed(codes_RP, layers, is_masked_RP, what):
         return dict.fromkeys(layers, states[what][codes_RP[:, 0]])
 
-    task = Task(
+    protocol = ClassificationProtocol(
         settings=build(Settings, {**PLAIN, **settings}), seed=0, fingerprint="m", layers=[1, 2], ratios=[], picture=None
     )
-    return evaluate_probe(films(*train, "train"), films(*seen, "val"), embed, task)
+    return evaluate_probe(films(*train, "train"), films(*seen, "val"), embed, protocol)
 
 
 def exact_pipeline():

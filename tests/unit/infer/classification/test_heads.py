@@ -53,6 +53,17 @@ def test_probabilities_by_hand():
             assert found[label] == pytest.approx(wanted, rel=1e-9)
 
 
+def test_a_head_of_some_labels_says_of_them_what_the_whole_one_says():
+    head = make_head(3, 5)
+    embedding_BD = np.random.default_rng(1).normal(size=(4, 5))
+    some = head.of_labels(["finding 2", "finding 0"])
+    assert some.labels == ("finding 2", "finding 0")
+    assert some.validation == {"finding 0": head.validation["finding 0"]}
+    wanted = head.probabilities(embedding_BD)[:, [2, 0]]
+    np.testing.assert_allclose(some.probabilities(embedding_BD), wanted, rtol=1e-12)
+    assert some.threshold_K.tolist() == head.threshold_K[[2, 0]].tolist()
+
+
 def test_far_logits_neither_overflow_nor_warn():
     assert sigmoid(np.array([-1e5, 0.0, 1e5])).tolist() == [0.0, 0.5, 1.0]
 
