@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -230,8 +231,8 @@ def test_weights_that_saw_whole_images_in_training_see_them_here(fill, call, fil
     causal = open_weights(debug_weights)
     assert not causal.sees_whole_image
     decoder, vqgan = causal.load_decoder("cpu", torch.float32), causal.load_vqgan("cpu", torch.float32)
-    made = {"attention": "bidirectional"}
-    save_model(tmp_path / "both", causal.settings, decoder=decoder, vqgan=vqgan, provenance=made)
+    settings = replace(causal.settings, decoder=replace(causal.settings.decoder, attention="bidirectional"))
+    save_model(tmp_path / "both", settings, decoder=decoder, vqgan=vqgan)
     assert open_weights(tmp_path / "both").sees_whole_image
     arguments = (films / "a.png", "--block", 0.3)
     (first,) = fill(*arguments).records

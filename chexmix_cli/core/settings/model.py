@@ -18,6 +18,8 @@ class DecoderSettings:
     Attributes:
         num_rows: rows of the embedding and of the head.
         rotary_size: features of each head that turn with the position.
+        attention: ``causal``: each position attends to those before it, as in Phi. ``bidirectional``: a position of an
+            image attends to its whole image, too, as ``masking.attention`` of stage 2 trained it to.
         rope_dtype: what the rotary frequencies are rounded to. ``float32`` leaves them as they are; ``bfloat16`` is
             what a Phi module becomes when it is cast as a whole, as some pipelines cast it before they run.
     """
@@ -29,6 +31,7 @@ class DecoderSettings:
     mlp_size: int
     rotary_size: int
     max_positions: int
+    attention: Literal["causal", "bidirectional"] = "causal"
     rope_theta: float = 10000.0
     rope_dtype: Literal["float32", "bfloat16"] = "float32"
     norm_eps: float = 1e-5

@@ -212,7 +212,8 @@ class MaskingSettings:
         image_ratio, text_ratio: lower and upper bound; each document draws its ratio uniformly between them.
         loss: ``masked`` counts only targets that the input does not show (masked ones, the end), ``masked-image`` of
             the image those and of the report all, ``all`` every one.
-        attention: ``paper`` is causal; ``bidirectional`` lets image positions attend to the whole image span.
+        attention: ``paper`` is causal; ``bidirectional`` lets image positions attend to the whole image span, and the
+            trained weights say so (``decoder.attention``).
     """
 
     image_ratio: tuple[float, ...] = (0.0, 0.9)
@@ -263,6 +264,7 @@ class Stage1Training:
 
     def __post_init__(self) -> None:
         _require_fitting_rows(self.packing, self.model)
+        _require_causal(self.model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,12 +281,18 @@ class Stage2Training:
 
     def __post_init__(self) -> None:
         _require_fitting_rows(self.packing, self.model)
+        _require_causal(self.model)
 
 
 def _require_fitting_rows(packing: PackingSettings, model: ModelSettings) -> None:
     limit = model.decoder.max_positions
     fits = packing.attention == "inside" or packing.row_tokens <= limit
     require(fits, "packing.row_tokens", packing.row_tokens, f"at most the decoder's {limit} positions")
+
+
+def _require_causal(model: ModelSettings) -> None:
+    attention = model.decoder.attention
+    require(attention == "causal", "model.decoder.attention", attention, "causal: stage 2's masking.attention sets it")
 
 
 StageTraining = TokenizerTraining | Stage1Training | Stage2Training

@@ -18,7 +18,7 @@ from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, HEAD_KEY, D
 from chexmix_cli.core.weights.formats.keys import decoder_slices
 from chexmix_cli.core.weights.formats.released import config_text, vqgan_config_text
 from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, dtype_codes, require_fit, write_safetensors
-from chexmix_cli.core.weights.saving import copy_file
+from chexmix_cli.core.weights.saving import copy_file, write_config
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +83,7 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
         written += [files.VQGAN_FILE, files.VQGAN_CONFIG]
     if parts.decoder is not None:
         write_safetensors(out / files.MODEL_FILE, parts.decoder, metadata=metadata, dtype=dtype)
-        write_text(out / files.CONFIG_FILE, config_text(settings, _dtype_name(parts.decoder, dtype)))
-        written += [files.MODEL_FILE, files.CONFIG_FILE]
+        written += [files.MODEL_FILE, *write_config(out, settings, _dtype_name(parts.decoder, dtype))]
     return [*(out / name for name in written), *_copy(companions, out), *_carry_head(head, out)]
 
 
@@ -92,12 +91,14 @@ def export_hf(source: str | Path | None, out: Path, *, dtype: torch.dtype | None
     """Write the decoder and text tokenizer as a directory for ``transformers``; return the files written.
 
     ``PhiForCausalLM.from_pretrained`` loads it and, where there is a ``tokenizer.json``, ``AutoTokenizer``.
-    Arguments and errors as :func:`convert`. A configuration of ``transformers`` cannot say that rotary frequencies are
-    rounded: a model whose ``rope_dtype`` is ``bfloat16`` computes with exact ones there, logits differ by about 1e-3.
+    Arguments and errors as :func:`convert`; a decoder that reads images whole is refused, too. A configuration of
+    ``transformers`` cannot say that rotary frequencies are rounded: a model whose ``rope_dtype`` is ``bfloat16``
+    computes with exact ones there, logits differ by about 1e-3.
     """
     weights = open_weights(source)
     parts = _Parts(weights, weights.decoder_source(), None)
     assert parts.decoder is not None
+    config = config_text(weights.settings, _dtype_name(parts.decoder, dtype))
     write_safetensors(out / files.MODEL_FILE, parts.decoder, metadata=parts.metadata(), dtype=dtype)
     vocabulary, tokenizer = weights.settings.vocabulary, weights.path / files.TOKENIZER_FILE
     texts: dict[str, Any] = {
@@ -115,7 +116,7 @@ def export_hf(source: str | Path | None, out: Path, *, dtype: torch.dtype | None
             "clean_up_tokenization_spaces": False,
             "model_max_length": weights.settings.decoder.max_positions,
         }
-    write_text(out / files.CONFIG_FILE, config_text(weights.settings, _dtype_name(parts.decoder, dtype)))
+    write_text(out / files.CONFIG_FILE, config)
     for name, values in texts.items():
         write_json(out / name, values)
     names = (files.MODEL_FILE, files.CONFIG_FILE, *texts)

@@ -75,12 +75,16 @@ def detect(path: Path, headers: Mapping[str, Header], entry: Entry | None) -> De
 
 
 def _differing(one: ModelSettings, other: ModelSettings) -> list[str]:
+    """Return the settings in which two files differ, but for the decoder's attention: its own file, the first, has it.
+
+    An image tokenizer serves decoders of either kind.
+    """
     mine, theirs = to_dict(one), to_dict(other)
     return [
         f"{section}.{key}"
         for section in ("vocabulary", "image", "vqgan", "decoder")
         for key in mine[section]
-        if mine[section][key] != theirs[section][key]
+        if mine[section][key] != theirs[section][key] and (section, key) != ("decoder", "attention")
     ]
 
 

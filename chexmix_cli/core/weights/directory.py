@@ -87,13 +87,16 @@ class WeightsDir:
 
     @property
     def sees_whole_image(self) -> bool:
-        """Return whether image positions attended to the whole image in training (``masking.attention``)."""
-        return self.provenance.get("attention") == "bidirectional"
+        """Return whether image positions attended to the whole image in training."""
+        return self.settings.decoder.attention == "bidirectional"
 
     @cached_property
     def fingerprint(self) -> str:
         """Return the sha256 over the digests of the weight files and the settings, without the model's name."""
         settings = {key: value for key, value in to_dict(self.settings).items() if key != "name"}
+        # Older files keep it apart from the settings: what was made with them has their fingerprint without it. It
+        # stands in the header of the decoder's file, and so in that file's digest.
+        del settings["decoder"]["attention"]
         digests = [file_sha256(path) for path in (self.decoder_file, self.vqgan_file) if path is not None]
         return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
 

@@ -35,7 +35,7 @@ def save_model(
     """Write the parts that are given; each file is replaced whole or not at all, others in the directory stay.
 
     Args:
-        directory: made if missing. Afterwards it works as ``--weights``, and its decoder loads in ``transformers``.
+        directory: made if missing. Afterwards it works as ``--weights``; a causal decoder loads in ``transformers``.
         settings: of the whole model; they go into every safetensors header.
         decoder, vqgan: on any device; read, not changed.
         tokenizer_file: ``tokenizer.json``, or ``vocab.json`` with its two companions beside it; copied.
@@ -54,7 +54,20 @@ def save_model(
         source = ModuleSource(decoder, decoder_slices(settings.decoder))
         write_safetensors(directory / files.MODEL_FILE, source, metadata=metadata, dtype=dtype)
         written = dtype or decoder.embedding.weight.dtype
-        write_text(directory / files.CONFIG_FILE, config_text(settings, str(written).removeprefix("torch.")))
+        write_config(directory, settings, str(written).removeprefix("torch."))
+
+
+def write_config(directory: Path, settings: ModelSettings, dtype_name: str) -> list[str]:
+    """Write ``config.json`` beside a decoder and return its name; arguments as :func:`released.config_text`.
+
+    A decoder that reads images whole has none, and one that lies there goes: it would make ``transformers`` read it as
+    a causal one.
+    """
+    if settings.decoder.attention != "causal":
+        (directory / files.CONFIG_FILE).unlink(missing_ok=True)
+        return []
+    write_text(directory / files.CONFIG_FILE, config_text(settings, dtype_name))
+    return [files.CONFIG_FILE]
 
 
 def copy_file(source: Path, target: Path) -> None:

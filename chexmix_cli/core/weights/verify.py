@@ -100,8 +100,9 @@ def _check_settings_files(weights: WeightsDir) -> Check:
         ours = settings.decoder
         found = read_config(weights.path / files.CONFIG_FILE)
         checked.append(files.CONFIG_FILE)
-        # The file has no word for the one, and the other changes nothing once trained.
-        if replace(found, rope_dtype=ours.rope_dtype, residual_dropout=ours.residual_dropout) != ours:
+        # The file has no word for the first two, and the last changes nothing once trained.
+        found = replace(found, attention=ours.attention, rope_dtype=ours.rope_dtype)
+        if replace(found, residual_dropout=ours.residual_dropout) != ours:
             problems.append(f"{files.CONFIG_FILE} describes another decoder than the weights")
     if (weights.path / files.VQGAN_CONFIG).is_file():
         vqgan, resolution = read_vqgan_config(weights.path / files.VQGAN_CONFIG)

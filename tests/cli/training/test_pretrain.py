@@ -56,7 +56,7 @@ def test_three_stages_make_a_model_that_writes_reports(call, manifest, films, tm
     assert result.code == 0
     assert result.records[0]["report"] is not None
     # Inpainting asks the weights how images were read in training.
-    assert open_weights(runs["2"]).provenance["attention"] == "paper"
+    assert open_weights(runs["2"]).settings.decoder.attention == "causal"
 
 
 def start(repository: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -88,10 +90,10 @@ def test_likelihoods_are_those_behind_whole_images(whole, vocabulary, codes):
         assert score == pytest.approx(float(wanted), abs=1e-5)
 
 
-@pytest.mark.parametrize(("attention", "is_whole"), [("bidirectional", True), ("paper", False)])
+@pytest.mark.parametrize(("attention", "is_whole"), [("bidirectional", True), ("causal", False)])
 def test_weights_say_how_they_read_images(tmp_path, model_settings, decoder, vqgan, attention, is_whole):
-    provenance = {"stage": "2", "attention": attention}
-    save_model(tmp_path, model_settings, decoder=decoder, vqgan=vqgan, provenance=provenance)
+    own = replace(model_settings, decoder=replace(model_settings.decoder, attention=attention))
+    save_model(tmp_path, own, decoder=decoder, vqgan=vqgan)
     weights = open_weights(tmp_path)
     span = weights.load_decoder("cpu", torch.float32).image_span
     vocabulary = model_settings.vocabulary

@@ -46,8 +46,6 @@ class Exporter:
         self._settings, self._start, self._decoder, self._vqgan = settings, start, decoder, vqgan
         # Weights that came from a model of weights.toml stay under its licence.
         origin = {} if start.entry is None else {"entry": start.entry.name}
-        if start.sees_whole_image:
-            origin["attention"] = "bidirectional"
         self.provenance: dict[str, Any] = {
             **origin,
             "stage": "finetune",
@@ -57,7 +55,7 @@ class Exporter:
         }
 
     def export_model(self, directory: Path) -> None:
-        """Write decoder, image tokenizer and text tokenizer; with adapters, merged and, small, apart."""
+        """Write decoder, image and text tokenizer; adapters are merged and, of a causal decoder, written apart, too."""
         settings, is_lora = self._start.settings, self._settings.method == "lora"
         if self._start.tokenizer_file is not None:
             save_model(directory, settings, tokenizer_file=self._start.tokenizer_file)
@@ -67,7 +65,8 @@ class Exporter:
         is_trained = is_lora or any(parameter.requires_grad for parameter in decoder.parameters())
         dtype = None if is_trained else self._start_dtype()
         save_model(directory, settings, decoder=decoder, provenance=self.provenance, dtype=dtype)
-        if is_lora:
+        # Apart they are of use to `peft` alone, which would read a decoder that sees images whole as a causal one.
+        if is_lora and not self._start.sees_whole_image:
             self._write_adapters(directory / ADAPTER_FOLDER, self._settings.lora)
 
     def export_head(self, directory: Path, head: Head) -> None:

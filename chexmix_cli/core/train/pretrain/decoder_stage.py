@@ -55,14 +55,15 @@ def decoder_task(
     stage = "2" if isinstance(settings, Stage2Training) else "1"
     # Weights that came from a model of weights.toml stay under its licence.
     origin = {} if start.entry is None else {"entry": start.entry.name}
-    if isinstance(settings, Stage2Training):
-        # Inpainting has to read images as they were read in training (weights/directory.py: sees_whole_image).
-        origin["attention"] = settings.masking.attention
+    trained = model
+    if isinstance(settings, Stage2Training) and settings.masking.attention == "bidirectional":
+        # Every later command has to read images as they were read in training.
+        trained = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, attention="bidirectional"))
 
     def export(directory: Path) -> None:
         save_model(
             directory,
-            model,
+            trained,
             decoder=decoder,
             vqgan=vqgan,
             tokenizer_file=tokenizer_file,
@@ -124,10 +125,10 @@ def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir,
         folder = Path(settings.start.decoder)
         decoder = load_grown_decoder(folder, shape, settings.model.vocabulary, step_generator(seed, 0))
     elif start.has_decoder:
-        # Dropout is of the training, not of the weights.
+        # Dropout is of the training, not of the weights; how it reads images is what the training is about.
         require_same(
             "decoder",
-            dataclasses.replace(start.settings.decoder, residual_dropout=0.0),
+            dataclasses.replace(start.settings.decoder, residual_dropout=0.0, attention="causal"),
             dataclasses.replace(shape, residual_dropout=0.0),
         )
         decoder = start.load_decoder(torch.device("cpu"), torch.float32)

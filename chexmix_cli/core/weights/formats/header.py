@@ -91,13 +91,25 @@ class Header:
             schema = values["schema"]
             if schema != SCHEMA:
                 raise WeightsError(f"schema {schema}", where=where, expected=str(SCHEMA), hint="use a newer chexmix")
-            return Description(build(ModelSettings, values["model"], where="model"), values.get("provenance") or {})
+            return _description(values["model"], values.get("provenance") or {})
         except WeightsError:
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"cannot be read ({error!r})", where=where, hint=_AGAIN) from None
         except ChexmixError as error:
             raise WeightsError(str(error), where=where) from None
+
+
+def _description(model: dict[str, Any], provenance: dict[str, Any]) -> Description:
+    """Return a description; the one place that knows what older files said elsewhere.
+
+    Up to 0.1.0 the decoder's attention stood in the provenance, as stage 2 has it: ``paper`` or ``bidirectional``.
+    """
+    if "attention" in provenance and "attention" not in model["decoder"]:
+        trained = provenance["attention"]
+        provenance = {key: value for key, value in provenance.items() if key != "attention"}
+        model = {**model, "decoder": {**model["decoder"], "attention": "causal" if trained == "paper" else trained}}
+    return Description(build(ModelSettings, model, where="model"), provenance)
 
 
 def read_header(path: Path) -> Header:

@@ -173,8 +173,18 @@ def config_text(settings: ModelSettings, dtype_name: str) -> str:
     Args:
         settings: the model.
         dtype_name: of the weights, as torch calls it: ``bfloat16``.
+
+    Raises:
+        WeightsError: if images are read whole: a PhiForCausalLM cannot, and would be given other states without a word.
     """
     decoder, vocabulary = settings.decoder, settings.vocabulary
+    if decoder.attention != "causal":
+        raise WeightsError(
+            f"decoder.attention is {decoder.attention!r}, which PhiForCausalLM cannot express",
+            where=settings.name,
+            expected="'causal'",
+            hint="use these weights with chexmix; `chexmix weights convert` keeps them whole",
+        )
     values = {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
