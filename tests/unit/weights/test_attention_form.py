@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from chexmix_cli.core.weights.header import DESCRIPTION_KEY, read_header
 from safetensors.torch import load_file, save_file
 
 from chexmix_cli.core.errors import SettingsError, WeightsError
@@ -23,6 +22,7 @@ from chexmix_cli.core.settings.training import resolve_stage
 from chexmix_cli.core.train.finetune.exporting import Exporter
 from chexmix_cli.core.weights import WeightsDir, open_weights, save_model
 from chexmix_cli.core.weights.convert import convert, export_hf
+from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, read_header
 from chexmix_cli.core.weights.verify import verify
 
 
