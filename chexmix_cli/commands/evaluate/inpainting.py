@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver, evaluation_rows
+from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, Sets
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings
-
-if TYPE_CHECKING:
-    from chexmix_cli.library.opened import OpenModel
 
 
 def _ratios(text: str) -> list[float]:
@@ -67,28 +64,17 @@ def evaluate_inpainting(
         chexmix evaluate inpainting --manifest m.jsonl --set images=100 --html page.html -o result.json
     """
 
-    settings, console, seed = call.settings, call.console, call.options.seed
-    chosen_split, rows = evaluation_rows(manifest, split)
-    model = call.options.open_model(settings.input)
-    from chexmix_cli.commands.evaluate.output import failed_items
-    from chexmix_cli.core.evals.inpainting.result import chosen_rows, inpainting_evaluation
-    from chexmix_cli.core.evals.inpainting.run import InpaintingRun
+    from chexmix_cli.library.evaluation.inpainting import evaluate_model
+    from chexmix_cli.library.evaluation.rows import EvaluationOptions
 
-    chosen = chosen_rows(rows, settings, seed)
-    with console.progress("films") as move:
-        collected = InpaintingRun(model.restorer, model.preset, settings, seed).run(chosen, move)
-    sample = "all" if len(chosen) == len(rows) else f"seed {seed}"
-    evaluation = inpainting_evaluation(
-        collected,
-        settings,
-        seed=seed,
-        model=_model_fields(model, seed),
-        data={"split": chosen_split, "rows": len(rows), "sample": sample},
-        failed=failed_items(collected.failed),
+    run = EvaluationOptions(seed=call.options.seed, with_cases=html is not None, progress=call.console.progress)
+    evaluation = evaluate_model(
+        call.options.open_model(call.settings.input),
+        call.settings,
+        manifest,
+        split,
+        options=run,
     )
-    to = Delivery(out=out, html=html, plots=plots, is_json=call.options.is_json, console=console)
-    return deliver(evaluation, to)
-
-
-def _model_fields(model: OpenModel, seed: int) -> dict[str, Any]:
-    return {**model.provenance(seed=seed), "image_dtype": str(model.image_dtype).removeprefix("torch.")}
+    return deliver(
+        evaluation, Delivery(out=out, html=html, plots=plots, is_json=call.options.is_json, console=call.console)
+    )

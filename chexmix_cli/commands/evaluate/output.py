@@ -13,13 +13,10 @@ import typer
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.commands.shared.tables import draw_table
-from chexmix_cli.core.errors import DataError, ExitCode, MachineError, Reason
+from chexmix_cli.core.errors import ExitCode, MachineError
 from chexmix_cli.core.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from chexmix_cli.core.data.manifest import ManifestRow
     from chexmix_cli.core.evals.result import Evaluation, Measurement
 
 Out = Annotated[
@@ -73,11 +70,6 @@ def deliver(evaluation: Evaluation, to: Delivery) -> ExitCode:
     return ExitCode.DONE
 
 
-def failed_items(failed: Sequence[tuple[str, DataError]]) -> list[Mapping[str, str]]:
-    """Return items that could not be used as an evaluation lists them."""
-    return [{"id": item_id, "code": error.code, "message": str(error)} for item_id, error in failed]
-
-
 def summary(evaluation: Evaluation) -> str:
     """Return a result as tables, for a terminal."""
     rows = [
@@ -89,29 +81,6 @@ def summary(evaluation: Evaluation) -> str:
     if evaluation.missing:
         parts.append(draw_table(("not computed", "why"), [(one["what"], one["reason"]) for one in evaluation.missing]))
     return "\n\n".join(parts)
-
-
-def evaluation_rows(manifest: Path, split: str | None) -> tuple[str, list[ManifestRow]]:
-    """Return the split that is evaluated and its rows.
-
-    Raises:
-        DataError: if the manifest cannot be read, or has no such rows.
-    """
-    from chexmix_cli.core.data.manifest import read_manifest
-
-    rows = list(read_manifest(manifest))
-    wanted = [split] if split is not None else ["test", "val"]
-    for name in wanted:
-        found = [row for row in rows if row.split == name]
-        if found:
-            return name, found
-    raise DataError(
-        Reason.NOT_FOUND,
-        f"no row of split {' or '.join(wanted)}",
-        where=manifest.name,
-        expected="rows to evaluate",
-        hint="--split names another",
-    )
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -124,8 +124,8 @@ def _attempt(run: Run, job: _Job, fingerprint: str) -> Any:
 
 def _run(run: Run, job: _Job, fingerprint: str) -> Path:
     """Run the commands of a run unless they have been, and return the result's file."""
-    from chexmix_cli.commands.evaluate.output import evaluation_rows
     from chexmix_cli.core.data.manifest import read_manifest, write_manifest
+    from chexmix_cli.library.evaluation.rows import evaluation_rows
 
     source = job.manifests[run.manifest]
     split, _ = evaluation_rows(source, None)
