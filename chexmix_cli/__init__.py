@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SettingsError,
         WeightsError,
     )
+    from chexmix_cli.library import evaluate
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.model import Model, load
     from chexmix_cli.library.results import Failure
@@ -38,6 +39,7 @@ _HOMES = {
     "Failure": "library.results",
     "Film": "library.films",
     "Model": "library.model",
+    "evaluate": "library.evaluate",
     "load": "library.model",
     "studies": "library.studies",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "SettingsError",
     "WeightsError",
     "__version__",
+    "evaluate",
     "load",
     "studies",
 ]
@@ -61,7 +64,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    module = import_module(f"{__name__}.{_HOMES[name]}")
+    found = module if name == "evaluate" else getattr(module, name)
     globals()[name] = found
     return found
 

@@ -148,9 +148,10 @@ class _Task:
         return tally.exit_code
 
     def _fields(self, tokens: Tokens, model: OpenModel) -> Record:
-        found = tokens.fields()
+        fields = tokens.fields()
         # The codes come last: they are long, and hide from a reader what stands behind them.
-        return {**found, **self.options.provenance_of(model), "codes": found.pop("codes")}
+        codes = fields.pop("codes")
+        return {**fields, **self.options.provenance_of(model), "codes": codes}
 
 
 @dataclass(frozen=True, slots=True)
