@@ -33,6 +33,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 #: What may differ between two runs of one checkout: name -> (pattern, replacement). Paths are replaced besides.
 RULES = {
+    "state of the checkout": (r'("(?:commit|changed)": )("[0-9a-f]{40}"|null|true|false)', r"\1<varies>"),
+    "hash of a checkpoint's file": (r'(\.safetensors": )"[0-9a-f]{64}"', r"\1<varies>"),
     "rate of training": (r'(examples_per_s"?:? )[\d.e+-]+', r"\1<varies>"),
     "seconds that a plan measured": (r'"seconds": \{[^{}]*\}', '"seconds": <varies>'),
     "memory of the process that plans": (r'("(?:process|peak_bytes)": )\d+', r"\1<varies>"),
@@ -58,13 +60,22 @@ def normalise(text: str, paths: Mapping[str, Path]) -> str:
     return text
 
 
-def described(data: bytes, paths: Mapping[str, Path]) -> str:
+def ordered_header(data: bytes) -> bytes:
+    """Return a safetensors file with its header in order: safetensors writes metadata in another one each time."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    return json.dumps(json.loads(data[8:start]), sort_keys=True).encode() + data[start:]
+
+
+def described(data: bytes, paths: Mapping[str, Path], *, is_safetensors: bool = False) -> str:
     """Return text normalised, and size and SHA-256 of what is no text."""
     try:
         text = data.decode(_TEXT)
     except UnicodeDecodeError:
         text = "\0"
-    return f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}\n" if "\0" in text else normalise(text, paths)
+    if "\0" not in text:
+        return normalise(text, paths)
+    hashed = ordered_header(data) if is_safetensors else data
+    return f"{len(data)} bytes, sha256 {hashlib.sha256(hashed).hexdigest()}\n"
 
 
 def read_commands(path: Path) -> dict[str, str]:
@@ -145,7 +156,7 @@ def record(folder: Path, commands: Mapping[str, str], *, chexmix: str, checkout:
         for part, data in found.items():
             target = folder / name / part
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(described(data, paths), encoding=_TEXT)
+            target.write_text(described(data, paths, is_safetensors=part.endswith(".safetensors")), encoding=_TEXT)
 
 
 def shown_lines(text: str) -> list[str]:
@@ -213,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("--checkout", type=Path, default=REPOSITORY, help="whose code runs; default: this one")
     one.add_argument("--chexmix", default=f"{shlex.quote(sys.executable)} -m chexmix_cli", help="what chexmix starts")
     one.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared", help="development data")
-    one.add_argument("--only", nargs="*", help="only these commands, by name")
+    one.add_argument("--only", nargs="*", help="only these commands; what they read of others has to be named too")
     two = modes.add_parser("compare", help="list the differences of two recordings")
     two.add_argument("before", type=Path)
     two.add_argument("after", type=Path)
