@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from chexmix_cli.commands.shared.console import Console
     from chexmix_cli.core.data.manifest import ManifestRow
-    from chexmix_cli.core.evals.classification.protocol import Embed, Picture, SplitImages
+    from chexmix_cli.core.evals.classification.protocol import DrawRow, Embed, SplitImages
     from chexmix_cli.core.evals.result import Evaluation
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.manifest_images import StoredCodes
@@ -301,7 +301,7 @@ def _embed(model: OpenModel, console: Console, batch_size: int, grid: int) -> Em
     return embed
 
 
-def _picture(settings: EvaluateClassificationSettings) -> Picture:
+def _picture(settings: EvaluateClassificationSettings) -> DrawRow:
     """Return the function that draws a row's radiograph, small, for the page."""
     import io
 
