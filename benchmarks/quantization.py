@@ -24,7 +24,7 @@ from chexmix_cli.core.data.manifest import read_manifest
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.manifest_images import encode_rows
-from chexmix_cli.core.infer.reports.writer import Report, ReportWriter
+from chexmix_cli.core.infer.reports.writer import ReportWriter, WrittenReport
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.linear import FEW_ROWS
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings
@@ -56,7 +56,7 @@ def main() -> None:
     prompts = [settings.vocabulary.report_prompt(one) for one in codes]
     said = [[*tokenizer.encode(row.report or ""), settings.vocabulary.begin_text] for row in encoded.rows]
     logprobs: dict[str, list[Tensor]] = {}
-    written: dict[str, list[Report]] = {}
+    written: dict[str, list[WrittenReport]] = {}
     for name, way in WAYS.items():
         decoder = weights.load_decoder("cpu", **way)
         pairs = zip(prompts, said, strict=True)
@@ -97,7 +97,7 @@ def compare_next(exact_TV: Tensor, other_TV: Tensor, truth_T: Tensor) -> dict[st
     }
 
 
-def compare_reports(exact: list[Report], other: list[Report]) -> dict[str, float]:
+def compare_reports(exact: list[WrittenReport], other: list[WrittenReport]) -> dict[str, float]:
     """Return how many greedy reports are the same, and the share of tokens before they part."""
     same, shared, whole = 0, 0, 0
     for one, two in zip(exact, other, strict=True):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chexmix_cli.core.infer.reports.evidence import SentenceEvidence
-    from chexmix_cli.core.infer.reports.writer import Report
+    from chexmix_cli.core.infer.reports.writer import WrittenReport
     from chexmix_cli.core.settings.inference import DecodeSettings, ExplainSettings
     from chexmix_cli.library.opened import OpenModel
 
@@ -35,7 +35,7 @@ class StudyReport:
 
     film: Film
     codes: list[int]
-    report: Report
+    report: WrittenReport
     sentences: list[SentenceEvidence] | None = None
 
     @property
@@ -131,7 +131,7 @@ class Reporter:
         note = f"model {self.model.weights.name}"
         evidence_picture(original, result.sentences or [], path=path, note=note)
 
-    def _evidence(self, codes: list[int], report: Report) -> list[SentenceEvidence] | None:
+    def _evidence(self, codes: list[int], report: WrittenReport) -> list[SentenceEvidence] | None:
         from chexmix_cli.core.infer.reports.evidence import find_evidence
 
         tokenizer = self.model.reports.tokenizer

@@ -87,7 +87,7 @@ class ShardOutput:
 
     def take(self, job: Job[Film], record: Record) -> Record:
         """Put a record into its shard; return what stdout gets of it: its place instead of its codes."""
-        from chexmix_cli.core.data.shards.writer import Tokens
+        from chexmix_cli.core.data.shards.writer import ShardTokens
 
         try:
             beside = beside_of(job.line or {})
@@ -97,7 +97,7 @@ class ShardOutput:
         fields = {"id": record["id"], **kept, **beside.fields}
         tokens = None
         if record["status"] == "ok":
-            tokens = Tokens(record["codes"], self._encode(beside.report), beside.labels)
+            tokens = ShardTokens(record["codes"], self._encode(beside.report), beside.labels)
         name, row = self._writer.add(job.order, fields, tokens)
         shown = {key: value for key, value in record.items() if key != "codes"}
         return shown | {"shard": name, "row": row}

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ContextPart:
     """Some positions of a context, in order.
 
     Attributes:
@@ -31,8 +31,8 @@ class Part:
     sees_itself: bool = False
 
 
-#: What attends to itself only: every position sees all parts before its own, and of its own what ``Part`` says.
-Context = tuple[Part, ...]
+#: What attends to itself only: every position sees all parts before its own, and of its own what ``ContextPart`` says.
+Context = tuple[ContextPart, ...]
 
 
 class AttentionPlan:
@@ -91,7 +91,7 @@ class AttentionPlan:
             first = start
         return attend_TT[None]
 
-    def _attend_part(self, part: Part, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
+    def _attend_part(self, part: ContextPart, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
         is_causal = start == 0 and not part.sees_itself
         mask = None if part.sees_itself or is_causal else self._causal_mask(part.length, start + part.length)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)

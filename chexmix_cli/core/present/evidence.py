@@ -22,7 +22,7 @@ _LETTERS_A_LINE, _MOST_LINES = 50, 3
 _OPACITY = 0.55
 
 
-class Shown(Protocol):
+class ShownSentence(Protocol):
     """A sentence (``core/infer/reports/evidence.py: SentenceEvidence``)."""
 
     @property
@@ -42,7 +42,7 @@ class Shown(Protocol):
         """Return whether the image does not matter."""
 
 
-def evidence_picture(film: Any, sentences: Sequence[Shown], *, path: Path, note: str) -> None:
+def evidence_picture(film: Any, sentences: Sequence[ShownSentence], *, path: Path, note: str) -> None:
     """Write a PNG with a heat map for each sentence, all on one scale.
 
     Args:
@@ -83,7 +83,7 @@ def evidence_picture(film: Any, sentences: Sequence[Shown], *, path: Path, note:
     save_figure(figure, path, metadata)
 
 
-def _draw(axes: Axes, film: Any, sentence: Shown, scale: float) -> None:
+def _draw(axes: Axes, film: Any, sentence: ShownSentence, scale: float) -> None:
     pixels = np.asarray(film)
     height, width = pixels.shape[:2]
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))

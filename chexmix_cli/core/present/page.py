@@ -25,7 +25,7 @@ flex:1 1 min(460px,100%);box-sizing:border-box;overflow-wrap:anywhere}
 """
 
 
-class Shown(Protocol):
+class ShownCase(Protocol):
     """A case (``core/evals/result.py: Case``)."""
 
     @property
@@ -45,7 +45,7 @@ class Shown(Protocol):
         """Return PNG bytes by caption."""
 
 
-def evaluation_page(record: Mapping[str, Any], cases: Sequence[Shown], plots: Mapping[str, bytes]) -> str:
+def evaluation_page(record: Mapping[str, Any], cases: Sequence[ShownCase], plots: Mapping[str, bytes]) -> str:
     """Return the page of one evaluation.
 
     Args:
@@ -121,7 +121,7 @@ def _table(columns: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
-def _case(case: Shown) -> str:
+def _case(case: ShownCase) -> str:
     pictures = "".join(
         f"<figure>{_picture(png, caption)}<figcaption>{_text(caption)}</figcaption></figure>"
         for caption, png in case.pictures.items()

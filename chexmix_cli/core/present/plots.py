@@ -21,7 +21,7 @@ _MOST_INSIDE = 3
 _LEGEND_ROW_IN = 0.22
 
 
-class Line(Protocol):
+class PlottedLine(Protocol):
     """A line of a plot; bounds may be missing."""
 
     @property
@@ -61,7 +61,7 @@ class Plot(Protocol):
         """Return the name of the axis."""
 
     @property
-    def series(self) -> Sequence[Line]:
+    def series(self) -> Sequence[PlottedLine]:
         """Return the lines."""
 
     @property

@@ -28,7 +28,7 @@ from chexmix_cli.core.train.parallel import Layout
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights.files import RUN_MODEL
 
-Report = Callable[[dict[str, Any]], None]
+OnRecord = Callable[[dict[str, Any]], None]
 
 _CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ class Trainer:
         settings: dict[str, Any],
         *,
         out: Path,
-        report: Report,
+        report: OnRecord,
         device: torch.device = _CPU,
     ) -> None:
         self.task, self.train, self.schedule, self.settings, self.out = task, train, optimizer, settings, out
@@ -65,7 +65,7 @@ class Trainer:
         self.position = Position()
         self._state = TrainState(task.module, self.optimizer, self.average)
         self._made_by = {**code_state(), "world_size": world_size(), "device": device.type}
-        self._report: Report = report if is_main() else lambda record: None
+        self._report: OnRecord = report if is_main() else lambda record: None
 
     def run(self, *, resume: bool) -> bool:
         """Train to the last step; return False if a SIGTERM or SIGINT ended it early, with a checkpoint written.

@@ -14,7 +14,7 @@ from chexmix_cli.core.kernels.linear_cross_entropy.chunked import linear_cross_e
 from chexmix_cli.core.kernels.masked_tokens import reference
 from chexmix_cli.core.kernels.masked_tokens.op import hide_tokens
 from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
-from chexmix_cli.core.models.attention import AttentionPlan, Context, Part
+from chexmix_cli.core.models.attention import AttentionPlan, Context, ContextPart
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import MaskedLoss
 from chexmix_cli.core.vocab import Vocabulary
@@ -77,11 +77,11 @@ class Documents:
         is_real_BT = position_T < torch.tensor(self.lengths, device=self.input_BT.device)[:, None]
         return self.input_BT[is_real_BT][None], self.target_BT[is_real_BT][None]
 
-    def _parts(self, length: int, image: tuple[int, int]) -> list[Part]:
+    def _parts(self, length: int, image: tuple[int, int]) -> list[ContextPart]:
         if not self.is_bidirectional:
-            return [Part(length)]
+            return [ContextPart(length)]
         start, stop = image
-        return [Part(start), Part(stop - start, sees_itself=True), Part(length - stop)]
+        return [ContextPart(start), ContextPart(stop - start, sees_itself=True), ContextPart(length - stop)]
 
     def _slice(self, chosen: slice, rows: tuple[int, ...]) -> Documents:
         return dataclasses.replace(
@@ -94,12 +94,12 @@ class Documents:
         )
 
 
-def _join_causal(parts: Sequence[Part]) -> Context:
+def _join_causal(parts: Sequence[ContextPart]) -> Context:
     """Return the same context in the fewest parts."""
-    joined: list[Part] = []
+    joined: list[ContextPart] = []
     for part in parts:
         if joined and not (part.sees_itself or joined[-1].sees_itself):
-            joined[-1] = Part(joined[-1].length + part.length)
+            joined[-1] = ContextPart(joined[-1].length + part.length)
         elif part.length:
             joined.append(part)
     return tuple(joined)

@@ -13,7 +13,7 @@ from chexmix_cli.core.weights.detect import holds_weights
 from chexmix_cli.core.weights.directory import WeightsDir
 from chexmix_cli.core.weights.formats.header import read_header
 from chexmix_cli.core.weights.formats.keys import num_parameters
-from chexmix_cli.core.weights.hub.registry import Entry
+from chexmix_cli.core.weights.hub.registry import ModelEntry
 
 #: What the estimate of memory is made for.
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -32,7 +32,7 @@ class Memory:
     cache: int
 
 
-def describe_entry(entry: Entry) -> dict[str, Any]:
+def describe_entry(entry: ModelEntry) -> dict[str, Any]:
     """Return one entry of ``weights.toml`` as a record: what it is, its licence, whether it is here."""
     sizes = [path.stat().st_size for path in entry.directory.glob("*") if path.is_file()]
     return {

@@ -16,7 +16,7 @@ from chexmix_cli.core.weights.formats.header import Header
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices
 from chexmix_cli.core.weights.formats.released import read_config, read_vqgan_config
 from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, check_keys
-from chexmix_cli.core.weights.hub.registry import RELEASED_ENTRY, Entry, registry
+from chexmix_cli.core.weights.hub.registry import RELEASED_ENTRY, ModelEntry, registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def holds_weights(path: Path) -> bool:
     return any((path / name).is_file() for name in names)
 
 
-def detect(path: Path, headers: Mapping[str, Header], entry: Entry | None) -> Detected:
+def detect(path: Path, headers: Mapping[str, Header], entry: ModelEntry | None) -> Detected:
     """Return the settings of a weights directory.
 
     Args:
@@ -88,7 +88,7 @@ def _differing(one: ModelSettings, other: ModelSettings) -> list[str]:
     ]
 
 
-def _detect_released(path: Path, headers: Mapping[str, Header], entry: Entry | None) -> Detected:
+def _detect_released(path: Path, headers: Mapping[str, Header], entry: ModelEntry | None) -> Detected:
     """Return the settings of a directory without our header: the released vocabulary, sizes from its files.
 
     The released hub repository need not hold ``config.json`` and ``vqgan.yaml``. Its published sizes stand in for

@@ -19,7 +19,7 @@ from chexmix_cli.core.weights.formats.header import read_header
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices, same_name_slices
 from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, load_module
 from chexmix_cli.core.weights.formats.vqgan_checkpoint import VqganCheckpoint
-from chexmix_cli.core.weights.hub.registry import EMBEDDED, Entry, registry
+from chexmix_cli.core.weights.hub.registry import EMBEDDED, ModelEntry, registry
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ _LOG = logging.getLogger("chexmix")
 class WeightsDir:
     """One model on disk; made by :func:`open_weights`. Settings are read at once, tensors only when asked for."""
 
-    def __init__(self, path: Path, entry: Entry | None = None) -> None:
+    def __init__(self, path: Path, entry: ModelEntry | None = None) -> None:
         self.path = path
         self._headers = {
             name: read_header(path / name) for name in (files.MODEL_FILE, files.VQGAN_FILE) if (path / name).is_file()
@@ -224,7 +224,7 @@ def open_weights(name_or_dir: str | Path | None) -> WeightsDir:
     return WeightsDir(*locate(name_or_dir))
 
 
-def locate(name_or_dir: str | Path | None) -> tuple[Path, Entry | None]:
+def locate(name_or_dir: str | Path | None) -> tuple[Path, ModelEntry | None]:
     """Return the directory :func:`open_weights` would open, and the entry of ``weights.toml`` it belongs to, if any."""
     name_or_dir = EMBEDDED if name_or_dir is None else name_or_dir
     entries = registry()

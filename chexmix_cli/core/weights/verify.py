@@ -15,7 +15,7 @@ from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices
 from chexmix_cli.core.weights.formats.released import read_config, read_vqgan_config
 from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, check_keys
 from chexmix_cli.core.weights.hub.lock import read_lock
-from chexmix_cli.core.weights.hub.registry import Entry
+from chexmix_cli.core.weights.hub.registry import ModelEntry
 
 #: Goes through the text tokenizer and has to come back: plain report language, a number, a character of many bytes.
 _SAMPLE = "FINDINGS: Mildly enlarged heart (CTR 0.55). No pneumothorax.\nIMPRESSION: 1. Left effusion \u2265 2 cm."
@@ -73,7 +73,7 @@ def _guard(name: str, check: Callable[[], Check]) -> Check:
         return Check(name, "failed", str(error))
 
 
-def _check_digests(path: Path, entry: Entry | None) -> Check:
+def _check_digests(path: Path, entry: ModelEntry | None) -> Check:
     lock = read_lock(path)
     recorded = {} if lock is None else {name: file.sha256 for name, file in lock.files.items()}
     required: list[str] = []

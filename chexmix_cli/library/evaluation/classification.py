@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chexmix_cli.core.data.manifest import ManifestRow
-    from chexmix_cli.core.evals.classification.protocol import Embed, Picture, SplitImages
+    from chexmix_cli.core.evals.classification.protocol import DrawRow, Embed, SplitImages
     from chexmix_cli.core.evals.result import Evaluation
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.manifest_images import StoredCodes
@@ -238,7 +238,7 @@ def _embed(model: OpenModel, progress: ProgressBar, batch_size: int, grid: int) 
     return embed
 
 
-def _picture(settings: EvaluateClassificationSettings) -> Picture:
+def _picture(settings: EvaluateClassificationSettings) -> DrawRow:
     """Return the function that draws a row's radiograph, small, for the page."""
     import io
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from chexmix_cli.core.data.shards import ShardIdentity, ShardSet, ShardWriter, find_sets, merge_sets, verify_set
 from chexmix_cli.core.data.shards.merge import new_list_hash, update_list_hash
-from chexmix_cli.core.data.shards.writer import Tokens
+from chexmix_cli.core.data.shards.writer import ShardTokens
 from chexmix_cli.core.errors import DataError, Reason, SettingsError, VocabularyError
 
 IDENTITY = ShardIdentity(
@@ -34,7 +34,7 @@ IDENTITY = ShardIdentity(
 SPLITS = ("train", "val", None)
 
 
-def example(order: int) -> tuple[dict, Tokens | None]:
+def example(order: int) -> tuple[dict, ShardTokens | None]:
     """Return input ``order`` of a list: every fifth gives nothing, every third has no report."""
     rng = np.random.default_rng(order)
     record_id = f"film-{order}.png"
@@ -43,7 +43,7 @@ def example(order: int) -> tuple[dict, Tokens | None]:
     labels = {"Edema": int(rng.integers(-1, 2)), "Other": None} if order % 2 else {"Effusion": 1}
     text = [] if order % 3 == 0 else rng.integers(0, 500, order % 7 + 1).tolist()
     fields = {"id": record_id, "status": "ok", "split": SPLITS[order % 3], "view": "PA"}
-    return fields, Tokens(rng.integers(0, 300, 6).tolist(), text, labels)
+    return fields, ShardTokens(rng.integers(0, 300, 6).tolist(), text, labels)
 
 
 def write(folder: Path, count: int, identity: ShardIdentity = IDENTITY, *, stop_at: int | None = None) -> ShardWriter:
@@ -124,7 +124,7 @@ def test_any_safetensors_reader_reads_them(shards):
 def test_a_large_text_vocabulary_takes_wider_ids(tmp_path):
     identity = dataclasses.replace(IDENTITY, num_text=70_000)
     writer = ShardWriter(tmp_path / "set", identity)
-    writer.add(0, {"id": "a", "status": "ok"}, Tokens([1] * 6, [69_999]))
+    writer.add(0, {"id": "a", "status": "ok"}, ShardTokens([1] * 6, [69_999]))
     found = writer.finish(num_listed=1, list_hash="x")
     assert found.text(0).dtype == np.uint32
     assert found.text(0).tolist() == [69_999]
@@ -294,7 +294,7 @@ def test_a_flipped_bit_is_seen_by_verify_at_the_latest(shards, suffix, share):
 def test_an_id_with_two_rows_is_seen_by_verify(tmp_path):
     writer = ShardWriter(tmp_path / "set", IDENTITY)
     for order in range(2):
-        writer.add(order, {"id": "same", "status": "ok"}, Tokens([order] * 6))
+        writer.add(order, {"id": "same", "status": "ok"}, ShardTokens([order] * 6))
     found = writer.finish(num_listed=2, list_hash="x")
     with pytest.raises(DataError, match="an id has two rows"):
         verify_set(found)
@@ -304,9 +304,9 @@ def test_an_id_with_two_rows_is_seen_by_verify(tmp_path):
 def test_codes_of_another_size_or_range_never_get_in(tmp_path, codes):
     writer = ShardWriter(tmp_path / "set", IDENTITY)
     with pytest.raises(VocabularyError):
-        writer.add(0, {"id": "a", "status": "ok"}, Tokens(codes))
+        writer.add(0, {"id": "a", "status": "ok"}, ShardTokens(codes))
     with pytest.raises(VocabularyError):
-        writer.add(0, {"id": "a", "status": "ok"}, Tokens([1] * 6, [500]))
+        writer.add(0, {"id": "a", "status": "ok"}, ShardTokens([1] * 6, [500]))
     with pytest.raises(SettingsError):
         dataclasses.replace(IDENTITY, num_codes=65_537)
 
@@ -349,7 +349,7 @@ def test_a_missing_part_or_one_of_another_list_is_refused(tmp_path):
             merge_sets(given, tmp_path / "merged", lambda done, total: None)
 
 
-def _renamed(count: int, prefix: str) -> Iterator[tuple[int, dict, Tokens | None]]:
+def _renamed(count: int, prefix: str) -> Iterator[tuple[int, dict, ShardTokens | None]]:
     for order in range(count):
         fields, tokens = example(order)
         yield order, {**fields, "id": f"{prefix}/{fields['id']}"}, tokens
@@ -382,7 +382,7 @@ def test_writing_takes_the_memory_of_a_shard_whatever_the_length(tmp_path):
         codes = np.zeros(1024, np.uint16)
         tracemalloc.start()
         for order in range(count):
-            writer.add(order, {"id": f"film-{order}", "status": "ok"}, Tokens(codes, list(range(100))))
+            writer.add(order, {"id": f"film-{order}", "status": "ok"}, ShardTokens(codes, list(range(100))))
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most

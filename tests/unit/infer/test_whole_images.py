@@ -11,7 +11,7 @@ from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.embeddings import image_embeddings
 from chexmix_cli.core.infer.likelihood import ReportScorer
 from chexmix_cli.core.infer.reports.engine import report_engine
-from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, Part
+from chexmix_cli.core.models.attention import AttentionPlan, ContextPart, ImageSpan
 from chexmix_cli.core.settings.finetuning import ReportFinetuning
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.load import build
@@ -32,7 +32,7 @@ def whole(make_decoder, vocabulary):
 def planned(decoder, vocabulary, token_ids):
     """Return the states (T, D) of one sequence in the way training lays images out."""
     size = vocabulary.tokens_per_image
-    parts = (Part(1), Part(size, sees_itself=True), Part(len(token_ids) - 1 - size))
+    parts = (ContextPart(1), ContextPart(size, sees_itself=True), ContextPart(len(token_ids) - 1 - size))
     plan = AttentionPlan([tuple(part for part in parts if part.length)])
     return decoder(torch.tensor([token_ids]), attend_BTS=plan)[0]
 

@@ -8,18 +8,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
-from chexmix_cli.core.models.attention import AttentionPlan, Context, Part
+from chexmix_cli.core.models.attention import AttentionPlan, Context, ContextPart
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.model import DecoderSettings
 
-IMAGE = Part(5, sees_itself=True)
+IMAGE = ContextPart(5, sees_itself=True)
 PLANS: dict[str, list[Context]] = {
-    "one": [(Part(7),)],
-    "two": [(Part(3),), (Part(9),)],
-    "single tokens": [(Part(1),), (Part(1),), (Part(4),)],
-    "image": [(Part(1), IMAGE, Part(4)), (Part(1), IMAGE, Part(1))],
-    "two images in one context": [(Part(1), IMAGE, Part(3), IMAGE, Part(2))],
-    "starts and ends in an image": [(IMAGE, Part(3), Part(2, sees_itself=True)), (Part(2),)],
+    "one": [(ContextPart(7),)],
+    "two": [(ContextPart(3),), (ContextPart(9),)],
+    "single tokens": [(ContextPart(1),), (ContextPart(1),), (ContextPart(4),)],
+    "image": [(ContextPart(1), IMAGE, ContextPart(4)), (ContextPart(1), IMAGE, ContextPart(1))],
+    "two images in one context": [(ContextPart(1), IMAGE, ContextPart(3), IMAGE, ContextPart(2))],
+    "starts and ends in an image": [(IMAGE, ContextPart(3), ContextPart(2, sees_itself=True)), (ContextPart(2),)],
 }
 SETTINGS = DecoderSettings(
     num_rows=50, hidden_size=24, num_layers=3, num_heads=3, mlp_size=40, rotary_size=4, max_positions=20
@@ -76,7 +76,7 @@ def test_a_wrong_attention_is_found(decoder, monkeypatch):
     contexts = PLANS["image"]
     expected = run(decoder, contexts, dense=True)
 
-    def upper_left(part: Part, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
+    def upper_left(part: ContextPart, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=not part.sees_itself)
 
     monkeypatch.setattr(AttentionPlan, "_attend_part", staticmethod(upper_left))
@@ -84,7 +84,7 @@ def test_a_wrong_attention_is_found(decoder, monkeypatch):
 
 
 def test_the_mask_has_the_shape_of_its_picture():
-    plan = AttentionPlan([(Part(1), Part(2, sees_itself=True), Part(1)), (Part(2),)])
+    plan = AttentionPlan([(ContextPart(1), ContextPart(2, sees_itself=True), ContextPart(1)), (ContextPart(2),)])
     rows = ["".join(str(int(value)) for value in row) for row in plan.dense_mask()[0]]
     assert rows == ["100000", "111000", "111000", "111100", "000010", "000011"]
     assert plan.position_1T.tolist() == [[0, 1, 2, 3, 0, 1]]
@@ -93,6 +93,6 @@ def test_the_mask_has_the_shape_of_its_picture():
 def test_a_row_may_be_longer_than_the_positions_but_no_context(decoder):
     with torch.no_grad():
         long = torch.zeros(1, 60, dtype=torch.int64)
-        assert decoder(long, attend_BTS=AttentionPlan([(Part(20),)] * 3)).shape == (1, 60, 24)
+        assert decoder(long, attend_BTS=AttentionPlan([(ContextPart(20),)] * 3)).shape == (1, 60, 24)
         with pytest.raises(ShapeError, match="a sequence of 21 tokens; expected at most 20"):
-            decoder(long, attend_BTS=AttentionPlan([(Part(21),), (Part(19),), (Part(20),)]))
+            decoder(long, attend_BTS=AttentionPlan([(ContextPart(21),), (ContextPart(19),), (ContextPart(20),)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -104,7 +105,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_part(tmp_path, monkeypa
     def fail(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(picture.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(MachineError, match=r"report\.png: the picture cannot be written \(No space left on device\)"):
         report_picture(GREY, LIGHT, "", path=path)
     assert path.read_bytes() == b"old"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import SettingsError
-from chexmix_cli.core.models.attention import AttentionPlan, Part
+from chexmix_cli.core.models.attention import AttentionPlan, ContextPart
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import MaskedLoss, MaskingSettings
 from chexmix_cli.core.train.objectives import (
@@ -282,12 +282,12 @@ def test_contexts_are_documents_or_rows():
     first = plain.lengths[0]
     inside = lay_out(plain, crosses=False, bidirectional=True).contexts()
     assert len(inside) == 6
-    assert inside[0] == (Part(1), Part(9, sees_itself=True), Part(first - 10))
+    assert inside[0] == (ContextPart(1), ContextPart(9, sees_itself=True), ContextPart(first - 10))
     across = lay_out(plain, crosses=True, bidirectional=True).contexts()
     assert len(across) == 3
     assert across[0] == inside[0]
     assert [part.length for part in across[2]] == [1, 9, plain.lengths[4] - 9, 9, plain.lengths[5] - 10]
-    assert lay_out(plain, crosses=True, bidirectional=False).contexts()[0] == (Part(first),)
+    assert lay_out(plain, crosses=True, bidirectional=False).contexts()[0] == (ContextPart(first),)
 
 
 @pytest.mark.parametrize(

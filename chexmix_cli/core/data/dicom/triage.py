@@ -68,7 +68,7 @@ _STUDY_TEXTS = ("StudyDescription", "PerformedProcedureStepDescription", "Reques
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class HeaderFacts:
     """What the header of an accepted file says.
 
     Attributes:
@@ -82,7 +82,7 @@ class Findings:
     notes: tuple[str, ...]
 
 
-def judge(file: DicomFile) -> Findings:
+def judge(file: DicomFile) -> HeaderFacts:
     """Return what an accepted header says.
 
     Raises:
@@ -98,7 +98,7 @@ def judge(file: DicomFile) -> Findings:
         notes.append("the header says that annotations are burned into the pixels")
     if any(0x6000 <= tag.group <= 0x60FF for tag in file.dataset.keys()):  # noqa: SIM118  (pydicom iterates elements)
         notes.append("overlay planes are not drawn")
-    return Findings(_view(file), is_for_processing(file), tuple(notes))
+    return HeaderFacts(_view(file), is_for_processing(file), tuple(notes))
 
 
 def is_for_processing(file: DicomFile) -> bool:

@@ -34,7 +34,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
-Entry = dict[str, Any]
+IndexEntry = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +81,7 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".jsonl")
 
 
-def chained_hash(before: str, entries: Iterable[Entry]) -> str:
+def chained_hash(before: str, entries: Iterable[IndexEntry]) -> str:
     """Return the running hash over the inputs' places and ids behind these entries."""
     digest = hashlib.sha256(before.encode())
     for entry in entries:
@@ -89,12 +89,12 @@ def chained_hash(before: str, entries: Iterable[Entry]) -> str:
     return digest.hexdigest()
 
 
-def encode_index(entries: Iterable[Entry]) -> bytes:
+def encode_index(entries: Iterable[IndexEntry]) -> bytes:
     """Return index entries as JSON Lines; ASCII, so that every id survives."""
     return "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries).encode("ascii")
 
 
-def read_index(shard: Path) -> Iterator[Entry]:
+def read_index(shard: Path) -> Iterator[IndexEntry]:
     """Yield the entries of a shard, one at a time.
 
     Raises:

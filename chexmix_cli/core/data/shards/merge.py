@@ -7,10 +7,10 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from chexmix_cli.core.data.shards.files import Entry
+from chexmix_cli.core.data.shards.files import IndexEntry
 from chexmix_cli.core.data.shards.reader import ShardSet
 from chexmix_cli.core.data.shards.verify import id_key
-from chexmix_cli.core.data.shards.writer import ShardWriter, Tokens
+from chexmix_cli.core.data.shards.writer import ShardTokens, ShardWriter
 from chexmix_cli.core.errors import DataError, Reason
 
 
@@ -67,17 +67,17 @@ def update_list_hash(digest: hashlib._Hash, record_id: str) -> None:
     digest.update(id_key(record_id).to_bytes(8, "little"))
 
 
-def _rows(shards: ShardSet) -> Iterator[tuple[Entry, Tokens | None]]:
+def _rows(shards: ShardSet) -> Iterator[tuple[IndexEntry, ShardTokens | None]]:
     row = 0
     for entry in shards.index():
         if entry["status"] != "ok":
             yield entry, None
             continue
-        yield entry, Tokens(shards.codes(row), shards.text(row).tolist(), shards.labels(row))
+        yield entry, ShardTokens(shards.codes(row), shards.text(row).tolist(), shards.labels(row))
         row += 1
 
 
-def _chained(sets: Sequence[ShardSet]) -> Iterator[tuple[Entry, Tokens | None]]:
+def _chained(sets: Sequence[ShardSet]) -> Iterator[tuple[IndexEntry, ShardTokens | None]]:
     for item in sets:
         yield from _rows(item)
 

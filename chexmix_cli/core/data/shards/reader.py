@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.shards import files
-from chexmix_cli.core.data.shards.files import Entry, ShardHeader, TensorPlace
+from chexmix_cli.core.data.shards.files import IndexEntry, ShardHeader, TensorPlace
 from chexmix_cli.core.data.shards.identity import ShardIdentity
 from chexmix_cli.core.errors import DataError, Reason
 
@@ -35,7 +35,7 @@ class Shard:
         """Return ``codes``, ``text_ids``, ``text_offsets`` and ``labels`` as views of the file."""
         return files.map_tensors(self.path, self.places)
 
-    def index(self) -> Iterator[Entry]:
+    def index(self) -> Iterator[IndexEntry]:
         """Yield the entry of every input the shard covers."""
         return files.read_index(self.path)
 
@@ -56,7 +56,7 @@ class ShardRow:
     codes: NDArray[np.uint16]
     text: NDArray[np.unsignedinteger[Any]]
     labels: dict[str, int | None]
-    entry: Entry
+    entry: IndexEntry
 
 
 class ShardSet:
@@ -127,7 +127,7 @@ class ShardSet:
         """Raise DataError unless the identity has these values, such as ``codebook_hash=weights.codebook_hash``."""
         self.identity.require(wanted, str(self.folder))
 
-    def index(self) -> Iterator[Entry]:
+    def index(self) -> Iterator[IndexEntry]:
         """Yield the entries of all inputs in order, those without codes too."""
         for shard in self.shards:
             yield from shard.index()

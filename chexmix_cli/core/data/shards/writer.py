@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.shards import files
-from chexmix_cli.core.data.shards.files import Entry, ShardHeader
+from chexmix_cli.core.data.shards.files import IndexEntry, ShardHeader
 from chexmix_cli.core.data.shards.identity import ShardIdentity
 from chexmix_cli.core.data.shards.reader import ShardSet
 from chexmix_cli.core.errors import DataError, Reason, VocabularyError
@@ -20,7 +20,7 @@ from chexmix_cli.core.files import atomic_write, write_json
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class ShardTokens:
     """What an image became.
 
     Attributes:
@@ -53,7 +53,7 @@ class ShardWriter:
         self._totals = finished.totals
         self.num_finished = finished.num_records
         self._passed = 0
-        self._finished_entries: Iterator[Entry] = finished.index()
+        self._finished_entries: Iterator[IndexEntry] = finished.index()
         self._number, self._num_rows = len(finished.shards), len(finished)
         self._ids_hash = finished.shards[-1].header.ids_hash if finished.shards else files.FIRST_HASH
         #: The last shard covers less than a whole one: nothing may follow it.
@@ -61,10 +61,10 @@ class ShardWriter:
         self._clear()
 
     def _clear(self) -> None:
-        self._entries: list[Entry] = []
-        self._tokens: list[Tokens] = []
+        self._entries: list[IndexEntry] = []
+        self._tokens: list[ShardTokens] = []
 
-    def skip(self, order: int, record_id: str) -> Entry | None:
+    def skip(self, order: int, record_id: str) -> IndexEntry | None:
         """Return the entry of the next input if a finished shard has it, else None.
 
         Raises:
@@ -80,7 +80,7 @@ class ShardWriter:
         self._passed += 1
         return entry
 
-    def add(self, order: int, fields: Entry, tokens: Tokens | None) -> tuple[str, int | None]:
+    def add(self, order: int, fields: IndexEntry, tokens: ShardTokens | None) -> tuple[str, int | None]:
         """Take the next input and return its place: the shard's name, and its row if it has tokens.
 
         Args:
@@ -135,7 +135,7 @@ class ShardWriter:
             _write_set_file(self.folder, self.identity, totals)
         return ShardSet.open(self.folder)
 
-    def _packed(self, tokens: Tokens) -> Tokens:
+    def _packed(self, tokens: ShardTokens) -> ShardTokens:
         codes = np.asarray(tokens.codes)
         wanted = self.identity.tokens_per_image
         if codes.shape != (wanted,) or codes.dtype.kind not in "iu":
@@ -146,7 +146,7 @@ class ShardWriter:
         if len(text) and (int(text.min()) < 0 or int(text.max()) >= self.identity.num_text):
             raise VocabularyError("a text id is out of range", where="shards")
         labels = {name: value for name, value in (tokens.labels or {}).items() if value is not None}
-        return Tokens(codes.astype(np.uint16), text.tolist(), labels)
+        return ShardTokens(codes.astype(np.uint16), text.tolist(), labels)
 
     def _write_shard(self) -> None:
         tensors, label_names = self._stack()

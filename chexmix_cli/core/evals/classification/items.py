@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from chexmix_cli.core.data.labels import FINDING_SETS, Label
 from chexmix_cli.core.data.manifest import ManifestRow
+from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.metrics.bootstrap import group_numbers
 from chexmix_cli.core.settings.choices import Policy, StudyScore
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

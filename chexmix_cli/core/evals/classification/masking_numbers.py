@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.evals.classification.items import Floats
 from chexmix_cli.core.evals.classification.masking_sweep import MaskedPoint
 from chexmix_cli.core.evals.classification.numbers import mean_of_same
-from chexmix_cli.core.evals.metrics.binary import RankedScores
+from chexmix_cli.core.evals.metrics.binary import Floats, RankedScores
 from chexmix_cli.core.evals.metrics.bootstrap import bootstrap, percentile_intervals
 from chexmix_cli.core.evals.result import Curve, ItemStatistic, Measurement, Series
 from chexmix_cli.core.settings.choices import Pattern

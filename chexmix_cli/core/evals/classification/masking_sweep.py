@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.evals.classification.items import Floats, Items
+from chexmix_cli.core.evals.classification.items import Items
 from chexmix_cli.core.evals.classification.pixel_baseline import PixelComponents, fill_masked
+from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.infer.position_masks import hidden_positions, hiding_order
 from chexmix_cli.core.settings.choices import Pattern

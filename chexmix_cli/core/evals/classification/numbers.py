@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from chexmix_cli.core.data.labels import COMPETITION_FINDINGS, policy_labels
 from chexmix_cli.core.evals.classification.items import Items, Scored
-from chexmix_cli.core.evals.metrics.binary import CALIBRATION_BINS, RankedScores
+from chexmix_cli.core.evals.metrics.binary import CALIBRATION_BINS, Floats, RankedScores
 from chexmix_cli.core.evals.metrics.bootstrap import bootstrap, percentile_intervals
 from chexmix_cli.core.evals.result import Curve, ItemStatistic, Measurement, Series
 from chexmix_cli.core.settings.choices import Policy, Unstated
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
-
-Floats = NDArray[np.float64]
 
 #: Metrics and the fields that they add.
 METRICS: tuple[tuple[str, Mapping[str, str]], ...] = (

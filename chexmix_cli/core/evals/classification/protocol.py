@@ -18,7 +18,7 @@ from chexmix_cli.core.data.labels import Label, policy_labels
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.evals.classification.cases import cases_of
-from chexmix_cli.core.evals.classification.items import Floats, Items, Scored, items_of, label_names
+from chexmix_cli.core.evals.classification.items import Items, Scored, items_of, label_names
 from chexmix_cli.core.evals.classification.masking_numbers import sweep_numbers
 from chexmix_cli.core.evals.classification.masking_sweep import (
     MaskedPoint,
@@ -31,6 +31,7 @@ from chexmix_cli.core.evals.classification.masking_sweep import (
     sweep_head,
 )
 from chexmix_cli.core.evals.classification.numbers import curves, measure
+from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.metrics.bootstrap import group_numbers
 from chexmix_cli.core.evals.probes.linear import ProbeFit, fit_probe
 from chexmix_cli.core.evals.result import Curve, Evaluation, Measurement
@@ -42,7 +43,7 @@ from chexmix_cli.core.vocab import grid_side
 #: Embeddings of codes: (codes (R, P), layers, masks or None, name of the bar) -> layer to (R, D).
 Embed = Callable[[NDArray[np.uint16], Sequence[int], Masks | None, str], Mapping[int, States]]
 #: PNG bytes of a row's image, or None if there is no picture of it.
-Picture = Callable[[ManifestRow], bytes | None]
+DrawRow = Callable[[ManifestRow], bytes | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +79,7 @@ class ClassificationProtocol:
     fingerprint: str
     layers: Sequence[int]
     ratios: Sequence[float]
-    picture: Picture | None
+    picture: DrawRow | None
 
 
 def evaluate_probe(
@@ -136,7 +137,7 @@ def evaluate_predictions(
     names: Sequence[str],
     prob_RK: Floats,
     settings: EvaluateClassificationSettings,
-    picture: Picture | None,
+    picture: DrawRow | None,
 ) -> Evaluation:
     """Return the evaluation of probabilities that came from elsewhere.
 
@@ -354,7 +355,7 @@ def _evaluation(
     scores: _Scores,
     numbers: _Numbers,
     settings: EvaluateClassificationSettings,
-    picture: Picture | None,
+    picture: DrawRow | None,
     facts: Mapping[str, Any],
 ) -> Evaluation:
     items = scores.items

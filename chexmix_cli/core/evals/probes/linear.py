@@ -23,13 +23,13 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.probes.components import principal_components
 from chexmix_cli.core.infer.classification.heads import Head, sigmoid
 from chexmix_cli.core.settings.classification import ProbeSettings
 
 _LOG = logging.getLogger("chexmix")
 
-Floats = NDArray[np.float64]
 
 _MAX_ITERATIONS = 1000
 _TOLERANCE = 1e-8

@@ -23,7 +23,7 @@ from chexmix_cli.core.models.attention import causal_mask
 from chexmix_cli.core.models.decoder import Decoder, KvCache
 
 #: Makes of a pass over fixed buffers something that can be called again and again.
-Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
 class StaticCache(KvCache):
@@ -64,7 +64,7 @@ class StaticCache(KvCache):
 class _Pass:
     """A pass of one width: its buffers, and what plays it back."""
 
-    def __init__(self, decoder: Decoder, cache: StaticCache, width: int, record: Record) -> None:
+    def __init__(self, decoder: Decoder, cache: StaticCache, width: int, record: Capture) -> None:
         device, num_places = decoder.embedding.weight.device, cache.num_rows
         self._decoder, self._cache, self._record = decoder, cache, record
         self.token_ids_PT = torch.zeros(num_places, width, dtype=torch.int64, device=device)
@@ -109,7 +109,7 @@ class StaticBatch(Batch):
         max_new_tokens: int,
         pad: int,
         num_spare: int = 0,
-        record: Record | None = None,
+        record: Capture | None = None,
     ) -> None:
         super().__init__(decoder, prompts, max_new_tokens=max_new_tokens, pad=pad, num_spare=num_spare)
         self._static = self._cache = StaticCache(self._cache)

@@ -62,7 +62,7 @@ class TextModel:
         decoder = load_module(
             lambda: Decoder(settings),
             lambda _: decoder_slices(settings),
-            _Parts(files),
+            _JoinedFiles(files),
             device=device,
             dtype=dtype,
         )
@@ -98,7 +98,7 @@ class TextModel:
         return [self._tokenizer.decode(one, skip_special_tokens=True) for one in ids]
 
 
-class _Parts:
+class _JoinedFiles:
     """Safetensors files as one source: Hugging Face cuts big models into several."""
 
     def __init__(self, files: Sequence[Path]) -> None:

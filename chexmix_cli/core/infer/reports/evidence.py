@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.infer.reports.writer import Report
+from chexmix_cli.core.infer.reports.writer import WrittenReport
 from chexmix_cli.core.infer.scoring import token_logprobs
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import ExplainSettings
@@ -58,7 +58,7 @@ class SentenceEvidence:
 
 
 def find_evidence(
-    decoder: Decoder, tokenizer: TextTokenizer, codes: Sequence[int], report: Report, settings: ExplainSettings
+    decoder: Decoder, tokenizer: TextTokenizer, codes: Sequence[int], report: WrittenReport, settings: ExplainSettings
 ) -> list[SentenceEvidence]:
     """Return the evidence of every sentence of a report, in order; none for an empty report.
 
@@ -105,7 +105,7 @@ def find_evidence(
     return found
 
 
-def sentence_tokens(report: Report, tokenizer: TextTokenizer) -> list[tuple[str, list[int]]]:
+def sentence_tokens(report: WrittenReport, tokenizer: TextTokenizer) -> list[tuple[str, list[int]]]:
     """Return the sentences of a report with the places of their tokens in ``report_ids``.
 
     A token belongs to the sentence that its last letter is in; ids that are no text belong to none.

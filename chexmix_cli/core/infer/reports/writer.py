@@ -20,7 +20,7 @@ OnText = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class WrittenReport:
     """The report of one image.
 
     Attributes:
@@ -71,7 +71,7 @@ class ReportWriter:
         seed: int = 0,
         on_text: OnText | None = None,
         drafter: Drafter | None = None,
-    ) -> list[Report]:
+    ) -> list[WrittenReport]:
         """Return the report of each image, all decoded in one batch.
 
         Args:
@@ -109,11 +109,11 @@ class ReportWriter:
             streams.finish()
         return [self._report(generation, settings) for generation in generations]
 
-    def _report(self, generation: Generation, settings: DecodeSettings) -> Report:
+    def _report(self, generation: Generation, settings: DecodeSettings) -> WrittenReport:
         report_ids = self.vocabulary.cut_report(generation.token_ids)
         text_ids = [token_id for token_id in report_ids if token_id < self.vocabulary.num_text]
         text = None if self.tokenizer is None else self.tokenizer.decode(text_ids)
-        return Report(
+        return WrittenReport(
             token_ids=generation.token_ids,
             report_ids=report_ids,
             text=text,

@@ -53,21 +53,21 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class PairBatch:
     """Images and their reports side by side; ``report_B`` numbers the reports, equal texts alike."""
 
     image: Side
     text: Side
     report_B: Tensor
 
-    def split(self, size: int) -> list[Pairs]:
+    def split(self, size: int) -> list[PairBatch]:
         """Return the pairs in groups of ``size``."""
         parts = zip(self.image.split(size), self.text.split(size), self.report_B.split(size), strict=True)
-        return [Pairs(*part) for part in parts]
+        return [PairBatch(*part) for part in parts]
 
-    def to(self, device: torch.device) -> Pairs:
+    def to(self, device: torch.device) -> PairBatch:
         """Return the pairs on a device."""
-        return Pairs(self.image.to(device), self.text.to(device), self.report_B.to(device))
+        return PairBatch(self.image.to(device), self.text.to(device), self.report_B.to(device))
 
 
 class PairModel(TrainedParts):
@@ -77,7 +77,7 @@ class PairModel(TrainedParts):
         super().__init__()
         self.decoder, self.projection = decoder, projection
 
-    def forward(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pairs: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
         projection = self.projection
         return (
             projection.image(self.pool(pairs.image)),
@@ -109,15 +109,15 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.documents)
 
-    def pairs(self, indices: list[int], variants: list[int]) -> Pairs:
+    def pairs(self, indices: list[int], variants: list[int]) -> PairBatch:
         """Return pairs, each with one of its image's variants."""
         report_B = self._report_N[indices]
         if self._pooled is not None:
             image_NVD, text_ND = self._pooled
-            return Pairs(Side(image_NVD[indices, variants], None), Side(text_ND[indices], None), report_B)
+            return PairBatch(Side(image_NVD[indices, variants], None), Side(text_ND[indices], None), report_B)
         images = image_sequences(self.documents.codes_NVP[indices, variants], self._vocabulary)
         texts = report_sequences([self.documents.reports[index] for index in indices], self._vocabulary)
-        return Pairs(Side(*images), Side(*texts), report_B)
+        return PairBatch(Side(*images), Side(*texts), report_B)
 
     @torch.no_grad()
     def pool(self, model: PairModel, size: int) -> None:
@@ -174,20 +174,20 @@ class RetrieveTask:
         train = self._settings.train
         return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
 
-    def prepare(self, indices: list[int], generator: Generator) -> Pairs:
+    def prepare(self, indices: list[int], generator: Generator) -> PairBatch:
         """Return pairs with, each, one of its image's variants."""
         num_variants = self._train.documents.codes_NVP.shape[1]
         return self._train.pairs(indices, torch.randint(num_variants, (len(indices),), generator=generator).tolist())
 
-    def split(self, batch: Pairs, size: int) -> list[Pairs]:
+    def split(self, batch: PairBatch, size: int) -> list[PairBatch]:
         """Return the pairs in groups of ``size``: the groups that are told apart."""
         return batch.split(size)
 
-    def num_units(self, batch: Pairs) -> int:
+    def num_units(self, batch: PairBatch) -> int:
         """Return the number of pairs."""
         return len(batch.report_B)
 
-    def loss(self, batch: Pairs) -> Terms:
+    def loss(self, batch: PairBatch) -> Terms:
         """Return the summed contrastive loss."""
         pairs = batch.to(device_of(self.module))
         image_BE, text_BE, temperature = self.module(pairs)

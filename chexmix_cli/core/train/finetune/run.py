@@ -34,7 +34,7 @@ from chexmix_cli.core.train.finetune.labels import choose_findings, make_targets
 from chexmix_cli.core.train.finetune.probing import fit_findings
 from chexmix_cli.core.train.finetune.report_task import ReportTask
 from chexmix_cli.core.train.finetune.retrieve_task import RetrieveTask
-from chexmix_cli.core.train.loop import Report, Trainer
+from chexmix_cli.core.train.loop import OnRecord, Trainer
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
 from chexmix_cli.core.weights.files import RUN_MODEL
@@ -43,7 +43,7 @@ Rows = dict[str, list[ManifestRow]]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class FinetuningRun:
     """What every task is built from.
 
     Attributes:
@@ -59,7 +59,7 @@ class Run:
     start: WeightsDir
     rows: Rows
     device: torch.device
-    report: Report
+    report: OnRecord
     progress: Progress
 
     def load(self) -> tuple[Decoder, Vqgan]:
@@ -86,7 +86,7 @@ def finetune(
     init: str | None,
     resume: bool,
     device: torch.device,
-    report: Report,
+    report: OnRecord,
     progress: Progress,
 ) -> bool:
     """Run one task into ``out``; return False if it was stopped early with a checkpoint written.
@@ -116,7 +116,7 @@ def finetune(
     torch.manual_seed(settings.train.seed)
     start = open_weights(init)
     _check_start(settings, start)
-    run = Run(settings, start, read_splits(data), device, report, progress)
+    run = FinetuningRun(settings, start, read_splits(data), device, report, progress)
     # A checkpoint holds what was trained: without the rest of its start weights it means nothing.
     plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
     if isinstance(settings, ClassifyFinetuning) and is_fit:
@@ -160,7 +160,7 @@ def _check_start(settings: Finetuning, start: WeightsDir) -> None:
             raise SettingsError("is 0", where=key, expected="1 or more: no block stands before it to adapt")
 
 
-def _make_task(run: Run) -> Task:
+def _make_task(run: FinetuningRun) -> Task:
     if isinstance(run.settings, ReportFinetuning):
         return _report_task(run, run.settings)
     if isinstance(run.settings, ClassifyFinetuning):
@@ -168,7 +168,7 @@ def _make_task(run: Run) -> Task:
     return _retrieve_task(run, run.settings)
 
 
-def _document_sets(run: Run) -> tuple[Decoder, Vqgan, dict[str, DocumentSet]]:
+def _document_sets(run: FinetuningRun) -> tuple[Decoder, Vqgan, dict[str, DocumentSet]]:
     tokenizer = run.start.load_text_tokenizer()
     if tokenizer is None:
         raise TrainingError("has no text tokenizer", where="--init", expected="weights with tokenizer.json")
@@ -182,7 +182,7 @@ def _document_sets(run: Run) -> tuple[Decoder, Vqgan, dict[str, DocumentSet]]:
     return decoder, vqgan, sets
 
 
-def _report_task(run: Run, settings: ReportFinetuning) -> ReportTask:
+def _report_task(run: FinetuningRun, settings: ReportFinetuning) -> ReportTask:
     decoder, vqgan, sets = _document_sets(run)
     exporter = Exporter(settings, run.start, decoder, vqgan)
     return ReportTask(
@@ -190,7 +190,7 @@ def _report_task(run: Run, settings: ReportFinetuning) -> ReportTask:
     )
 
 
-def _retrieve_task(run: Run, settings: RetrieveFinetuning) -> RetrieveTask:
+def _retrieve_task(run: FinetuningRun, settings: RetrieveFinetuning) -> RetrieveTask:
     decoder, vqgan, sets = _document_sets(run)
     exporter = Exporter(settings, run.start, decoder, vqgan)
 
@@ -201,7 +201,7 @@ def _retrieve_task(run: Run, settings: RetrieveFinetuning) -> RetrieveTask:
     return RetrieveTask(settings, decoder, run.start.settings.vocabulary, sets["train"], sets["val"], export)
 
 
-def _classify_task(run: Run, settings: ClassifyFinetuning) -> ClassifyTask:
+def _classify_task(run: FinetuningRun, settings: ClassifyFinetuning) -> ClassifyTask:
     names = _findings(run, settings)
     decoder, vqgan = run.load()
     train, val = (_labelled(run, settings, split, names, codes) for split, codes in run.encode(vqgan).items())
@@ -214,7 +214,7 @@ def _classify_task(run: Run, settings: ClassifyFinetuning) -> ClassifyTask:
 
 
 def _labelled(
-    run: Run, settings: ClassifyFinetuning, split: str, names: tuple[str, ...], codes_NVP: Codes
+    run: FinetuningRun, settings: ClassifyFinetuning, split: str, names: tuple[str, ...], codes_NVP: Codes
 ) -> LabelledSet:
     rows = run.rows[split]
     return LabelledSet(
@@ -225,7 +225,7 @@ def _labelled(
     )
 
 
-def _fit_findings(run: Run, settings: ClassifyFinetuning, out: Path) -> dict[str, Any]:
+def _fit_findings(run: FinetuningRun, settings: ClassifyFinetuning, out: Path) -> dict[str, Any]:
     """Fit the classification probe, write its model and return its metrics: no steps, nothing to resume."""
     names = _findings(run, settings)
     decoder, vqgan = run.load()
@@ -237,7 +237,7 @@ def _fit_findings(run: Run, settings: ClassifyFinetuning, out: Path) -> dict[str
     return {"step": 0, **figures}
 
 
-def _findings(run: Run, settings: ClassifyFinetuning) -> tuple[str, ...]:
+def _findings(run: FinetuningRun, settings: ClassifyFinetuning) -> tuple[str, ...]:
     """Return the findings to learn; leave rows that state none of them out of the run, and say so."""
     names, remarks = choose_findings(run.rows["train"], settings.labels)
     for remark in remarks:

@@ -16,7 +16,7 @@ from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.train.examples.splits import Progress, read_splits
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
 from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
-from chexmix_cli.core.train.loop import Report, Trainer
+from chexmix_cli.core.train.loop import OnRecord, Trainer
 from chexmix_cli.core.train.pretrain.decoder_stage import decoder_task, require_same
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
@@ -31,7 +31,7 @@ def pretrain(
     init: str | None,
     resume: bool,
     device: torch.device,
-    report: Report,
+    report: OnRecord,
     progress: Progress,
 ) -> bool:
     """Run one stage into ``out``; return False if it was stopped early with a checkpoint written.

@@ -20,7 +20,7 @@ from chexmix_cli import __version__
 from chexmix_cli.core.errors import ChexmixError, MachineError, SettingsError, WeightsError
 from chexmix_cli.core.weights.fingerprint import file_sha256
 from chexmix_cli.core.weights.hub.lock import Lock, LockedFile, read_lock, write_lock
-from chexmix_cli.core.weights.hub.registry import Entry, EntryFile
+from chexmix_cli.core.weights.hub.registry import EntryFile, ModelEntry
 
 #: Called with (file name, bytes received, bytes in all).
 Progress = Callable[[str, int, int], None]
@@ -39,7 +39,7 @@ class _Remote:
     sha256: str | None
 
 
-def fetch(entry: Entry, *, accept_licence: bool, progress: Progress | None = None) -> Lock:
+def fetch(entry: ModelEntry, *, accept_licence: bool, progress: Progress | None = None) -> Lock:
     """Bring a hub entry's files into its directory, going on where an earlier call stopped; return the lock.
 
     The first fetch records each file's sha256 and the hub's commit; later ones stay with that commit and check.
@@ -85,7 +85,7 @@ def fetch(entry: Entry, *, accept_licence: bool, progress: Progress | None = Non
     return lock
 
 
-def _list_remote(entry: Entry, revision: str) -> tuple[str, dict[str, _Remote]]:
+def _list_remote(entry: ModelEntry, revision: str) -> tuple[str, dict[str, _Remote]]:
     """Return the commit a revision stands for and the repository's files; WeightsError if a required one is absent."""
     from huggingface_hub import HfApi
 
@@ -104,7 +104,7 @@ def _list_remote(entry: Entry, revision: str) -> tuple[str, dict[str, _Remote]]:
     return info.sha, remotes
 
 
-def _download(entry: Entry, commit: str, remote: _Remote, directory: Path, progress: Progress | None) -> Path:
+def _download(entry: ModelEntry, commit: str, remote: _Remote, directory: Path, progress: Progress | None) -> Path:
     """Receive one file under a temporary name that carries the commit; return it."""
     partial = directory / f".{remote.name}.{commit[:12]}.partial"
     for stale in directory.glob(f".{remote.name}.*.partial"):
@@ -122,7 +122,7 @@ def _download(entry: Entry, commit: str, remote: _Remote, directory: Path, progr
             time.sleep(_WAIT_S)
 
 
-def _receive(entry: Entry, commit: str, remote: _Remote, partial: Path, progress: Progress | None) -> None:
+def _receive(entry: ModelEntry, commit: str, remote: _Remote, partial: Path, progress: Progress | None) -> None:
     """Append what is missing of ``partial``; any error leaves what was received."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
@@ -199,7 +199,7 @@ def _is_final(error: Exception) -> bool:
     return is_refused or is_disk_full or isinstance(error, OfflineModeIsEnabled)
 
 
-def _transfer_error(entry: Entry, error: Exception) -> ChexmixError:
+def _transfer_error(entry: ModelEntry, error: Exception) -> ChexmixError:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     where, status = f"{entry.repository} on the hub", _status(error)

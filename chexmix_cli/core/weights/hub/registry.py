@@ -48,7 +48,7 @@ class EntryFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class ModelEntry:
     """One model of ``weights.toml``.
 
     Attributes:
@@ -90,13 +90,13 @@ class Entry:
 
 
 @cache
-def registry() -> dict[str, Entry]:
+def registry() -> dict[str, ModelEntry]:
     """Return the entries of ``weights.toml`` by name: the wheel's copy, else that of the source tree."""
     shipped, source_tree = _PACKAGE / "assets" / "weights.toml", _PACKAGE.parent / "weights.toml"
     return read_registry(shipped if shipped.is_file() else source_tree)
 
 
-def read_registry(path: Path) -> dict[str, Entry]:
+def read_registry(path: Path) -> dict[str, ModelEntry]:
     """Return the entries of one file.
 
     Raises:
@@ -108,4 +108,4 @@ def read_registry(path: Path) -> dict[str, Entry]:
         raise WeightsError("is of an unknown schema", where=str(path), expected=f"schema = {_SCHEMA}")
     models = values.pop("models", {})
     require(not values, str(path), sorted(values), "schema and models only")
-    return {name: build(Entry, {"name": name, **entry}, where=f"models.{name}") for name, entry in models.items()}
+    return {name: build(ModelEntry, {"name": name, **entry}, where=f"models.{name}") for name, entry in models.items()}

@@ -9,15 +9,15 @@ import torch
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.reports.engine import ReportFinish
 from chexmix_cli.core.infer.reports.evidence import block_positions, find_evidence, sentence_tokens
-from chexmix_cli.core.infer.reports.writer import Report
+from chexmix_cli.core.infer.reports.writer import WrittenReport
 from chexmix_cli.core.settings.inference import ExplainSettings
 
 TEXT = "FINDINGS: Clear lungs. Heart is normal.\nIMPRESSION: No acute disease."
 
 
-def make_report(tokenizer, text: str = TEXT) -> Report:
+def make_report(tokenizer, text: str = TEXT) -> WrittenReport:
     ids = tokenizer.encode(text)
-    return Report(
+    return WrittenReport(
         token_ids=ids, report_ids=ids, text=text, num_not_text=0, finish=ReportFinish.END, logprob=0.0,
         logprobs=[-0.01 * place for place in range(len(ids))], comparisons=[],
     )  # fmt: skip

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, Label, policy_labels
-from chexmix_cli.core.evals.reports.metrics.quantity import Finish, Floats, Found, Quantity, divide, mean_quantity
+from chexmix_cli.core.evals.metrics.binary import Floats
+from chexmix_cli.core.evals.reports.metrics.quantity import Finisher, Found, Quantity, divide, mean_quantity
 from chexmix_cli.core.settings.choices import Policy
 from chexmix_cli.core.text.comparisons import find_comparisons
 from chexmix_cli.core.text.labeller import label_report
@@ -83,7 +84,7 @@ def _counts(
     )
 
 
-def _f1(name: str, fields: Mapping[str, str], sums_NK: Floats, finish: Finish) -> Quantity:
+def _f1(name: str, fields: Mapping[str, str], sums_NK: Floats, finish: Finisher) -> Quantity:
     return Quantity(
         name=name,
         fields=fields,
@@ -103,7 +104,7 @@ def _micro(sums_RK: Floats) -> Floats:
     return _of(sums_RK.reshape(len(sums_RK), -1, 3).sum(axis=1))
 
 
-def _macro(undefined: float) -> Finish:
+def _macro(undefined: float) -> Finisher:
     def finish(sums_RK: Floats) -> Floats:
         value_RL = _of(sums_RK.reshape(len(sums_RK), -1, 3))
         is_defined_RL = ~np.isnan(value_RL)

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.reports.metrics.quantity import (
     Absent,
-    Finish,
-    Floats,
+    Finisher,
     Found,
     Quantity,
     divide,
@@ -52,7 +52,7 @@ def bleu_counts(prediction: Sequence[str], reference: Sequence[str]) -> list[int
     return [*matched, *runs, len(prediction), len(reference)]
 
 
-def bleu_finish(n: int) -> Finish:
+def bleu_finish(n: int) -> Finisher:
     """Return BLEU-n of the sums of ``bleu_counts``: corpus level, no smoothing; 0 where a precision is 0.
 
     Source: Papineni et al. 2002, as COCO's caption evaluation computes it (one reference, its length the closest).

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.metrics.bootstrap import bootstrap, percentile_intervals
 from chexmix_cli.core.evals.result import ItemStatistic, Measurement
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
 
-Floats = NDArray[np.float64]
 #: Sums (R, K) to values (R,), NaN where the number is not defined.
-Finish = Callable[[Floats], Floats]
+Finisher = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Quantity:
     name: str
     fields: Mapping[str, str]
     sums_NK: Floats
-    finish: Finish
+    finish: Finisher
     undefined: str = "no item has a value"
     column: tuple[str, Sequence[float | None]] | None = None
     has_interval: bool = True
