@@ -27,7 +27,7 @@ def start_ranks(arguments: list[str], repository: Path, size: int = 2) -> list[s
         port = probe.getsockname()[1]
     common = {
         **os.environ,
-        "PYTHONPATH": str(repository),
+        "PYTHONPATH": os.pathsep.join((str(repository), str(repository / "tests"))),
         "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
