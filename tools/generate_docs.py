@@ -52,6 +52,12 @@ What all commands have in common:
 - Settings come in layers: built-in default, preset, `--config FILE` (TOML), `--set a.b=c`, explicit flag.
   `--show-config` prints the result and which layer set each value. An unknown key is an error that names the nearest.
 - Records carry no patient data; see [data.md](data.md#ids-and-privacy). Only `weights fetch` touches the network.
+- `-h` or `--help` explains a command, its own options first. A mistyped command or option is answered with the nearest.
+- `chexmix --install-completion` makes the shell complete commands and options (bash, zsh, fish, PowerShell).
+
+![chexmix --help in a terminal of 80 columns](images/help.png)
+
+![chexmix generate-report --help: arguments, its own options, then the common ones](images/help-generate-report.png)
 """
 
 ROOTS: dict[str, list[tuple[str, type[Any]]]] = {

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import runpy
 
+from PIL import Image
+
 
 def test_the_commands_page_is_fresh(repository):
     generator = runpy.run_path(str(repository / "tools" / "generate_docs.py"))
     written = (repository / "docs" / "commands.md").read_text(encoding="utf-8")
     assert written == generator["page"](), "run: python tools/generate_docs.py"
+
+
+def test_the_pictures_of_the_help_show_what_it_says(repository):
+    tool = runpy.run_path(str(repository / "tools" / "help_pictures.py"))
+    for name, arguments in tool["PICTURES"].items():
+        text = tool["shown"](arguments)
+        assert max(map(len, text.splitlines())) <= tool["COLUMNS"]
+        with Image.open(repository / "docs" / "images" / f"{name}.png") as picture:
+            assert picture.text["text"] == text, "run: python tools/help_pictures.py"
 
 
 def test_the_tables_of_the_kernels_page_are_fresh(repository):
