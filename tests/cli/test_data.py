@@ -123,7 +123,7 @@ def test_an_output_that_cannot_be_written_exits_4(call, dataset):
     result = call("data", "import", "folder", dataset, "-o", dataset / "films.csv" / "m.jsonl")
     assert (result.code, result.stdout) == (4, "")
     assert "manifest cannot be written" in result.stderr
-    result = call("data", "import", "folder", dataset, "--rejects", dataset / "no" / "r.jsonl")
+    result = call("data", "import", "folder", dataset, "--rejects", dataset / "films.csv" / "r.jsonl")
     assert (result.code, result.stdout) == (4, "")
 
 
