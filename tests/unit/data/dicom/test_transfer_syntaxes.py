@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from chexmix_cli.core.data.dicom import decode as dicom_decode
-from chexmix_cli.core.data.dicom.codestream import frame_size, is_complete, repaired_scan
+from chexmix_cli.core.data.dicom.codestream import end_of_stream, frame_header, repaired_scan, without_nuls
 from chexmix_cli.core.data.dicom.file import parse_header, parse_whole
 from chexmix_cli.core.data.dicom.rle import decode_rle
 from chexmix_cli.core.data.images.load import load_image
@@ -299,13 +299,13 @@ def test_codestream_sizes():
         stream = BytesIO()
         Image.new("RGB", (70, 40)).save(stream, kind, **options)
         data = stream.getvalue()
-        assert frame_size(data) == (40, 70, 3)
-        assert is_complete(data)
-        assert is_complete(data + b"\0")
-        assert not is_complete(data[:-10])
-    assert frame_size(b"") is None
-    assert frame_size(b"\xff\xd8\xff") is None
-    assert frame_size(b"\xff\x4f\xff\x51\0\0") is None
+        assert frame_header(data) == (coding, 40, 70, 3, 8)
+        assert end_of_stream(data) == len(data)
+        assert end_of_stream(data + b"\0") == len(data)
+        assert end_of_stream(data[:-10]) is None
+    assert frame_header(b"") is None
+    assert frame_header(b"\xff\xd8\xff") is None
+    assert frame_header(b"\xff\x4f\xff\x51\0\0") is None
 
 
 def test_scan_headers_are_repaired_only_where_they_are_wrong():
