@@ -47,9 +47,9 @@ def frame_of(value: bytes, *, num_frames: int, frame: int) -> bytes:
         table = _offsets(value[first.start : first.end])
     fragments = [fragment for fragment in fragments if fragment.end > fragment.start]
     if not fragments:
-        if is_cut:
-            raise DataError(Reason.SHORT_PIXELS, "the file ends within its pixel data")
-        raise DataError(Reason.NO_PIXELS, "the pixel data is empty")
+        if _SEQUENCE_DELIMITER in value:
+            raise DataError(Reason.NO_PIXELS, "the pixel data is empty")
+        raise DataError(Reason.SHORT_PIXELS, "the file ends within its pixel data")
     if num_frames > 1:
         if is_cut:
             raise DataError(Reason.SHORT_PIXELS, "the file ends within its pixel data")

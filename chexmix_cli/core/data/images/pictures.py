@@ -75,9 +75,9 @@ def _open(stream: BinaryIO, settings: InputSettings) -> Image.Image:
 
 
 def _refuse_by_name(head: bytes) -> None:
-    """Name the relatives of JPEG that Pillow does not know, or takes for damaged JPEG."""
+    """Name what Pillow does not know, or takes for a damaged JPEG."""
     header = frame_header(head)
-    name = "JPEG XL" if is_jpeg_xl(head) else None
+    name = "JPEG XL" if is_jpeg_xl(head) else "big-endian BigTIFF" if head.startswith(b"MM\x00+") else None
     if header is not None and header.coding in ("jpeg-lossless", "jpeg-ls"):
         name = "lossless JPEG" if header.coding == "jpeg-lossless" else "JPEG-LS"
     elif header is not None and header.coding == "jpeg" and header.precision != 8:
@@ -85,7 +85,7 @@ def _refuse_by_name(head: bytes) -> None:
     if name is not None:
         raise DataError(
             Reason.UNSUPPORTED_PIXELS,
-            f"{name} is not decoded from a plain file",
+            f"{name} is not read from a plain file",
             detail="JPEG-XL" if name == "JPEG XL" else None,
             expected="PNG, JPEG of 8 bits, JPEG 2000, TIFF",
         )

@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from chexmix_cli.core.data.dicom import decoders
-from chexmix_cli.core.data.dicom.codestream import end_of_stream, frame_header, repaired_scan, without_nuls
+from chexmix_cli.core.data.dicom.codestream import end_of_stream, frame_header, repaired_scan
 from chexmix_cli.core.data.dicom.file import parse_header, parse_whole
 from chexmix_cli.core.data.dicom.rle import decode_rle
 from chexmix_cli.core.data.images.load import load_image
