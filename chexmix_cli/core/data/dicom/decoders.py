@@ -25,7 +25,6 @@ from pydicom.uid import (
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
-    UID_dictionary,
 )
 
 from chexmix_cli.core.data.dicom.codestream import Coding, FrameHeader
@@ -62,12 +61,13 @@ def require_decoder(syntax: UID) -> None:
     Raises:
         DataError: ``UNSUPPORTED_PIXELS``, with ``JPEG-XL`` as its detail where that is what it is; ``NEEDS_PLUGIN``.
     """
-    if syntax == RLELossless or (syntax in UID_dictionary and not syntax.is_encapsulated):
+    is_public = syntax.type == "Transfer Syntax"
+    if syntax == RLELossless or (is_public and not syntax.is_encapsulated):
         return
     if syntax not in _DECODERS:
-        known = {**_YOUNG_SYNTAXES, **{uid: entry[0] for uid, entry in UID_dictionary.items()}}
         # What no dictionary has is free text of a header, and not repeated.
-        name = f"{known[syntax]} ({syntax})" if syntax in known else "a transfer syntax without a public name"
+        name = _YOUNG_SYNTAXES.get(syntax, syntax.name if is_public else None)
+        name = "a transfer syntax without a public name" if name is None else f"{name} ({syntax})"
         detail = "JPEG-XL" if name.startswith("JPEG XL") else None
         raise DataError(
             Reason.UNSUPPORTED_PIXELS,
