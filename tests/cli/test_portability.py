@@ -13,21 +13,21 @@ from posix_blocked import MODULES, OS_CALLS, SIGNAL_CALLS, SIGNALS
 
 PACKAGE = Path(__file__).resolve().parents[2] / "chexmix_cli"
 FILES = sorted(PACKAGE.rglob("*.py"))
-#: Where a name that Windows lacks is used, each behind a guard that was read: file, name, guard.
+#: Where a name that Windows lacks is used, each behind a guard that was read: name of the file, name, guard.
 GUARDED = {
     ("__main__.py", "SIGPIPE", 'hasattr(signal, "SIGPIPE")'),
-    ("commands/records/workers.py", "SIGPIPE", 'hasattr(signal, "pthread_sigmask")'),
-    ("commands/records/workers.py", "pthread_sigmask", 'hasattr(signal, "pthread_sigmask")'),
-    ("commands/records/workers.py", "sigpending", 'hasattr(signal, "pthread_sigmask")'),
-    ("commands/records/workers.py", "sigwait", 'hasattr(signal, "pthread_sigmask")'),
-    ("core/runtime.py", "resource", "except ModuleNotFoundError"),
+    ("workers.py", "SIGPIPE", 'hasattr(signal, "pthread_sigmask")'),
+    ("workers.py", "pthread_sigmask", 'hasattr(signal, "pthread_sigmask")'),
+    ("workers.py", "sigpending", 'hasattr(signal, "pthread_sigmask")'),
+    ("workers.py", "sigwait", 'hasattr(signal, "pthread_sigmask")'),
+    ("runtime.py", "resource", "except ModuleNotFoundError"),
 }
 
 
 def test_what_only_posix_has_is_guarded():
-    found = set()
+    found, sources = set(), {path.name: path.read_text(encoding="utf-8") for path in FILES}
     for path in FILES:
-        name = path.relative_to(PACKAGE).as_posix()
+        name = path.name
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {(name, alias.name) for alias in node.names if alias.name in MODULES}
@@ -39,7 +39,7 @@ def test_what_only_posix_has_is_guarded():
                     found.add((name, node.attr))
     assert found == {(name, used) for name, used, _ in GUARDED}
     for name, _, guard in GUARDED:
-        assert guard in (PACKAGE / name).read_text(encoding="utf-8")
+        assert guard in sources[name]
 
 
 @pytest.mark.slow
