@@ -60,6 +60,8 @@ def frame_of(value: bytes, *, num_frames: int, frame: int) -> bytes:
     for start in (stream, stream.lstrip(b"\x00")):
         if starts_stream(start):
             return _trimmed(start)
+    if is_cut:  # run lengths have no end marker that would tell whether it is the length that is wrong
+        raise DataError(Reason.SHORT_PIXELS, "the file ends within its pixel data")
     return stream
 
 

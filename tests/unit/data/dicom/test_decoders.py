@@ -44,7 +44,6 @@ FILES = {
     "JPEG-LL.dcm": 0,
     "JPGLosslessP14SV1_1s_1f_8b.dcm": 0,
     "JPGExtended.dcm": 1,
-    "JPEG-lossy.dcm": 1,
     "SC_rgb_jpeg_dcmtk.dcm": 1,
     "SC_jpeg_no_color_transform_2.dcm": 1,
 }

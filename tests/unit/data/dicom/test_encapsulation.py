@@ -172,6 +172,8 @@ def test_run_lengths_without_a_table():
         table(3) + item(frame),
     ):
         assert frame_of(value, num_frames=1, frame=0) == frame
+    with pytest.raises(DataError, match="the file ends within its pixel data"):
+        frame_of((table() + item(frame))[:-10], num_frames=1, frame=0)
 
 
 @pytest.mark.parametrize("stated", [JPEGBaseline8Bit, JPEGLossless, JPEG2000, RLELossless], ids=lambda uid: uid.name)
