@@ -113,7 +113,7 @@ class DataError(ChexmixError):
 
     @property
     def code(self) -> str:
-        """Return the record's error code, for example ``NEEDS_PLUGIN:pylibjpeg-libjpeg``."""
+        """Return the record's error code, for example ``NEEDS_PLUGIN:python-gdcm``."""
         return self.reason.value if self.detail is None else f"{self.reason.value}:{self.detail}"
 
 

@@ -27,13 +27,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    # Without it a crash of the machine can lose the new name though the bytes are on the disk. Only POSIX can do it.
+def flush_folder(folder: Path) -> None:
+    """Make a new name in a folder last through a crash of the machine, where the system can: on POSIX."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

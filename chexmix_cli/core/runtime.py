@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,19 +25,25 @@ _LARGE_MODEL = 1_000_000_000
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device of ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the device of ``auto`` (the first CUDA GPU, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Apple's GPU is taken only when it is asked for: nothing of this was measured on one.
 
     Raises:
         SettingsError: if ``name`` is none of these.
-        MachineError: if CUDA is asked for and not there; the message says what is missing.
+        MachineError: if a GPU is asked for and not there; the message says what is missing.
     """
     import torch
 
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise MachineError("this PyTorch finds no GPU of Apple's", where="--device mps", hint="--device cpu")
+        return torch.device("mps")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     asked = re.fullmatch(r"cuda(?::(\d+))?", "cuda" if name == "auto" else name)
     if asked is None:
-        raise SettingsError(f"{name!r} is not a device", where="--device", expected="auto, cpu, cuda or cuda:N")
+        raise SettingsError(f"{name!r} is not a device", where="--device", expected="auto, cpu, cuda, cuda:N or mps")
     if torch.version.cuda is None:
         raise MachineError(
             "this PyTorch is built without CUDA", where=f"--device {name}", hint="install a CUDA build, or --device cpu"
@@ -68,7 +76,8 @@ def choose_dtype(name: str, device: torch.device, *, num_parameters: int) -> tor
         return torch.float32 if name == "float32" else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if num_parameters >= _LARGE_MODEL and has_cpu_bfloat16() else torch.float32
+    is_faster = device.type == "cpu" and num_parameters >= _LARGE_MODEL and has_cpu_bfloat16()
+    return torch.bfloat16 if is_faster else torch.float32
 
 
 def has_cpu_bfloat16() -> bool:
@@ -194,7 +203,7 @@ def available_memory(device: torch.device, *, root: Path = Path("/")) -> int:
     """Return the bytes that a process can still take on a device: of the machine, or of the container it runs in.
 
     Args:
-        device: CPU or CUDA.
+        device: any that ``choose_device`` returns.
         root: where ``proc`` and ``sys`` are, for tests.
 
     Raises:
@@ -204,6 +213,8 @@ def available_memory(device: torch.device, *, root: Path = Path("/")) -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -219,23 +230,25 @@ def available_memory(device: torch.device, *, root: Path = Path("/")) -> int:
 
 def resident_memory(*, root: Path = Path("/")) -> int:
     """Return the bytes of memory that this process holds now, or 0 where the system does not tell."""
-    import resource
-
     try:
-        return int((root / "proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int((root / "proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
     except OSError:
         return 0
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this process has held: on a GPU of its memory there, else of the machine's."""
-    import resource
-    import sys
+    """Return the most bytes that this process has held, or 0 where the system does not tell (Windows).
 
+    On a CUDA GPU of its memory there, else of the machine's, which Apple's GPUs share.
+    """
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return 0
     # Kilobytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

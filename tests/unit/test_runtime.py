@@ -11,7 +11,7 @@ from chexmix_cli import __version__
 from chexmix_cli.core import runtime
 from chexmix_cli.core.errors import ExitCode, MachineError, SettingsError
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 
 
 @pytest.fixture
@@ -59,8 +59,22 @@ def test_missing_cuda_is_an_error_of_the_machine_with_its_reason(cuda, count, na
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", "", "cpu:0"])
 def test_an_unknown_device_is_a_usage_error(cuda, name):
     cuda(1)
-    with pytest.raises(SettingsError, match="--device.*expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(SettingsError, match="--device.*expected auto, cpu, cuda, cuda:N or mps"):
         runtime.choose_device(name)
+
+
+def test_apples_gpu_is_taken_when_asked_for(cuda, monkeypatch):
+    cuda(None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(MachineError, match="finds no GPU of Apple's"):
+        runtime.choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert runtime.choose_device("mps") == MPS
+    assert runtime.choose_device("auto") == CPU
+    assert runtime.choose_dtype("auto", MPS, num_parameters=2_000_000_000) == torch.float32
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1000)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 300)
+    assert runtime.available_memory(MPS) == 700
 
 
 def test_auto_dtype_on_a_cpu_hangs_on_size_and_instructions(monkeypatch):
@@ -236,6 +250,12 @@ def test_available_memory_is_that_of_the_machine_or_of_its_container(tmp_path):
 def test_available_memory_of_a_gpu_is_what_its_driver_says(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
     assert runtime.available_memory(CUDA) == 123
+
+
+def test_peak_memory_is_unknown_without_the_systems_figures(monkeypatch):
+    assert runtime.peak_memory(CPU) > 50 * 1024**2
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert runtime.peak_memory(CPU) == 0
 
 
 def test_resident_memory_is_this_processs(tmp_path):

@@ -62,7 +62,7 @@ class RunOptions:
         str | None,
         typer.Option("--weights", metavar="NAME|DIR", help="Model to use. Default: the embedded chexmix-mini."),
     ] = None
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto"
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, float32 or bfloat16.")] = "auto"
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Seed of everything random.")

@@ -1,4 +1,7 @@
-"""Where an input's bytes are: a file, or a member of a zip archive. Reading is bounded; what it is, its bytes say."""
+"""Where an input's bytes are: a file, or a member of a zip archive, perhaps packed by gzip.
+
+Reading is bounded; what a file is, its bytes say.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
+from chexmix_cli.core.data import gzipped
 from chexmix_cli.core.errors import DataError, Reason
 
-#: A member that grows more than this when inflated, and is larger than ``_SMALL_BYTES`` then, is taken for a bomb.
+#: What grows more than this when inflated, and is larger than ``_SMALL_BYTES`` then, is taken for a bomb.
 _MAX_ZIP_RATIO = 200
 _SMALL_BYTES = 1 << 20
 _MAX_ZIP_MEMBERS = 1_000_000
@@ -31,9 +35,14 @@ _PICTURE_MAGIC: tuple[bytes, ...] = (
     b"\xff\xd8\xff",
     b"II*\x00",
     b"MM\x00*",
+    b"II+\x00",  # BigTIFF
+    b"MM\x00+",
     b"BM",
     b"GIF8",
     b"\x00\x00\x00\x0cjP  \r\n",
+    b"\xff\x4f\xff\x51",  # JPEG 2000 without the boxes of JP2
+    b"\x00\x00\x00\x0cJXL \r\n",  # JPEG XL is refused by its name
+    b"\xff\x0a",
 )
 
 
@@ -52,18 +61,32 @@ class Source:
     def kind(self) -> Kind | None:
         """Return what the first bytes say the file is; the same errors as ``open``, but for its size."""
         if self.member is None:
-            with self.open(sys.maxsize) as stream:
+            with self._open_packed(sys.maxsize) as stream:
                 return sniff_stream(stream)
         with _member_errors(), open_archive(self.path).open(_member_info(self.path, self.member)) as stream:
-            return sniff(stream.read(_HEAD_BYTES))
+            return sniff_stream(stream)
 
     @contextmanager
     def open(self, max_bytes: int) -> Iterator[BinaryIO]:
-        """Open for reading; a zip member is read whole, into memory.
+        """Open for reading; a zip member, and what gzip packed, is read whole, into memory.
 
         Raises:
             DataError: ``NOT_FOUND``, ``UNREADABLE`` (rights, no ordinary file, encrypted), ``TOO_LARGE``, ``CORRUPT``.
         """
+        with self._open_packed(max_bytes) as stream:
+            is_packed = stream.read(2) == gzipped.MAGIC
+            stream.seek(0)
+            if is_packed:
+                packed = stream.read()
+                data = gzipped.inflate(packed, max_bytes)
+                check_size(len(data), max_bytes)
+                _check_ratio(len(data), len(packed))
+                yield io.BytesIO(data)
+            else:
+                yield stream
+
+    @contextmanager
+    def _open_packed(self, max_bytes: int) -> Iterator[BinaryIO]:
         if self.member is not None:
             yield io.BytesIO(_read_member(self.path, self.member, max_bytes))
             return
@@ -101,6 +124,15 @@ def check_size(num_bytes: int, max_bytes: int) -> None:
         )
 
 
+def _check_ratio(num_bytes: int, num_packed: int) -> None:
+    if num_bytes > _SMALL_BYTES and num_bytes > _MAX_ZIP_RATIO * max(1, num_packed):
+        raise DataError(
+            Reason.TOO_LARGE,
+            f"the file grows {num_bytes // max(1, num_packed)} times when inflated",
+            expected=f"at most {_MAX_ZIP_RATIO} times",
+        )
+
+
 def sniff(head: bytes) -> Kind | None:
     """Return what the first bytes of a file (132 or more, if it has as many) say it is, or None."""
     if head[128:132] == b"DICM":
@@ -112,10 +144,11 @@ def sniff(head: bytes) -> Kind | None:
     return "dicom" if _starts_with_element(head) else None
 
 
-def sniff_stream(stream: BinaryIO) -> Kind | None:
-    """Return what an open file is, and rewind it."""
+def sniff_stream(stream: IO[bytes]) -> Kind | None:
+    """Return what an open file is, or what it holds if gzip packed it."""
     head = stream.read(_HEAD_BYTES)
-    stream.seek(0)
+    if head.startswith(gzipped.MAGIC):
+        head = gzipped.inflated_head(head + stream.read(gzipped.HEAD_BYTES), _HEAD_BYTES)
     return sniff(head)
 
 
@@ -189,12 +222,7 @@ def _read_member(path: Path, name: str, max_bytes: int) -> bytes:
     with _member_errors():
         info = _member_info(path, name)
         check_size(info.file_size, max_bytes)
-        if info.file_size > _SMALL_BYTES and info.file_size > _MAX_ZIP_RATIO * max(1, info.compress_size):
-            raise DataError(
-                Reason.TOO_LARGE,
-                f"the zip member grows {info.file_size // max(1, info.compress_size)} times when inflated",
-                expected=f"at most {_MAX_ZIP_RATIO} times",
-            )
+        _check_ratio(info.file_size, info.compress_size)
         with open_archive(path).open(info) as stream:
             # The size in the archive's directory may lie; zipfile never gives more than it announces.
             return stream.read(max_bytes + 1)

@@ -21,12 +21,13 @@ from chexmix_cli.core.vocab import grid_side
 def layout(like: Tensor) -> torch.memory_format:
     """Return the memory format for a pass over tensors like this one: channels last but for float32 on a CPU.
 
-    There torch's channels-last GroupNorm takes the variance as a difference of two sums in one pass: latents of the
+    On a CPU torch's channels-last GroupNorm takes the variance as a difference of two sums in one pass: latents of the
     reference weights were off by 3e-3 (1e-5 without), enough to change codes. Below float32 that drowns in rounding.
+    Apple's GPU, where nothing was measured, is left torch's own format.
     """
     device = like.device.type
     is_exact = device == "cpu" and like.dtype == torch.float32 and not torch.is_autocast_enabled(device)
-    return torch.contiguous_format if is_exact else torch.channels_last
+    return torch.contiguous_format if is_exact or device == "mps" else torch.channels_last
 
 
 class GroupNormSwish(nn.GroupNorm):

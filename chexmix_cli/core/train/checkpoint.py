@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from chexmix_cli.core.errors import MachineError, TrainingError
-from chexmix_cli.core.files import write_json
+from chexmix_cli.core.files import flush_folder, write_json
 from chexmix_cli.core.train.distributed import barrier, from_all, from_main, is_main, rank, world_size
 from chexmix_cli.core.train.ema import WeightAverage
 
@@ -137,7 +137,7 @@ def save_checkpoint(
             if target.exists():  # of the same step, damaged or of an earlier try
                 shutil.rmtree(target)
             partial.rename(target)
-            _sync(folder)
+            flush_folder(folder)
             _remove_old(folder, position, keep)
         barrier()
     return target
@@ -266,15 +266,6 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make a new name in a folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import (
-    UID,
-    ExplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-    RLELossless,
-)
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
 
-from chexmix_cli.core.data.dicom.codestream import frame_size, is_complete, repaired_scan
+from chexmix_cli.core.data.dicom.codestream import FrameHeader, frame_header, is_jpeg_xl, repaired_scan, without_nuls
+from chexmix_cli.core.data.dicom.decoders import (
+    decode_twelve_bits,
+    plugin_of,
+    require_decoder,
+    silent_codecs,
+    syntax_of,
+)
+from chexmix_cli.core.data.dicom.encapsulation import frame_of
 from chexmix_cli.core.data.dicom.file import DicomFile, quiet
 from chexmix_cli.core.data.dicom.rle import decode_rle
 from chexmix_cli.core.errors import DataError, Reason
@@ -31,11 +32,6 @@ MIN_SIDE_PX = 64
 _OFFSET_TABLE = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-_PLUGINS: tuple[tuple[Any, str], ...] = (
-    (JPEGTransferSyntaxes, "pylibjpeg-libjpeg"),
-    (JPEGLSTransferSyntaxes, "pylibjpeg-libjpeg"),
-    (JPEG2000TransferSyntaxes, "pylibjpeg-openjpeg"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,9 @@ def check_layout(file: DicomFile, settings: InputSettings) -> PixelLayout:
         raise DataError(
             Reason.NO_PIXELS, f"there is no frame {settings.frame}", expected=f"input.frame below {layout.num_frames}"
         )
-    if file.pixels.num_bytes is not None and not file.transfer_syntax.is_encapsulated:
+    if not file.transfer_syntax.is_encapsulated:
+        if file.pixels.num_bytes is None:
+            raise DataError(Reason.UNSUPPORTED_PIXELS, "the pixels are compressed, and the file does not say how")
         _require_bytes(file.pixels.num_bytes, layout)
     return layout
 
@@ -110,23 +108,27 @@ def decode(file: DicomFile, layout: PixelLayout, frame: int) -> NDArray[Any]:
     value = file.value("PixelData")
     if not value:
         raise DataError(Reason.NO_PIXELS, "the pixel data is empty")
-    if file.transfer_syntax.is_encapsulated:
-        value, syntax = _prepared_frame(value, file.transfer_syntax, layout, frame)
+    syntax = file.transfer_syntax
+    if syntax.is_encapsulated:
+        stream = frame_of(value, num_frames=layout.num_frames, frame=frame)
     else:
         _require_bytes(len(value), layout)
-        syntax = file.transfer_syntax
     dataset = file.dataset
-    with quiet():
+    with quiet(), silent_codecs():
         try:
             if file.transfer_syntax.is_encapsulated:
+                value, syntax = _prepared_frame(stream, syntax, layout)
                 dataset.PixelData, dataset.NumberOfFrames, frame = value, 1, 0
                 for keyword in _OFFSET_TABLE:
                     dataset.pop(keyword, None)
                 dataset.PlanarConfiguration = 1 if file.transfer_syntax == RLELossless else 0
             dataset.file_meta.TransferSyntaxUID = syntax
-            array, _ = get_decoder(syntax).as_array(dataset, index=frame)
+            plugin = plugin_of(syntax) if syntax.is_encapsulated else ""
+            array, _ = get_decoder(syntax).as_array(dataset, index=frame, decoding_plugin=plugin)
             if layout.photometric == "PALETTE COLOR":
                 array = apply_color_lut(array, dataset)
+        except DataError:
+            raise
         except Exception as error:  # each decoder has its own kinds
             raise DataError(Reason.CORRUPT, f"the pixel data cannot be decoded ({type(error).__name__})") from None
     expected = (layout.rows, layout.columns) if layout.is_monochrome else (layout.rows, layout.columns, 3)
@@ -177,29 +179,7 @@ def _require_supported(file: DicomFile, layout: PixelLayout) -> None:
         refuse(f"the high bit is {high_bit} with {layout.bits_stored} bits stored", "values in the low bits")
     if layout.photometric == "PALETTE COLOR" and not file.transfer_syntax.is_little_endian:
         refuse("the palette is big endian", "little endian")  # pydicom reads its entries in the wrong order
-    _require_decoder(file)
-
-
-def _require_decoder(file: DicomFile) -> None:
-    try:
-        with quiet():
-            decoder = get_decoder(file.transfer_syntax)
-            is_available = decoder.is_available
-    except NotImplementedError:
-        raise DataError(
-            Reason.UNSUPPORTED_PIXELS, "the transfer syntax holds no still image that can be decoded"
-        ) from None
-    if is_available:
-        return
-    for syntaxes, package in _PLUGINS:
-        if file.transfer_syntax in syntaxes:
-            raise DataError(
-                Reason.NEEDS_PLUGIN,
-                "no decoder for this compression is installed",
-                detail=package,
-                hint=f"pip install {package}",
-            )
-    raise DataError(Reason.UNSUPPORTED_PIXELS, "no decoder for this compression exists here")
+    require_decoder(file.transfer_syntax)
 
 
 def _require_bytes(num_bytes: int, layout: PixelLayout) -> None:
@@ -209,35 +189,35 @@ def _require_bytes(num_bytes: int, layout: PixelLayout) -> None:
         )
 
 
-def _prepared_frame(value: bytes, syntax: UID, layout: PixelLayout, frame: int) -> tuple[bytes, UID]:
-    """Return one frame as pixel data of its own, and in which transfer syntax: repaired or, if run-length, decoded."""
-    with quiet():
-        try:
-            # An extended offset table is not needed: beside one, every frame is a fragment of its own.
-            stream = get_frame(value, frame, number_of_frames=layout.num_frames)
-        except Exception as error:  # struct, index and value errors on damaged item structure
-            raise DataError(Reason.CORRUPT, f"the frames cannot be told apart ({type(error).__name__})") from None
-    if syntax != RLELossless:
-        _check_codestream(stream, layout)
-        return encapsulate([repaired_scan(stream) or stream]), syntax
-    num_pixels, sample_bytes = layout.rows * layout.columns, layout.bits_allocated // 8
-    decoded = decode_rle(stream, num_pixels=num_pixels, sample_bytes=sample_bytes, samples=layout.samples)
-    return decoded + b"\x00" * (len(decoded) % 2), ExplicitVRLittleEndian
+def _prepared_frame(stream: bytes, syntax: UID, layout: PixelLayout) -> tuple[bytes, UID]:
+    """Return one frame as pixel data of its own, and in which transfer syntax: repaired, or decoded already."""
+    header = frame_header(stream)
+    if header is None and syntax == RLELossless:
+        num_pixels, sample_bytes = layout.rows * layout.columns, layout.bits_allocated // 8
+        decoded = decode_rle(stream, num_pixels=num_pixels, sample_bytes=sample_bytes, samples=layout.samples)
+        return decoded + b"\x00" * (len(decoded) % 2), ExplicitVRLittleEndian
+    header = _checked(header, stream, layout)
+    syntax = syntax_of(header, syntax)
+    stream = without_nuls(stream) if header.coding == "jpeg-ls" else repaired_scan(stream) or stream
+    is_deep = syntax == JPEGExtended12Bit and layout.is_monochrome and layout.bits_allocated == 16
+    if is_deep and plugin_of(syntax) == "gdcm":
+        return decode_twelve_bits(stream, header), ExplicitVRLittleEndian
+    return encapsulate([stream]), syntax
 
 
-def _check_codestream(stream: bytes, layout: PixelLayout) -> None:
+def _checked(header: FrameHeader | None, stream: bytes, layout: PixelLayout) -> FrameHeader:
     """Hold what a compressed frame says of itself against the header, before a decoder believes it."""
-    size = frame_size(stream)
-    if size is None:
+    if header is None:
+        if is_jpeg_xl(stream):
+            raise DataError(Reason.UNSUPPORTED_PIXELS, "the compressed frame is JPEG XL", detail="JPEG-XL")
         raise DataError(Reason.CORRUPT, "the compressed frame does not state its size")
-    if (size.rows, size.columns) != (layout.rows, layout.columns) or size.components != layout.samples:
+    if (header.rows, header.columns) != (layout.rows, layout.columns) or header.components != layout.samples:
         raise DataError(
             Reason.CORRUPT,
-            f"the compressed frame has {size.columns} x {size.rows} px, {size.components} components",
+            f"the compressed frame has {header.columns} x {header.rows} px, {header.components} components",
             expected=f"{layout.columns} x {layout.rows}, {layout.samples}, as in the header",
         )
-    if not is_complete(stream):
-        raise DataError(Reason.SHORT_PIXELS, "the compressed frame ends early")
+    return header
 
 
 def _eight_bits(array: NDArray[Any], layout: PixelLayout) -> NDArray[np.uint8]:

@@ -28,7 +28,9 @@ from chexmix_cli.core.errors import DataError, Reason
 #: Pixel Data, Float Pixel Data, Double Float Pixel Data.
 _PIXEL_TAGS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-_LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "rle")
+#: zlib's window bits for data with either header.
+_ZLIB_OR_GZIP = zlib.MAX_WBITS + 32
+_LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg")
 
 
 @contextmanager
@@ -138,12 +140,14 @@ def parse_whole(data: bytes, max_bytes: int) -> DicomFile:
 
 def _parse(stream: BinaryIO, max_bytes: int, *, with_pixels: bool) -> DicomFile:
     found: list[PixelElement] = []
+    start: list[int] = []
 
     def stop_when(tag: int, _vr: str | None, length: int) -> bool:
         if int(tag) in _PIXEL_TAGS:
             num_bytes = None if length == _UNDEFINED_LENGTH else min(length, _bytes_left(opened))
             found.append(PixelElement(int(tag) != _PIXEL_TAGS[0], num_bytes))
-            return not with_pixels
+            start.append(opened.tell())
+            return not with_pixels or num_bytes is None
         return False
 
     with quiet():
@@ -154,13 +158,14 @@ def _parse(stream: BinaryIO, max_bytes: int, *, with_pixels: bool) -> DicomFile:
             syntax = None if inflated else dataset.file_meta.get("TransferSyntaxUID")
             syntax = _guessed_syntax(dataset) if syntax is None else UID(str(syntax))
             media_class = dataset.file_meta.get("MediaStorageSOPClassUID")
+            if with_pixels and found and found[0].num_bytes is None and not found[0].is_float:
+                # As it stands: pydicom drops everything where the items do not end as they should.
+                opened.seek(start[0])
+                dataset.add_new(_PIXEL_TAGS[0], "OB", opened.read())
         except DataError:
             raise
         except Exception as error:  # a damaged file makes pydicom raise almost anything
             raise DataError(Reason.CORRUPT, f"the DICOM data cannot be parsed ({type(error).__name__})") from None
-    if with_pixels and found and not any(tag in dataset for tag in _PIXEL_TAGS):
-        # pydicom drops everything it read when a file ends within encapsulated data.
-        raise DataError(Reason.SHORT_PIXELS, "the file ends within its pixel data")
     if len(dataset) == 0 and not dataset.file_meta:
         raise DataError(Reason.CORRUPT, "the file holds no DICOM element")
     return DicomFile(dataset, syntax, found[0] if found else None, None if media_class is None else str(media_class))
@@ -183,7 +188,8 @@ def _guessed_syntax(dataset: Any) -> UID:
 def _inflate(stream: BinaryIO, max_bytes: int) -> BinaryIO | None:
     """Return the data set of a deflated file, inflated up to a bound; None (and rewound) if it is not deflated.
 
-    pydicom inflates without a bound, and a megabyte can become a gigabyte.
+    pydicom inflates without a bound, and a megabyte can become a gigabyte. DICOM asks for the bare deflate format
+    (PS3.5 A.5); writers that put zlib's or gzip's header around it are met.
     """
     head = stream.read(16 << 10)
     stream.seek(0)
@@ -193,8 +199,16 @@ def _inflate(stream: BinaryIO, max_bytes: int) -> BinaryIO | None:
     if end is None:
         return None
     stream.seek(end)
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = inflater.decompress(stream.read(), max_bytes + 1)
+    deflated = stream.read()
+    try:
+        return _inflated(deflated, -zlib.MAX_WBITS, max_bytes)
+    except zlib.error:
+        return _inflated(deflated, _ZLIB_OR_GZIP, max_bytes)
+
+
+def _inflated(deflated: bytes, window_bits: int, max_bytes: int) -> BinaryIO:
+    inflater = zlib.decompressobj(window_bits)
+    data = inflater.decompress(deflated, max_bytes + 1)
     check_size(len(data), max_bytes)
     if not inflater.eof:
         raise DataError(Reason.CORRUPT, "the deflated data set ends early")

@@ -27,6 +27,8 @@ _CAPTURE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.7.4",
 }
 _MODALITIES = {"CR", "DX", "RG"}
+#: No defined terms, and met in place of one (DR in Korean, RX in French, Spanish and Italian archives).
+_OTHER_WORDS_FOR_RADIOGRAPH = {"CXR", "DR", "RX", "XR", "XRAY", "X-RAY"}
 #: Other defined terms of Modality that are met in practice; only these may be quoted.
 _OTHER_MODALITIES = _words(
     """
@@ -90,7 +92,7 @@ def judge(file: DicomFile) -> HeaderFacts:
     """
     notes: list[str] = []
     sop_class = file.text("SOPClassUID")
-    _require_radiograph(sop_class, file.text("Modality"), notes)
+    _require_radiograph(file, notes)
     _require_chest(file, notes)
     if sop_class in _CAPTURE_CLASSES:
         notes.append("secondary capture: text may be burned into the pixels")
@@ -107,34 +109,55 @@ def is_for_processing(file: DicomFile) -> bool:
     return intent == "FOR PROCESSING" or file.text("SOPClassUID") == _FOR_PROCESSING_CLASS
 
 
-def _require_radiograph(sop_class: str | None, modality: str | None, notes: list[str]) -> None:
-    modality = modality.upper() if modality else None
-    quoted = modality if modality in _OTHER_MODALITIES else "another"
-    if modality is not None and modality not in _MODALITIES:
-        raise DataError(Reason.NOT_RADIOGRAPH, f"the modality is {quoted}", expected="CR, DX or RG")
-    if sop_class in _RADIOGRAPH_CLASSES:
-        if modality is None:
-            notes.append("the header states no modality; its class is that of a radiograph")
+def _require_radiograph(file: DicomFile, notes: list[str]) -> None:
+    """The class decides what an object is (PS3.4 B.5); the modality where the class is none of a radiograph's.
+
+    Only a defined term of another modality outvotes the class.
+    """
+    sop_class, modality = file.text("SOPClassUID"), (file.text("Modality") or "").upper()
+    quoted = modality if modality in (*_OTHER_MODALITIES, *_OTHER_WORDS_FOR_RADIOGRAPH) else "another"
+    is_radiograph = sop_class in _RADIOGRAPH_CLASSES
+    if modality in _MODALITIES:
+        if sop_class is not None and not is_radiograph and sop_class not in _CAPTURE_CLASSES:
+            raise DataError(
+                Reason.NOT_RADIOGRAPH,
+                f"the modality is {modality}, but the object is of another class",
+                expected="a computed or digital radiograph, or a secondary capture",
+            )
         return
-    if modality is None:
+    if is_radiograph and modality not in _OTHER_MODALITIES:
+        notes.append(
+            "the header states no modality; its class is that of a radiograph"
+            if not modality
+            else f"the modality is {quoted}, no term of DICOM's; the class is that of a radiograph"
+        )
+        return
+    is_capture = sop_class is None or sop_class in _CAPTURE_CLASSES
+    if (
+        is_capture
+        and modality in _OTHER_WORDS_FOR_RADIOGRAPH
+        and (modality == "CXR" or _CHEST.intersection(_stated_parts(file)))
+    ):
+        notes.append(f"the modality is {modality}, no term of DICOM's; taken for a radiograph of the stated chest")
+        return
+    if not modality:
         raise DataError(
             Reason.NOT_RADIOGRAPH,
             "the header states neither a modality nor the class of a radiograph",
             expected="modality CR, DX or RG",
         )
-    if sop_class is not None and sop_class not in _CAPTURE_CLASSES:
-        raise DataError(
-            Reason.NOT_RADIOGRAPH,
-            f"the modality is {modality}, but the object is of another class",
-            expected="a computed or digital radiograph, or a secondary capture",
-        )
+    raise DataError(Reason.NOT_RADIOGRAPH, f"the modality is {quoted}", expected="CR, DX or RG")
+
+
+def _stated_parts(file: DicomFile) -> list[str]:
+    regions = [item.text("CodeMeaning") for item in file.items("AnatomicRegionSequence")]
+    stated = (word for text in (file.text("BodyPartExamined"), *regions) for word in words(text or ""))
+    return [word for word in stated if word not in _UNSTATED]
 
 
 def _require_chest(file: DicomFile, notes: list[str]) -> None:
     """Body Part Examined and the anatomic region decide; descriptions only where these are silent."""
-    regions = [item.text("CodeMeaning") for item in file.items("AnatomicRegionSequence")]
-    stated = [word for text in (file.text("BodyPartExamined"), *regions) for word in words(text or "")]
-    stated = [word for word in stated if word not in _UNSTATED]
+    stated = _stated_parts(file)
     if _CHEST.intersection(stated):
         return
     _refuse_other_part(stated)

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from chexmix_cli.core.data.dicom.codestream import frame_header, is_jpeg_xl
 from chexmix_cli.core.data.dicom.decode import check_size_px
 from chexmix_cli.core.data.dicom.levels import count_levels
 from chexmix_cli.core.data.dicom.render import table_of
@@ -23,6 +24,8 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000")
 #: MPO is a JPEG with further pictures behind it.
 _JPEG_FORMATS = ("JPEG", "MPO")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+#: Where a JPEG states its coding: behind the profile and preview that may come first.
+_HEAD_BYTES = 256 << 10
 _UNCHANGED: tuple[Intensity, ...] = ("voi", "official-jpg")
 _EXIF_ORIENTATION = 0x0112
 
@@ -63,10 +66,29 @@ def render_picture(data: bytes, settings: InputSettings, intensity: Intensity) -
 
 
 def _open(stream: BinaryIO, settings: InputSettings) -> Image.Image:
+    _refuse_by_name(stream.read(_HEAD_BYTES))
+    stream.seek(0)
     image = Image.open(stream, formats=_FORMATS)
     width, height = image.size
     check_size_px(height, width, settings)
     return image
+
+
+def _refuse_by_name(head: bytes) -> None:
+    """Name what Pillow does not know, or takes for a damaged JPEG."""
+    header = frame_header(head)
+    name = "JPEG XL" if is_jpeg_xl(head) else "big-endian BigTIFF" if head.startswith(b"MM\x00+") else None
+    if header is not None and header.coding in ("jpeg-lossless", "jpeg-ls"):
+        name = "lossless JPEG" if header.coding == "jpeg-lossless" else "JPEG-LS"
+    elif header is not None and header.coding == "jpeg" and header.precision != 8:
+        name = f"JPEG of {header.precision} bits"
+    if name is not None:
+        raise DataError(
+            Reason.UNSUPPORTED_PIXELS,
+            f"{name} is not read from a plain file",
+            detail="JPEG-XL" if name == "JPEG XL" else None,
+            expected="PNG, JPEG of 8 bits, JPEG 2000, TIFF",
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,24 +57,31 @@ class Chooser:
         if self._settings.temperature == 0:
             column_M = logits_MR.argmax(dim=-1)
         else:
-            draws_M = torch.tensor(draws, dtype=torch.float64, device=self._device)
+            draws_M = draws_on(self._device, draws)
             column_M = sample(logits_MR, draws_M, temperature=self._settings.temperature, top_p=self._settings.top_p)
         logprob_M = logits_MR.gather(1, column_M[:, None])[:, 0] - logits_MR.logsumexp(dim=-1)
         return column_M + self.rows.start, logprob_M
 
 
+def draws_on(device: torch.device, draws: Sequence[Any]) -> Tensor:
+    """Return uniform draws in float64: on a device, or on the CPU for one without such numbers (Apple's GPU)."""
+    return torch.tensor(draws, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+
+
 def sample(logits_MR: Tensor, draws_M: Tensor, *, temperature: float, top_p: float) -> Tensor:
-    """Return sampled columns, (M,) int64, by inverting the cumulative distribution at ``draws_M``.
+    """Return sampled columns, (M,) int64 where the logits are, by inverting the cumulative distribution at ``draws_M``.
 
     Args:
         logits_MR: logits; -inf is never chosen.
-        draws_M: uniform numbers in [0, 1), float64: the same draw and logits give the same choice on any device.
+        draws_M: uniform numbers in [0, 1), float64: the same draw and logits give the same choice on any device. They
+            are where it is computed.
         temperature: above 0; divides the logits.
         top_p: only the most probable ids whose probabilities together first reach this are sampled from.
 
     Numerics: in float64, shifted by the maximum, so that no temperature overflows.
     """
-    logits_MR = logits_MR.double()
+    device = logits_MR.device
+    logits_MR = logits_MR.to(draws_M.device).double()
     prob_MR = ((logits_MR - logits_MR.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1)
     order_MR = None
     if top_p < 1:
@@ -84,7 +92,7 @@ def sample(logits_MR: Tensor, draws_M: Tensor, *, temperature: float, top_p: flo
     # A draw below 1 times the total is below the total, in floats too: the id found is a possible one.
     target_M = draws_M * cumulative_MR[:, -1]
     column_M1 = torch.searchsorted(cumulative_MR, target_M[:, None], right=True)
-    return (column_M1 if order_MR is None else order_MR.gather(1, column_M1))[:, 0]
+    return (column_M1 if order_MR is None else order_MR.gather(1, column_M1))[:, 0].to(device)
 
 
 def row_draws(seed: int, prompt: Sequence[int], count: int) -> list[float]:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
-from chexmix_cli.core.infer.decoding.sampling import row_draws, sample
+from chexmix_cli.core.infer.decoding.sampling import draws_on, row_draws, sample
 from chexmix_cli.core.kernels.backend import uses_triton
 from chexmix_cli.core.kernels.expected_code.op import expected_code
 from chexmix_cli.core.kernels.restricted_head.op import choose_row
@@ -174,7 +174,7 @@ class _Run:
         self._draws_BP: Tensor | None = None
         if settings.choice == "sample":
             draws = [row_draws(seed, [*row, sample_number], visible_BP.shape[1]) for row in self._token_ids_BT.tolist()]
-            self._draws_BP = torch.tensor(draws, dtype=torch.float64, device=device)
+            self._draws_BP = draws_on(device, draws)
 
     def single(self) -> None:
         """Fill every hidden code from one pass."""
@@ -238,11 +238,11 @@ class _Run:
         """Fill one position of the images in which it is hidden."""
         is_here_BP = torch.zeros_like(self._is_hidden_BP)
         is_here_BP[:, position] = self._is_hidden_BP[:, position]
-        draws_M = None if self._draws_BP is None else self._draws_BP[is_here_BP]
+        draws_M = None if self._draws_BP is None else self._draws_BP[is_here_BP.to(self._draws_BP.device)]
         self._put(is_here_BP, self._filler.choose(state_BD[is_here_BP[:, position]], self._settings, draws_M))
 
     def _choose(self, is_open_BP: Tensor, state_BPD: Tensor) -> _Chosen:
-        draws_M = None if self._draws_BP is None else self._draws_BP[is_open_BP]
+        draws_M = None if self._draws_BP is None else self._draws_BP[is_open_BP.to(self._draws_BP.device)]
         return self._filler.choose(state_BPD[is_open_BP], self._settings, draws_M)
 
     def _put(self, is_kept_BP: Tensor, chosen: _Chosen, among_BP: Tensor | None = None) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from filelock import FileLock, Timeout
 
 from chexmix_cli.core.errors import DataError, MachineError, Reason
 from chexmix_cli.core.files import atomic_write, write_json
@@ -49,17 +50,16 @@ class IndexWriter:
         self._folder, self._identity, self._rows = folder, identity, rows
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / _LOCK_FILE).open("w")
+            self._lock = FileLock(folder / _LOCK_FILE, blocking=False)
+            self._lock.acquire()
+        except Timeout:
+            raise MachineError("another process is writing it", where=str(folder)) from None
         except OSError as error:
             raise MachineError(f"cannot be written ({error.strerror})", where=str(folder)) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._known, self._numbers = self._begin()
-        except OSError:
-            self._lock.close()
-            raise MachineError("another process is writing it", where=str(folder)) from None
-        except DataError:
-            self._lock.close()
+        except BaseException:
+            self._lock.release()
             raise
         self._waiting: dict[Kind, list[Item]] = {kind: [] for kind in KINDS}
 
@@ -74,7 +74,7 @@ class IndexWriter:
             for each in KINDS:
                 self._write(each)
         finally:
-            self._lock.close()
+            self._lock.release()
 
     def holds(self, kind: Kind, item_id: str, digest: int) -> bool:
         """Return whether an item is there already.

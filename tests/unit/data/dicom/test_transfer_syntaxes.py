@@ -24,8 +24,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from chexmix_cli.core.data.dicom import decode as dicom_decode
-from chexmix_cli.core.data.dicom.codestream import frame_size, is_complete, repaired_scan
+from chexmix_cli.core.data.dicom import decoders
+from chexmix_cli.core.data.dicom.codestream import end_of_stream, frame_header, repaired_scan
 from chexmix_cli.core.data.dicom.file import parse_header, parse_whole
 from chexmix_cli.core.data.dicom.rle import decode_rle
 from chexmix_cli.core.data.images.load import load_image
@@ -228,7 +228,7 @@ def test_missing_plugin_is_named(dataset_of, file_bytes, small_film, tmp_path, m
     dataset = film_dataset(dataset_of, small_film)
     dataset.compress(JPEG2000Lossless)
     decoder = get_decoder(JPEG2000Lossless)
-    monkeypatch.setattr(type(decoder), "is_available", property(lambda self: False))
+    monkeypatch.setattr(type(decoder), "available_plugins", ("pillow",))
     with pytest.raises(DataError, match="no decoder") as caught:
         decoded(file_bytes(dataset), tmp_path / "film")
     assert caught.value.code == "NEEDS_PLUGIN:pylibjpeg-openjpeg"
@@ -237,7 +237,7 @@ def test_missing_plugin_is_named(dataset_of, file_bytes, small_film, tmp_path, m
 
 def test_every_plugin_named_is_a_dependency(repository):
     declared = (repository / "pyproject.toml").read_text(encoding="utf-8")
-    for _, package in dicom_decode._PLUGINS:
+    for _, package in decoders._DECODERS.values():
         assert f'"{package}>=' in declared
 
 
@@ -245,7 +245,7 @@ def test_video_is_refused(dataset_of, file_bytes, small_film, tmp_path):
     dataset = film_dataset(dataset_of, small_film)
     dataset.compress(JPEG2000Lossless)
     dataset.file_meta.TransferSyntaxUID = MPEG2MPML
-    with pytest.raises(DataError, match="holds no still image") as caught:
+    with pytest.raises(DataError, match="MPEG2 Main Profile / Main Level .* is not decoded") as caught:
         decoded(file_bytes(dataset), tmp_path / "film")
     assert caught.value.reason is Reason.UNSUPPORTED_PIXELS
 
@@ -290,22 +290,23 @@ def test_damaged_run_lengths(frame, message):
 
 
 def test_codestream_sizes():
-    for kind, options in (
-        ("JPEG", {}),
-        ("JPEG", {"progressive": True}),
-        ("JPEG2000", {"no_jp2": True}),
-        ("JPEG2000", {}),
+    for coding, kind, options in (
+        ("jpeg", "JPEG", {}),
+        ("jpeg", "JPEG", {"progressive": True, "comment": b"\xff\xd9\xff\xd8\xff"}),
+        ("jpeg-2000", "JPEG2000", {"no_jp2": True}),
+        ("jpeg-2000", "JPEG2000", {"no_jp2": True, "tile_size": (32, 32), "comment": b"\xff\xd9", "plt": True}),
+        ("jpeg-2000", "JPEG2000", {}),
     ):
         stream = BytesIO()
         Image.new("RGB", (70, 40)).save(stream, kind, **options)
         data = stream.getvalue()
-        assert frame_size(data) == (40, 70, 3)
-        assert is_complete(data)
-        assert is_complete(data + b"\0")
-        assert not is_complete(data[:-10])
-    assert frame_size(b"") is None
-    assert frame_size(b"\xff\xd8\xff") is None
-    assert frame_size(b"\xff\x4f\xff\x51\0\0") is None
+        assert frame_header(data) == (coding, 40, 70, 3, 8)
+        assert end_of_stream(data) == len(data)
+        assert end_of_stream(data + b"\0") == len(data)
+        assert end_of_stream(data[:-10]) is None
+    assert frame_header(b"") is None
+    assert frame_header(b"\xff\xd8\xff") is None
+    assert frame_header(b"\xff\x4f\xff\x51\0\0") is None
 
 
 def test_scan_headers_are_repaired_only_where_they_are_wrong():

@@ -12,6 +12,7 @@ from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, Reason
 
 PIXELS = np.zeros((64, 64), np.uint8)
+CT = "1.2.840.10008.5.1.4.1.1.2"
 CR, DX, RAW_DX, SC = (
     "1.2.840.10008.5.1.4.1.1.1",
     "1.2.840.10008.5.1.4.1.1.1.1",
@@ -20,6 +21,8 @@ CR, DX, RAW_DX, SC = (
 )
 UNSTATED = "the header states no body part; taken for a chest"
 DESCRIBED = "chest by its descriptions; the body part is not stated"
+NO_TERM = ", no term of DICOM's; the class is that of a radiograph"
+NO_TERM_EITHER = ", no term of DICOM's; taken for a radiograph of the stated chest"
 CAPTURE = "secondary capture: text may be burned into the pixels"
 
 
@@ -51,6 +54,15 @@ def item(meaning: str) -> Dataset:
         ({"Modality": "DX", "SOPClassUID": DX}, ()),
         ({"Modality": "RG"}, ()),
         ({"Modality": None}, ("the header states no modality; its class is that of a radiograph",)),
+        ({"Modality": "DR"}, (f"the modality is DR{NO_TERM}",)),
+        ({"Modality": "xr", "SOPClassUID": DX}, (f"the modality is XR{NO_TERM}",)),
+        ({"Modality": "JOHN", "SOPClassUID": DX}, (f"the modality is another{NO_TERM}",)),
+        ({"Modality": "RX", "SOPClassUID": SC}, (f"the modality is RX{NO_TERM_EITHER}", CAPTURE)),
+        (
+            {"Modality": "CXR", "SOPClassUID": SC, "BodyPartExamined": None},
+            (f"the modality is CXR{NO_TERM_EITHER}", UNSTATED, CAPTURE),
+        ),
+        ({"Modality": "DR", "SOPClassUID": None}, (f"the modality is DR{NO_TERM_EITHER}",)),
         ({"SOPClassUID": SC}, (CAPTURE,)),
         ({"BodyPartExamined": "THORAX"}, ()),
         ({"BodyPartExamined": "PORT CHEST"}, ()),
@@ -79,7 +91,10 @@ def test_accepted(judged, attributes, notes):
         ({"Modality": "MR"}, Reason.NOT_RADIOGRAPH, "the modality is MR; expected CR, DX or RG"),
         ({"Modality": "OT", "SOPClassUID": SC}, Reason.NOT_RADIOGRAPH, "the modality is OT"),
         ({"Modality": "MG", "SOPClassUID": DX}, Reason.NOT_RADIOGRAPH, "the modality is MG"),
-        ({"Modality": "JOHN"}, Reason.NOT_RADIOGRAPH, "the modality is another"),
+        ({"Modality": "JOHN", "SOPClassUID": SC}, Reason.NOT_RADIOGRAPH, "the modality is another"),
+        ({"Modality": "DR", "SOPClassUID": SC, "BodyPartExamined": None}, Reason.NOT_RADIOGRAPH, "the modality is DR"),
+        ({"Modality": "DR", "SOPClassUID": CT}, Reason.NOT_RADIOGRAPH, "the modality is DR"),
+        ({"Modality": "DR", "BodyPartExamined": "HIP"}, Reason.NOT_CHEST, "the header says HIP"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, Reason.NOT_RADIOGRAPH, "object is of another class"),
         ({"Modality": None, "SOPClassUID": SC}, Reason.NOT_RADIOGRAPH, "states neither"),
         ({"Modality": None, "SOPClassUID": None}, Reason.NOT_RADIOGRAPH, "states neither"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.infer.decoding.constraints import Constraint
-from chexmix_cli.core.infer.decoding.sampling import Chooser, row_draws, sample
+from chexmix_cli.core.infer.decoding.sampling import Chooser, draws_on, row_draws, sample
 from chexmix_cli.core.settings.inference import DecodeSettings
 
 
@@ -76,3 +76,8 @@ def test_a_choice_is_an_id_and_its_logprob_is_over_what_could_be_chosen():
     early = torch.tensor([0.0, 1.0]).log_softmax(0)[1]
     late = torch.tensor([0.0, 1.0, 5.0]).log_softmax(0)[2]
     assert logprob.tolist() == pytest.approx([float(early), float(late)], abs=1e-6)
+
+
+def test_draws_stay_on_the_cpu_for_a_device_without_float64():
+    assert draws_on(torch.device("mps"), [0.5]).device.type == "cpu"
+    assert draws_on(torch.device("cpu"), [[0.5]]).dtype == torch.float64

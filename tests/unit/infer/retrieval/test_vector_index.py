@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 
 import pytest
 import torch
+from filelock import FileLock
 
 from chexmix_cli.core.errors import DataError, MachineError
 from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter, digest_of
@@ -98,10 +98,8 @@ def test_another_model_or_setting_is_refused(tmp_path):
     for name, value in (("model_hash", "cc"), ("image_layer", 2), ("with_text", False), ("projection_hash", "dd")):
         with pytest.raises(DataError, match=f"an index of {name} .*; expected {name} {value}"):
             IndexWriter(tmp_path, dataclasses.replace(IDENTITY, **{name: value}), rows=4)
-    with (tmp_path / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(MachineError, match="another process is writing it"):
-            IndexWriter(tmp_path, IDENTITY, rows=4)
+    with FileLock(tmp_path / ".lock"), pytest.raises(MachineError, match="another process is writing it"):
+        IndexWriter(tmp_path, IDENTITY, rows=4)
     fill(tmp_path, range(3))  # the lock of a process that is gone holds nobody up
 
 
