@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from chexmix_cli.core.data.loaded_image import GreyScale
     from chexmix_cli.core.data.presets import ResolvedPreset
     from chexmix_cli.core.data.studies.inputs import Refusal, Study, StudyImage
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
@@ -38,6 +39,7 @@ class Film:
         codes: image codes from an earlier command, or None.
         fields: what the record says about the image beside codes (view, notes, preset, other images).
         picture: the whole film as read, 8 bits, where it is asked for.
+        scale: what decided the picture's grey scale, with ``picture``; None for a picture that was in memory.
         image: where it was read from, with ``picture``; None for a picture that was in memory.
         others: the study's other images, where they are asked for.
     """
@@ -47,6 +49,7 @@ class Film:
     codes: list[int] | None
     fields: Record = field(default_factory=dict)
     picture: Image | None = None
+    scale: GreyScale | None = None
     image: StudyImage | None = None
     others: tuple[Film, ...] = ()
 
@@ -260,8 +263,9 @@ def _film_of_study(study: Study, preset: ResolvedPreset, keeps_picture: bool, wi
     if notes:
         fields["notes"] = notes
     pixels = fit(loaded.image, preset.image, preset.channels)
-    picture, image = (loaded.image, study.chosen) if keeps_picture else (None, None)
-    return Film(study.id, pixels, None, fields, picture, image, others)
+    if not keeps_picture:
+        return Film(study.id, pixels, None, fields, others=others)
+    return Film(study.id, pixels, None, fields, loaded.image, loaded.scale, study.chosen, others)
 
 
 def _other_films(study: Study, preset: ResolvedPreset) -> tuple[tuple[Film, ...], list[str]]:

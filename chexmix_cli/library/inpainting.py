@@ -182,8 +182,7 @@ class Inpainter:
 
     def _notes(self, film: Film) -> list[str]:
         is_fixed = self.model.preset.intensity in _FIXED_SCALES
-        by_percentiles = any("percentiles" in note for note in film.notes)
-        if is_fixed and not by_percentiles:
+        if is_fixed and film.scale in (None, "header"):
             return []
         return ["the grey scale is that of the whole film, hidden pixels included"]
 

@@ -201,8 +201,13 @@ def test_wrong_usage_exits_2(fill, films, arguments, message):
 def test_grey_scales_that_hang_on_hidden_pixels_are_noted(fill, films):
     (fixed,) = fill(films / "a.png", "--block", 0.2).records
     (stretched,) = fill(films / "a.png", "--block", 0.2, "--preset", "percentile").records
+    deep = films / "deep.png"
+    Image.fromarray(np.asarray(Image.open(films / "a.png")).astype(np.uint16) * 200).save(deep)
+    (by_percentiles,) = fill(deep, "--block", 0.2).records
+    note = "the grey scale is that of the whole film, hidden pixels included"
     assert "notes" not in fixed
-    assert stretched["notes"] == ["the grey scale is that of the whole film, hidden pixels included"]
+    assert stretched["notes"] == [note]
+    assert by_percentiles["notes"] == ["more than 8 bits and no window: percentiles", note]
 
 
 def test_a_person_reads_the_numbers_and_the_audit(debug_weights, films, monkeypatch, capsys):

@@ -101,8 +101,8 @@ def render() -> Callable[..., tuple[NDArray[np.uint8], list[str]]]:
         dataset: Dataset, intensity: Intensity = "voi", settings: InputSettings | None = None
     ) -> tuple[NDArray[np.uint8], list[str]]:
         file = parse_whole(to_bytes(dataset), MAX_BYTES)
-        image, notes = render_dicom(file, settings or InputSettings(), intensity)
-        return np.asarray(image), notes
+        loaded = render_dicom(file, settings or InputSettings(), intensity)
+        return np.asarray(loaded.image), loaded.notes
 
     return rendered
 

@@ -19,6 +19,7 @@ from chexmix_cli.core.data.dicom.decode import PixelLayout, check_layout, decode
 from chexmix_cli.core.data.dicom.file import DicomFile
 from chexmix_cli.core.data.dicom.levels import Levels, count_levels, percentiles
 from chexmix_cli.core.data.dicom.triage import is_for_processing
+from chexmix_cli.core.data.loaded_image import GreyScale, LoadedImage
 from chexmix_cli.core.data.presets import Intensity
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
@@ -26,12 +27,14 @@ from chexmix_cli.core.settings.inference import InputSettings
 #: A window or LUT that leaves less than this of the grey scale between the 1st and 99th percentile shows no film.
 _LEAST_CONTRAST = 16
 _LEAST_GREYS = 16
+#: Intensities that show a film as its file says.
+_DISPLAYED: tuple[Intensity, ...] = ("voi", "official-jpg")
 _SQUARE = (0.99, 1.01)
 _PLAUSIBLE = (0.2, 5.0)
 
 
-def render_dicom(file: DicomFile, settings: InputSettings, intensity: Intensity) -> tuple[Image.Image, list[str]]:
-    """Return a DICOM image as an 8-bit grey picture, and notes on how it came about.
+def render_dicom(file: DicomFile, settings: InputSettings, intensity: Intensity) -> LoadedImage:
+    """Return a DICOM image as an 8-bit grey picture.
 
     Raises:
         DataError: as ``dicom_decode``; ``BLANK`` if the picture has one value only.
@@ -44,7 +47,8 @@ def render_dicom(file: DicomFile, settings: InputSettings, intensity: Intensity)
     if not layout.is_monochrome:
         notes.append("colour image turned to grey")
         grey = np.asarray(Image.fromarray(array).convert("L"))
-        return Image.fromarray(_render_grey(count_levels(grey), intensity)), notes
+        scale: GreyScale = "header" if intensity in _DISPLAYED else "pixels"
+        return LoadedImage(Image.fromarray(_render_grey(count_levels(grey), intensity)), notes, scale)
     levels = count_levels(array, _padding(file, layout, array))
     if levels.num_occurring == 0:
         raise DataError(Reason.BLANK, "every pixel is padding", expected="a picture")
@@ -53,14 +57,15 @@ def render_dicom(file: DicomFile, settings: InputSettings, intensity: Intensity)
     is_inverted = layout.photometric == "MONOCHROME1" or (file.text("PresentationLUTShape") or "").upper() == "INVERSE"
     if _shows_bone_dark(file, is_inverted):
         notes.append("by the header, bone is shown dark")
-    table_L = _table(file, layout, levels, intensity, is_inverted, notes)
-    return _square_pixels(file, Image.fromarray(levels.paint(table_L)), intensity, notes), notes
+    table_L, scale = _table(file, layout, levels, intensity, is_inverted, notes)
+    image = _square_pixels(file, Image.fromarray(levels.paint(table_L)), intensity, notes)
+    return LoadedImage(image, notes, scale)
 
 
 def _render_grey(levels: Levels, intensity: Intensity) -> NDArray[np.uint8]:
     """Return 8-bit grey that was decoded from colour, which no modality or VOI transform applies to."""
     stored_L, counts_L = levels.stored_L, levels.counts_L
-    if intensity in ("voi", "official-jpg"):
+    if intensity in _DISPLAYED:
         return levels.paint(stored_L.astype(np.uint8))
     return levels.paint(table_of(intensity, stored_L, counts_L))
 
@@ -81,20 +86,21 @@ def table_of(intensity: Intensity, stored_L: recipes.Values, counts_L: recipes.C
 
 def _table(
     file: DicomFile, layout: PixelLayout, levels: Levels, intensity: Intensity, is_inverted: bool, notes: list[str]
-) -> recipes.Table:
-    """Return the 8-bit grey of each level."""
+) -> tuple[recipes.Table, GreyScale]:
+    """Return the 8-bit grey of each level, and what decided it."""
     if intensity in ("mimic-jpg", "chexpert"):
-        return _dataset_recipe(file, levels, intensity, is_inverted, notes)
+        return _dataset_recipe(file, levels, intensity, is_inverted, notes), "pixels"
     values_L = _modality_values(file, levels.stored_L)
     if intensity in ("official", "official-png"):
         shown_L = -values_L if is_inverted else values_L
-        return recipes.stretch_official(shown_L, levels.counts_L)
+        return recipes.stretch_official(shown_L, levels.counts_L), "pixels"
+    scale: GreyScale = "header"
     table_L = None
-    if intensity in ("voi", "official-jpg"):
+    if intensity in _DISPLAYED:
         table_L = _display_table(file, layout, levels, values_L, notes)
     if table_L is None:
-        table_L = recipes.stretch_percentiles(values_L, levels.counts_L)
-    return 255 - table_L if is_inverted else table_L
+        table_L, scale = recipes.stretch_percentiles(values_L, levels.counts_L), "pixels"
+    return 255 - table_L if is_inverted else table_L, scale
 
 
 def _dataset_recipe(

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from PIL import Image
-
 from chexmix_cli.core.data.dicom.file import parse_whole
 from chexmix_cli.core.data.dicom.render import render_dicom
 from chexmix_cli.core.data.images.pictures import render_picture
+from chexmix_cli.core.data.loaded_image import LoadedImage
 from chexmix_cli.core.data.presets import Intensity
 from chexmix_cli.core.data.sources import Source, sniff
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedImage:
-    """A radiograph in 8 bits.
-
-    Attributes:
-        image: the whole film, mode ``L`` or ``RGB``.
-        notes: what was done that a reader of the result should know; no text of the file.
-    """
-
-    image: Image.Image
-    notes: list[str] = field(default_factory=list)
 
 
 def load_image(source: Source, intensity: Intensity, settings: InputSettings) -> LoadedImage:
@@ -38,12 +22,12 @@ def load_image(source: Source, intensity: Intensity, settings: InputSettings) ->
     data = source.read(max_bytes)
     kind = sniff(data[:132])
     if kind == "dicom":
-        image, notes = render_dicom(parse_whole(data, max_bytes), settings, intensity)
+        loaded = render_dicom(parse_whole(data, max_bytes), settings, intensity)
     elif kind == "picture":
-        image, notes = render_picture(data, settings, intensity)
+        loaded = render_picture(data, settings, intensity)
     else:
         raise DataError(Reason.UNKNOWN_FORMAT, "neither DICOM nor a picture", expected="DICOM, PNG, JPEG or TIFF")
-    low, high = image.convert("L").getextrema()
+    low, high = loaded.image.convert("L").getextrema()
     if low == high:
         raise DataError(Reason.BLANK, "every pixel has the same value", expected="a picture with contrast")
-    return LoadedImage(image, notes)
+    return loaded

@@ -15,6 +15,7 @@ from chexmix_cli.core.data.dicom.codestream import frame_header, is_jpeg_xl
 from chexmix_cli.core.data.dicom.decode import check_size_px
 from chexmix_cli.core.data.dicom.levels import count_levels
 from chexmix_cli.core.data.dicom.render import table_of
+from chexmix_cli.core.data.loaded_image import GreyScale, LoadedImage
 from chexmix_cli.core.data.presets import Intensity
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
@@ -36,8 +37,8 @@ def check_picture(stream: BinaryIO, settings: InputSettings) -> None:
         _open(stream, settings)
 
 
-def render_picture(data: bytes, settings: InputSettings, intensity: Intensity) -> tuple[Image.Image, list[str]]:
-    """Return a plain picture as 8-bit grey or RGB, and notes on how it came about.
+def render_picture(data: bytes, settings: InputSettings, intensity: Intensity) -> LoadedImage:
+    """Return a plain picture as 8-bit grey or RGB.
 
     8-bit pictures are display values and stay as they are under ``voi``; deeper ones have no window and get the
     percentile stretch. Transparency is laid over white.
@@ -61,8 +62,9 @@ def render_picture(data: bytes, settings: InputSettings, intensity: Intensity) -
         intensity = "official-jpg" if is_jpeg else "official-png"
     if image.mode in _EIGHT_BIT_MODES:
         image = _over_white(image, notes)
-        return _stretch_eight_bits(image, intensity), notes
-    return _stretch_deep(image, intensity, notes), notes
+        scale: GreyScale = "header" if intensity in _UNCHANGED else "pixels"
+        return LoadedImage(_stretch_eight_bits(image, intensity), notes, scale)
+    return LoadedImage(_stretch_deep(image, intensity, notes), notes, "pixels")
 
 
 def _open(stream: BinaryIO, settings: InputSettings) -> Image.Image:

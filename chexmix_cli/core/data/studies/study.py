@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.images.geometry import fit
-from chexmix_cli.core.data.images.load import LoadedImage, load_image
+from chexmix_cli.core.data.images.load import load_image
+from chexmix_cli.core.data.loaded_image import LoadedImage
 from chexmix_cli.core.data.presets import ResolvedPreset
 from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.data.views import PREFERENCE, View
@@ -45,7 +46,7 @@ class StudyImage:
             DataError: if its pixels cannot be read.
         """
         loaded = load_image(self.source, preset.intensity, self.settings)
-        return LoadedImage(loaded.image, [*self.notes, *loaded.notes])
+        return LoadedImage(loaded.image, [*self.notes, *loaded.notes], loaded.scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,9 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def rendered(data: bytes, intensity="voi") -> tuple[np.ndarray, list[str]]:
-    image, notes = render_picture(data, SETTINGS, intensity)
-    assert image.mode in ("L", "RGB")
-    return np.asarray(image), notes
+    loaded = render_picture(data, SETTINGS, intensity)
+    assert loaded.image.mode in ("L", "RGB")
+    return np.asarray(loaded.image), loaded.notes
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF", "WEBP"])
