@@ -33,7 +33,7 @@ INTENSITIES: tuple[Intensity, ...] = get_args(Intensity)
 PRESET_NAMES: tuple[str, ...] = (*INTENSITIES, "model")
 
 #: Raised by one whenever a change anywhere on the way to the model's input alters its values.
-PIXELS_VERSION = 1
+PIXELS_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

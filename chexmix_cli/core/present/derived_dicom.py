@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from chexmix_cli import __version__
 from chexmix_cli.core.data.dicom.file import DicomFile, quiet
+from chexmix_cli.core.data.dicom.orientation import is_upright
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.present.marking import with_mark
 
@@ -63,6 +64,8 @@ def _copied_header(source: DicomFile) -> Dataset:
             dataset[keyword] = source.dataset[keyword]
         elif keyword in _REQUIRED:
             setattr(dataset, keyword, None)
+    if not is_upright(source):
+        dataset.PatientOrientation = None  # the picture may have been turned since
     return dataset
 
 

@@ -110,3 +110,9 @@ def test_a_header_that_cannot_be_copied_is_refused(monkeypatch):
     with pytest.raises(DataError, match=r"the header cannot be copied \(ValueError\)") as caught:
         derived_dicom(given, picture(), model="m", what="w")
     assert "Roe" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("stored", "kept"), [(["L", "F"], ["L", "F"]), (["H", "L"], None), (["R", "F"], None)])
+def test_an_orientation_that_the_film_was_turned_from_is_not_told(stored, kept):
+    found = read(derived_dicom(source(PatientOrientation=stored), picture(), model="m", what="w"))
+    assert (list(found.PatientOrientation) if found.PatientOrientation else None) == kept

@@ -35,13 +35,14 @@ _SEQUENTIAL_SCAN = b"\x00\x3f\x00"
 
 
 class FrameHeader(NamedTuple):
-    """How a frame is coded, its rows, columns and components, and the bits of a sample."""
+    """How a frame is coded, its rows, columns and components, the bits of a sample, and whether one is a sign."""
 
     coding: Coding
     rows: int
     columns: int
     components: int
     precision: int
+    is_signed: bool = False
 
 
 def starts_stream(data: bytes) -> bool:
@@ -136,8 +137,10 @@ def _jpeg2000_header(data: bytes) -> FrameHeader | None:
     if data[2:4] != _SIZE_SEGMENT:
         return None
     right, bottom, left, top = struct.unpack(">4L", data[8:24])
-    (components,) = struct.unpack(">H", data[40:42])
-    return FrameHeader("jpeg-2000", bottom - top, right - left, components, (data[42] & 0x7F) + 1)
+    components, depth = struct.unpack(">HB", data[40:43])
+    return FrameHeader(
+        "jpeg-2000", bottom - top, right - left, components, (depth & 0x7F) + 1, is_signed=bool(depth & 0x80)
+    )
 
 
 def _jpeg_header(data: bytes) -> FrameHeader | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
@@ -23,15 +25,18 @@ from chexmix_cli.core.data.dicom.decoders import (
 from chexmix_cli.core.data.dicom.encapsulation import frame_of
 from chexmix_cli.core.data.dicom.file import DicomFile, quiet
 from chexmix_cli.core.data.dicom.rle import decode_rle
+from chexmix_cli.core.data.dicom.words import is_by_planes, is_luma_first, native_order, natural_rows, read_words
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
 
 #: Shortest side that can hold a chest; thumbnails and icons are below.
 MIN_SIDE_PX = 64
-#: They would point into what the frame was taken from.
-_OFFSET_TABLE = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+#: Their terms by letters and digits alone: written with blanks, in lower case, without an underscore, they are met.
+_NO_LETTER_OR_DIGIT = re.compile(r"[^A-Z0-9]")
+_PHOTOMETRIC = {_NO_LETTER_OR_DIGIT.sub("", term): term for term in (*_MONOCHROME, *_COLOUR)}
+_SHALLOW_PALETTE = "the palette has 8 bits, its descriptor says 16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +104,33 @@ def check_size_px(rows: int, columns: int, settings: InputSettings) -> None:
         )
 
 
-def decode(file: DicomFile, layout: PixelLayout, frame: int) -> NDArray[Any]:
-    """Return one frame as stored: monochrome (Y, X) integers, or colour (Y, X, 3) uint8 RGB.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of stored values.
+
+    Attributes:
+        array: monochrome (Y, X) integers, or colour (Y, X, 3) unsigned RGB.
+        layout: of the header, or what the data show in its place.
+        notes: on where the two differ.
+    """
+
+    array: NDArray[Any]
+    layout: PixelLayout
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """One frame on its way to a decoder: its bytes, their transfer syntax and layout, the stream's own header."""
+
+    value: bytes
+    syntax: UID
+    layout: PixelLayout
+    header: FrameHeader | None = None
+
+
+def decode(file: DicomFile, layout: PixelLayout, frame: int) -> Frame:
+    """Return one frame as stored; where the data contradict the header, as they show.
 
     Raises:
         DataError: ``SHORT_PIXELS``, ``CORRUPT``, ``UNSUPPORTED_PIXELS``.
@@ -109,32 +139,109 @@ def decode(file: DicomFile, layout: PixelLayout, frame: int) -> NDArray[Any]:
     if not value:
         raise DataError(Reason.NO_PIXELS, "the pixel data is empty")
     syntax = file.transfer_syntax
-    if syntax.is_encapsulated:
-        stream = frame_of(value, num_frames=layout.num_frames, frame=frame)
-    else:
+    stream = frame_of(value, num_frames=layout.num_frames, frame=frame) if syntax.is_encapsulated else None
+    if stream is None:
         _require_bytes(len(value), layout)
-    dataset = file.dataset
     with quiet(), silent_codecs():
         try:
-            if file.transfer_syntax.is_encapsulated:
-                value, syntax = _prepared_frame(stream, syntax, layout)
-                dataset.PixelData, dataset.NumberOfFrames, frame = value, 1, 0
-                for keyword in _OFFSET_TABLE:
-                    dataset.pop(keyword, None)
-                dataset.PlanarConfiguration = 1 if file.transfer_syntax == RLELossless else 0
-            dataset.file_meta.TransferSyntaxUID = syntax
-            plugin = plugin_of(syntax) if syntax.is_encapsulated else ""
-            array, _ = get_decoder(syntax).as_array(dataset, index=frame, decoding_plugin=plugin)
-            if layout.photometric == "PALETTE COLOR":
-                array = apply_color_lut(array, dataset)
+            if stream is None:
+                size = layout.num_bytes // layout.num_frames
+                encoded = _Encoded(value[frame * size : (frame + 1) * size], syntax, replace(layout, num_frames=1))
+            else:
+                encoded = _prepared_frame(stream, syntax, replace(layout, num_frames=1))
+            if layout.is_monochrome:
+                has_rest = stream is None and len(value) > layout.num_bytes + 1
+                decoded = _grey_frame(file, encoded, has_rest=has_rest)
+            else:
+                decoded = _colour_frame(file, encoded)
         except DataError:
             raise
         except Exception as error:  # each decoder has its own kinds
             raise DataError(Reason.CORRUPT, f"the pixel data cannot be decoded ({type(error).__name__})") from None
-    expected = (layout.rows, layout.columns) if layout.is_monochrome else (layout.rows, layout.columns, 3)
+    return decoded
+
+
+def _decoded(file: DicomFile, encoded: _Encoded, *, is_signed: bool = False, planes: int = 0) -> NDArray[Any]:
+    """Return what a decoder makes of a frame, by a pixel module of its own: the header's may contradict the data."""
+    layout = encoded.layout
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = encoded.syntax
+    dataset.Rows, dataset.Columns, dataset.NumberOfFrames = layout.rows, layout.columns, 1
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = layout.samples, layout.photometric
+    dataset.BitsAllocated, dataset.BitsStored = layout.bits_allocated, layout.bits_stored
+    dataset.HighBit, dataset.PixelRepresentation = layout.bits_stored - 1, int(is_signed)
+    if layout.samples > 1:
+        dataset.PlanarConfiguration = planes
+    stated = file.dataset["PixelData"].VR
+    dataset.add_new("PixelData", "OW" if stated == "OW" and not encoded.syntax.is_encapsulated else "OB", encoded.value)
+    plugin = plugin_of(encoded.syntax) if encoded.syntax.is_encapsulated else ""
+    array, _ = get_decoder(encoded.syntax).as_array(dataset, index=0, decoding_plugin=plugin)
+    expected = (layout.rows, layout.columns) if layout.samples == 1 else (layout.rows, layout.columns, 3)
     if array.shape != expected:
         raise DataError(Reason.CORRUPT, f"the decoded frame has shape {array.shape}", expected=str(expected))
-    return array if layout.is_monochrome else _eight_bits(array, layout)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _grey_frame(file: DicomFile, encoded: _Encoded, *, has_rest: bool) -> Frame:
+    layout, header = encoded.layout, encoded.header
+    is_native = not file.transfer_syntax.is_encapsulated
+    is_signed, bits = layout.is_signed, layout.bits_stored
+    notes: tuple[str, ...] = ()
+    if header is not None and header.is_signed:
+        # Only JPEG 2000 says so, and its decoder fills up the sign.
+        is_signed, bits = True, header.precision
+        filled = _decoded(file, replace(encoded, layout=replace(layout, bits_stored=bits)), is_signed=True)
+        words = filled.view(f"u{filled.dtype.itemsize}")
+        if not layout.is_signed:
+            notes = ("the compressed frame is signed, the header says unsigned",)
+    else:
+        # Every bit is asked for: what the header makes of them is for ``words`` to say.
+        words = _decoded(file, replace(encoded, layout=replace(layout, bits_stored=layout.bits_allocated)))
+    if is_native:
+        words, notes = native_order(words)
+    if header is not None and header.precision < bits:
+        notes = (f"the compressed frame has {header.precision} bits, the header says {bits}",)
+        bits = header.precision
+    reading = read_words(words, bits, is_signed=is_signed, has_overlays=_has_embedded_overlays(file))
+    values, found = (reading.values, ()) if not is_native else natural_rows(reading.values, has_rest=has_rest)
+    rows, columns = values.shape
+    shown = replace(layout, rows=rows, columns=columns, bits_stored=reading.bits, is_signed=reading.is_signed)
+    return Frame(values, shown, (*notes, *reading.notes, *found))
+
+
+def _colour_frame(file: DicomFile, encoded: _Encoded) -> Frame:
+    layout = encoded.layout
+    if layout.photometric == "PALETTE COLOR":
+        colours = apply_color_lut(_decoded(file, encoded), file.dataset)
+        layout = replace(layout, bits_stored=8)
+        if colours.dtype == np.uint8:
+            return Frame(colours, layout)
+        if int(colours.max()) < 256:
+            return Frame(colours.astype(np.uint8), layout, (_SHALLOW_PALETTE,))
+        return Frame(np.rint(colours / 257).astype(np.uint8), layout)
+    notes: list[str] = []
+    planes = 1 if file.transfer_syntax == RLELossless else 0
+    if not file.transfer_syntax.is_encapsulated and layout.photometric != "YBR_FULL_422":
+        stated = file.integer("PlanarConfiguration")
+        both = [_decoded(file, encoded, planes=kind) for kind in (0, 1)]
+        planes = int(is_by_planes(*both, stated=None if stated is None else stated == 1))
+        if planes != stated:
+            notes.append(f"colour is read by {'planes' if planes else 'pixels'}, as the data show")
+        as_rgb = _decoded(file, replace(encoded, layout=replace(layout, photometric="RGB")), planes=planes)
+        if layout.photometric != "RGB" and (as_rgb == as_rgb[..., :1]).all():
+            return Frame(as_rgb, layout, (*notes, "the three channels are alike; read as RGB"))
+    array = _decoded(file, encoded, planes=planes)
+    if layout.photometric == "RGB" and is_luma_first(array, layout.bits_stored):
+        array = np.repeat(array[..., :1], 3, axis=2)
+        notes.append("two channels are constant at half; the first is taken for the brightness")
+    return Frame(array, layout, tuple(notes))
+
+
+def _has_embedded_overlays(file: DicomFile) -> bool:
+    """Return whether the header places overlay planes in bits of the pixels (60xx,0102), a retired way."""
+    tags = [tag for tag in file.dataset.keys() if 0x6000 <= tag.group <= 0x60FF and tag.element == 0x0102]  # noqa: SIM118
+    return any(file.dataset[tag].value for tag in tags)
 
 
 def _layout(file: DicomFile) -> PixelLayout:
@@ -144,8 +251,8 @@ def _layout(file: DicomFile) -> PixelLayout:
             raise DataError(Reason.CORRUPT, f"the header lacks {keyword}", expected="a complete image pixel module")
         return value
 
-    photometric = (file.text("PhotometricInterpretation") or "").upper()
-    if not photometric:
+    letters = _NO_LETTER_OR_DIGIT.sub("", (file.text("PhotometricInterpretation") or "").upper())
+    if not letters:
         raise DataError(Reason.CORRUPT, "the header lacks PhotometricInterpretation")
     layout = PixelLayout(
         rows=required("Rows"),
@@ -154,7 +261,7 @@ def _layout(file: DicomFile) -> PixelLayout:
         bits_allocated=required("BitsAllocated"),
         bits_stored=required("BitsStored"),
         is_signed=required("PixelRepresentation") == 1,
-        photometric=photometric,
+        photometric=_PHOTOMETRIC.get(letters, letters),
         num_frames=max(1, file.integer("NumberOfFrames") or 1),
     )
     if layout.rows == 0 or layout.columns == 0 or not 0 < layout.bits_stored <= layout.bits_allocated:
@@ -189,20 +296,24 @@ def _require_bytes(num_bytes: int, layout: PixelLayout) -> None:
         )
 
 
-def _prepared_frame(stream: bytes, syntax: UID, layout: PixelLayout) -> tuple[bytes, UID]:
+def _prepared_frame(stream: bytes, syntax: UID, layout: PixelLayout) -> _Encoded:
     """Return one frame as pixel data of its own, and in which transfer syntax: repaired, or decoded already."""
     header = frame_header(stream)
     if header is None and syntax == RLELossless:
         num_pixels, sample_bytes = layout.rows * layout.columns, layout.bits_allocated // 8
         decoded = decode_rle(stream, num_pixels=num_pixels, sample_bytes=sample_bytes, samples=layout.samples)
-        return decoded + b"\x00" * (len(decoded) % 2), ExplicitVRLittleEndian
+        return _Encoded(decoded + b"\x00" * (len(decoded) % 2), ExplicitVRLittleEndian, layout)
     header = _checked(header, stream, layout)
+    if header.precision > 16:
+        raise DataError(Reason.UNSUPPORTED_PIXELS, f"the compressed frame has {header.precision} bits", expected="16")
+    # What the stream is of, it knows better than the header.
+    layout = replace(layout, bits_allocated=8 if header.precision <= 8 else 16)
     syntax = syntax_of(header, syntax)
     stream = without_nuls(stream) if header.coding == "jpeg-ls" else repaired_scan(stream) or stream
     is_deep = syntax == JPEGExtended12Bit and layout.is_monochrome and layout.bits_allocated == 16
     if is_deep and plugin_of(syntax) == "gdcm":
-        return decode_twelve_bits(stream, header), ExplicitVRLittleEndian
-    return encapsulate([stream]), syntax
+        return _Encoded(decode_twelve_bits(stream, header), ExplicitVRLittleEndian, layout, header)
+    return _Encoded(encapsulate([stream]), syntax, layout, header)
 
 
 def _checked(header: FrameHeader | None, stream: bytes, layout: PixelLayout) -> FrameHeader:
@@ -218,11 +329,3 @@ def _checked(header: FrameHeader | None, stream: bytes, layout: PixelLayout) -> 
             expected=f"{layout.columns} x {layout.rows}, {layout.samples}, as in the header",
         )
     return header
-
-
-def _eight_bits(array: NDArray[Any], layout: PixelLayout) -> NDArray[np.uint8]:
-    if array.dtype == np.uint8:
-        return array
-    bits = 16 if layout.photometric == "PALETTE COLOR" else layout.bits_stored
-    scaled: NDArray[np.uint8] = np.rint(array * (255.0 / ((1 << bits) - 1))).clip(0, 255).astype(np.uint8)
-    return scaled

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from chexmix_cli.core.data.dicom import intensity as recipes
-from chexmix_cli.core.data.dicom.decode import PixelLayout, check_layout, decode
+from chexmix_cli.core.data.dicom.decode import Frame, PixelLayout, check_layout, decode
 from chexmix_cli.core.data.dicom.file import DicomFile
 from chexmix_cli.core.data.dicom.levels import Levels, count_levels, percentiles
+from chexmix_cli.core.data.dicom.luts import read_lut
+from chexmix_cli.core.data.dicom.orientation import is_upright, stored_directions, turn_upright
 from chexmix_cli.core.data.dicom.triage import is_for_processing
 from chexmix_cli.core.data.loaded_image import GreyScale, LoadedImage
+from chexmix_cli.core.data.pose import estimate_pose
 from chexmix_cli.core.data.presets import Intensity
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
@@ -29,6 +32,9 @@ _LEAST_CONTRAST = 16
 _LEAST_GREYS = 16
 #: Intensities that show a film as its file says.
 _DISPLAYED: tuple[Intensity, ...] = ("voi", "official-jpg")
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+#: ITU-R BT.601, as Pillow weighs.
+_LUMA = np.array([0.299, 0.587, 0.114])
 _SQUARE = (0.99, 1.01)
 _PLAUSIBLE = (0.2, 5.0)
 
@@ -43,12 +49,11 @@ def render_dicom(file: DicomFile, settings: InputSettings, intensity: Intensity)
     notes: list[str] = []
     if layout.num_frames > 1:
         notes.append(f"frame {settings.frame} of {layout.num_frames}")
-    array = decode(file, layout, settings.frame)
+    decoded = decode(file, layout, settings.frame)
+    array, layout = decoded.array, decoded.layout
+    notes.extend(decoded.notes)
     if not layout.is_monochrome:
-        notes.append("colour image turned to grey")
-        grey = np.asarray(Image.fromarray(array).convert("L"))
-        scale: GreyScale = "header" if intensity in _DISPLAYED else "pixels"
-        return LoadedImage(Image.fromarray(_render_grey(count_levels(grey), intensity)), notes, scale)
+        return _render_colour(file, decoded, intensity, notes)
     levels = count_levels(array, _padding(file, layout, array))
     if levels.num_occurring == 0:
         raise DataError(Reason.BLANK, "every pixel is padding", expected="a picture")
@@ -59,15 +64,44 @@ def render_dicom(file: DicomFile, settings: InputSettings, intensity: Intensity)
         notes.append("by the header, bone is shown dark")
     table_L, scale = _table(file, layout, levels, intensity, is_inverted, notes)
     image = _square_pixels(file, Image.fromarray(levels.paint(table_L)), intensity, notes)
-    return LoadedImage(image, notes, scale)
+    return LoadedImage(_upright(file, image, intensity, notes), notes, scale)
 
 
-def _render_grey(levels: Levels, intensity: Intensity) -> NDArray[np.uint8]:
-    """Return 8-bit grey that was decoded from colour, which no modality or VOI transform applies to."""
-    stored_L, counts_L = levels.stored_L, levels.counts_L
-    if intensity in _DISPLAYED:
-        return levels.paint(stored_L.astype(np.uint8))
-    return levels.paint(table_of(intensity, stored_L, counts_L))
+def _render_colour(file: DicomFile, frame: Frame, intensity: Intensity, notes: list[str]) -> LoadedImage:
+    """Return colour as 8-bit grey; no modality or VOI transform applies to it. 8 bits are display values."""
+    notes.append("colour image turned to grey")
+    scale: GreyScale = "pixels"
+    if frame.layout.bits_stored == 8:
+        levels = count_levels(np.asarray(Image.fromarray(frame.array).convert("L")))
+        if intensity in _DISPLAYED:
+            scale = "header"
+    else:
+        levels = count_levels(frame.array @ _LUMA)
+        if intensity in _DISPLAYED:
+            notes.append(f"colour of {frame.layout.bits_stored} bits and no window: percentiles")
+    stored_L = levels.stored_L
+    table_L = stored_L.astype(np.uint8) if scale == "header" else table_of(intensity, stored_L, levels.counts_L)
+    return LoadedImage(_upright(file, Image.fromarray(levels.paint(table_L)), intensity, notes), notes, scale)
+
+
+def _upright(file: DicomFile, image: Image.Image, intensity: Intensity, notes: list[str]) -> Image.Image:
+    """Return the picture turned as Patient Orientation says, unless it then plainly lies or is upside down.
+
+    The released recipes take it as it is.
+    """
+    directions = stored_directions(file)
+    if directions is None or is_upright(file):
+        return image
+    if intensity.startswith("official"):
+        notes.append("the patient orientation is not followed by this preset")
+        return image
+    turned = turn_upright(np.asarray(image), directions)
+    pose = estimate_pose(turned)
+    if pose.is_sure and pose.quarter_turns != 0:
+        notes.append("the patient orientation contradicts what the picture shows; left as it is stored")
+        return image
+    notes.append("turned as its patient orientation says")
+    return Image.fromarray(turned)
 
 
 def table_of(intensity: Intensity, stored_L: recipes.Values, counts_L: recipes.Counts) -> recipes.Table:
@@ -90,7 +124,7 @@ def _table(
     """Return the 8-bit grey of each level, and what decided it."""
     if intensity in ("mimic-jpg", "chexpert"):
         return _dataset_recipe(file, levels, intensity, is_inverted, notes), "pixels"
-    values_L = _modality_values(file, levels.stored_L)
+    values_L = _modality_values(file, levels, notes)
     if intensity in ("official", "official-png"):
         shown_L = -values_L if is_inverted else values_L
         return recipes.stretch_official(shown_L, levels.counts_L), "pixels"
@@ -113,19 +147,30 @@ def _dataset_recipe(
     return recipe(levels.stored_L, levels.counts_L, is_inverted=is_inverted)
 
 
-def _modality_values(file: DicomFile, stored_L: recipes.Values) -> recipes.Values:
-    """Return stored values after the modality LUT, else the rescale, else as they are."""
+def _modality_values(file: DicomFile, levels: Levels, notes: list[str]) -> recipes.Values:
+    """Return stored values after the modality LUT, else the rescale, else as they are.
+
+    Of half a rescale the other half is that of no change (slope 1, intercept 0): for a DX image nothing else is allowed
+    (PS3.3 table C.8-70). An impossible one is left out.
+    """
+    stored_L = levels.stored_L
     for item in file.items("ModalityLUTSequence"):
-        lut = _lut(item)
+        lut = read_lut(item, "modality LUT", stored_L, levels, notes)
         if lut is None:
             raise DataError(Reason.CORRUPT, "the modality LUT is damaged")
-        return recipes.look_up(stored_L, *lut[:2])
+        return recipes.look_up(stored_L, lut.entries, lut.first_mapped)
     slopes, intercepts = file.numbers("RescaleSlope"), file.numbers("RescaleIntercept")
     if not slopes and not intercepts:
         return stored_L
-    if not slopes or not intercepts or slopes[0] == 0 or not np.isfinite([slopes[0], intercepts[0]]).all():
-        raise DataError(Reason.CORRUPT, "the rescale is incomplete or impossible", expected="a slope other than 0")
-    return stored_L * slopes[0] + intercepts[0]
+    slope, intercept = (slopes or [1.0])[0], (intercepts or [0.0])[0]
+    if slope == 0 or not np.isfinite([slope, intercept]).all():
+        notes.append("the rescale is impossible and left out")
+        return stored_L
+    if not slopes or not intercepts:
+        notes.append(
+            f"the rescale has no {'slope' if not slopes else 'intercept'}; taken for {'1' if not slopes else '0'}"
+        )
+    return stored_L * slope + intercept
 
 
 def _shows_bone_dark(file: DicomFile, is_inverted: bool) -> bool:
@@ -149,7 +194,7 @@ def _display_table(
         notes.append("raw detector data: percentiles instead of a window")
         return None
     is_offered = False
-    for share_L in _voi_shares(file, values_L, notes):
+    for share_L in _voi_shares(file, values_L, levels, notes):
         is_offered = True
         table_L = recipes.to_bytes(share_L)
         if _shows_film(table_L, levels):
@@ -165,24 +210,26 @@ def _display_table(
     return None
 
 
-def _voi_shares(file: DicomFile, values_L: recipes.Values, notes: list[str]) -> Iterator[recipes.Values]:
+def _voi_shares(
+    file: DicomFile, values_L: recipes.Values, levels: Levels, notes: list[str]
+) -> Iterator[recipes.Values]:
     """Yield 0..1 by the first VOI LUT, then by the first window: the order in which they are to be used.
 
     A window of no width yields black, which shows no film.
     """
     luts = file.items("VOILUTSequence")
     if luts:
-        lut = _lut(luts[0])
+        lut = read_lut(luts[0], "VOI LUT", values_L, levels, notes)
         if lut is None:
             notes.append("the VOI LUT is damaged")
         else:
-            entries, first_mapped, top = lut
-            if first_mapped >= 1 << 15 and values_L.min() < 0:  # a negative number, read as unsigned
-                first_mapped -= 1 << 16
-            yield recipes.look_up(values_L, entries, first_mapped) / top
+            yield recipes.look_up(values_L, lut.entries, lut.first_mapped) / lut.top
     centers, widths = file.numbers("WindowCenter"), file.numbers("WindowWidth")
     if centers and widths:
         function = (file.text("VOILUTFunction") or "LINEAR").upper()
+        if function not in _FUNCTIONS:
+            notes.append("the VOI LUT function is not known; the window is taken for linear")
+            function = "LINEAR"
         least = 1.0 if function == "LINEAR" else 0.0
         if not np.isfinite([centers[0], widths[0]]).all() or widths[0] < least or widths[0] <= 0:
             yield np.zeros_like(values_L)
@@ -197,29 +244,6 @@ def _shows_film(table_L: recipes.Table, levels: Levels) -> bool:
     low, high = percentiles(table_L.astype(np.float64), levels.counts_L, (1.0, 99.0))
     num_greys = len(np.unique(table_L[levels.counts_L > 0]))
     return high - low >= _LEAST_CONTRAST and num_greys >= min(_LEAST_GREYS, levels.num_occurring)
-
-
-def _lut(item: DicomFile) -> tuple[recipes.Values, float, float] | None:
-    """Return a LUT's entries, the stored value of the first, and the largest possible entry; None if it is damaged."""
-    descriptor = [int(number) for number in item.numbers("LUTDescriptor")]
-    if len(descriptor) != 3 or not 8 <= descriptor[2] <= 16:
-        return None
-    num_entries = descriptor[0] or 1 << 16
-    element = item.value("LUTData")
-    if isinstance(element, bytes):
-        is_little = item.transfer_syntax.is_little_endian
-        if len(element) >= 2 * num_entries:
-            entries = np.frombuffer(element, dtype="<u2" if is_little else ">u2", count=num_entries)
-        elif descriptor[2] == 8 and len(element) >= num_entries:
-            entries = np.frombuffer(element, dtype=np.uint8, count=num_entries)
-        else:
-            return None
-    else:
-        entries = np.asarray(item.numbers("LUTData"))[:num_entries]
-    if len(entries) < num_entries or num_entries == 0:
-        return None
-    top = float((1 << descriptor[2]) - 1)
-    return np.minimum(entries.astype(np.float64), top), float(descriptor[1]), top
 
 
 def _padding(file: DicomFile, layout: PixelLayout, array: NDArray[Any]) -> NDArray[np.bool_] | None:

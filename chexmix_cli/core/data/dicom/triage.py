@@ -100,7 +100,7 @@ def judge(file: DicomFile) -> HeaderFacts:
         notes.append("the header says that annotations are burned into the pixels")
     if any(0x6000 <= tag.group <= 0x60FF for tag in file.dataset.keys()):  # noqa: SIM118  (pydicom iterates elements)
         notes.append("overlay planes are not drawn")
-    return HeaderFacts(_view(file), is_for_processing(file), tuple(notes))
+    return HeaderFacts(view_of(file), is_for_processing(file), tuple(notes))
 
 
 def is_for_processing(file: DicomFile) -> bool:
@@ -177,7 +177,8 @@ def _refuse_other_part(found: list[str]) -> None:
         raise DataError(Reason.NOT_CHEST, f"the header says {part}", expected="CHEST or THORAX")
 
 
-def _view(file: DicomFile) -> View:
+def view_of(file: DicomFile) -> View:
+    """Return the projection that a header states, by its most reliable attribute that states one."""
     view = view_of_code(file.text("ViewPosition"))
     if view is View.UNKNOWN:
         view = view_of_words(item.text("CodeMeaning") for item in file.items("ViewCodeSequence"))

@@ -55,10 +55,11 @@ def test_rgb_is_turned_to_grey(dataset_of, render):
     assert np.array_equal(render(planar)[0], grey)
 
 
-def test_sixteen_bit_rgb(dataset_of, render):
-    pixels = np.repeat(ramp(step=1040)[:, :, None], 3, axis=2)
-    grey, _ = render(dataset_of(pixels))
-    assert grey[0].tolist() == pytest.approx([1040 * n / 65535 * 255 for n in range(64)], abs=1)
+def test_sixteen_bit_rgb_has_no_window(dataset_of, render):
+    for step in (1040, 60):  # of 16 bits, and of 12 as which they are not declared
+        grey, notes = render(dataset_of(np.repeat(ramp(step=step)[:, :, None], 3, axis=2)))
+        assert grey[0].tolist() == pytest.approx([n / 63 * 255 for n in range(64)], abs=1)
+        assert notes == ["colour image turned to grey", "colour of 16 bits and no window: percentiles"]
 
 
 def test_ybr_full(dataset_of, render):

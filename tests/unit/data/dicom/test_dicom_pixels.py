@@ -103,11 +103,22 @@ def test_negative_slope_without_window(dataset_of, render):
     assert (grey[0, 0], grey[0, -1]) == (255, 0)
 
 
-@pytest.mark.parametrize("attributes", [{"RescaleSlope": 0, "RescaleIntercept": 5}, {"RescaleIntercept": 5}])
-def test_impossible_rescale_is_an_error(dataset_of, render, attributes):
-    with pytest.raises(DataError, match="rescale is incomplete") as caught:
-        render(dataset_of(ramp(), **attributes))
-    assert caught.value.reason is Reason.CORRUPT
+@pytest.mark.parametrize(
+    ("attributes", "shift", "factor", "note"),
+    [
+        ({"RescaleIntercept": 100}, 100, 1, "the rescale has no slope; taken for 1"),
+        ({"RescaleSlope": 2}, 0, 2, "the rescale has no intercept; taken for 0"),
+        ({"RescaleSlope": 2, "RescaleIntercept": ""}, 0, 2, "the rescale has no intercept; taken for 0"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 5}, 0, 1, "the rescale is impossible and left out"),
+        ({"RescaleSlope": "inf", "RescaleIntercept": 5}, 0, 1, "the rescale is impossible and left out"),
+        ({"RescaleSlope": "", "RescaleIntercept": ""}, 0, 1, None),
+    ],
+)
+def test_half_a_rescale(dataset_of, render, attributes, shift, factor, note):
+    pixels = ramp(step=16)
+    grey, notes = render(dataset_of(pixels, WindowCenter=500, WindowWidth=800, **attributes))
+    assert grey[0].tolist() == linear(pixels[0] * float(factor) + shift, 500, 800)
+    assert notes == ([] if note is None else [note])
 
 
 def test_modality_lut_is_used_instead_of_the_rescale(dataset_of, render, lut):

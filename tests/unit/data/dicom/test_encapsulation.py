@@ -84,7 +84,7 @@ def decoded(dataset_of, file_bytes):
         settings = InputSettings(frame=frame)
         check_layout(parse_header(BytesIO(data), MAX_BYTES), settings)
         file = parse_whole(data, MAX_BYTES)
-        return decode(file, check_layout(file, settings), frame)
+        return decode(file, check_layout(file, settings), frame).array
 
     return through_file
 
@@ -205,6 +205,6 @@ def test_deflated_data_with_either_header(dataset_of, file_bytes, small_film, wi
     packer = zlib.compressobj(wbits=window_bits)
     data = data[:meta_end] + packer.compress(plain) + packer.flush()
     file = parse_whole(data, MAX_BYTES)
-    assert np.array_equal(decode(file, check_layout(file, InputSettings()), 0), small_film)
+    assert np.array_equal(decode(file, check_layout(file, InputSettings()), 0).array, small_film)
     with pytest.raises(DataError, match="ends early"):
         parse_whole(data[:-2000], MAX_BYTES)

@@ -40,10 +40,16 @@ NOTES = {
         "the header states no body part; taken for a chest",
         "by the header, bone is shown dark",
         "the window misses the data: percentiles instead",
+        "the patient orientation contradicts what the picture shows; left as it is stored",
+        "likely rotated by 180 degrees",
+        "likely a negative: dense tissue is dark",
     ],
     "RG1_J2KI.dcm": [],
     "SIIM_CR_JPEGbaseline.dcm": ["secondary capture: text may be burned into the pixels"],
-    "SIIM_fake_MONOCHROME1.dcm": ["secondary capture: text may be burned into the pixels"],
+    "SIIM_fake_MONOCHROME1.dcm": [
+        "secondary capture: text may be burned into the pixels",
+        "likely a negative: dense tissue is dark",
+    ],
 }
 
 
