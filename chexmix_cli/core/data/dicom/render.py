@@ -32,6 +32,8 @@ _LEAST_CONTRAST = 16
 _LEAST_GREYS = 16
 #: Intensities that show a film as its file says.
 _DISPLAYED: tuple[Intensity, ...] = ("voi", "official-jpg")
+#: Share of a film that a window or LUT may make all black or white without a note.
+_MUCH_CLIPPED = 0.25
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 #: ITU-R BT.601, as Pillow weighs.
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -143,6 +145,10 @@ def _dataset_recipe(
     """Apply a data set's own recipe, which knows stored values and MONOCHROME1, but no rescale, padding or VOI."""
     if any(slope < 0 for slope in file.numbers("RescaleSlope")):
         notes.append(f"the {intensity} recipe ignores that the rescale slope is negative")
+    if file.items("ModalityLUTSequence"):
+        notes.append(f"the {intensity} recipe ignores the modality LUT")
+    if intensity == "chexpert" and levels.stored_L[levels.counts_L > 0].min() < 0:
+        notes.append("the chexpert recipe counts values below zero by their size")
     recipe = recipes.recipe_mimic if intensity == "mimic-jpg" else recipes.recipe_chexpert
     return recipe(levels.stored_L, levels.counts_L, is_inverted=is_inverted)
 
@@ -198,6 +204,10 @@ def _display_table(
         is_offered = True
         table_L = recipes.to_bytes(share_L)
         if _shows_film(table_L, levels):
+            is_clipped_L = (share_L <= 0) | (share_L >= 1)
+            clipped = levels.counts_L[is_clipped_L].sum() / levels.counts_L.sum()
+            if clipped > _MUCH_CLIPPED:
+                notes.append(f"the window clips {clipped:.0%} of the picture")
             return table_L
     if is_offered:
         notes.append("the window misses the data: percentiles instead")

@@ -127,9 +127,11 @@ def is_luma_first(array_YXC: NDArray[np.unsignedinteger], bits: int) -> bool:
 def _with_bits_shown(words_YX: Words, stated: Reading, highest: int) -> Reading:
     """Return the smoothest reading of words that have bits set above Bits Stored."""
     allocated = 8 * words_YX.dtype.itemsize
-    whole = Reading(_numbers(words_YX, allocated, False), highest, False)
-    readings = [stated, whole, Reading(_numbers(words_YX, allocated, True), allocated, True)]
-    best = min(readings, key=lambda reading: _roughness(reading.values))
+    both = [Reading(_numbers(words_YX, allocated, is_signed), allocated, is_signed) for is_signed in (False, True)]
+    # The wrong sign makes larger steps, and a larger deviation.
+    whole = min(both, key=lambda reading: float(_steps(reading.values).mean()))
+    whole = whole if whole.is_signed else replace(whole, bits=highest)
+    best = min((stated, whole), key=lambda reading: _roughness(reading.values))
     if _roughness(best.values) > _ROUGHEST:
         raise DataError(
             Reason.CORRUPT,

@@ -116,8 +116,8 @@ def test_negative_slope_without_window(dataset_of, render):
 )
 def test_half_a_rescale(dataset_of, render, attributes, shift, factor, note):
     pixels = ramp(step=16)
-    grey, notes = render(dataset_of(pixels, WindowCenter=500, WindowWidth=800, **attributes))
-    assert grey[0].tolist() == linear(pixels[0] * float(factor) + shift, 500, 800)
+    grey, notes = render(dataset_of(pixels, WindowCenter=1000, WindowWidth=2400, **attributes))
+    assert grey[0].tolist() == linear(pixels[0] * float(factor) + shift, 1000, 2400)
     assert notes == ([] if note is None else [note])
 
 
