@@ -89,7 +89,7 @@ def judge(file: DicomFile) -> HeaderFacts:
         DataError: ``NOT_RADIOGRAPH`` or ``NOT_CHEST``.
     """
     notes: list[str] = []
-    sop_class = file.text("SOPClassUID")
+    sop_class = _class_of(file)
     _require_radiograph(sop_class, file.text("Modality"), notes)
     _require_chest(file, notes)
     if sop_class in _CAPTURE_CLASSES:
@@ -104,7 +104,12 @@ def judge(file: DicomFile) -> HeaderFacts:
 def is_for_processing(file: DicomFile) -> bool:
     """Return whether the pixels are raw detector data, meant for a workstation and not for the eye."""
     intent = (file.text("PresentationIntentType") or "").upper()
-    return intent == "FOR PROCESSING" or file.text("SOPClassUID") == _FOR_PROCESSING_CLASS
+    return intent == "FOR PROCESSING" or _class_of(file) == _FOR_PROCESSING_CLASS
+
+
+def _class_of(file: DicomFile) -> str | None:
+    """Return the SOP class; of a header that was stripped, as VinDr-CXR's are, the file's (PS3.10, 7.1: the same)."""
+    return file.text("SOPClassUID") or file.media_class
 
 
 def _require_radiograph(sop_class: str | None, modality: str | None, notes: list[str]) -> None:
