@@ -61,6 +61,11 @@ class ChexmixError(Exception):
         message = what if where is None else f"{where}: {what}"
         super().__init__(message if expected is None else f"{message}; expected {expected}")
 
+    @property
+    def with_hint(self) -> str:
+        """Return the message and the hint in one line, as records hold them."""
+        return str(self) if self.hint is None else f"{self}; hint: {self.hint}"
+
     def __reduce__(self) -> tuple[Callable[..., ChexmixError], tuple[object, ...]]:
         """Pickle whole, for worker processes: the default would call the constructor with the message alone."""
         return _restore, (type(self), self.args, self.__dict__)

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from chexmix_cli.core.data.lines import id_text
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.library.job import Job, Record, raiser
 
@@ -97,11 +98,16 @@ class FilmReader:
     keeps_picture: bool = False
     with_others: bool = False
 
-    def jobs(self, paths: Sequence[str]) -> Iterator[Job[Film]]:
-        """Yield a job for every record that paths will give, in order: files, folders, globs, zip archives."""
+    def jobs(self, paths: Sequence[str], names: Sequence[str] | None = None) -> Iterator[Job[Film]]:
+        """Yield a job for every record that paths will give, in order.
+
+        Args:
+            paths: files, folders, globs, zip archives.
+            names: what to call each of them that leads to nothing; by default ``input 1`` and so on.
+        """
         from chexmix_cli.core.data.studies.inputs import discover
 
-        for item in discover(paths, self.input, keep_uids=self.keep_uids):
+        for item in discover(paths, self.input, keep_uids=self.keep_uids, names=names):
             yield self.study_job(item)
 
     def study_job(self, item: Study | Refusal) -> Job[Film]:
@@ -113,7 +119,8 @@ class FilmReader:
         # With one record an image, the id of a DICOM image begins with its study's.
         study = item.id.partition("/")[0] if item.chosen.is_dicom else None
         prepare = partial(_film_of_study, item, self.preset, self.keeps_picture, self.with_others)
-        return Job(item.id, prepare, can_travel=True, study=study, sources=(item.chosen.source,))
+        sources = tuple(image.source for image in item.candidates)
+        return Job(item.id, prepare, can_travel=True, study=study, sources=sources)
 
     def record_job(self, record: Record, *, line: int | None = None) -> Job[Film]:
         """Return the job of a record: one of an earlier command, or a line of a manifest.
@@ -124,9 +131,9 @@ class FilmReader:
         """
         from chexmix_cli.core.data.studies.inputs import study_of_file
 
-        record_id = record.get("id")
-        if not isinstance(record_id, str) or not record_id:
-            where = "record" if line is None else f"stdin line {line}"
+        record_id = id_text(record.get("id"))
+        if record_id is None:
+            where = "record" if line is None else f"stdin:{line}"
             problem = DataError(Reason.BAD_RECORD, "no id", where=where, expected="a text field 'id'")
             return Job("record" if line is None else f"line {line}", raiser(problem))
         if record.get("status") == "error":
@@ -135,7 +142,7 @@ class FilmReader:
             message = f"failed before: {found.get('code', 'unknown')}: {found.get('message', 'it is not said why')}"
             return Job(record_id, raiser(DataError(Reason.UPSTREAM, message)))
         if "codes" in record:
-            return Job(record_id, partial(self._film_of_codes, record), study=_study_of(record), line=record)
+            return Job(record_id, partial(self._film_of_codes, record_id, record), study=_study_of(record), line=record)
         if isinstance(record.get("file"), str):
             item = study_of_file(Path(record["file"]), self.input, record_id)
             return replace(self.study_job(item), study=_study_of(record), line=record)
@@ -180,7 +187,7 @@ class FilmReader:
         )
         return Job("input", raiser(error))
 
-    def _film_of_codes(self, record: Record) -> Film:
+    def _film_of_codes(self, record_id: str, record: Record) -> Film:
         vocabulary, codes = self.vocabulary, record["codes"]
         is_list = isinstance(codes, list) and all(type(code) is int for code in codes)
         if not is_list or len(codes) != vocabulary.tokens_per_image:
@@ -207,7 +214,7 @@ class FilmReader:
         if record.get("preset_hash") not in (None, self.preset.hash):
             note = f"encoded with preset {record.get('preset')} ({record['preset_hash']}), not {self.preset.hash}"
             fields["notes"] = [*fields.get("notes", []), note]
-        return Film(record["id"], None, codes, fields)
+        return Film(record_id, None, codes, fields)
 
 
 def film_of_picture(picture: Image, preset: ResolvedPreset, *, keeps_picture: bool = False) -> Film:
@@ -246,34 +253,35 @@ def film_levels(film: Film, codes: Sequence[int], images: ImageTokenizer) -> NDA
 
 
 def _study_of(record: Record) -> str | None:
-    study = record.get("study")
-    return study if isinstance(study, str) else None
+    return id_text(record.get("study"))
 
 
 def _film_of_study(study: Study, preset: ResolvedPreset, keeps_picture: bool, with_others: bool) -> Film:
     from chexmix_cli.core.data.images.geometry import fit
 
-    loaded = study.chosen.load(preset)
-    fields: dict[str, Any] = {"view": _view(study.chosen)}
+    read = study.load(preset)
+    loaded, others = read.loaded, [image for image in study.images if image is not read.image]
+    fields: dict[str, Any] = {"view": _view(read.image)}
     fields |= {"preset": preset.intensity, "preset_hash": preset.hash}
-    if study.others:
-        fields["other_images"] = [{"id": image.id, "view": _view(image)} for image in study.others]
-    others, lost = _other_films(study, preset) if with_others else ((), [])
+    if others:
+        fields["other_images"] = [{"id": image.id, "view": _view(image)} for image in others]
+    readable = [image for image in others if image not in read.failed]
+    films, lost = _other_films(readable, preset) if with_others else ((), [])
     notes = [*loaded.notes, *lost]
     if notes:
         fields["notes"] = notes
     pixels = fit(loaded.image, preset.image, preset.channels)
     if not keeps_picture:
-        return Film(study.id, pixels, None, fields, others=others)
-    return Film(study.id, pixels, None, fields, loaded.image, loaded.scale, study.chosen, others)
+        return Film(study.id, pixels, None, fields, others=films)
+    return Film(study.id, pixels, None, fields, loaded.image, loaded.scale, read.image, films)
 
 
-def _other_films(study: Study, preset: ResolvedPreset) -> tuple[tuple[Film, ...], list[str]]:
+def _other_films(images: Sequence[StudyImage], preset: ResolvedPreset) -> tuple[tuple[Film, ...], list[str]]:
     """Return a study's other images, and a note for each that cannot be read: the study is scored without it."""
     from chexmix_cli.core.data.studies.inputs import load_pixels
 
     films, lost = [], []
-    for image in study.others:
+    for image in images:
         try:
             films.append(Film(image.id, load_pixels(image, preset)[0], None))
         except DataError as error:

@@ -64,12 +64,13 @@ def chexmix(repository: Path) -> Callable[..., Result]:
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Return a function that runs ``chexmix`` in this process: the same, faster."""
 
-    def run(*arguments: object, stdin: str = "") -> Result:
+    def run(*arguments: object, stdin: str | bytes = b"") -> Result:
         import io
 
         from chexmix_cli.__main__ import run as run_app
 
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        raw = stdin if isinstance(stdin, bytes) else stdin.encode(errors="surrogateescape")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
         capsys.readouterr()
         code = run_app([str(argument) for argument in arguments])
         captured = capsys.readouterr()

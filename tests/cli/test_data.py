@@ -93,7 +93,7 @@ def test_nothing_found_leaves_no_manifest_and_exits_1(call, dataset, tmp_path):
         path.unlink()
     result = call("data", "import", "folder", dataset, "-o", manifest, "--rejects", rejects)
     assert (result.code, result.stdout) == (1, "")
-    assert "none of the 10 images that the tables name is here (BAD_RECORD: 1, NOT_FOUND: 9)" in result.stderr
+    assert "(BAD_RECORD: 1, NOT_FOUND: 9); expected files such as" in result.stderr
     assert "hint: --set images=DIR" in result.stderr
     assert not manifest.exists()
     assert len(rejects.read_text().splitlines()) == 10
@@ -107,7 +107,7 @@ def test_nothing_found_leaves_no_manifest_and_exits_1(call, dataset, tmp_path):
         (["import", "chexpert", ".", "--set", "split.val=2"], 2, "split.val: is 2"),
         (["import", "chexpert"], 2, "missing argument"),
         (["import", "chexpert", "/nowhere"], 1, "cannot be listed (No such file or directory)"),
-        (["check", "/nowhere.jsonl"], 1, "manifest cannot be read"),
+        (["check", "/nowhere.jsonl"], 1, "nowhere.jsonl: cannot be read"),
         (["check", "x", "--set", "images.near_bits=200"], 2, "images.near_bits: is 200; expected 0..127"),
         (["check", "x", "--set", "reports.near_share=0"], 2, "reports.near_share: is 0"),
         (["check", "x", "--set", "images.red=pixels"], 2, "did you mean 'read'?"),
@@ -192,3 +192,35 @@ def test_a_process_of_its_own_reads_images_in_others(dataset, tmp_path, reposito
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == call("data", "check", manifest, "--set", "images.workers=1").stdout
+
+
+def test_a_tree_as_vindr_publishes_it(call, tmp_path, make_dicom):
+    """Headers keep what pixels need; one file of the tree is no film of a chest, one is cut."""
+    import pydicom
+
+    kept = ("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit")
+    for number in range(6):
+        path = tmp_path / "train" / f"{number:032}.dicom"
+        path.parent.mkdir(exist_ok=True)
+        film = pydicom.dcmread(make_dicom(path, number))
+        for element in list(film):
+            if element.keyword not in (*kept, "PixelRepresentation", "PixelData"):
+                del film[element.tag]
+        if number == 4:
+            film.Modality = "CT"
+        film.save_as(path, enforce_file_format=True)
+    path.write_bytes(path.read_bytes()[:-4000])
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "train.csv").write_text("image_id,class_name\n")
+    found = call("data", "check", tmp_path, "--json")
+    assert found.code == 3
+    (record,) = found.records
+    (problem,) = record["problems"]
+    assert (record["rows"], record["images"]["readable"], problem["code"], problem["count"]) == (4, 4, "NO_IMAGE", 2)
+    assert [(one["code"], one["count"]) for one in problem["examples"]] == [("NOT_RADIOGRAPH", 1), ("SHORT_PIXELS", 1)]
+    assert record["images"]["notes"]["the header states no modality; its class is that of a radiograph"] == 4
+    (tmp_path / "m.jsonl").write_text(
+        "".join(f'{{"id": "{n}", "file": "train/{n:032}.dicom", "split": "train"}}\n' for n in range(6))
+    )
+    (record,) = call("data", "check", tmp_path / "m.jsonl", "--json").records
+    assert [problem["count"] for problem in record["problems"]] == [2]

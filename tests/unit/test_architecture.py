@@ -174,3 +174,12 @@ def test_the_core_neither_prints_nor_exits_nor_raises_what_nobody_can_catch(path
             assert node.exc.func.id not in ("Exception", "BaseException", "RuntimeError"), f"line {node.lineno}"
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"line {node.lineno}: bare except"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_data_are_split_at_line_ends_alone(path: Path):
+    """``str.splitlines`` also splits at U+2028, U+0085 and form feeds, which stand inside texts."""
+    if part_of(module_name(path)) not in {"commands", "library", "data", "evals", "train", "present"}:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.Attribute) and node.attr == "splitlines"), f"line {node.lineno}"

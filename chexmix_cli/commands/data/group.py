@@ -43,7 +43,9 @@ Rejects = Annotated[
     Path | None,
     typer.Option("--rejects", metavar="FILE", help="Write a record for each image that gives no row, with the reason."),
 ]
-Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest: JSON Lines, one image a line.")]
+Manifest = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="A manifest: JSON Lines, one image a line; or a folder of films.")
+]
 
 
 def _import_settings(kind: str, layers: Sequence[Layer]) -> Resolved[Any]:
@@ -101,16 +103,19 @@ def check(
     call: Call[CheckSettings],
     manifest: Manifest,
 ) -> int:
-    """Look for what is wrong with a manifest: leaks, duplicates, unreadable images, texts that are none.
+    """Look for what is wrong with a manifest, or a folder of films: leaks, duplicates, unreadable images, empty texts.
 
-    Every image is decoded; --set images.read=exists only asks whether it is there. The exit code is 3 if there are
-    problems, 0 if there are none; docs/datasets.md says what counts as one.
+    Every image is decoded, and its header asked as other commands ask it; --set images.read=exists only asks whether
+    it is there. The exit code is 3 if there are problems, 0 if there are none; docs/datasets.md says what counts as
+    one.
 
     Examples:
 
         chexmix data check chexpert.jsonl
 
         chexmix data check mimic.jsonl --set images.read=exists --json
+
+        chexmix data check vindr-cxr/train
     """
     from chexmix_cli.commands.data.tables import check_tables
     from chexmix_cli.core.data.checks.check_manifest import check_manifest

@@ -57,6 +57,7 @@ def _figures(record: Record) -> list[tuple[str, ...]]:
     named |= {name.replace("_", " "): counts for name, counts in record["notes"].items()}
     rows = [(name, value, str(count)) for name, counts in named.items() for value, count in counts.items()]
     rows.append(("without a patient", "", str(record["without_patient"])))
+    rows += [("of images", note, str(count)) for note, count in record["images"]["notes"].items()]
     near = record["images"]["near_duplicates_within_a_patient"]["count"]
     rows.append(("near-duplicates", "of one patient, in one split", str(near)))
     return _grouped(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL
-from chexmix_cli.core.errors import DataError, Reason, SettingsError
+from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
 
 Predictions = Annotated[
@@ -69,9 +68,13 @@ def evaluate_classification(
     settings = call.settings
     run = EvaluationOptions(seed=call.options.seed, with_cases=html is not None, progress=call.console.progress)
     if predictions is not None:
-        where = "stdin" if predictions == "-" else Path(predictions).name
-        lines = _lines(predictions)
-        evaluation = evaluate_given(lines, where, manifest, split, settings, with_cases=html is not None)
+        from chexmix_cli.commands.records.streams import stdin_records
+        from chexmix_cli.core.data.lines import read_json_lines
+
+        path = Path(predictions)
+        records = stdin_records() if predictions == "-" else read_json_lines(path)
+        where = "stdin" if predictions == "-" else path.name
+        evaluation = evaluate_given(records, where, manifest, split, settings, with_cases=html is not None)
     else:
         evaluation = evaluate_model(
             call.options.open_model(settings.input),
@@ -99,16 +102,3 @@ def _ratios(text: str | None) -> list[float]:
     if not all(0 <= ratio <= 1 for ratio in ratios):
         raise problem
     return sorted(ratios)
-
-
-def _lines(predictions: str) -> Iterator[str]:
-    if predictions == "-":
-        import sys
-
-        yield from sys.stdin
-        return
-    try:
-        with Path(predictions).open(encoding="utf-8") as file:
-            yield from file
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(Reason.NOT_FOUND, f"cannot be read ({error})", where=Path(predictions).name) from None

@@ -80,20 +80,12 @@ def evaluate_report(
 
 
 def _predictions(source: str) -> list[ReportText]:
-    from chexmix_cli.commands.records.streams import read_stdin
+    from chexmix_cli.commands.records.streams import stdin_records
     from chexmix_cli.core.data.report_files import as_reports, read_reports
-    from chexmix_cli.core.errors import DataError, Reason
 
-    if source != "-":
-        return read_reports(Path(source), prefers="prediction")
-    records = []
-    for line in read_stdin():
-        if line.problem is not None:
-            raise line.problem
-        if line.record is None:
-            raise DataError(Reason.BAD_RECORD, "not JSON", where=f"stdin line {line.number}", expected="records")
-        records.append((f"stdin line {line.number}", line.record))
-    return as_reports(records, prefers="prediction")
+    if source == "-":
+        return as_reports(stdin_records(), prefers="prediction")
+    return read_reports(Path(source), prefers="prediction")
 
 
 def _answers(

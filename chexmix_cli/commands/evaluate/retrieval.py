@@ -58,7 +58,7 @@ def evaluate_retrieval(
     if source is None and manifest is None:
         raise SettingsError("nothing to evaluate", where="--manifest", expected="a manifest, an index or scores")
     from chexmix_cli.library.evaluation import retrieval
-    from chexmix_cli.library.evaluation.rows import EvaluationOptions, evaluation_rows
+    from chexmix_cli.library.evaluation.rows import EvaluationOptions, evaluation_rows, manifest_ids
 
     run = EvaluationOptions(seed=call.options.seed, with_cases=html is not None, progress=call.console.progress)
     evaluation = retrieval.evaluate_retrieval(
@@ -66,6 +66,7 @@ def evaluate_retrieval(
         call.settings,
         model=call.options.open_model(call.settings.input) if source is None else None,
         source=source,
+        ids=None if manifest is None else manifest_ids(manifest),
         options=run,
     )
     return deliver(

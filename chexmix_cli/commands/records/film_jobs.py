@@ -24,13 +24,13 @@ def film_jobs(arguments: Sequence[str], reader: FilmReader) -> Iterator[Job[Film
 
 def _stdin_jobs(reader: FilmReader) -> Iterator[Job[Film]]:
     # Paths are grouped into studies, so they wait for each other; records go through one by one.
-    paths: list[str] = []
+    paths: dict[str, str] = {}
     for line in read_stdin():
         if line.path is not None:
-            paths.append(line.path)
+            paths[f"line {line.number}"] = line.path
         elif line.problem is not None:
             yield Job(f"line {line.number}", raiser(line.problem))
         else:
             yield reader.record_job(line.record or {}, line=line.number)
     if paths:
-        yield from reader.jobs(paths)
+        yield from reader.jobs(list(paths.values()), list(paths))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import io
+import glob
 import json
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
+from chexmix_cli.core.data.lines import TextLine, json_objects, read_lines
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason, SettingsError
 from chexmix_cli.library.job import Record
 from chexmix_cli.library.results import error_code
+
+#: What tables and JSON have between and around their values.
+_DATA_MARKS = frozenset(',;\t|"{}[]')
+#: The first line of an array, or of an object that does not end in it.
+_WHOLE_JSON = re.compile(r'\s*(?:\[\s*(?:[\[{"\]]|$)|\{\s*$)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +41,72 @@ def check_arguments(arguments: Sequence[str] | None) -> list[str]:
 
 
 def read_stdin() -> Iterator[Line]:
-    """Yield the lines of stdin: JSON objects as records, everything else as paths; empty lines are passed over."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        # Names of files need not be UTF-8; so read, they still open. A byte order mark is no part of the first line.
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
-    for number, text in enumerate(sys.stdin, start=1):
-        line = text.rstrip("\r\n")
-        if not line.strip():
+    """Yield the lines of stdin: JSON objects as records, others as paths; empty lines are passed over.
+
+    A line of a table, or of JSON that is no object, is a problem, not a path, unless there is such a file. JSON that
+    goes over several lines, or is one array, is one problem, and the end.
+    """
+    is_first = True
+    for line in _stdin_lines():
+        text = line.text.lstrip("\ufeff").rstrip("\r\n")
+        if not text.strip():
             continue
-        if not line.lstrip().startswith("{"):
-            yield Line(number, path=line)
+        if is_first and _WHOLE_JSON.match(text) and not os.path.lexists(text):
+            yield Line(line.number, problem=_whole_json(line.where))
+            return
+        is_first = False
+        if not text.lstrip().startswith("{"):
+            yield Line(line.number, problem=_no_path(line.where)) if _is_data(text) else Line(line.number, path=text)
             continue
         try:
-            yield Line(number, record=json.loads(line, parse_constant=_refuse_constant))
-        except (ValueError, RecursionError) as error:
-            what = f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "not JSON"
-            yield Line(number, problem=DataError(Reason.BAD_RECORD, what, where=f"stdin line {number}"))
+            yield Line(line.number, record=line.parsed())
+        except DataError as error:
+            yield Line(line.number, problem=error)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+def stdin_records() -> Iterator[tuple[str, Record]]:
+    """Yield the records on stdin with where each stands.
+
+    Raises:
+        DataError: ``BAD_RECORD`` on a line that is none.
+    """
+    return json_objects(_stdin_lines())
+
+
+def _stdin_lines() -> Iterator[TextLine]:
+    return read_lines(sys.stdin.buffer, "stdin")
+
+
+def _whole_json(where: str) -> DataError:
+    return DataError(
+        Reason.BAD_RECORD,
+        "JSON of another form: an array, or an object over several lines",
+        where=where,
+        expected="JSON Lines: one object a line",
+        hint="jq -c '.[]' makes lines of an array, jq -c . of objects",
+    )
+
+
+def _no_path(where: str) -> DataError:
+    return DataError(
+        Reason.BAD_RECORD,
+        "neither a record nor a path that exists",
+        where=where,
+        expected="JSON Lines (one object a line), or a path a line",
+        hint="chexmix data import makes a manifest of a table",
+    )
+
+
+def _is_data(text: str) -> bool:
+    """Tell whether a line that leads to no file is a piece of a table or of JSON, not the name of a missing file."""
+    if not _DATA_MARKS.intersection(text) or os.path.lexists(text):
+        return False
+    return not glob.has_magic(text) or next(glob.iglob(text, recursive=True), None) is None
 
 
 def error_record(record_id: str, error: ChexmixError) -> Record:
     """Return the record of an input that gave no result."""
-    message = str(error) if error.hint is None else f"{error}; hint: {error.hint}"
-    return {"id": record_id, "status": "error", "error": {"code": error_code(error), "message": message}}
+    return {"id": record_id, "status": "error", "error": {"code": error_code(error), "message": error.with_hint}}
 
 
 class Writer:

@@ -227,7 +227,10 @@ def _rows(
         return _shard_rows(path, model, found, split)
     if source != "-" and not path.is_file():
         raise DataError(
-            Reason.NOT_FOUND, "no such manifest or shards", where=source, expected="JSON Lines, or a folder of shards"
+            Reason.NOT_FOUND,
+            "no such manifest or shards",
+            where=path.name,
+            expected="JSON Lines, or a folder of shards",
         )
     return _line_rows(source, model, found, split, keep_uids=keep_uids)
 

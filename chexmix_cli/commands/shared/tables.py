@@ -22,4 +22,4 @@ def draw_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         table.add_row(*(Text(cell) for cell in row))
     drawn = io.StringIO()
     Console(file=drawn, width=shutil.get_terminal_size().columns, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in drawn.getvalue().splitlines())
+    return "\n".join(line.rstrip() for line in drawn.getvalue().rstrip("\n").split("\n"))

@@ -158,19 +158,9 @@ def beside_of(line: Mapping[str, Any]) -> Beside:
     Raises:
         DataError: on a value that a manifest must not have.
     """
-    from chexmix_cli.core.data.manifest import SPLITS, VIEWS, ManifestRow
+    from chexmix_cli.core.data.manifest import ManifestRow, checked_fields
 
-    for name in (*_LINE_TEXTS, "findings", "impression"):
-        if not isinstance(line.get(name), str | None):
-            raise DataError(Reason.BAD_RECORD, f"{name} is no text", expected="a text or null")
-    for name, choices in (("split", SPLITS), ("view", VIEWS)):
-        if line.get(name) is not None and line[name] not in choices:
-            expected = f"{', '.join(choices)} or null"
-            raise DataError(Reason.BAD_RECORD, f"{name} is {line[name]!r}", expected=expected)
-    labels = line.get("labels") or {}
-    values = labels.values() if isinstance(labels, dict) else [labels]
-    if any(value not in (1, 0, -1, None) or isinstance(value, bool | float) for value in values):
-        raise DataError(Reason.BAD_RECORD, "a label that is none", expected="finding to 1, 0, -1 or null")
-    row = ManifestRow(id="", file=Path(), findings=line.get("findings"), impression=line.get("impression"))
-    fields = {name: line[name] for name in _LINE_TEXTS if line.get(name) is not None}
-    return Beside(fields, labels, row.report)
+    found = checked_fields(line)
+    row = ManifestRow(id="", file=Path(), findings=found.get("findings"), impression=found.get("impression"))
+    fields = {name: found[name] for name in _LINE_TEXTS if found.get(name) is not None}
+    return Beside(fields, found["labels"], row.report)

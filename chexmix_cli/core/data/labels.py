@@ -1,16 +1,20 @@
 """Findings that data sets label, by the names and in the order they publish, and how a cell of a table becomes a label.
 
-A label is 1 (present), 0 (absent), -1 (uncertain) or None (not stated). A blank cell is None, never 0.
+A label is 1 (present), 0 (absent), -1 (uncertain) or None (not stated). A blank cell is None, never 0. A finding has
+one name here, however a data set spells it: :func:`finding_name`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chexmix_cli.core.data.lines import quoted
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.choices import Policy, Unstated
 
@@ -64,7 +68,28 @@ FINDING_SETS: Mapping[str, tuple[str, ...]] = {
     "competition": COMPETITION_FINDINGS,
 }
 
+#: Other spellings of the same findings, in small letters and single blanks. Only what means the same stands here: NIH's
+#: "Effusion" and CheXpert's "Pleural Effusion" are labels of their own, as VinDr's "Nodule/Mass" is.
+_SPELLINGS: Mapping[str, str] = {
+    # CheXpert's first release and the first version of MIMIC-CXR.
+    "airspace opacity": "Lung Opacity",
+    # NIH's table of boxes.
+    "infiltrate": "Infiltration",
+    # PadChest and BIMCV; VinDr has the fibrosis.
+    "infiltrates": "Infiltration",
+    "normal": NO_FINDING,
+    "pulmonary edema": "Edema",
+    "pulmonary fibrosis": "Fibrosis",
+    "pulmonary mass": "Mass",
+}
+_NAMES: Mapping[str, str] = {
+    **_SPELLINGS,
+    **{name.lower().replace("_", " "): name for name in (*CHEXPERT_FINDINGS, *NIH_FINDINGS)},
+}
+_SEPARATORS = re.compile(r"[\s_-]+")
+
 _VALUES = (1, 0, -1)
+_WORDS: Mapping[str, str] = {"true": "1", "false": "0"}
 #: What tables and JSON files write where they have nothing. "None." with a stop is a radiologist's word, not theirs.
 _BLANK = frozenset({"", "nan", "na", "n/a", "none", "null"})
 
@@ -84,11 +109,39 @@ def is_blank(text: str) -> bool:
     return text.strip().lower() in _BLANK
 
 
+@lru_cache(maxsize=4096)
+def finding_name(name: str) -> str:
+    """Return the name that a finding has here, in whatever case and with whatever between its words it is spelled.
+
+    A finding that is none of CheXpert's or NIH's keeps its name.
+    """
+    return _NAMES.get(_SEPARATORS.sub(" ", name.strip().lower()), name.strip())
+
+
+def named_labels(labels: Iterable[tuple[str, object]]) -> dict[str, Label]:
+    """Return labels under the names that findings have here.
+
+    Raises:
+        DataError: ``BAD_RECORD`` on a value that is no label, or if two spellings of a finding contradict each other.
+    """
+    found: dict[str, Label] = {}
+    for spelled, cell in labels:
+        name, label = finding_name(spelled), parse_label(cell, spelled)
+        if found.get(name) is None:
+            found[name] = label
+        elif label not in (None, found[name]):
+            raise DataError(
+                Reason.BAD_RECORD, f"label {quoted(spelled)} contradicts {name!r}", expected="one value a finding"
+            )
+    return found
+
+
 def parse_label(cell: object, finding: str) -> Label:
     """Return the label that a cell of a table, or a JSON value, states.
 
     Args:
-        cell: ``1.0``, ``-1``, blank, ``nan``, a number or None; tables written by pandas hold floats.
+        cell: ``1``, ``1.0``, ``"1"``, true, blank, ``nan`` or None: JSON has one kind of number, and pandas writes
+            floats and booleans.
         finding: for the message.
 
     Raises:
@@ -98,17 +151,19 @@ def parse_label(cell: object, finding: str) -> Label:
     if is_blank(text):
         return None
     try:
-        number = float(text)
+        number = float(_WORDS.get(text.lower(), text))
     except ValueError:
         number = math.inf
-    if number not in _VALUES or isinstance(cell, bool):
-        raise DataError(Reason.BAD_RECORD, f"label {finding!r} is {cell!r}", expected="1, 0, -1 or blank")
+    if number not in _VALUES:
+        raise DataError(Reason.BAD_RECORD, f"label {quoted(finding)} is {quoted(cell)}", expected="1, 0, -1 or blank")
     return int(number)
 
 
 def parse_labels(cells: Mapping[str, object], findings: Sequence[str]) -> dict[str, Label]:
-    """Return the labels of those ``findings`` that the table has a column for, in their order."""
-    return {finding: parse_label(cells[finding], finding) for finding in findings if finding in cells}
+    """Return the labels of those ``findings`` that the table has a column for, in any spelling, in their order."""
+    wanted = {finding_name(finding): None for finding in findings}
+    stated = named_labels((column, cell) for column, cell in cells.items() if finding_name(column) in wanted)
+    return {finding: stated[finding] for finding in wanted if finding in stated}
 
 
 def listed_labels(present: Sequence[str], absent_is_zero: Collection[str]) -> dict[str, Label]:
@@ -119,8 +174,9 @@ def listed_labels(present: Sequence[str], absent_is_zero: Collection[str]) -> di
         absent_is_zero: findings that the table would name if they were there: not named, they are 0. Every other
             finding is left out: a list that does not name it says nothing about it.
     """
-    named = dict.fromkeys(present, 1)
-    return {**named, **{finding: 0 for finding in absent_is_zero if finding not in named}}
+    stated = {finding_name(finding) for finding in present}
+    absent = {finding: 0 for finding in absent_is_zero if finding_name(finding) not in stated}
+    return {**dict.fromkeys(present, 1), **absent}
 
 
 def policy_labels(

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chexmix_cli.core.data.labels import named_labels
+from chexmix_cli.core.data.lines import id_text, quoted, read_json_lines
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, MachineError, Reason
 from chexmix_cli.core.files import atomic_write
 
 SPLITS = ("train", "val", "test")
+_KEYS = ("id", "study", "patient")
 #: What ``view`` may say; a view that is not known is null.
 VIEWS: tuple[str, ...] = tuple(view.value for view in View if view is not View.UNKNOWN)
 
@@ -60,21 +63,14 @@ def read_manifest(path: Path, *, split: str | None = None) -> Iterator[ManifestR
         DataError: on a line that is no JSON object, lacks ``id`` or ``file``, has an unknown field or a repeated id;
             the message names file and line.
     """
-    try:
-        lines = path.open("rb")
-    except OSError as error:
-        raise DataError(Reason.NOT_FOUND, f"manifest cannot be read ({error.strerror})", where=str(path)) from None
     seen: set[str] = set()
-    with lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            row = _parse(line, path, f"{path.name}:{number}")
-            if row.id in seen:
-                raise DataError(Reason.DUPLICATE, f"id {row.id!r} occurs twice", where=f"{path.name}:{number}")
-            seen.add(row.id)
-            if split is None or row.split == split:
-                yield row
+    for where, values in read_json_lines(path):
+        row = _row(values, path, where)
+        if row.id in seen:
+            raise DataError(Reason.DUPLICATE, f"id {row.id!r} occurs twice", where=where)
+        seen.add(row.id)
+        if split is None or row.split == split:
+            yield row
 
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> int:
@@ -125,47 +121,49 @@ def row_line(row: ManifestRow, folder: Path | None = None) -> str:
     return json.dumps(values, allow_nan=False)
 
 
-def _parse(line: bytes, path: Path, where: str) -> ManifestRow:
+def checked_fields(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
+    """Return the fields of a manifest's line that are there, in their types: keys as text, labels by the names of ours.
+
+    Args:
+        values: of the line; other fields are let through as they are.
+        where: of the line, for messages.
+
+    Raises:
+        DataError: ``BAD_RECORD`` on a value that a manifest must not have.
+    """
+    found = dict(values)
+    for name in _KEYS:
+        found[name] = id_text(found.get(name)) or found.get(name)
+    for name in (*_KEYS, "file", "findings", "impression"):
+        if not isinstance(found.get(name), str | None):
+            raise DataError(Reason.BAD_RECORD, f"{name} is no text", where=where, expected="a text or null")
+    # A typo in one of the few words of these would lose rows.
+    for name, choices in (("view", VIEWS), ("split", SPLITS)):
+        if found.get(name) is not None and found[name] not in choices:
+            expected = f"{', '.join(choices)} or null"
+            raise DataError(Reason.BAD_RECORD, f"{name} is {quoted(found[name])}", where=where, expected=expected)
+    labels = found.get("labels") or {}
+    if not isinstance(labels, dict):
+        raise DataError(Reason.BAD_RECORD, f"labels is a {type(labels).__name__}", where=where, expected="an object")
     try:
-        values: Any = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise DataError(Reason.BAD_RECORD, "not UTF-8", where=where) from None
-    except json.JSONDecodeError as error:
-        raise DataError(Reason.BAD_RECORD, f"not JSON ({error.msg})", where=where) from None
-    if not isinstance(values, dict):
-        raise DataError(Reason.BAD_RECORD, "not a JSON object", where=where)
+        found["labels"] = named_labels(labels.items())
+    except DataError as error:
+        raise DataError(Reason.BAD_RECORD, error.what, where=where, expected=error.expected) from None
+    return found
+
+
+def _row(values: dict[str, Any], path: Path, where: str) -> ManifestRow:
     for name in ("id", "file"):
-        if not isinstance(values.get(name), str) or not values[name]:
+        if values.get(name) in (None, ""):
             raise DataError(Reason.BAD_RECORD, f"no {name}", where=where, expected=f"a text field {name!r}")
     known = set(ManifestRow.__dataclass_fields__)
     unknown = sorted(set(values) - known)
     if unknown:
         raise DataError(
-            Reason.BAD_RECORD, f"unknown field {unknown[0]!r}", where=where, expected=", ".join(sorted(known))
+            Reason.BAD_RECORD, f"unknown field {quoted(unknown[0])}", where=where, expected=", ".join(sorted(known))
         )
-    _check_texts(values, where)
-    labels, notes = values.get("labels") or {}, values.get("notes") or {}
-    for name, value in (("labels", labels), ("notes", notes)):
-        if not isinstance(value, dict):
-            raise DataError(Reason.BAD_RECORD, f"{name} is a {type(value).__name__}", where=where, expected="an object")
-    for finding, value in labels.items():
-        if value not in (1, 0, -1, None) or isinstance(value, (bool, float)):
-            raise DataError(
-                Reason.BAD_RECORD, f"label {finding!r} is {value!r}", where=where, expected="1, 0, -1 or null"
-            )
-    return ManifestRow(**{**values, "labels": labels, "notes": notes, "file": path.parent / values["file"]})
-
-
-def _check_texts(values: dict[str, Any], where: str) -> None:
-    """Raise DataError unless every text is one, and view and split are of their few words: a typo would lose rows."""
-    for name in ("study", "patient", "findings", "impression"):
-        if not isinstance(values.get(name), str | None):
-            raise DataError(Reason.BAD_RECORD, f"{name} is no text", where=where, expected="a text or null")
-    for name, choices in (("view", VIEWS), ("split", SPLITS)):
-        if values.get(name) is not None and values[name] not in choices:
-            raise DataError(
-                Reason.BAD_RECORD,
-                f"{name} is {values[name]!r}",
-                where=where,
-                expected=f"{', '.join(choices)} or null",
-            )
+    found = checked_fields(values, where)
+    notes = found.get("notes") or {}
+    if not isinstance(notes, dict):
+        raise DataError(Reason.BAD_RECORD, f"notes is a {type(notes).__name__}", where=where, expected="an object")
+    return ManifestRow(**{**found, "notes": notes, "file": path.parent / found["file"]})

@@ -6,8 +6,6 @@ an empty text, never a word of a report.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chexmix_cli.core.data.labels import is_blank
+from chexmix_cli.core.data.lines import id_text, parse_json, quoted, read_json_lines, read_text
+from chexmix_cli.core.data.tables import is_table, list_columns, read_columns, read_table
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.choices import Section
 from chexmix_cli.core.text.sections import split_sections
@@ -73,24 +73,13 @@ def read_reports(path: Path, *, prefers: Literal["prediction", "reference"]) -> 
     Raises:
         DataError: if it cannot be read, a record has no id or no text field, or an id occurs twice.
     """
-    text = _read(path)
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        records = _json_records(text, path.name)
-    elif suffix in (".csv", ".tsv"):
-        records = _table_records(text, path.name, "\t" if suffix == ".tsv" else ",")
+    if path.suffix.lower() == ".json":
+        records = _json_records(path)
+    elif is_table(path):
+        records = _table_records(path)
     else:
-        records = json_lines(text.splitlines(), path.name)
+        records = read_json_lines(path)
     return as_reports(records, prefers=prefers)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(Reason.NOT_FOUND, f"cannot be read ({error.strerror})", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise DataError(Reason.BAD_RECORD, "not UTF-8", where=path.name) from None
 
 
 def as_reports(
@@ -113,7 +102,7 @@ def read_scores(path: Path, ids: Sequence[str]) -> dict[str, list[float | None]]
         DataError: if it cannot be read, or a cell of a column of numbers is none.
     """
     rows: dict[str, Mapping[str, Any]] = {}
-    for where, record in _table_records(_read(path), path.name, "\t" if path.suffix.lower() == ".tsv" else ","):
+    for where, record in _table_records(path):
         row_id = next((record[name] for name in _IDS if record.get(name)), None)
         if row_id is None:
             raise DataError(Reason.BAD_RECORD, "no id", where=where, expected=" or ".join(_IDS))
@@ -130,64 +119,47 @@ def _number(cell: Any, name: str, where: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(Reason.BAD_RECORD, f"{name} is {cell!r}", where=where, expected="a number")
+        raise DataError(Reason.BAD_RECORD, f"{name} is {quoted(cell)}", where=where, expected="a number")
     return value
 
 
-def json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of JSON Lines with where each stands; empty lines are passed over."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{name}:{number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise DataError(Reason.BAD_RECORD, "not JSON", where=where) from None
-        if not isinstance(record, dict):
-            raise DataError(Reason.BAD_RECORD, "not a JSON object", where=where)
-        yield where, record
-
-
-def _json_records(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the studies of ReXrank's JSON, an object of objects by study, or of a list of records."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        raise DataError(Reason.BAD_RECORD, "not JSON", where=name) from None
+    values = parse_json(read_text(path), path.name)
     if isinstance(values, dict):
         values = [value if not isinstance(value, dict) else {"id": key, **value} for key, value in values.items()]
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise DataError(
-            Reason.BAD_RECORD, "no reports", where=name, expected="an object of studies by id, or a list of records"
+            Reason.BAD_RECORD,
+            "no reports",
+            where=path.name,
+            expected="an object of studies by id, or a list of records",
         )
     for number, value in enumerate(values, start=1):
-        yield f"{name}: report {number}", value
+        yield f"{path.name}: report {number}", value
 
 
-def _table_records(text: str, name: str, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    # Reports have line breaks inside quotes: the reader must see the text as it is.
-    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, restkey="", strict=True)
-    try:
-        for row in rows:
-            where = f"{name}:{rows.line_num}"
-            if "" in row:
-                raise DataError(Reason.BAD_RECORD, "more cells than the header has", where=where)
-            yield where, dict(row)
-    except csv.Error as error:
-        raise DataError(Reason.BAD_RECORD, f"not a table ({error})", where=name) from None
+def _table_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    columns = read_columns(path)
+    if not set(_IDS) & set(columns):
+        raise DataError(
+            Reason.BAD_RECORD, f"no id ({list_columns(columns)})", where=path.name, expected=" or ".join(_IDS)
+        )
+    for row in read_table(path):
+        row.check()
+        yield row.where, dict(row.cells)
 
 
 def _report(record: Mapping[str, Any], where: str, prefers: str) -> ReportText:
-    record_id = next((record[name] for name in _IDS if _is_id(record.get(name))), None)
+    record_id = next((found for name in _IDS if (found := id_text(record.get(name))) is not None), None)
     if record_id is None:
         raise DataError(Reason.BAD_RECORD, "no id", where=where, expected=" or ".join(_IDS))
-    patient = next((str(record[name]) for name in _PATIENTS if _is_id(record.get(name))), None)
+    patient = next((found for name in _PATIENTS if (found := id_text(record.get(name))) is not None), None)
     if record.get("status") == "error":
         error = record.get("error")
         values = error if isinstance(error, dict) else {}
         code, message = str(values.get("code", Reason.UPSTREAM)), str(values.get("message", "it is not said why"))
-        return ReportText(id=str(record_id), patient=patient, failed=(code, message))
+        return ReportText(id=record_id, patient=patient, failed=(code, message))
     texts = _TEXTS if prefers == "prediction" else ("report", "text")
     has_prediction = prefers == "prediction" and any(name in record for name in _TEXTS[:3])
     whole = next((name for name in texts if name in record), None)
@@ -201,7 +173,7 @@ def _report(record: Mapping[str, Any], where: str, prefers: str) -> ReportText:
     if has_prediction or not any(given.values()):
         given = {}
     return ReportText(
-        id=str(record_id),
+        id=record_id,
         report=None if whole is None else _text(record[whole], where, whole),
         patient=patient,
         findings=given.get("findings"),
@@ -209,13 +181,9 @@ def _report(record: Mapping[str, Any], where: str, prefers: str) -> ReportText:
     )
 
 
-def _is_id(value: Any) -> bool:
-    return (isinstance(value, str) and bool(value)) or (isinstance(value, int) and not isinstance(value, bool))
-
-
 def _text(value: Any, where: str, name: str) -> str | None:
-    """Return a text, or None for what says nothing, pandas' NaN among it."""
-    if value is None or (isinstance(value, float) and value != value):
+    """Return a text, or None for what says nothing."""
+    if value is None:
         return None
     if not isinstance(value, str):
         raise DataError(Reason.BAD_RECORD, f"{name} is a {type(value).__name__}", where=where, expected="a text")

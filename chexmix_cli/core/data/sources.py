@@ -5,6 +5,7 @@ Reading is bounded; what a file is, its bytes say.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -25,10 +26,15 @@ from chexmix_cli.core.errors import DataError, Reason
 _MAX_ZIP_RATIO = 200
 _SMALL_BYTES = 1 << 20
 _MAX_ZIP_MEMBERS = 1_000_000
-#: Enough for the DICOM magic behind its preamble.
-_HEAD_BYTES = 132
+#: Enough for the first elements behind preamble and DICOM magic, which say what the file holds.
+_HEAD_BYTES = 256
+#: Media Storage SOP Class UID, in explicit VR as all of its group (PS3.10, 7.1).
+_CLASS_ELEMENT = b"\x02\x00\x02\x00UI"
+_DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"
+#: How zip archives pack that Python's zipfile does not unpack (APPNOTE.TXT, 4.4.5).
+_UNREAD_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
 
-Kind = Literal["dicom", "picture", "zip"]
+Kind = Literal["dicom", "directory", "picture", "zip"]
 
 _PICTURE_MAGIC: tuple[bytes, ...] = (
     b"\x89PNG\r\n\x1a\n",
@@ -56,7 +62,7 @@ class Source:
     @property
     def name(self) -> str:
         """Return the file's own name, without folders."""
-        return self.path.name if self.member is None else PurePosixPath(self.member).name
+        return self.path.name if self.member is None else member_path(self.member).name
 
     def kind(self) -> Kind | None:
         """Return what the first bytes say the file is; the same errors as ``open``, but for its size."""
@@ -65,6 +71,14 @@ class Source:
                 return sniff_stream(stream)
         with _member_errors(), open_archive(self.path).open(_member_info(self.path, self.member)) as stream:
             return sniff_stream(stream)
+
+    def _status(self) -> os.stat_result:
+        try:
+            return self.path.stat()
+        except FileNotFoundError:
+            if self.path.is_symlink():
+                raise DataError(Reason.NOT_FOUND, "a symbolic link whose target is missing") from None
+            raise
 
     @contextmanager
     def open(self, max_bytes: int) -> Iterator[BinaryIO]:
@@ -91,7 +105,7 @@ class Source:
             yield io.BytesIO(_read_member(self.path, self.member, max_bytes))
             return
         try:
-            status = self.path.stat()
+            status = self._status()
             if not stat.S_ISREG(status.st_mode):
                 raise DataError(Reason.UNREADABLE, "not an ordinary file")
             check_size(status.st_size, max_bytes)
@@ -134,14 +148,24 @@ def _check_ratio(num_bytes: int, num_packed: int) -> None:
 
 
 def sniff(head: bytes) -> Kind | None:
-    """Return what the first bytes of a file (132 or more, if it has as many) say it is, or None."""
+    """Return what the first bytes of a file (256 or more, if it has as many) say it is, or None.
+
+    A DICOMDIR, which is DICOM and lists other files, is a ``directory``, whatever it is called.
+    """
     if head[128:132] == b"DICM":
-        return "dicom"
+        return "directory" if _media_class(head) == _DIRECTORY_CLASS else "dicom"
     if head.startswith(_PICTURE_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
         return "picture"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     return "dicom" if _starts_with_element(head) else None
+
+
+def _media_class(head: bytes) -> bytes:
+    start = head.find(_CLASS_ELEMENT, 132)
+    value = start + len(_CLASS_ELEMENT) + 2
+    length = int.from_bytes(head[value - 2 : value], "little")
+    return head[value : value + length].rstrip(b"\0 ") if start >= 0 else b""
 
 
 def sniff_stream(stream: IO[bytes]) -> Kind | None:
@@ -199,8 +223,13 @@ def zip_members(path: Path) -> list[str]:
         raise DataError(
             Reason.TOO_LARGE, f"the archive has {len(infos)} members", expected=f"at most {_MAX_ZIP_MEMBERS}"
         )
-    names = {info.filename for info in infos if not info.is_dir()}
-    return sorted(name for name in names if not is_hidden(PurePosixPath(name)))
+    names = {info.filename for info in infos if not info.filename.endswith(("/", "\\"))}
+    return sorted(name for name in names if not is_hidden(member_path(name)))
+
+
+def member_path(name: str) -> PurePosixPath:
+    """Return a member's path; archives made on Windows may have backslashes in it, which APPNOTE.TXT forbids."""
+    return PurePosixPath(name.replace("\\", "/"))
 
 
 def is_hidden(relative: PurePosixPath) -> bool:
@@ -210,12 +239,24 @@ def is_hidden(relative: PurePosixPath) -> bool:
 
 
 def _member_info(path: Path, name: str) -> zipfile.ZipInfo:
-    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
+    if name.startswith(("/", "\\")) or ".." in member_path(name).parts:
         raise DataError(Reason.UNREADABLE, "the zip member's path leaves the archive")
     info = open_archive(path).getinfo(name)
     if info.flag_bits & 1:
         raise DataError(Reason.UNREADABLE, "the zip member is encrypted")
+    if info.compress_type in _UNREAD_METHODS and not _can_unpack(info.compress_type):
+        raise DataError(
+            Reason.UNREADABLE,
+            f"the zip member is packed by {_UNREAD_METHODS[info.compress_type]}",
+            expected="Deflate or stored",
+            hint="unpack the archive, and give the folder",
+        )
     return info
+
+
+def _can_unpack(method: int) -> bool:
+    """Tell whether this Python's zipfile knows a method: Zstandard came with 3.14."""
+    return method == getattr(zipfile, "ZIP_ZSTANDARD", None)
 
 
 def _read_member(path: Path, name: str, max_bytes: int) -> bytes:
@@ -243,4 +284,6 @@ def _member_errors() -> Iterator[None]:
 def _os_error(error: OSError) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(Reason.NOT_FOUND, "no such file")
+    if error.errno == errno.ELOOP:
+        return DataError(Reason.NOT_FOUND, "a symbolic link that leads in a circle")
     return DataError(Reason.UNREADABLE, f"cannot be read ({error.strerror or type(error).__name__})")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli import __version__
+from chexmix_cli.core.data.lines import split_lines
 from chexmix_cli.core.errors import MachineError, ShapeError
 from chexmix_cli.core.files import atomic_write
 
@@ -117,7 +118,7 @@ def _wrap(text: str, renderer: Any, width_in: float) -> list[str]:
         return width_px <= width_in * _DPI
 
     lines = []
-    for paragraph in text.splitlines() or [""]:
+    for paragraph in split_lines(text.rstrip()):
         line = ""
         for word in paragraph.split():
             if fits(f"{line} {word}".lstrip()):

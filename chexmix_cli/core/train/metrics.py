@@ -121,10 +121,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8").split("\n"):
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
-            # The last line of a killed run may be half written; its step is done again.
+            # The last line of a killed run may be half written, or empty; its step is done again.
             continue
     return lines

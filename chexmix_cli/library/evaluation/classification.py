@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
-from chexmix_cli.library.evaluation.rows import EvaluationOptions, ProgressBar, evaluation_rows, failed_items
+from chexmix_cli.library.evaluation.rows import (
+    EvaluationOptions,
+    ProgressBar,
+    evaluation_rows,
+    failed_items,
+    manifest_ids,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +35,7 @@ _DEFAULTS = EvaluationOptions()
 
 
 def evaluate_given(
-    lines: Iterable[str],
+    records: Iterable[tuple[str, Mapping[str, Any]]],
     where: str,
     manifest: Path,
     split: str | None,
@@ -37,24 +43,24 @@ def evaluate_given(
     *,
     with_cases: bool = False,
 ) -> Evaluation:
-    """Return the result of probabilities that are there: lines of ``chexmix classify`` records.
+    """Return the result of probabilities that are there: records of ``chexmix classify``.
 
     Args:
-        lines: JSON Lines with ``id`` and ``probabilities``.
-        where: what the lines are called in errors.
+        records: with ``id`` and ``probabilities``, each with where it stands.
+        where: what they come from, for errors.
         manifest: the labels.
         split: that is evaluated; None is ``test``, else ``val``.
         settings: policies, intervals.
         with_cases: draw the films that are most right and most wrong.
 
     Raises:
-        DataError: if lines or manifest cannot be read, or nothing matches.
+        DataError: if records or manifest cannot be read, or nothing matches.
     """
     from chexmix_cli.core.evals.classification.predictions import match_predictions
     from chexmix_cli.core.evals.classification.protocol import evaluate_predictions
 
     name, rows = evaluation_rows(manifest, split)
-    found = match_predictions(lines, rows, where)
+    found = match_predictions(records, rows, manifest_ids(manifest), where)
     picture = _picture(settings) if with_cases else None
     evaluation = evaluate_predictions(found.rows, found.names, found.prob_RK, settings, picture)
     return replace(

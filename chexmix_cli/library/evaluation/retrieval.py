@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ def evaluate_retrieval(
     *,
     model: OpenModel | None = None,
     source: Path | None = None,
+    ids: Collection[str] | None = None,
     options: EvaluationOptions = _DEFAULTS,
 ) -> Evaluation:
     """Return how well reports are found by image and images by report.
@@ -68,6 +69,7 @@ def evaluate_retrieval(
         settings: what is embedded, scored and drawn.
         model: embeds the rows; None where ``source`` is given.
         source: an index, or a file of vectors or scores; the rows, if there are any, say more about its pairs.
+        ids: of the whole manifest: scores of other ids are listed. An index may hold more than is asked for.
         options: seed, cases, progress.
 
     Raises:
@@ -83,7 +85,7 @@ def evaluate_retrieval(
         found = _model_pairs(used, model, settings, options.progress)
     else:
         assert source is not None, "a model, or a source"
-        found = _saved_pairs(source, used, settings)
+        found = _saved_pairs(source, used, ids, settings)
     if len(found.pairs.ids) < 2:
         raise DataError(
             Reason.NOT_FOUND, f"{len(found.pairs.ids)} pairs of image and text", expected="two or more to rank"
@@ -200,8 +202,11 @@ def _likelihood(
     return pool_scores
 
 
-def _saved_pairs(source: Path, rows: list[ManifestRow], settings: RetrievalEvaluationSettings) -> _Found:
+def _saved_pairs(
+    source: Path, rows: list[ManifestRow], manifest_ids: Collection[str] | None, settings: RetrievalEvaluationSettings
+) -> _Found:
     """Return the pairs of an index or a file; a manifest says more about them."""
+    from chexmix_cli.core.data.studies.ids import unknown_ids
     from chexmix_cli.core.evals.metrics.ranks import CosineScores
     from chexmix_cli.core.evals.retrieval.sources import index_pairs, pools_of, read_scores
     from chexmix_cli.core.infer.retrieval.embedder import section_text
@@ -231,7 +236,10 @@ def _saved_pairs(source: Path, rows: list[ManifestRow], settings: RetrievalEvalu
         without_text, here = len(rows) - len(with_text), set(ids)
         missing = DataError(Reason.NOT_FOUND, "is not among the scores", expected="a pair for every row of the split")
         failed = [(one, missing) for one in with_text if one not in here]
-        places = [place for place, one in enumerate(ids) if one in set(with_text)]
+        if manifest_ids is not None and not source.is_dir():
+            failed += unknown_ids(ids, manifest_ids, "no row of the manifest")
+        wanted = set(with_text)
+        places = [place for place, one in enumerate(ids) if one in wanted]
         scores, ids = _narrowed(scores, places), [ids[place] for place in places]
     return _Found(
         pairs=_pairs(ids, [known[one] for one in ids] if rows else None, section),

@@ -61,6 +61,13 @@ def evaluation_rows(manifest: Path, split: str | None) -> tuple[str, list[Manife
     )
 
 
+def manifest_ids(manifest: Path) -> set[str]:
+    """Return the ids of all rows of a manifest; errors as :func:`evaluation_rows`."""
+    from chexmix_cli.core.data.manifest import read_manifest
+
+    return {row.id for row in read_manifest(manifest)}
+
+
 def failed_items(failed: Sequence[tuple[str, DataError]]) -> list[Mapping[str, str]]:
     """Return items that could not be used as an evaluation lists them."""
-    return [{"id": item_id, "code": error.code, "message": str(error)} for item_id, error in failed]
+    return [{"id": item_id, "code": error.code, "message": error.with_hint} for item_id, error in failed]

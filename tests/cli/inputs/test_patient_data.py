@@ -39,7 +39,7 @@ def test_no_patient_data_comes_out_of_a_process(chexmix, ward, debug_weights, pl
     result = chexmix(command, ward, *flags)
     assert result.code == 3
     codes = sorted(record["error"]["code"] for record in result.records if record["status"] == "error")
-    assert codes == ["LATERAL_ONLY", "NOT_CHEST", "NOT_RADIOGRAPH", "SHORT_PIXELS", "UNKNOWN_FORMAT"]
+    assert codes == ["LATERAL_ONLY", "NOT_CHEST", "NO_PIXELS", "SHORT_PIXELS", "UNKNOWN_FORMAT"]
     assert sum(record["status"] == "ok" for record in result.records) == 3
     for secret in (*planted, "1959XX23"):
         assert secret not in result.stdout

@@ -81,16 +81,23 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
         (b'{"id": "b"}', "no file"),
         (b'{"id": "a", "file": "x"}', "id 'a' occurs twice"),
         (b'{"id": "b", "file": "x", "finding": "x"}', "unknown field 'finding'"),
-        (b'{"id": "b", "file": "x", "study": 7}', "study is no text"),
+        (b'{"id": ["b"], "file": "x"}', "id is no text"),
+        (b'{"id": true, "file": "x"}', "id is no text"),
+        (b'{"id": 1.5, "file": "x"}', "id is no text"),
+        (b'{"id": "b", "file": 7}', "file is no text"),
+        (b'{"id": "b", "file": "x", "study": 7.5}', "study is no text"),
         (b'{"id": "b", "file": "x", "findings": ["x"]}', "findings is no text"),
         (b'{"id": "b", "file": "x", "view": "pa"}', "view is 'pa'; expected PA, AP, FRONTAL, LATERAL, OTHER or null"),
         (b'{"id": "b", "file": "x", "split": "valid"}', "split is 'valid'; expected train, val, test or null"),
         (b'{"id": "b", "file": "x", "labels": ["Edema"]}', "labels is a list"),
         (b'{"id": "b", "file": "x", "notes": "x"}', "notes is a str"),
         (b'{"id": "b", "file": "x", "labels": {"Edema": 2}}', "label 'Edema' is 2"),
-        (b'{"id": "b", "file": "x", "labels": {"Edema": "1"}}', "label 'Edema' is '1'"),
-        (b'{"id": "b", "file": "x", "labels": {"Edema": true}}', "label 'Edema' is True"),
-        (b'{"id": "b", "file": "x", "labels": {"Edema": 1.0}}', "label 'Edema' is 1.0"),
+        (b'{"id": "b", "file": "x", "labels": {"Edema": 0.5}}', "label 'Edema' is 0.5"),
+        (
+            b'{"id": "b", "file": "x", "labels": {"Edema": "A large heart."}}',
+            "label 'Edema' is a text of 14 char",
+        ),
+        (b'{"id": "b", "file": "x", "labels": {"Edema": 1, "edema": 0}}', "label 'edema' contradicts 'Edema'"),
         (b'{"id": "b", "file": "x", "labels": {"Edema": []}}', "label 'Edema' is \\[\\]"),
     ],
 )
@@ -102,5 +109,22 @@ def test_a_bad_line_is_an_error_with_its_number(tmp_path, line, message):
 
 
 def test_a_manifest_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="manifest cannot be read"):
+    with pytest.raises(DataError, match="none.jsonl: cannot be read"):
         list(read_manifest(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(("stated", "label"), [("1.0", 1), ('"1"', 1), ("true", 1), ("-1.0", -1), ("NaN", None)])
+def test_what_pandas_writes_is_read(tmp_path, stated, label):
+    path = tmp_path / "m.jsonl"
+    path.write_text(f'{{"id": 17, "file": "a.png", "patient": 3.0, "study": "007", "labels": {{"edema": {stated}}}}}\n')
+    (row,) = read_manifest(path)
+    assert (row.id, row.patient, row.study, row.labels) == ("17", "3", "007", {"Edema": label})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_encodings_and_line_breaks_inside_texts(tmp_path, encoding):
+    path = tmp_path / "m.jsonl"
+    texts = ["Größe.\u2028Normal.", "a\u0085b", "c\u2029d", "e\x7ff"]
+    rows = [{"id": str(number), "file": "a.png", "findings": text} for number, text in enumerate(texts)]
+    path.write_bytes("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode(encoding))
+    assert [row.findings for row in read_manifest(path)] == texts

@@ -108,8 +108,8 @@ def test_records_that_failed_upstream_keep_their_reason(tmp_path):
         ("a.jsonl", '{"id": "a", "report": "x"}\n{"id": "a", "report": "x"}', "id 'a' occurs twice"),
         ("a.json", "{", "not JSON"),
         ("a.json", '{"a": 1}', "no reports"),
-        ("a.csv", "id,report\n1,a,b\n", "more cells"),
-        ("a.csv", 'id,report\n1,"a', "not a table"),
+        ("a.csv", "id,report\n1,a,b\n", "a.csv:2: 3 cells; expected 2"),
+        ("a.csv", 'id,report\n1,"a', "a.csv:2: a quote opens or ends within a cell"),
         ("a.jsonl", "\udcff", "not UTF-8"),
     ],
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from chexmix_cli.core.data.adapters.tables import TableRow
 from chexmix_cli.core.data.labels import Label
+from chexmix_cli.core.data.tables import TableRow
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError
 

@@ -106,6 +106,7 @@ def import_rows(
     images = Images(settings.images or root)
     seen: set[str] = set()
     first: Entry | None = None
+    reason: str | None = None
     for item in found:
         if isinstance(item, Entry):
             first = first or item
@@ -113,13 +114,14 @@ def import_rows(
         else:
             row = item
         if isinstance(row, Rejection):
+            reason = reason or row.message
             summary.reject(row)
             on_reject(row)
         else:
             summary.add(row)
             yield row
     if summary.rows == 0:
-        _raise_nothing(first, images, summary)
+        _raise_nothing(first, images, summary, reason)
 
 
 def _row(entry: Entry, images: Images, settings: ImportSettings, seen: set[str]) -> ManifestRow | Rejection:
@@ -195,14 +197,14 @@ def _view_of_header(file: Path) -> View:
         return View.UNKNOWN
 
 
-def _raise_nothing(first: Entry | None, images: Images, summary: ImportSummary) -> None:
+def _raise_nothing(first: Entry | None, images: Images, summary: ImportSummary, reason: str | None) -> None:
     codes = ", ".join(f"{code}: {entry['count']}" for code, entry in sorted(summary.rejected.items()))
     if first is None:
-        what = f"no row can be used ({codes})" if codes else "the tables name no image"
+        what = f"no row can be used, the first: {reason} ({codes})" if reason else "the tables name no image"
         raise DataError(Reason.BAD_RECORD, what, expected="rows of images")
     raise DataError(
         Reason.NOT_FOUND,
-        f"none of the {summary.num_rejected} images that the tables name is here ({codes})",
+        f"none of the {summary.num_rejected} images that the tables name is here, the first: {reason} ({codes})",
         where=str(images.root),
         expected=f"files such as {first.paths[0]}",
         hint="--set images=DIR names the folder of images if they are elsewhere",

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from chexmix_cli.core.data.lines import JSON_DECODER, as_text, is_text
 from chexmix_cli.core.errors import DataError, Reason
 
 _CHUNK = 1 << 20
@@ -21,18 +22,18 @@ class JsonStream:
     ``items`` or ``members``) before the next is asked for. A file that is damaged is a ``DataError``.
 
     Args:
-        path: UTF-8, a byte order mark allowed.
+        path: encodings as for all lines.
     """
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
-        self._decoder = json.JSONDecoder()
         self._buffer, self._at = "", 0
         try:
-            self._stream = path.open(encoding="utf-8-sig")
+            self._file = path.open("rb")
         except OSError as error:
             reason = Reason.NOT_FOUND if isinstance(error, FileNotFoundError) else Reason.UNREADABLE
             raise DataError(reason, f"cannot be read ({error.strerror})", where=self._name) from None
+        self._stream = as_text(self._file)
 
     def __enter__(self) -> JsonStream:
         return self
@@ -40,7 +41,7 @@ class JsonStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
+        self._file.close()
 
     def peek(self) -> str:
         """Return the next character that is no white space, empty at the end of the file."""
@@ -80,11 +81,13 @@ class JsonStream:
         while True:
             start = self._at
             try:
-                value, end = self._decoder.raw_decode(self._buffer, start)
+                value, end = JSON_DECODER.raw_decode(self._buffer, start)
             except json.JSONDecodeError as error:
                 if not self._read_on():
                     raise self._damaged(error.msg) from None
                 continue
+            except (ValueError, RecursionError):
+                raise self._damaged("a number out of range, or values too deep in each other") from None
             # A number at the end of the buffer may go on in the file.
             if end < len(self._buffer) or not self._read_on():
                 self._at += end - start
@@ -100,8 +103,10 @@ class JsonStream:
         """Add to the buffer what is about as long as it, so that a long value is decoded few times over."""
         try:
             more = self._stream.read(max(_CHUNK, len(self._buffer) - self._at))
-        except UnicodeDecodeError:
-            raise self._damaged("not UTF-8") from None
+        except UnicodeDecodeError as error:
+            raise self._damaged(f"not {error.encoding.upper()}") from None
+        if not is_text(more):
+            raise self._damaged("not UTF-8")
         self._buffer, self._at = self._buffer[self._at :] + more, 0
         return bool(more)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from chexmix_cli.core.data.labels import Label, parse_label
+from chexmix_cli.core.data.labels import Label, parse_labels
 from chexmix_cli.core.errors import DataError
 
 #: A label is a byte, so that 200,000 studies of 14 labels take tens of megabytes.
@@ -28,9 +28,9 @@ class LabelTable:
     def put(self, key: str, cells: Mapping[str, object]) -> None:
         """Keep the labels of a row; one that states no label is remembered, and raised when it is asked for."""
         try:
+            stated = parse_labels(cells, self.findings)
             self._labels[key] = bytes(
-                _CODES[parse_label(cells[finding], finding)] if finding in cells else _ABSENT_COLUMN
-                for finding in self.findings
+                _CODES[stated[finding]] if finding in stated else _ABSENT_COLUMN for finding in self.findings
             )
         except DataError as error:
             self._problems[key] = error

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chexmix_cli.core.data.adapters.tables import blank_to_none
+from chexmix_cli.core.data.lines import quoted
+from chexmix_cli.core.data.tables import blank_to_none
 from chexmix_cli.core.data.views import View, view_of_code, words
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.text.sections import read_sections, split_sections
@@ -110,7 +111,7 @@ def read_split(text: str | None) -> str | None:
         return None
     split = _SPLITS.get(stated.lower())
     if split is None:
-        raise DataError(Reason.BAD_RECORD, f"split {stated!r}", expected=", ".join(_SPLITS))
+        raise DataError(Reason.BAD_RECORD, f"split {quoted(stated)}", expected=", ".join(_SPLITS))
     return split
 
 

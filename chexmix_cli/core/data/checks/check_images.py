@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from chexmix_cli.core.data.images.image_hash import HASH_BYTES, image_hash, near_pairs
 from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.sources import Source
+from chexmix_cli.core.data.studies.inputs import Refusal, study_of_source
 from chexmix_cli.core.errors import DataError, MachineError, Reason
 from chexmix_cli.core.settings.datasets import ImageCheckSettings
 from chexmix_cli.core.settings.inference import InputSettings
@@ -27,6 +28,7 @@ Across = Literal["splits", "owners", "nothing"]
 
 #: Files handed to a process at once, and to all of them before the first results are waited for.
 _CHUNK, _CHUNKS_AHEAD = 16, 8
+_MOST_NOTES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +39,17 @@ class ImageFacts:
         digest: of its 8-bit pixels and their shape; None if it was not read.
         hash: of what it shows; None if it was not read.
         failure: reason code, None if all is well.
+        notes: what every command would note of it.
     """
 
     digest: bytes | None = None
     hash: bytes | None = None
     failure: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def examine_images(
-    files: Sequence[str], settings: ImageCheckSettings, progress: Callable[[int, int], None]
+    files: Sequence[Source], settings: ImageCheckSettings, progress: Callable[[int, int], None]
 ) -> Iterator[ImageFacts]:
     """Yield the facts of each file, in order.
 
@@ -72,17 +76,21 @@ def examine_images(
             ) from None
 
 
-def examine_image(file: str, settings: ImageCheckSettings) -> ImageFacts:
-    """Return the facts of one file; what goes wrong is one of them."""
+def examine_image(source: Source, settings: ImageCheckSettings) -> ImageFacts:
+    """Return the facts of one file; what goes wrong is one of them. Its header is asked as other commands ask it."""
     if settings.read == "exists":
-        return ImageFacts(failure=None if os.path.isfile(file) else Reason.NOT_FOUND.value)
-    bounds = InputSettings(max_file_mb=settings.max_file_mb, max_pixels=settings.max_pixels)
+        return ImageFacts(failure=None if os.path.isfile(source.path) else Reason.NOT_FOUND.value)
+    bounds = InputSettings(views="all", max_file_mb=settings.max_file_mb, max_pixels=settings.max_pixels)
+    study = study_of_source(source, bounds, "")
+    if isinstance(study, Refusal):
+        return ImageFacts(failure=study.error.code)
     try:
-        image = load_image(Source(Path(file)), "voi", bounds).image
+        loaded = load_image(source, "voi", bounds)
     except DataError as error:
         return ImageFacts(failure=error.code)
+    image, notes = loaded.image, (*study.chosen.notes, *loaded.notes)
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).digest()
-    return ImageFacts(digest=digest, hash=image_hash(image))
+    return ImageFacts(digest=digest, hash=image_hash(image), notes=notes)
 
 
 class ImageTally:
@@ -96,6 +104,7 @@ class ImageTally:
     def __init__(self, settings: ImageCheckSettings, examples: int) -> None:
         self._settings, self._few = settings, examples
         self._failures: dict[str, list[str]] = {}
+        self._notes: Counter[str] = Counter()
         self._first: dict[bytes, int] = {}
         self._duplicates: list[tuple[int, int]] = []
         self._seen: list[tuple[str, str | None, str]] = []
@@ -106,6 +115,7 @@ class ImageTally:
         """Count one image; ``owner`` is the key of those whose images belong together."""
         if facts.failure is not None:
             self._failures.setdefault(facts.failure, []).append(row_id)
+        self._notes.update(facts.notes)
         if facts.digest is None or facts.hash is None:
             return
         index = len(self._seen)
@@ -122,6 +132,12 @@ class ImageTally:
             {"code": code, "count": len(ids), "ids": ids[: self._few]} for code, ids in sorted(self._failures.items())
         ]
         return sum(len(ids) for ids in self._failures.values()), examples
+
+    @property
+    def reasons(self) -> str:
+        """Return the codes of what failed with how many there are of each, in brackets; empty if nothing did."""
+        counts = ", ".join(f"{code}: {len(ids)}" for code, ids in sorted(self._failures.items()))
+        return f" ({counts})" if counts else ""
 
     @property
     def duplicates(self) -> tuple[int, list[Any]]:
@@ -152,6 +168,7 @@ class ImageTally:
         return {
             "read": self._settings.read,
             "readable": len(self._seen) if self._settings.read == "pixels" else None,
+            "notes": dict(self._notes.most_common(_MOST_NOTES)),
             "near_duplicates_within_a_patient": {"count": count, "examples": examples},
         }
 

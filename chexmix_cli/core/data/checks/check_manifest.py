@@ -13,18 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.core.data.checks.check_images import ImageTally, examine_images
+from chexmix_cli.core.data.checks.check_images import ImageFacts, ImageTally, examine_images
 from chexmix_cli.core.data.checks.check_reports import ReportTally
 from chexmix_cli.core.data.manifest import SPLITS, ManifestRow, read_manifest
+from chexmix_cli.core.data.sources import Source
+from chexmix_cli.core.data.studies.inputs import Refusal, discover
+from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import CheckSettings
+from chexmix_cli.core.settings.inference import InputSettings
 
 #: Problem code to what it means; the order is that of the result.
 PROBLEMS: Mapping[str, str] = {
     "SPLIT_LEAK": "patients (or, where none is named, studies) with images in more than one split",
     "STUDY_OF_TWO_PATIENTS": "studies whose images name different patients",
     "STUDY_OF_TWO_REPORTS": "studies whose images have different reports",
-    "NO_IMAGE": "images that are missing, or cannot be read",
+    "NO_IMAGE": "images that are missing, cannot be read, or are no film of a chest",
     "DUPLICATE_IMAGES": "images with the very pixels of an earlier one",
     "NEAR_DUPLICATE_IMAGES": "pairs of nearly the same picture under the names of two patients, in one split",
     "IMAGE_LEAK": "pairs of the same, or nearly the same, picture in two splits",
@@ -120,7 +124,7 @@ def check_manifest(
     """Return all figures of a manifest and the problems found in it; the same manifest gives the same result.
 
     Args:
-        path: of the manifest.
+        path: of the manifest, or a folder of films, walked as other commands do: each film is a row.
         settings: what is looked at, and how closely.
         progress: is told how many images of how many are done.
 
@@ -130,11 +134,15 @@ def check_manifest(
     """
     groups, counts, reports = _Groups(), _Counts(), ReportTally(settings.reports, settings.examples)
     images = ImageTally(settings.images, settings.examples)
-    rows = list(_pass(read_manifest(path), groups, counts, reports))
+    items = (
+        _rows_of_folder(path, settings) if path.is_dir() else ((row, Source(row.file)) for row in read_manifest(path))
+    )
+    rows = list(_pass(items, groups, counts, reports, images))
     if not rows:
-        raise DataError(Reason.BAD_RECORD, "the manifest has no row", where=str(path))
-    files = [file for _, _, _, file in rows]
-    for (row_id, split, own, _), facts in zip(rows, examine_images(files, settings.images, progress), strict=True):
+        what = "no film can be used" if path.is_dir() else "the manifest has no row"
+        raise DataError(Reason.BAD_RECORD, what + images.reasons, where=path.name)
+    sources = [source for _, _, _, source in rows]
+    for (row_id, split, own, _), facts in zip(rows, examine_images(sources, settings.images, progress), strict=True):
         images.add(row_id, split, own, facts)
     few = settings.examples
     leaks, mixed = groups.leaks(), list(groups.mixed_studies)
@@ -157,12 +165,33 @@ def check_manifest(
     }
 
 
+def _rows_of_folder(root: Path, settings: CheckSettings) -> Iterator[tuple[ManifestRow, Source] | Refusal]:
+    """Yield the films of a folder as rows that say what their headers do, and what is none."""
+    bounds = InputSettings(views="all", max_file_mb=settings.images.max_file_mb, max_pixels=settings.images.max_pixels)
+    for item in discover([str(root)], bounds):
+        if isinstance(item, Refusal):
+            yield item
+            continue
+        image = item.chosen
+        study = item.id.partition("/")[0] if image.is_dicom else None
+        view = None if image.view is View.UNKNOWN else image.view.value
+        yield ManifestRow(id=item.id, file=image.source.path, study=study, view=view), image.source
+
+
 def _pass(
-    rows: Iterable[ManifestRow], groups: _Groups, counts: _Counts, reports: ReportTally
-) -> Iterator[tuple[str, str | None, str, str]]:
+    rows: Iterable[tuple[ManifestRow, Source] | Refusal],
+    groups: _Groups,
+    counts: _Counts,
+    reports: ReportTally,
+    images: ImageTally,
+) -> Iterator[tuple[str, str | None, str, Source]]:
     """Count each row; yield what its image has to be judged by: id, split, owner and file."""
-    for row in rows:
+    for item in rows:
+        if isinstance(item, Refusal):
+            images.add(item.id, None, item.id, ImageFacts(failure=item.error.code))
+            continue
+        row, source = item
         groups.add(row)
         counts.add(row)
         reports.add(row)
-        yield row.id, row.split, owner(row), str(row.file)
+        yield row.id, row.split, owner(row), source

@@ -91,8 +91,8 @@ def judge(file: DicomFile) -> HeaderFacts:
         DataError: ``NOT_RADIOGRAPH`` or ``NOT_CHEST``.
     """
     notes: list[str] = []
-    sop_class = file.text("SOPClassUID")
-    _require_radiograph(file, notes)
+    sop_class = _class_of(file)
+    _require_radiograph(file, sop_class, notes)
     _require_chest(file, notes)
     if sop_class in _CAPTURE_CLASSES:
         notes.append("secondary capture: text may be burned into the pixels")
@@ -106,15 +106,20 @@ def judge(file: DicomFile) -> HeaderFacts:
 def is_for_processing(file: DicomFile) -> bool:
     """Return whether the pixels are raw detector data, meant for a workstation and not for the eye."""
     intent = (file.text("PresentationIntentType") or "").upper()
-    return intent == "FOR PROCESSING" or file.text("SOPClassUID") == _FOR_PROCESSING_CLASS
+    return intent == "FOR PROCESSING" or _class_of(file) == _FOR_PROCESSING_CLASS
 
 
-def _require_radiograph(file: DicomFile, notes: list[str]) -> None:
+def _class_of(file: DicomFile) -> str | None:
+    """Return the SOP class; of a header that was stripped, as VinDr-CXR's are, the file's (PS3.10, 7.1: the same)."""
+    return file.text("SOPClassUID") or file.media_class
+
+
+def _require_radiograph(file: DicomFile, sop_class: str | None, notes: list[str]) -> None:
     """The class decides what an object is (PS3.4 B.5); the modality where the class is none of a radiograph's.
 
     Only a defined term of another modality outvotes the class.
     """
-    sop_class, modality = file.text("SOPClassUID"), (file.text("Modality") or "").upper()
+    modality = (file.text("Modality") or "").upper()
     quoted = modality if modality in (*_OTHER_MODALITIES, *_OTHER_WORDS_FOR_RADIOGRAPH) else "another"
     is_radiograph = sop_class in _RADIOGRAPH_CLASSES
     if modality in _MODALITIES:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from chexmix_cli.core.errors import MachineError, SettingsError
+from chexmix_cli.core.errors import DataError, MachineError, Reason, SettingsError
 
 _SALT_VARIABLE = "CHEXMIX_ID_SALT"
 _HOME_VARIABLE = "CHEXMIX_HOME"
@@ -53,6 +54,28 @@ class IdMaker:
             if self._uses[numbered] == 0:
                 self._uses[numbered] = 1
                 return numbered
+
+
+def unknown_ids(item_ids: Iterable[str], known: Collection[str], what: str) -> list[tuple[str, DataError]]:
+    """Return those of some ids that are not known, each with the error that says so.
+
+    Args:
+        item_ids: of predictions, say.
+        known: ids that are there.
+        what: has none of that id, for the message: ``no row``.
+    """
+    unknown = [item_id for item_id in item_ids if item_id not in known]
+    bare = {_bare(item_id) for item_id in known} if unknown else set()
+    near = "leading zeros, or .0 behind a number, were lost or added on the way"
+    return [
+        (item_id, DataError(Reason.NOT_FOUND, f"{what} has this id", hint=near if _bare(item_id) in bare else None))
+        for item_id in unknown
+    ]
+
+
+def _bare(item_id: str) -> str:
+    """Return an id without what spreadsheets and pandas take from numbers or add to them."""
+    return item_id.removesuffix(".0").lstrip("0")
 
 
 def _salt() -> bytes:

@@ -68,6 +68,48 @@ class Study:
         """Return the images that were not chosen."""
         return tuple(image for image in self.images if image is not self.chosen)
 
+    @property
+    def candidates(self) -> tuple[StudyImage, ...]:
+        """Return the chosen image and those that may stand in for it, best first: no lateral one for a frontal."""
+        others = sorted((image for image in self.others if image.view is not View.LATERAL), key=_rank)
+        return (self.chosen, *others)
+
+    def load(self, preset: ResolvedPreset) -> LoadedStudy:
+        """Return the chosen image, read; where it cannot be read the next best one, with a note.
+
+        Raises:
+            DataError: why the chosen image cannot be read, if none can.
+        """
+        failures: list[tuple[StudyImage, DataError]] = []
+        for image in self.candidates:
+            try:
+                loaded = image.load(preset)
+            except DataError as error:
+                failures.append((image, error))
+                continue
+            notes = [
+                f"image {failed.id} cannot be read ({error.code}); this is another one" for failed, error in failures
+            ]
+            return LoadedStudy(
+                image, LoadedImage(loaded.image, [*loaded.notes, *notes]), tuple(failed for failed, _ in failures)
+            )
+        raise failures[0][1]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStudy:
+    """A study's image as read.
+
+    Attributes:
+        image: which it is.
+        loaded: the whole film in 8 bits, with notes.
+        failed: images before it that cannot be read.
+    """
+
+    image: StudyImage
+    loaded: LoadedImage
+    failed: tuple[StudyImage, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -96,4 +138,8 @@ def load_pixels(image: StudyImage, preset: ResolvedPreset) -> tuple[NDArray[np.f
 
 def best_image(images: tuple[StudyImage, ...]) -> StudyImage:
     """Return the image that stands for a study: by view, then meant for the eye, then first."""
-    return min(images, key=lambda image: (PREFERENCE.index(image.view), image.is_for_processing))
+    return min(images, key=_rank)
+
+
+def _rank(image: StudyImage) -> tuple[int, bool]:
+    return PREFERENCE.index(image.view), image.is_for_processing

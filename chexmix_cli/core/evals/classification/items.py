@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.data.labels import FINDING_SETS, Label
+from chexmix_cli.core.data.labels import FINDING_SETS, Label, finding_name
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.metrics.bootstrap import group_numbers
@@ -94,8 +94,12 @@ def label_names(wanted: Sequence[str], labels: Sequence[Mapping[str, Label]]) ->
     present = dict.fromkeys(name for found in labels for name in found)
     known = [name for finding_set in FINDING_SETS.values() for name in finding_set if name in present]
     every = [*known, *sorted(set(present) - set(known))]
-    spelled = [FINDING_SETS.get(name, every if name == "all" else (name,)) for name in wanted]
+    spelled = [FINDING_SETS.get(name, every if name == "all" else (_spelled(name, present),)) for name in wanted]
     return list(dict.fromkeys(name for names in spelled for name in names))
+
+
+def _spelled(name: str, present: Collection[str]) -> str:
+    return name if name in present else finding_name(name)
 
 
 def drawn_rows(rows: Sequence[ManifestRow], most: int, seed: int) -> list[ManifestRow]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chexmix_cli.core.data.labels import finding_name
+from chexmix_cli.core.data.lines import id_text
 from chexmix_cli.core.data.manifest import ManifestRow
+from chexmix_cli.core.data.studies.ids import unknown_ids
 from chexmix_cli.core.errors import DataError, Reason
 
 
@@ -22,7 +24,8 @@ class Predictions:
         rows: those that have some, in the manifest's order.
         names: labels of the probabilities.
         prob_RK: theirs.
-        failed: ids without usable probabilities, with the reason: none is dropped without a word.
+        failed: ids without usable probabilities, and ids that the manifest does not have, with the reason: none is
+            dropped without a word.
     """
 
     rows: list[ManifestRow]
@@ -31,19 +34,23 @@ class Predictions:
     failed: list[tuple[str, DataError]]
 
 
-def match_predictions(lines: Iterable[str], rows: Sequence[ManifestRow], where: str) -> Predictions:
+def match_predictions(
+    records: Iterable[tuple[str, Mapping[str, Any]]], rows: Sequence[ManifestRow], ids: Collection[str], where: str
+) -> Predictions:
     """Return the predictions of rows.
 
     Args:
-        lines: ``{"id": ..., "probabilities": {label: p}}``, or a record of an input that failed; others of the
-            manifest's splits may be among them.
+        records: ``{"id": ..., "probabilities": {label: p}}``, or a record of an input that failed, each with where it
+            stands; others of the manifest's splits may be among them.
         rows: of the split that is evaluated.
-        where: what the lines come from.
+        ids: of the whole manifest.
+        where: what the records come from.
 
     Raises:
-        DataError: on a line that is no record, an id that comes twice, or if no row has a prediction.
+        DataError: on a record without an id, an id that comes twice, or if no row has a prediction; the message says
+            why the first has none.
     """
-    found = _records(lines, where)
+    found = _by_id(records)
     names: list[str] = []
     kept: list[ManifestRow] = []
     probs: list[list[float]] = []
@@ -60,38 +67,32 @@ def match_predictions(lines: Iterable[str], rows: Sequence[ManifestRow], where: 
             continue
         kept.append(row)
         probs.append([values[name] for name in names])
+    unknown = unknown_ids(found, ids, "no row of the manifest")
     if not kept:
+        first = f"; the first: {failed[0][1]}" if failed else ""
         raise DataError(
             Reason.NOT_FOUND,
-            f"none of {len(rows)} rows has a prediction",
+            f"none of {len(rows)} rows has a prediction{first}",
             where=where,
             expected="records with the ids of the manifest",
-            hint="chexmix classify - < manifest.jsonl keeps them",
+            hint=next((error.hint for _, error in unknown), None) or "chexmix classify - < manifest.jsonl keeps them",
         )
-    return Predictions(rows=kept, names=names, prob_RK=np.array(probs, np.float64), failed=failed)
+    return Predictions(rows=kept, names=names, prob_RK=np.array(probs, np.float64), failed=[*failed, *unknown])
 
 
-def _records(lines: Iterable[str], where: str) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{where}:{number}"
-        try:
-            record = json.loads(line)
-        except ValueError:
-            raise DataError(
-                Reason.BAD_RECORD, "not JSON", where=place, expected="a record of chexmix classify"
-            ) from None
-        if not isinstance(record, dict) or not isinstance(record.get("id"), str):
-            raise DataError(Reason.BAD_RECORD, "no id", where=place, expected="a record of chexmix classify")
-        if record["id"] in found:
-            raise DataError(Reason.DUPLICATE, "an id comes twice", where=place)
-        found[record["id"]] = record
+def _by_id(records: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+    for where, record in records:
+        item_id = id_text(record.get("id"))
+        if item_id is None:
+            raise DataError(Reason.BAD_RECORD, "no id", where=where, expected="a record of chexmix classify")
+        if item_id in found:
+            raise DataError(Reason.DUPLICATE, "an id comes twice", where=where)
+        found[item_id] = record
     return found
 
 
-def _probabilities(record: dict[str, Any] | None) -> dict[str, float]:
+def _probabilities(record: Mapping[str, Any] | None) -> dict[str, float]:
     if record is None:
         raise DataError(Reason.NOT_FOUND, "no prediction")
     if record.get("status") == "error":
@@ -101,7 +102,10 @@ def _probabilities(record: dict[str, Any] | None) -> dict[str, float]:
     values = record.get("probabilities")
     if not isinstance(values, dict) or not values or not all(map(_is_probability, values.values())):
         raise DataError(Reason.BAD_RECORD, "no probabilities", expected="{label: number in 0..1}")
-    return {str(name): float(value) for name, value in values.items()}
+    named = {finding_name(str(name)): float(value) for name, value in values.items()}
+    if len(named) != len(values):
+        raise DataError(Reason.BAD_RECORD, "a label comes in two spellings", expected="one probability a label")
+    return named
 
 
 def _is_probability(value: object) -> bool:

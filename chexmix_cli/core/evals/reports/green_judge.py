@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from chexmix_cli.core.data.report_files import json_lines
+from chexmix_cli.core.data.lines import id_text, read_json_lines
 from chexmix_cli.core.errors import DataError, MachineError, Reason
 from chexmix_cli.core.evals.reports.metrics.green import INSIGNIFICANT, MATCHED, SIGNIFICANT
 from chexmix_cli.core.evals.reports.pairs import ReportPairs
@@ -101,9 +101,9 @@ def read_answers(path: Path, pairs: ReportPairs) -> JudgeAnswers:
     texts = dict(zip(pairs.ids, zip(pairs.references, pairs.predictions, strict=True), strict=True))
     owners: dict[tuple[str, str], dict[str, list[str]]] = {}
     by_id: dict[str, str] = {}
-    for where, line in _lines(path):
-        item, answer, key = line.get("id"), line.get("answer"), line.get("key")
-        if not isinstance(item, str) or not isinstance(answer, str):
+    for where, line in read_json_lines(path):
+        item, answer, key = id_text(line.get("id")), line.get("answer"), line.get("key")
+        if item is None or not isinstance(answer, str):
             raise DataError(Reason.BAD_RECORD, "no id or no answer", where=where, expected="texts 'id' and 'answer'")
         maker = (str(line.get("model", "not said")), str(line.get("prompt", "not said")))
         if maker not in owners:
@@ -168,15 +168,8 @@ def _chat(judge: Judge, question: str) -> list[int]:
 def _known(saved: Path | None) -> dict[str, str]:
     if saved is None or not saved.exists():
         return {}
-    return {str(line["key"]): str(line["answer"]) for _, line in _lines(saved) if "key" in line and "answer" in line}
-
-
-def _lines(path: Path) -> Iterable[tuple[str, Mapping[str, object]]]:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise DataError(Reason.NOT_FOUND, "the saved answers cannot be read", where=str(path)) from None
-    return json_lines(content.splitlines(), path.name)
+    lines = (line for _, line in read_json_lines(saved) if "key" in line and "answer" in line)
+    return {str(line["key"]): str(line["answer"]) for line in lines}
 
 
 def _append(path: Path, lines: Sequence[Mapping[str, str]]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chexmix_cli.core.data.report_files import ReportText
+from chexmix_cli.core.data.studies.ids import unknown_ids
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.choices import Section
 
@@ -57,9 +58,8 @@ def join_reports(predictions: Sequence[ReportText], references: Sequence[ReportT
         pairs.references.append(text)
         pairs.predictions.append("" if found is None else found.text(section))
         pairs.patients.append(reference.patient)
-    for unknown in by_id:
-        message = "no reference has this id"
-        pairs.failed.append({"id": unknown, "code": Reason.NOT_FOUND.value, "message": message})
+    for item_id, error in unknown_ids(by_id, {reference.id for reference in references}, "no reference"):
+        pairs.failed.append({"id": item_id, "code": error.code, "message": error.with_hint})
     if not pairs.ids:
         raise DataError(Reason.BAD_RECORD, f"no reference has text in section {section!r}", expected="references")
     return pairs

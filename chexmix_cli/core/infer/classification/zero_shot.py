@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, FINDING_SETS, NIH_FINDINGS, NO_FINDING
+from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, FINDING_SETS, NIH_FINDINGS, NO_FINDING, finding_name
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.classification.heads import sigmoid
 from chexmix_cli.core.infer.likelihood import ReportScorer
@@ -68,7 +68,8 @@ def chosen_statements(statements: Statements, wanted: Sequence[str]) -> dict[str
     Raises:
         SettingsError: if there are none for one of them.
     """
-    names = dict.fromkeys(name for one in wanted for name in FINDING_SETS.get(one, (one,)))
+    asked = (name for one in wanted for name in FINDING_SETS.get(one, (one,)))
+    names = dict.fromkeys(name if name in statements else finding_name(name) for name in asked)
     unknown = [name for name in names if name not in statements]
     if unknown:
         raise SettingsError(

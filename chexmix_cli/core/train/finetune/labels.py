@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chexmix_cli.core.data.labels import policy_labels
+from chexmix_cli.core.data.labels import finding_name, policy_labels
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import SettingsError, TrainingError
 from chexmix_cli.core.settings.finetuning import LabelSettings
@@ -32,7 +32,8 @@ def choose_findings(rows: Sequence[ManifestRow], settings: LabelSettings) -> tup
         TrainingError: if none was asked for and none has both classes.
     """
     known = list(dict.fromkeys(name for row in rows for name in row.labels))
-    unknown = [name for name in settings.names if name not in known]
+    wanted = [name if name in known else finding_name(name) for name in settings.names]
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         raise SettingsError(
@@ -42,13 +43,13 @@ def choose_findings(rows: Sequence[ManifestRow], settings: LabelSettings) -> tup
             hint=f"did you mean {near[0]!r}?" if near else None,
         )
     chosen, remarks = [], []
-    for name in settings.names or known:
+    for name in wanted or known:
         absent, present = class_counts(make_targets(rows, (name,), settings))
         if absent[0] > 0 and present[0] > 0:
             chosen.append(name)
             continue
         problem = f"{name!r} has {int(present[0])} present and {int(absent[0])} absent in split 'train'"
-        if name in settings.names:
+        if name in wanted:
             raise SettingsError(problem, where="labels.names", expected="both classes")
         remarks.append(f"{problem}: left out")
     if not chosen:

@@ -32,17 +32,23 @@ def lines_of(monkeypatch, raw: bytes):
     return list(read_stdin())
 
 
-def test_records_and_paths_are_told_apart_and_numbered(monkeypatch):
-    found = lines_of(monkeypatch, b'{"id": "a"}\r\n\n  \n/films/b c.png\n  {"id": "d"}\n')
+def test_records_and_paths_are_told_apart_and_numbered(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b c.png").touch()
+    found = lines_of(monkeypatch, b'{"id": "a"}\r\n\n  \nb c.png\n  {"id": "d"}\n')
     assert [(line.number, line.record, line.path) for line in found] == [
         (1, {"id": "a"}, None),
-        (4, None, "/films/b c.png"),
+        (4, None, "b c.png"),
         (5, {"id": "d"}, None),
     ]
 
 
-def test_a_path_keeps_its_spaces_and_its_bytes(monkeypatch):
+def test_a_path_keeps_its_spaces_and_its_bytes(monkeypatch, tmp_path):
     import os
+
+    monkeypatch.chdir(tmp_path)
+    for name in (b" a .png", b"\xff.png"):
+        open(name, "wb").close()
 
     found = lines_of(monkeypatch, b" a .png\n\xff.png\n")
     assert found[0].path == " a .png"
@@ -55,15 +61,50 @@ def test_a_byte_order_mark_is_no_part_of_the_first_record(monkeypatch):
 
 @pytest.mark.parametrize(
     "line",
-    ['{"id"', '{"id": NaN}', '{"a": Infinity}', '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": 1}}'],
-    ids=["cut", "nan", "infinity", "deep", "long", "more"],
+    ['{"id"', '{"a": -Infinity}', '{"a": Infinity}', '{"a":' * 100_000, '{"a": ' + "9" * 5000 + "}", '{"a": 1}}'],
+    ids=["cut", "minus infinity", "infinity", "deep", "long", "more"],
 )
 def test_what_is_no_record_is_a_problem_of_its_line(monkeypatch, line):
     found = lines_of(monkeypatch, f'{line}\n{{"id": "next"}}\n'.encode())
     assert found[0].problem is not None
     assert found[0].problem.code == "BAD_RECORD"
-    assert "stdin line 1: not JSON" in str(found[0].problem)
+    assert "stdin:1: not JSON" in str(found[0].problem)
     assert found[1].record == {"id": "next"}
+
+
+def test_nan_is_nothing(monkeypatch):
+    assert lines_of(monkeypatch, b'{"id": "a", "report": NaN}')[0].record == {"id": "a", "report": None}
+
+
+@pytest.mark.parametrize(
+    ("raw", "codes"),
+    [
+        (b'[{"id": "a"},\n{"id": "b"}]\n', ["BAD_RECORD"]),
+        (b'[\n {\n  "id": "Jane Roe"\n }\n]\n', ["BAD_RECORD"]),
+        (b'{\n "id": "Jane Roe"\n}\n', ["BAD_RECORD"]),
+        (b"file,report\na.png,Jane Roe\n", ["BAD_RECORD", "BAD_RECORD"]),
+        (b"file\treport\na.png\tJane Roe\n", ["BAD_RECORD", "BAD_RECORD"]),
+        (b"\xff\xfe" + "a.png;Jane Roe\n".encode("utf-16-le"), ["BAD_RECORD"]),
+        ("a.png,Jane Roe\n".encode("utf-16-le"), ["BAD_RECORD"]),
+    ],
+    ids=["array", "pretty array", "pretty object", "csv", "tsv", "utf-16", "utf-16 without mark"],
+)
+def test_what_leads_to_no_file_is_no_path(monkeypatch, raw, codes):
+    found = lines_of(monkeypatch, raw)
+    assert [line.problem.code for line in found] == codes
+    assert not any("Roe" in str(line.problem.with_hint) for line in found)
+    assert [str(line.problem).partition(": ")[0] for line in found] == [f"stdin:{n + 1}" for n in range(len(codes))]
+
+
+def test_a_file_that_looks_like_data_is_still_a_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("[1].png", "Roe, Jane.png"):
+        (tmp_path / name).touch()
+    assert [line.path for line in lines_of(monkeypatch, b"[1].png\nRoe, Jane.png\n*.png\n")] == [
+        "[1].png",
+        "Roe, Jane.png",
+        "*.png",
+    ]
 
 
 def test_records_are_one_whole_ascii_line_each(monkeypatch):

@@ -123,7 +123,7 @@ def test_what_is_no_chexpert_is_an_error(tmp_path, do_import):
     with pytest.raises(DataError, match=r"train.csv: no column 'Path' \(it has: path, Edema\); expected Path"):
         do_import("chexpert", tmp_path)
     write_csv(tmp_path / "train.csv", ["Path", "Edema"], [("a.png", 1)])
-    with pytest.raises(DataError, match=r"no row can be used \(BAD_RECORD: 1\)"):
+    with pytest.raises(DataError, match=r"no row can be used, the first: .* \(BAD_RECORD: 1\)"):
         do_import("chexpert", tmp_path)
 
 
@@ -232,5 +232,5 @@ def test_chexpert_plus_labels_are_of_the_part_that_is_asked_for(plus, do_import,
 
 def test_a_label_line_that_is_none_stops_with_its_line(plus, do_import):
     (plus / "chexbert_labels" / "report_fixed.json").write_text('{"Edema": 1}\n')
-    with pytest.raises(DataError, match=r"report_fixed.json:1: no labels of an image \(KeyError\)"):
+    with pytest.raises(DataError, match=r"report_fixed.json:1: no labels of an image"):
         do_import("chexpert-plus", plus)

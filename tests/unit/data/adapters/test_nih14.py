@@ -26,7 +26,7 @@ ROWS = [
     ("00000001_001.png", "No Finding", "1", "AP"),
     ("00000002_000.png", "Pleural_Thickening", "2", "PA"),
     ("00000003_000.png", "", "3", "PA"),
-    ("00000004_000.png", "Pleural Thickening", "4", "PA"),
+    ("00000004_000.png", "Fever", "4", "PA"),
     ("00000005_000.png", "No Finding|Mass", "5", "PA"),
     ("00000006_000.png", "Hernia", "6", "PA"),
 ]
@@ -63,7 +63,7 @@ def test_the_list_of_findings_is_complete_unless_it_is_blank(root, do_import):
     assert found["00000001_001"].labels["No Finding"] == 1
     assert found["00000003_000"].labels == {}
     messages = [item.message for item in found.rejected.values()]
-    assert any("finding 'Pleural Thickening'" in message for message in messages)
+    assert any("finding 'Fever'" in message for message in messages)
     assert any("'No Finding' beside a finding" in message for message in messages)
 
 

@@ -106,7 +106,7 @@ def test_what_is_no_openi_is_an_error(tmp_path, do_import):
     with pytest.raises(DataError, match="no reports are here"):
         do_import("openi", tmp_path)
     (tmp_path / "1.xml").write_text("<other/>")
-    with pytest.raises(DataError, match=r"no row can be used \(BAD_RECORD: 1\)"):
+    with pytest.raises(DataError, match=r"no row can be used, the first: .* \(BAD_RECORD: 1\)"):
         do_import("openi", tmp_path)
 
 

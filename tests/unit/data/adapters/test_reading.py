@@ -18,7 +18,7 @@ from chexmix_cli.core.errors import DataError
 
 @pytest.mark.parametrize(
     ("cell", "label"),
-    [("1.0", 1), ("1", 1), (1, 1), ("0", 0), ("0.0", 0), ("-1.0", -1), (-1.0, -1), (" 1 ", 1)]
+    [("1.0", 1), ("1", 1), (1, 1), ("0", 0), ("0.0", 0), ("-1.0", -1), (-1.0, -1), (" 1 ", 1), (True, 1), ("False", 0)]
     + [("", None), (" ", None), ("nan", None), (float("nan"), None), (None, None), ("None", None), ("N/A", None)],
 )
 def test_a_cell_is_a_label(cell, label):
@@ -26,7 +26,7 @@ def test_a_cell_is_a_label(cell, label):
     assert type(parse_label(cell, "Edema")) is type(label)
 
 
-@pytest.mark.parametrize("cell", ["2", "0.5", "yes", "inf", True, "1e", "--1"])
+@pytest.mark.parametrize("cell", ["2", "0.5", "yes", "inf", "1e", "--1", [], 2.0])
 def test_a_cell_that_is_no_label_is_an_error(cell):
     with pytest.raises(DataError, match="label 'Edema' is"):
         parse_label(cell, "Edema")
@@ -34,6 +34,7 @@ def test_a_cell_that_is_no_label_is_an_error(cell):
 
 def test_a_list_states_absence_only_of_what_it_is_asked_for():
     assert listed_labels(["b", "a"], ["a", "c"]) == {"b": 1, "a": 1, "c": 0}
+    assert listed_labels(["pulmonary mass"], ["Mass", "edema"]) == {"pulmonary mass": 1, "edema": 0}
     assert listed_labels([], ()) == {}
 
 

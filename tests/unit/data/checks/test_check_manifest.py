@@ -183,7 +183,7 @@ def test_examples_are_as_many_as_asked_for(make):
 
 
 def test_what_cannot_be_checked_is_an_error(make, tmp_path):
-    with pytest.raises(DataError, match="manifest cannot be read"):
+    with pytest.raises(DataError, match="none.jsonl: cannot be read"):
         run(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="the manifest has no row"):
         run(make())

@@ -32,7 +32,9 @@ def judged(dataset_of, file_bytes):
 
     def findings(**attributes):
         has_overlay = attributes.pop("overlay", False)
+        media_class = attributes.pop("media_class", CR)
         dataset = dataset_of(PIXELS, **attributes)
+        dataset.file_meta.MediaStorageSOPClassUID = media_class
         if has_overlay:
             dataset.add_new(0x60000010, "US", 64)
         data = file_bytes(dataset)
@@ -97,7 +99,7 @@ def test_accepted(judged, attributes, notes):
         ({"Modality": "DR", "BodyPartExamined": "HIP"}, Reason.NOT_CHEST, "the header says HIP"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, Reason.NOT_RADIOGRAPH, "object is of another class"),
         ({"Modality": None, "SOPClassUID": SC}, Reason.NOT_RADIOGRAPH, "states neither"),
-        ({"Modality": None, "SOPClassUID": None}, Reason.NOT_RADIOGRAPH, "states neither"),
+        ({"Modality": None, "SOPClassUID": None, "media_class": SC}, Reason.NOT_RADIOGRAPH, "states neither"),
         ({"BodyPartExamined": "HIP"}, Reason.NOT_CHEST, "the header says HIP; expected CHEST or THORAX"),
         ({"BodyPartExamined": "EXTREMITY", "StudyDescription": "chest"}, Reason.NOT_CHEST, "says EXTREMITY"),
         ({"BodyPartExamined": None, "AnatomicRegionSequence": [item("Lumbar spine")]}, Reason.NOT_CHEST, "LUMBAR"),
@@ -137,3 +139,11 @@ def test_raw_detector_data(judged):
     assert judged(SOPClassUID=RAW_DX, Modality="DX").is_for_processing
     assert not judged(SOPClassUID=DX, Modality="DX", PresentationIntentType="FOR PRESENTATION").is_for_processing
     assert not judged(SOPClassUID=CR).is_for_processing
+
+
+def test_a_stripped_header_is_of_the_class_that_the_file_states(judged):
+    found = judged(Modality=None, SOPClassUID=None)
+    assert found.notes[0] == "the header states no modality; its class is that of a radiograph"
+    assert judged(Modality=None, SOPClassUID=None, media_class=RAW_DX).is_for_processing
+    with pytest.raises(DataError, match="another class"):
+        judged(SOPClassUID=None, media_class="1.2.840.10008.5.1.4.1.1.2")

@@ -94,9 +94,9 @@ def test_unstated_views_are_noted(put):
 
 
 def test_a_study_uid_that_is_missing(put, tmp_path):
-    put("a/1", StudyInstanceUID=None)
-    put("a/2", StudyInstanceUID=None, ViewPosition="LL")
-    put("b/3", StudyInstanceUID=None)
+    put("a/1", StudyInstanceUID=None, PatientID="7")
+    put("a/2", StudyInstanceUID=None, PatientID="7", ViewPosition="LL")
+    put("b/3", StudyInstanceUID=None, PatientID="7")
     walked = found(tmp_path)
     assert [files_of([result]) for result in walked] == [["1", "2"], ["3"]]
     one_by_one = found(tmp_path / "a" / "1", tmp_path / "b" / "3")
@@ -248,3 +248,52 @@ def test_blank_films_are_refused(put, tmp_path):
         with pytest.raises(DataError, match="same value") as caught:
             load_pixels(only(found(tmp_path / "grey.png")).chosen, preset)
         assert caught.value.reason is Reason.BLANK
+
+
+def test_two_patients_never_share_a_record(put, tmp_path):
+    uid = generate_uid()
+    put("1", StudyInstanceUID=uid, PatientID="7")
+    put("2", StudyInstanceUID=uid, PatientID="7", ViewPosition="LL")
+    put("3", StudyInstanceUID=uid, PatientID="8")
+    put("4", StudyInstanceUID=uid, PatientName="Roe^Jane")
+    put("5", StudyInstanceUID=uid, PatientName="Roe^John")
+    results = found(tmp_path)
+    assert [files_of([result]) for result in results] == [["1", "2"], ["3"], ["4"], ["5"]]
+    base = IdMaker().of_uid(uid)
+    assert [result.id for result in results] == [base, f"{base}#2", f"{base}#3", f"{base}#4"]
+    note = "other images with this study UID name another patient and have a record of their own"
+    assert all(note in only([result]).chosen.notes for result in results)
+
+
+def test_films_of_a_flat_folder_without_uids(put, tmp_path):
+    put("flat/1", StudyInstanceUID=None)
+    put("flat/2", StudyInstanceUID=None)
+    put("flat/3", StudyInstanceUID=None, PatientID="7", StudyDate="20200101")
+    put("flat/4", StudyInstanceUID=None, PatientID="7", StudyDate="20210101")
+    put("study1/5", StudyInstanceUID=None)
+    put("study1/6", StudyInstanceUID=None, ViewPosition="LL")
+    results = found(tmp_path)
+    assert [files_of([result]) for result in results] == [["1"], ["2"], ["3"], ["4"], ["5", "6"]]
+
+
+def test_a_film_that_cannot_be_read_leaves_its_study_the_other_one(put, tmp_path):
+    uid = generate_uid()
+    damaged = put("1", StudyInstanceUID=uid)
+    put("2", StudyInstanceUID=uid, ViewPosition="LL")
+    put("3", StudyInstanceUID=uid, ViewPosition="")
+    study = only(found(tmp_path))
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    read = study.load(PRESET)
+    assert (read.image.source.name, [image.source.name for image in read.failed]) == ("3", ["1"])
+    assert read.loaded.notes == [
+        "the view is not stated; taken for frontal",
+        f"image {study.chosen.id} cannot be read (SHORT_PIXELS); this is another one",
+    ]
+    # Found damaged it has a record of its own, and the study says so; a lateral film never stands in.
+    lost, rest = sorted(found(tmp_path), key=lambda result: isinstance(result, Study))
+    assert refusal([lost]).error.code == "SHORT_PIXELS"
+    assert any("is refused (SHORT_PIXELS)" in note for note in only([rest]).chosen.notes)
+    (tmp_path / "3").unlink()
+    with pytest.raises(DataError) as caught:
+        study.load(PRESET)
+    assert caught.value.reason is Reason.SHORT_PIXELS

@@ -41,8 +41,9 @@ def test_nothing_found(tmp_path):
     (tmp_path / "empty").mkdir()
     for text in (tmp_path / "empty", tmp_path / "none", f"{tmp_path}/*.png"):
         result = refusal(found(text))
-        assert (result.id, result.error.code, result.sources) == (str(text), "NOT_FOUND", ())
-    assert len(found(tmp_path / "none", tmp_path / "empty")) == 2
+        # Called by its place: a path may name a patient.
+        assert (result.id, result.error.code, result.sources) == ("input 1", "NOT_FOUND", ())
+    assert [result.id for result in found(tmp_path / "none", tmp_path / "empty")] == ["input 1", "input 2"]
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "x/" * 3000, "[", "*\0", "\udcff", ""])
@@ -156,7 +157,90 @@ def test_dicomdir(put, tmp_path):
     put("DICOM/UNLISTED")
     listing = directory(tmp_path / "DICOMDIR", [["DICOM", "B"], ["DICOM", "A"], ["..", "x"]])
     walked = found(tmp_path)
-    assert files_of(walked) == ["A", "B", "UNLISTED"]  # it is no image, and what it lists is found anyway
+    assert files_of(walked[:3]) == ["A", "B", "UNLISTED"]  # what it lists is found anyway, and what it lists besides
+    assert "lists 1 files that are not here" in str(refusal(walked[3:]).error)
     given = found(listing)
     assert files_of(given) == ["B", "A"]
     assert "outside its folder" in str(refusal(given[2:]).error)
+
+
+def test_names_of_a_dicomdir_in_other_letters(put, tmp_path):
+    put("dicom/im1;1")
+    put("dicom/im2")
+    listing = directory(tmp_path / "dicomdir", [["DICOM", "IM1"], ["DICOM", "IM2"], ["DICOM", "IM3"]])
+    given = found(listing)
+    assert files_of(given[:2]) == ["im1;1", "im2"]
+    assert refusal(given[2:]).error.code == "NOT_FOUND"
+    assert "lists 1 files that are not here" in str(found(tmp_path)[2].error)
+
+
+def test_a_dicomdir_that_lists_nothing(tmp_path):
+    directory(tmp_path / "in.dcm", [])
+    assert refusal(found(tmp_path / "in.dcm")).error.code == "NOT_FOUND"
+    assert refusal(found(tmp_path)).error.code == "NOT_FOUND"
+
+
+def test_linked_folders_are_entered_once_and_never_upwards(put, tmp_path):
+    for name in ("1/a", "2/b", "3/c"):
+        put(f"archive/{name}")
+    cohort = tmp_path / "cohort"
+    (cohort / "own").mkdir(parents=True)
+    (cohort / "own" / "again").symlink_to(cohort / "own")
+    (cohort / "first").symlink_to("../archive/1")
+    (cohort / "same").symlink_to("../archive/1")
+    (cohort / "second").symlink_to(tmp_path / "archive" / "2")
+    (tmp_path / "archive" / "2" / "up").symlink_to("../../archive")
+    (tmp_path / "archive" / "1" / "back").symlink_to("../../cohort")
+    (cohort / "round").symlink_to("round")
+    (cohort / "gone").symlink_to("../archive/4")
+    results = found(cohort)
+    assert files_of([result for result in results if not isinstance(result, Refusal)]) == ["a", "b"]
+    refused = {result.id: str(result.error) for result in results if isinstance(result, Refusal)}
+    assert sorted(refused.values()) == [
+        "a symbolic link that leads in a circle",
+        "a symbolic link to a folder above it is not followed",
+        "a symbolic link whose target is missing",
+    ]
+    assert "input 1" in refused
+
+
+def test_what_git_leaves_in_place_of_a_film_is_named(tmp_path):
+    for name, text in (
+        ("link", "../films/1"),
+        ("annexed.dcm", "/annex/objects/SHA256E-s1--0.dcm\n"),
+        ("large.png", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+        ("notes.txt", "see ../films/1 for more"),
+    ):
+        (tmp_path / name).write_text(text)
+    assert [str(result.error).partition(",")[0] for result in found(tmp_path)] == [
+        "the path of a symbolic link as text",
+        "a pointer of Git LFS",
+        "the path of a symbolic link as text",
+    ]
+
+
+def test_archives_made_on_windows(put, tmp_path):
+    archive = tmp_path / "w.zip"
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr("cd\\", b"")
+        for folder in ("a", "b"):
+            film = put(folder, StudyInstanceUID=None, PatientID="1", SOPInstanceUID=generate_uid())
+            writer.write(film, f"cd\\{folder}\\IM1")
+        writer.write(picture(tmp_path / "x.png"), "cd\\study1\\view1_frontal.png")
+        writer.writestr("cd\\.hidden\\x.png", b"\x89PNG\r\n\x1a\n")
+    results = found(archive)
+    assert files_of(results) == ["IM1", "IM1", "view1_frontal.png"]
+    assert results[2].id == "cd/study1"
+
+
+def test_a_way_of_packing_that_is_not_read_is_named(tmp_path):
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as writer:
+        writer.writestr("p.png", picture(tmp_path / "p.png").read_bytes())
+    data = bytearray(archive.read_bytes())
+    for magic, at in ((b"PK\x01\x02", 10), (b"PK\x03\x04", 8)):
+        place = data.index(magic) + at
+        data[place : place + 2] = (9).to_bytes(2, "little")
+    archive.write_bytes(data)
+    error = refusal(found(archive)).error
+    assert (error.code, "packed by Deflate64" in str(error)) == ("UNREADABLE", True)

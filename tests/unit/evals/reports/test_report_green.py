@@ -157,7 +157,7 @@ def test_saved_answers_belong_to_their_texts(tmp_path):
 def test_bad_files_of_answers_are_refused(tmp_path, lines, message):
     with pytest.raises(DataError, match=message):
         read_answers(write_lines(tmp_path / "judge.jsonl", *lines), TWO)
-    with pytest.raises(DataError, match="saved answers cannot be read"):
+    with pytest.raises(DataError, match="nowhere.jsonl: cannot be read"):
         read_answers(tmp_path / "nowhere.jsonl", TWO)
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.layout import find_file, folders_named
 from chexmix_cli.core.data.adapters.reading import first_view, read_split, read_view
-from chexmix_cli.core.data.adapters.tables import match_name, read_columns, read_table
-from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, parse_labels
+from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, finding_name, parse_labels
+from chexmix_cli.core.data.tables import match_name, read_columns, read_table
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import ImportSettings
@@ -101,7 +101,7 @@ def _entry(cells: Mapping[str, str], folders: list[str]) -> Entry:
 def _check_label_columns(path: Path) -> None:
     """Raise DataError if a table has none of the labels: then it is another table of that name."""
     columns = read_columns(path)
-    if not set(columns) & set(CHEXPERT_FINDINGS):
+    if not {finding_name(column) for column in columns} & set(CHEXPERT_FINDINGS):
         raise DataError(
             Reason.BAD_RECORD, "no column of a CheXpert finding", where=path.name, expected=", ".join(CHEXPERT_FINDINGS)
         )

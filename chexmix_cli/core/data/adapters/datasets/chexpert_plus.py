@@ -6,7 +6,6 @@ The table names ``.jpg`` files; what is published are ``.png`` (and ``.dcm``) of
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +15,9 @@ from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.label_table import LabelTable
 from chexmix_cli.core.data.adapters.layout import find_file, require_file
 from chexmix_cli.core.data.adapters.reading import Report, first_view, named_sections, read_report, read_split
-from chexmix_cli.core.data.adapters.tables import blank_to_none, match_name, read_table
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS
+from chexmix_cli.core.data.lines import read_json_lines
+from chexmix_cli.core.data.tables import blank_to_none, match_name, read_table
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import ChexpertPlusImport
 
@@ -74,25 +74,14 @@ def _read_labels(root: Path, part: str) -> LabelTable | None:
     if path is None:
         return None
     labels = LabelTable(CHEXPERT_FINDINGS, path.name)
-    try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    image, values = _label_line(line, f"{path.name}:{number}")
-                    labels.put("/".join(split_path(image)), values)
-    except OSError as error:
-        raise DataError(Reason.UNREADABLE, f"cannot be read ({error.strerror})", where=path.name) from None
+    for where, values in read_json_lines(path):
+        image = values.get("path_to_image")
+        if not isinstance(image, str):
+            raise DataError(
+                Reason.BAD_RECORD,
+                "no labels of an image",
+                where=where,
+                expected='a line {"path_to_image": ..., "Edema": ...}',
+            )
+        labels.put("/".join(split_path(image)), values)
     return labels
-
-
-def _label_line(line: bytes, where: str) -> tuple[str, Mapping[str, object]]:
-    try:
-        values = json.loads(line)
-        return str(values["path_to_image"]), values
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            Reason.BAD_RECORD,
-            f"no labels of an image ({type(error).__name__})",
-            where=where,
-            expected='a line {"path_to_image": ..., "Edema": ...}',
-        ) from None

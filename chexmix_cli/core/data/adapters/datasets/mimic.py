@@ -20,8 +20,8 @@ from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.label_table import LabelTable
 from chexmix_cli.core.data.adapters.layout import find_file
 from chexmix_cli.core.data.adapters.reading import first_view, read_split, read_view
-from chexmix_cli.core.data.adapters.tables import match_name, read_table
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, Label
+from chexmix_cli.core.data.tables import match_name, read_table
 from chexmix_cli.core.data.views import View, view_of_words
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import MimicImport

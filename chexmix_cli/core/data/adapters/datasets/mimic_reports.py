@@ -11,8 +11,8 @@ from pathlib import Path
 
 from chexmix_cli.core.data.adapters.layout import find_file
 from chexmix_cli.core.data.adapters.reading import Report, named_sections, read_report, tidy
-from chexmix_cli.core.data.adapters.tables import match_name, read_table
 from chexmix_cli.core.data.adapters.text_store import TextStore
+from chexmix_cli.core.data.tables import match_name, read_table
 from chexmix_cli.core.errors import DataError, Reason
 
 _SECTIONED = match_name("mimic[-_]cxr[-_]sectioned")

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.layout import find_file, folders_named, require_file
 from chexmix_cli.core.data.adapters.reading import first_view, read_view
-from chexmix_cli.core.data.adapters.tables import match_name, read_table
-from chexmix_cli.core.data.labels import NIH_FINDINGS, NO_FINDING, Label, listed_labels
+from chexmix_cli.core.data.labels import NIH_FINDINGS, NO_FINDING, Label, finding_name, listed_labels
+from chexmix_cli.core.data.lines import quoted
+from chexmix_cli.core.data.tables import match_name, read_table
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import ImportSettings
 
@@ -53,10 +54,10 @@ def read(root: Path, settings: ImportSettings) -> Iterator[Entry | Rejection]:
 
 def _labels(cell: str) -> dict[str, Label]:
     """Return all labels of an image, present or absent; none at all where the cell is blank."""
-    names = [name.strip() for name in cell.split("|") if name.strip()]
+    names = [finding_name(name) for name in cell.split("|") if name.strip()]
     unknown = [name for name in names if name not in _ALL]
     if unknown:
-        raise DataError(Reason.BAD_RECORD, f"finding {unknown[0]!r}", expected=", ".join(_ALL))
+        raise DataError(Reason.BAD_RECORD, f"finding {quoted(unknown[0])}", expected=", ".join(_ALL))
     if NO_FINDING in names and len(names) > 1:
         raise DataError(Reason.BAD_RECORD, f"{NO_FINDING!r} beside a finding", expected="one or the other")
     stated = listed_labels(names, _ALL) if names else {}

@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.layout import find_file
 from chexmix_cli.core.data.adapters.reading import first_view, named_sections, read_view
-from chexmix_cli.core.data.adapters.tables import match_name, read_table
 from chexmix_cli.core.data.adapters.text_store import TextStore
 from chexmix_cli.core.data.labels import Label, listed_labels
+from chexmix_cli.core.data.tables import match_name, read_table
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import ListedImport

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.layout import require_file
 from chexmix_cli.core.data.adapters.reading import first_view, read_view, tidy
-from chexmix_cli.core.data.adapters.tables import blank_to_none, match_name, read_table
 from chexmix_cli.core.data.labels import Label, listed_labels
+from chexmix_cli.core.data.tables import blank_to_none, match_name, read_table
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import ListedImport

@@ -17,8 +17,8 @@ from chexmix_cli.core.data.adapters.reading import (
     read_split,
     read_view,
 )
-from chexmix_cli.core.data.adapters.tables import blank_to_none, check_columns, read_columns, read_table
-from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, NIH_FINDINGS, parse_labels
+from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, NIH_FINDINGS, finding_name, parse_labels
+from chexmix_cli.core.data.tables import blank_to_none, check_columns, list_columns, read_columns, read_table
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import ColumnSettings, TableImport
 
@@ -67,12 +67,13 @@ def resolve_columns(path: Path, header: Sequence[str], settings: ColumnSettings)
     if columns["file"] is None:
         raise DataError(
             Reason.BAD_RECORD,
-            f"no column for the image's file (it has: {', '.join(header)})",
+            f"no column for the image's file ({list_columns(header)})",
             where=path.name,
             expected=", ".join(USUAL_NAMES["file"]),
             hint="--set columns.file=NAME",
         )
-    labels = settings.labels or tuple(name for name in _FINDINGS if name in header)
+    stated = {finding_name(name) for name in header}
+    labels = settings.labels or tuple(name for name in _FINDINGS if name in stated)
     return ColumnSettings(**columns, labels=labels)
 
 

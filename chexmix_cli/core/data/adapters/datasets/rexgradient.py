@@ -16,8 +16,8 @@ from chexmix_cli.core.data.adapters.entry import Entry, Rejection
 from chexmix_cli.core.data.adapters.json_stream import JsonStream
 from chexmix_cli.core.data.adapters.layout import find_file
 from chexmix_cli.core.data.adapters.reading import Report, first_view, named_sections, read_split, read_view
-from chexmix_cli.core.data.adapters.tables import blank_to_none, match_name, read_table
 from chexmix_cli.core.data.adapters.text_store import TextStore
+from chexmix_cli.core.data.tables import blank_to_none, match_name, read_table
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import ImportSettings
