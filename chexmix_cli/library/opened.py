@@ -194,6 +194,7 @@ def open_model(
             "has no image tokenizer", where=str(weights.path), expected="vqgan.safetensors or vqgan.ckpt"
         )
     if needs_decoder and not weights.has_decoder:
+        weights.refuse_foreign_decoder()
         raise WeightsError("has no decoder", where=str(weights.path), expected="model.safetensors")
     place = choose_device(device)
     if quantize is not None and place.type != "cpu":

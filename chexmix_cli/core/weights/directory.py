@@ -17,7 +17,8 @@ from chexmix_cli.core.weights.detect import detect, holds_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256, tokenizer_hash
 from chexmix_cli.core.weights.formats.header import read_header
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices, same_name_slices
-from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, load_module
+from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, load_module
+from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, network_files, open_safetensors
 from chexmix_cli.core.weights.formats.vqgan_checkpoint import VqganCheckpoint
 from chexmix_cli.core.weights.hub.registry import EMBEDDED, ModelEntry, registry
 
@@ -37,9 +38,9 @@ class WeightsDir:
 
     def __init__(self, path: Path, entry: ModelEntry | None = None) -> None:
         self.path = path
-        self._headers = {
-            name: read_header(path / name) for name in (files.MODEL_FILE, files.VQGAN_FILE) if (path / name).is_file()
-        }
+        networks = (find_network(path, name) for name in (files.MODEL_FILE, files.VQGAN_FILE))
+        parts = [part for network in networks if network is not None for part in network_files(network)]
+        self._headers = {part.name: read_header(part) for part in parts}
         detected = detect(path, self._headers, entry)
         self.settings, self.sources, self.provenance = detected.settings, detected.sources, detected.provenance
         self.entry = registry().get(detected.entry_name or "")
@@ -51,13 +52,13 @@ class WeightsDir:
 
     @property
     def decoder_file(self) -> Path | None:
-        """Return the decoder's file, or None if there is none."""
-        return self._existing(files.MODEL_FILE)
+        """Return the decoder's file, or the index of its files, or None if there is none."""
+        return find_network(self.path, files.MODEL_FILE)
 
     @property
     def vqgan_file(self) -> Path | None:
-        """Return the image tokenizer's file, safetensors before the pickled checkpoint, or None."""
-        return self._existing(files.VQGAN_FILE) or self._existing(files.VQGAN_CHECKPOINT)
+        """Return the image tokenizer's file or index, safetensors before the pickled checkpoint, or None."""
+        return find_network(self.path, files.VQGAN_FILE) or self._existing(files.VQGAN_CHECKPOINT)
 
     @property
     def tokenizer_file(self) -> Path | None:
@@ -97,7 +98,8 @@ class WeightsDir:
         # Older files keep it apart from the settings: what was made with them has their fingerprint without it. It
         # stands in the header of the decoder's file, and so in that file's digest.
         del settings["decoder"]["attention"]
-        digests = [file_sha256(path) for path in (self.decoder_file, self.vqgan_file) if path is not None]
+        networks = [path for path in (self.decoder_file, self.vqgan_file) if path is not None]
+        digests = [file_sha256(part) for path in networks for part in network_files(path)]
         return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -177,11 +179,18 @@ class WeightsDir:
         return DraftIndex.load(self.drafts_file, tokenizer=self.text_tokenizer_hash)
 
     def decoder_source(self) -> TensorSource:
-        """Return the decoder's tensors; WeightsError if there are none."""
+        """Return the decoder's tensors; WeightsError if there are none, or in a form that is not read."""
         path = self.decoder_file
         if path is None:
-            raise WeightsError(f"has no decoder ({files.MODEL_FILE})", where=str(self.path))
-        return SafetensorsSource(path, self._headers[files.MODEL_FILE])
+            problem = foreign_decoder(self.path)
+            raise problem or WeightsError(f"has no decoder ({files.MODEL_FILE})", where=str(self.path))
+        return open_safetensors(path, self._headers)
+
+    def refuse_foreign_decoder(self) -> None:
+        """Raise WeightsError if there is a decoder in a form that is not read: what follows would leave it out."""
+        problem = foreign_decoder(self.path)
+        if problem is not None:
+            raise problem
 
     def vqgan_source(self) -> TensorSource:
         """Return the image tokenizer's tensors; WeightsError if there are none."""
@@ -208,7 +217,7 @@ class WeightsDir:
 
 def vqgan_source(path: Path) -> TensorSource:
     """Return the tensors of one image tokenizer file of either kind."""
-    return VqganCheckpoint(path) if path.name == files.VQGAN_CHECKPOINT else SafetensorsSource(path)
+    return VqganCheckpoint(path) if path.name == files.VQGAN_CHECKPOINT else open_safetensors(path)
 
 
 def open_weights(name_or_dir: str | Path | None) -> WeightsDir:

@@ -140,6 +140,7 @@ def finetune(
 
 def _check_start(settings: Finetuning, start: WeightsDir) -> None:
     """Refuse what the start weights cannot do, before any data is read."""
+    start.refuse_foreign_decoder()
     for has, what in ((start.has_decoder, "decoder"), (start.has_vqgan, "image tokenizer")):
         if not has:
             raise TrainingError(f"has no {what}", where="--init", expected="weights with decoder and image tokenizer")

@@ -136,6 +136,7 @@ def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir,
         )
         decoder = start.load_decoder(torch.device("cpu"), torch.float32)
     else:
+        start.refuse_foreign_decoder()
         decoder = Decoder(shape)
         generator = step_generator(seed, 0)
         init_decoder(decoder, generator)

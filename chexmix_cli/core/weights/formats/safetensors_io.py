@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Module = TypeVar("Module", bound=nn.Module)
 
+#: Share of a tensor's numbers, and of its norm, that a change of dtype may lose.
+_MOST_LOST = 0.01
 #: Most keys of one kind that an error names.
 _NAMED_KEYS = 6
 
@@ -100,6 +102,43 @@ def require_fit(slices: Iterable[Slice], source: TensorSource) -> None:
             "keys do not fit the model: " + "; ".join(problems),
             where=source.where,
             hint="the file belongs to other settings; `chexmix weights info` shows those in use",
+        )
+
+
+def require_representable(source: TensorSource, dtype: torch.dtype | None) -> None:
+    """Raise WeightsError, with counts and names, if ``dtype`` would lose what a source's tensors hold.
+
+    Numbers that become infinite are refused; and a tensor of which more than a hundredth of the numbers become 0, or
+    which changes by more than a hundredth in norm (numbers below the dtype's least normal one are stored coarsely). In
+    float16 a trained network may well have a few numbers in a million that become 0; they change nothing.
+    """
+
+    if dtype is None:
+        return
+    codes, problems = dtype_codes(), []
+    for key, code in source.dtypes.items():
+        if code == codes[dtype] or code not in FLOAT_DTYPES:
+            continue
+        before = source.get(key).double()
+        after = before.to(dtype).double()
+        is_kept = before.isfinite() & after.isfinite()
+        infinite = int((before.isfinite() & ~after.isfinite()).sum())
+        used, lost = int(before.count_nonzero()), int(((before != 0) & (after == 0)).sum())
+        change, size = ((after - before)[is_kept].norm().item(), before[is_kept].norm().item())
+        if infinite:
+            problems.append(f"{key} ({infinite} of {before.numel()} numbers become infinite)")
+        elif lost > _MOST_LOST * used:
+            problems.append(f"{key} ({lost} of {used} numbers become 0)")
+        elif change > _MOST_LOST * size:
+            problems.append(f"{key} ({used} numbers, too small for it, change by {change / size:.0%})")
+        source.release()
+    if problems:
+        name = str(dtype).removeprefix("torch.")
+        tensors = f"{len(problems)} tensor{'s' if len(problems) > 1 else ''}"
+        raise WeightsError(
+            f"{name} cannot hold {tensors}: {_bounded(problems)}",
+            where=source.where,
+            hint="--dtype bfloat16, or stored",
         )
 
 
