@@ -12,7 +12,7 @@ from chexmix_cli import __version__
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import atomic_write, write_json, write_text
 from chexmix_cli.core.weights import files
-from chexmix_cli.core.weights.directory import WeightsDir, open_weights, vqgan_source
+from chexmix_cli.core.weights.directory import WeightsDir, open_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256
 from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, HEAD_KEY, Description, Header, read_header
 from chexmix_cli.core.weights.formats.keys import decoder_slices
@@ -152,7 +152,7 @@ def _one_file(path: Path) -> _Parts:
     weights = open_weights(path.parent)
     if network == files.MODEL_FILE:
         return _Parts(weights, weights.decoder_source(), None)
-    return _Parts(weights, None, vqgan_source(path))
+    return _Parts(weights, None, weights.vqgan_source_of(path))
 
 
 def _dtype_name(decoder: TensorSource, dtype: torch.dtype | None) -> str:

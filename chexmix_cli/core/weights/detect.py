@@ -17,6 +17,7 @@ from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices
 from chexmix_cli.core.weights.formats.released import read_config, read_vqgan_config
 from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, check_keys
 from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, open_safetensors
+from chexmix_cli.core.weights.formats.wrappers import unwrap
 from chexmix_cli.core.weights.hub.registry import RELEASED_ENTRY, ModelEntry, registry
 
 
@@ -109,7 +110,8 @@ def _detect_released(path: Path, headers: Mapping[str, Header], entry: ModelEntr
             path / files.CONFIG_FILE, "vocab_size", decoder.num_rows, released.decoder.num_rows
         )
     elif (network := find_network(path, files.MODEL_FILE)) is not None:
-        _require_released_shapes(decoder_slices(decoder), open_safetensors(network, headers))
+        slices = decoder_slices(decoder)
+        _require_released_shapes(slices, unwrap(open_safetensors(network, headers), slices))
     if (path / files.VQGAN_CONFIG).is_file():
         (vqgan, resolution), vqgan_from = read_vqgan_config(path / files.VQGAN_CONFIG), files.VQGAN_CONFIG
         _require_released_vocabulary(path / files.VQGAN_CONFIG, "n_embed", vqgan.num_codes, released.vqgan.num_codes)

@@ -15,11 +15,12 @@ from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.detect import detect, holds_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256, tokenizer_hash
-from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.formats.header import read_header, refuse_placeholder
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices, same_name_slices
 from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, load_module
 from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, network_files, open_safetensors
 from chexmix_cli.core.weights.formats.vqgan_checkpoint import VqganCheckpoint
+from chexmix_cli.core.weights.formats.wrappers import unwrap
 from chexmix_cli.core.weights.hub.registry import EMBEDDED, ModelEntry, registry
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ class WeightsDir:
         """Return the text tokenizer, or None if the directory has none."""
         from chexmix_cli.core.text.tokenizer import TextTokenizer
 
+        for file in files.tokenizer_files(self.path):
+            refuse_placeholder(file)
         return TextTokenizer.load(self.path, self.settings.vocabulary)
 
     def load_drafts(self) -> DraftIndex | None:
@@ -184,7 +187,7 @@ class WeightsDir:
         if path is None:
             problem = foreign_decoder(self.path)
             raise problem or WeightsError(f"has no decoder ({files.MODEL_FILE})", where=str(self.path))
-        return open_safetensors(path, self._headers)
+        return unwrap(open_safetensors(path, self._headers), decoder_slices(self.settings.decoder))
 
     def refuse_foreign_decoder(self) -> None:
         """Raise WeightsError if there is a decoder in a form that is not read: what follows would leave it out."""
@@ -199,7 +202,12 @@ class WeightsDir:
             raise WeightsError(
                 f"has no image tokenizer ({files.VQGAN_FILE} or {files.VQGAN_CHECKPOINT})", where=str(self.path)
             )
-        return vqgan_source(path)
+        return self.vqgan_source_of(path)
+
+    def vqgan_source_of(self, path: Path) -> TensorSource:
+        """Return the tensors of one image tokenizer file, of either kind."""
+        source = VqganCheckpoint(path) if path.name == files.VQGAN_CHECKPOINT else open_safetensors(path)
+        return unwrap(source, self.vqgan_slices())
 
     def vqgan_slices(self) -> list[Slice]:
         """Return every tensor an image tokenizer of these settings has."""
@@ -213,11 +221,6 @@ class WeightsDir:
     def _existing(self, name: str) -> Path | None:
         path = self.path / name
         return path if path.is_file() else None
-
-
-def vqgan_source(path: Path) -> TensorSource:
-    """Return the tensors of one image tokenizer file of either kind."""
-    return VqganCheckpoint(path) if path.name == files.VQGAN_CHECKPOINT else open_safetensors(path)
 
 
 def open_weights(name_or_dir: str | Path | None) -> WeightsDir:

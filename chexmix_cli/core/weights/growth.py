@@ -28,6 +28,7 @@ from chexmix_cli.core.weights.formats.keys import decoder_slices
 from chexmix_cli.core.weights.formats.released import is_tied, read_config
 from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, load_module
 from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, open_safetensors
+from chexmix_cli.core.weights.formats.wrappers import unwrap
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -85,7 +86,7 @@ def load_grown_decoder(
         raise WeightsError(
             f"vocab_size is {found.num_rows}", where=str(config), expected=f"the {vocabulary.num_text} text ids"
         )
-    source = _Grown(_open(directory), vocabulary, found.num_rows, is_tied(config), generator)
+    source = _Grown(_open(directory, found), vocabulary, found.num_rows, is_tied(config), generator)
     return load_module(
         lambda: Decoder(settings), lambda _: decoder_slices(settings), source, device="cpu", dtype=torch.float32
     )
@@ -129,10 +130,10 @@ class _Grown:
         return grown
 
 
-def _open(directory: Path) -> TensorSource:
+def _open(directory: Path, settings: DecoderSettings) -> TensorSource:
     network = find_network(directory, files.MODEL_FILE)
     if network is None:
         problem = foreign_decoder(directory)
         expected = f"{files.MODEL_FILE}, or its index"
         raise problem or WeightsError("has no weights", where=str(directory), expected=expected)
-    return open_safetensors(network)
+    return unwrap(open_safetensors(network), decoder_slices(settings))

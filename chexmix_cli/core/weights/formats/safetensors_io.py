@@ -18,6 +18,7 @@ from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.weights.formats.header import DTYPE_BYTES, FLOAT_DTYPES, Header, read_header
 from chexmix_cli.core.weights.formats.keys import Slice
+from chexmix_cli.core.weights.formats.wrappers import explain
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +75,10 @@ class SafetensorsSource:
 
 
 def check_keys(slices: Iterable[Slice], source: TensorSource) -> list[str]:
-    """Return what is wrong with a source's keys, a line a kind: missing, unexpected, misshapen, not floating point."""
+    """Return what is wrong with a source's keys, a line a kind: missing, unexpected, misshapen, not floating point.
+
+    A last line says what the names stand for, where they tell.
+    """
     wanted = {item.key: item.shape for item in slices}
     missing = [key for key in wanted if key not in source.shapes]
     unexpected = [key for key in source.shapes if key not in wanted]
@@ -91,17 +95,22 @@ def check_keys(slices: Iterable[Slice], source: TensorSource) -> list[str]:
         ("misshapen", misshapen),
         ("not floating point", no_floats),
     )
-    return [f"{len(keys)} {kind}: {_bounded(keys)}" for kind, keys in kinds if keys]
+    problems = [f"{len(keys)} {kind}: {_bounded(keys)}" for kind, keys in kinds if keys]
+    explained = explain(wanted, source.shapes) if missing or unexpected else None
+    return problems if explained is None else [*problems, explained[0]]
 
 
 def require_fit(slices: Iterable[Slice], source: TensorSource) -> None:
     """Raise one WeightsError that lists all of :func:`check_keys`, if there is anything."""
+    slices = list(slices)
     problems = check_keys(slices, source)
     if problems:
+        explained = explain([item.key for item in slices], source.shapes)
+        hint = "the file belongs to other settings; `chexmix weights info` shows those in use"
         raise WeightsError(
             "keys do not fit the model: " + "; ".join(problems),
             where=source.where,
-            hint="the file belongs to other settings; `chexmix weights info` shows those in use",
+            hint=hint if explained is None else explained[1],
         )
 
 
