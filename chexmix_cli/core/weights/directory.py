@@ -72,10 +72,10 @@ class WeightsDir:
         """Return the index that drafts of reports are taken from, or None."""
         return self._existing(files.DRAFTS_FILE)
 
-    @property
+    @cached_property
     def text_tokenizer_hash(self) -> str | None:
-        """Return 12 digits of the sha256 of the text tokenizer's files, or None if there are none."""
-        return tokenizer_hash(files.tokenizer_files(self.path))
+        """Return 12 digits that stand for what the text tokenizer does (``fingerprint.tokenizer_hash``), or None."""
+        return tokenizer_hash(self.path)
 
     @property
     def has_decoder(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +32,12 @@ class Check:
     detail: str
 
 
-def verify(name_or_dir: str | Path | None) -> list[Check]:
-    """Return the outcome of every check; one that fails does not stop the others.
+#: A check of one more part of a directory, by name.
+PartCheck = tuple[str, Callable[[WeightsDir], Check]]
+
+
+def verify(name_or_dir: str | Path | None, more: Sequence[PartCheck] = ()) -> list[Check]:
+    """Return the outcome of every check, and of ``more``; one that fails does not stop the others.
 
     The decoder's and image tokenizer's numbers are all read. Raises WeightsError only if there is no such directory.
     """
@@ -48,7 +53,8 @@ def verify(name_or_dir: str | Path | None) -> list[Check]:
     outcomes.append(_guard("settings", open_directory))
     if weights is None:
         return outcomes
-    return [*outcomes, *_check_parts(weights)]
+    others = [_guard(name, partial(check, weights)) for name, check in more]
+    return [*outcomes, *_check_parts(weights), *others]
 
 
 def _check_parts(weights: WeightsDir) -> Iterator[Check]:

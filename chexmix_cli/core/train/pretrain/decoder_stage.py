@@ -101,7 +101,7 @@ def _documents(
     vqgan = start.load_vqgan(cpu, torch.float32)
     codes = encode_splits(rows, vqgan, model, documents, seed=settings.train.seed, progress=progress)
     sets = {split: DocumentSet(codes[split], reports[split], [row.id for row in rows[split]]) for split in rows}
-    learnt = manifest_identity(rows, text_tokenizer=tokenizer_hash(tokenizer_files(tokenizer_file.parent)))
+    learnt = manifest_identity(rows, text_tokenizer=tokenizer_hash(tokenizer_file.parent))
     return vqgan, sets["train"], sets["val"], learnt
 
 

@@ -58,7 +58,7 @@ def _state_dict(content: Any, where: str) -> Mapping[str, Tensor]:
     values = content if isinstance(content, Mapping) else {}
     if _is_state_dict(values):
         return values
-    found = {str(key): value for key, value in values.items() if _is_state_dict(value)}
+    found: dict[str, Mapping[str, Tensor]] = {str(key): value for key, value in values.items() if _is_state_dict(value)}
     averages = [key for key in found if "ema" in re.split(r"[^a-z]+", key.lower())]
     if averages and len(found) > 1:
         raise WeightsError(
@@ -68,7 +68,8 @@ def _state_dict(content: Any, where: str) -> Mapping[str, Tensor]:
             hint="save the one you want alone: which one is better only its training knows",
         )
     if "state_dict" in found or len(found) == 1:
-        return found.get("state_dict") or next(iter(found.values()))
+        name = "state_dict" if "state_dict" in found else next(iter(found))
+        return found[name]
     expected = "tensors by name, or under state_dict"
     held = f" but {len(found)}: {', '.join(found)}" if found else ""
     raise WeightsError(f"holds no state dict{held}", where=where, expected=expected)
