@@ -114,15 +114,20 @@ class OpenModel:
         """Return what proposes the next tokens of a report: an index of reports, if there is one, and its own text.
 
         Raises:
-            WeightsError: if the index cannot be read or is of another text tokenizer.
+            WeightsError: if the index cannot be read, or the one asked for is of another text tokenizer.
         """
         from chexmix_cli.core.infer.decoding.drafts import OwnText, Together
-        from chexmix_cli.core.weights.draft_index import DraftIndex
+        from chexmix_cli.core.weights.draft_index import DraftIndex, ForeignDraftsError
 
         if settings.draft_rows < 2:
             return None
         if settings.drafts is None:
-            index = self.weights.load_drafts()
+            try:
+                index = self.weights.load_drafts()
+            except ForeignDraftsError as error:
+                # Drafts save time and change no report; an index that was asked for is another matter.
+                _LOG.warning("%s: left out, reports take longer and are the same", error)
+                index = None
         else:
             index = DraftIndex.load(settings.drafts, tokenizer=self.weights.text_tokenizer_hash)
         return OwnText() if index is None else Together(index, OwnText())
@@ -194,6 +199,7 @@ def open_model(
             "has no image tokenizer", where=str(weights.path), expected="vqgan.safetensors or vqgan.ckpt"
         )
     if needs_decoder and not weights.has_decoder:
+        weights.refuse_foreign_decoder()
         raise WeightsError("has no decoder", where=str(weights.path), expected="model.safetensors")
     place = choose_device(device)
     if quantize is not None and place.type != "cpu":

@@ -265,12 +265,14 @@ def _line_rows(
 
 def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
     from chexmix_cli.core.data.shards import ShardSet
+    from chexmix_cli.core.weights.fingerprint import known_tokenizer_hash
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.job import Job
 
     shards = ShardSet.open(folder)
     hashes: dict[str, Any] = {"codebook_hash": model.weights.codebook_hash, "preset_hash": model.preset.hash}
-    shards.require(**hashes, text_tokenizer_hash=model.weights.text_tokenizer_hash)
+    recorded = shards.identity.text_tokenizer_hash
+    shards.require(**hashes, text_tokenizer_hash=known_tokenizer_hash(recorded, model.weights.path))
     section = found.settings.section
     if section != "both":
         raise SettingsError(

@@ -97,7 +97,7 @@ app.command("inspect", hidden=True)(info)
 @app.command("verify")
 @command(None, "is_json")
 def verify(call: Call[None], model: Model = None) -> int:
-    """Check a model before it is used: files, settings, every tensor, text tokenizer, sha256.
+    """Check a model before it is used: files, settings, every tensor, text tokenizer, drafts, heads, sha256.
 
     Examples:
 
@@ -107,10 +107,10 @@ def verify(call: Call[None], model: Model = None) -> int:
     """
     from dataclasses import asdict
 
-    from chexmix_cli.core.weights.verify import verify as run_checks
+    from chexmix_cli.core.infer.verification import verify_all
 
     writer = Writer(call.options.is_json)
-    checks = run_checks(model)
+    checks = verify_all(model)
     failed = [check for check in checks if check.status == "failed"]
     record = _record(model or "chexmix-mini", {"checks": [asdict(check) for check in checks]})
     if failed:

@@ -52,19 +52,10 @@ class TextTokenizer:
         Raises:
             WeightsError: if its files are incomplete or damaged, or disagree with ``vocabulary``.
         """
-        single = directory / "tokenizer.json"
-        if single.is_file():
-            return cls(_read_json_tokenizer(single), vocabulary, where=str(single))
-        parts = [directory / name for name in ("vocab.json", "merges.txt", "added_tokens.json")]
-        found = [part for part in parts if part.is_file()]
-        if not found:
+        backend, single = read_backend(directory), directory / "tokenizer.json"
+        if backend is None:
             return None
-        if len(found) < len(parts):
-            missing = ", ".join(part.name for part in parts if part not in found)
-            raise WeightsError(
-                f"{missing} is missing", where=str(directory), expected="vocab.json, merges.txt and added_tokens.json"
-            )
-        return cls(_read_parts(*parts), vocabulary, where=str(directory))
+        return cls(backend, vocabulary, where=str(single if single.is_file() else directory))
 
     def encode(self, text: str) -> list[int]:
         """Return the ordinary text ids of ``text``; special strings in it are plain characters."""
@@ -91,6 +82,27 @@ class TextTokenizer:
             VocabularyError: if it is no text id.
         """
         return self._bytes.get(self.vocabulary.check_text(token_id), b"")
+
+
+def read_backend(directory: Path) -> Any | None:
+    """Return the ``tokenizers.Tokenizer`` of a directory as its files have it, or None if it has none.
+
+    Raises:
+        WeightsError: if the files are incomplete or damaged.
+    """
+    single = directory / "tokenizer.json"
+    if single.is_file():
+        return _read_json_tokenizer(single)
+    parts = [directory / name for name in ("vocab.json", "merges.txt", "added_tokens.json")]
+    found = [part for part in parts if part.is_file()]
+    if not found:
+        return None
+    if len(found) < len(parts):
+        missing = ", ".join(part.name for part in parts if part not in found)
+        raise WeightsError(
+            f"{missing} is missing", where=str(directory), expected="vocab.json, merges.txt and added_tokens.json"
+        )
+    return _read_parts(*parts)
 
 
 class TextStream:

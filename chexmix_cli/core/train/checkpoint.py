@@ -36,6 +36,9 @@ _HEADER = "checkpoint.json"
 _SCHEMA = 1
 #: Settings that say how a run is computed or kept, not what it learns: a resumed run may have others.
 _FREE_SETTINGS = ("parallel", "compile", "checkpoint_activations", "checkpoint_every", "keep_checkpoints")
+#: What checkpoints of 0.1.0 do not say, and what they mean where a setting is missing.
+_SINCE = {"data", "init"}
+_DEFAULTS_SINCE = {"model.decoder.attention": "causal"}
 #: A file is put together in memory, with a copy, before it is written; so many bytes at most, but a tensor is whole.
 FILE_BYTES = 128 << 20
 
@@ -152,10 +155,11 @@ def load_newest(folder: Path, state: TrainState, settings: dict[str, Any]) -> tu
     """Restore the newest checkpoint that is whole into ``state``. Every rank calls it.
 
     Returns:
-        The position, and one remark for each damaged checkpoint that was passed over.
+        The position, and one remark for each damaged checkpoint that was passed over, or where a checkpoint of an
+        earlier version does not say what data it learnt from.
 
     Raises:
-        TrainingError: if there is none, none is whole, or it belongs to other settings.
+        TrainingError: if there is none, none is whole, or it belongs to other settings, start weights or data.
     """
     remarks: list[str] = []
     for path in reversed(from_main(list_checkpoints(folder))):
@@ -163,7 +167,7 @@ def load_newest(folder: Path, state: TrainState, settings: dict[str, Any]) -> tu
         if problem is not None:
             remarks.append(f"{path.name} is damaged ({problem}); the one before it is used")
             continue
-        _check_settings(header["settings"], settings, path)
+        remarks += _check_settings(header["settings"], settings, path)
         _restore(path, state)
         return Position(**header["position"]), remarks
     raise TrainingError(
@@ -225,19 +229,38 @@ def _restore(path: Path, state: TrainState) -> None:
         load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=world_size() == 1)
 
 
-def _check_settings(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
+def _check_settings(saved: dict[str, Any], current: dict[str, Any], path: Path) -> list[str]:
+    """Refuse other settings, start weights and data than a checkpoint's; return what could not be compared."""
     # Lists come back from JSON where tuples went in: compare what JSON makes of both.
-    before, now = (json.loads(json.dumps(settings)) for settings in (saved, current))
-    for settings in (before, now):
-        for name in _FREE_SETTINGS:
-            settings.get("train", {}).pop(name, None)
-    if before != now:
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    before, now = (_flat(json.loads(json.dumps(settings))) for settings in (saved, current))
+    unsaid = sorted({key.split(".")[0] for key in now if key.split(".")[0] in _SINCE - saved.keys()})
+    before = {**{key: value for key, value in now.items() if key.split(".")[0] in unsaid}, **_DEFAULTS_SINCE, **before}
+    now = {**_DEFAULTS_SINCE, **now}
+    free = {f"train.{name}" for name in _FREE_SETTINGS}
+    changed = sorted(key for key in (before.keys() | now.keys()) - free if before.get(key) != now.get(key))
+    learnt = [key.removeprefix("data.") for key in changed if key.startswith("data.")]
+    if len(changed) > len(learnt):
+        others = ", ".join(key for key in changed if not key.startswith("data."))
         raise TrainingError(
-            f"settings differ from the checkpoint's in {', '.join(changed)}",
+            f"settings differ from the checkpoint's in {others}",
             where=path.name,
             hint="resume with the settings the run was started with (settings.json in its folder)",
         )
+    if learnt:
+        raise TrainingError(
+            f"the data differ from the checkpoint's in {', '.join(learnt)}",
+            where=path.name,
+            hint="resume with the data the run was started with, or train on these in a new folder with --init RUN",
+        )
+    return [f"{path.name} does not say its {name}: not compared" for name in unsaid]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _remove_old(folder: Path, position: Position, keep: int) -> None:

@@ -39,14 +39,15 @@ def build_optimizer(module: nn.Module, settings: OptimizerSettings) -> torch.opt
 def learning_rate(settings: OptimizerSettings, step: int, steps: int) -> float:
     """Return the rate of ``step`` (0-based) of ``steps``: linear warm-up, then the schedule down to the minimum.
 
-    ``cosine`` falls from the end of the warm-up to the last step. ``wsd`` (warm-up, stable, decay; Hu et al. 2024,
-    arXiv:2404.06395) stays, and falls linearly over the last ``decay_share`` of all steps.
+    ``cosine`` falls from the end of the warm-up on. ``wsd`` (warm-up, stable, decay; Hu et al. 2024, arXiv:2404.06395)
+    stays, and falls linearly over the last ``decay_share`` of all steps. Both would reach the minimum with the step
+    behind the last, so that the last one learns where the minimum is 0.
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     span = settings.learning_rate - settings.min_learning_rate
     if settings.schedule == "wsd":
         num_decayed = max(1, round(settings.decay_share * steps))
-        return settings.min_learning_rate + span * min(1.0, (steps - 1 - step) / num_decayed)
-    progress = (step - settings.warmup_steps) / max(1, steps - 1 - settings.warmup_steps)
+        return settings.min_learning_rate + span * min(1.0, (steps - step) / num_decayed)
+    progress = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
     return settings.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

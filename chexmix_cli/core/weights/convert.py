@@ -12,12 +12,18 @@ from chexmix_cli import __version__
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import atomic_write, write_json, write_text
 from chexmix_cli.core.weights import files
-from chexmix_cli.core.weights.directory import WeightsDir, open_weights, vqgan_source
+from chexmix_cli.core.weights.directory import WeightsDir, open_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256
 from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, HEAD_KEY, Description, Header, read_header
 from chexmix_cli.core.weights.formats.keys import decoder_slices
 from chexmix_cli.core.weights.formats.released import config_text, vqgan_config_text
-from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, dtype_codes, require_fit, write_safetensors
+from chexmix_cli.core.weights.formats.safetensors_io import (
+    TensorSource,
+    dtype_codes,
+    require_fit,
+    require_representable,
+)
+from chexmix_cli.core.weights.formats.sharded import INDEX_SUFFIX, network_files, require_free, write_network
 from chexmix_cli.core.weights.saving import copy_file, write_config
 
 if TYPE_CHECKING:
@@ -41,9 +47,17 @@ class _Parts:
         if self.vqgan is not None:
             require_fit(self.weights.vqgan_slices(), self.vqgan)
 
+    def require_writable(self, out: Path, dtype: torch.dtype | None) -> None:
+        """Raise WeightsError, before anything is written, if ``out`` or ``dtype`` cannot take every part."""
+        for name, part in ((files.MODEL_FILE, self.decoder), (files.VQGAN_FILE, self.vqgan)):
+            if part is not None:
+                require_free(out, name, part)
+                require_representable(part, dtype)
+
     def metadata(self) -> Mapping[str, str]:
         """Return the header entries: the model, and which files it was made from."""
-        sources = [Path(part.where) for part in (self.decoder, self.vqgan) if part is not None]
+        networks = [Path(part.where) for part in (self.decoder, self.vqgan) if part is not None]
+        sources = [path for network in networks for path in network_files(network)]
         provenance = {
             **self.weights.provenance,
             "converted_from": {path.name: file_sha256(path) for path in sources},
@@ -63,7 +77,8 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
         dtype: of the tensors; default: as stored, bit for bit.
 
     Raises:
-        WeightsError: if the source is incomplete or does not fit its settings; nothing is written then.
+        WeightsError: if the source is incomplete, does not fit its settings, or has numbers that ``dtype`` cannot
+            hold; nothing is written then.
     """
     if source is not None and Path(source).expanduser().is_file():
         parts = _one_file(Path(source).expanduser())
@@ -71,19 +86,21 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
         head = None
     else:
         weights = open_weights(source)
+        weights.refuse_foreign_decoder()
         head = _head(weights)
         decoder = weights.decoder_source() if weights.has_decoder else None
         parts = _Parts(weights, decoder, weights.vqgan_source() if weights.has_vqgan else None)
         kept = (*_COMPANIONS, files.RETRIEVAL_FILE, files.DRAFTS_FILE)
         companions = [*files.tokenizer_files(weights.path), *_existing(weights.path, kept)]
-    settings, metadata, written = parts.weights.settings, parts.metadata(), []
+    parts.require_writable(out, dtype)
+    settings, metadata, written = parts.weights.settings, parts.metadata(), list[str]()
     if parts.vqgan is not None:
-        write_safetensors(out / files.VQGAN_FILE, parts.vqgan, metadata=metadata, dtype=dtype)
+        written += write_network(out, files.VQGAN_FILE, parts.vqgan, metadata=metadata, dtype=dtype)
         write_text(out / files.VQGAN_CONFIG, vqgan_config_text(settings))
-        written += [files.VQGAN_FILE, files.VQGAN_CONFIG]
+        written.append(files.VQGAN_CONFIG)
     if parts.decoder is not None:
-        write_safetensors(out / files.MODEL_FILE, parts.decoder, metadata=metadata, dtype=dtype)
-        written += [files.MODEL_FILE, *write_config(out, settings, _dtype_name(parts.decoder, dtype))]
+        written += write_network(out, files.MODEL_FILE, parts.decoder, metadata=metadata, dtype=dtype)
+        written += write_config(out, settings, _dtype_name(parts.decoder, dtype))
     return [*(out / name for name in written), *_copy(companions, out), *_carry_head(head, out)]
 
 
@@ -99,7 +116,8 @@ def export_hf(source: str | Path | None, out: Path, *, dtype: torch.dtype | None
     parts = _Parts(weights, weights.decoder_source(), None)
     assert parts.decoder is not None
     config = config_text(weights.settings, _dtype_name(parts.decoder, dtype))
-    write_safetensors(out / files.MODEL_FILE, parts.decoder, metadata=parts.metadata(), dtype=dtype)
+    parts.require_writable(out, dtype)
+    written = write_network(out, files.MODEL_FILE, parts.decoder, metadata=parts.metadata(), dtype=dtype)
     vocabulary, tokenizer = weights.settings.vocabulary, weights.path / files.TOKENIZER_FILE
     texts: dict[str, Any] = {
         "generation_config.json": {
@@ -119,19 +137,22 @@ def export_hf(source: str | Path | None, out: Path, *, dtype: torch.dtype | None
     write_text(out / files.CONFIG_FILE, config)
     for name, values in texts.items():
         write_json(out / name, values)
-    names = (files.MODEL_FILE, files.CONFIG_FILE, *texts)
+    names = (*written, files.CONFIG_FILE, *texts)
     companions = [*files.tokenizer_files(weights.path), *_existing(weights.path, _COMPANIONS)]
     return [*(out / name for name in names), *_copy(companions, out)]
 
 
 def _one_file(path: Path) -> _Parts:
-    names = (files.MODEL_FILE, files.VQGAN_FILE, files.VQGAN_CHECKPOINT)
-    if path.name not in names:
-        raise WeightsError("is no weight file by its name", where=str(path), expected=", ".join(names))
+    networks = (files.MODEL_FILE, files.VQGAN_FILE, files.VQGAN_CHECKPOINT)
+    network = path.name.removesuffix(INDEX_SUFFIX)
+    if network not in networks:
+        raise WeightsError(
+            "is no weight file by its name", where=str(path), expected=f"{', '.join(networks)}, or the index of several"
+        )
     weights = open_weights(path.parent)
-    if path.name == files.MODEL_FILE:
+    if network == files.MODEL_FILE:
         return _Parts(weights, weights.decoder_source(), None)
-    return _Parts(weights, None, vqgan_source(path))
+    return _Parts(weights, None, weights.vqgan_source_of(path))
 
 
 def _dtype_name(decoder: TensorSource, dtype: torch.dtype | None) -> str:

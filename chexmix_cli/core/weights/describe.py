@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.detect import holds_weights
 from chexmix_cli.core.weights.directory import WeightsDir
-from chexmix_cli.core.weights.formats.header import read_header
 from chexmix_cli.core.weights.formats.keys import num_parameters
+from chexmix_cli.core.weights.formats.sharded import network_files, open_safetensors
 from chexmix_cli.core.weights.hub.registry import ModelEntry
 
 #: What the estimate of memory is made for.
@@ -48,7 +49,12 @@ def describe_entry(entry: ModelEntry) -> dict[str, Any]:
 
 
 def describe_weights(weights: WeightsDir) -> dict[str, Any]:
-    """Return a weights directory as a record: settings and where they come from, parts, licence, memory."""
+    """Return a weights directory as a record: settings and where they come from, parts, licence, memory.
+
+    Raises:
+        WeightsError: if a part is damaged, or the decoder is in a form that is not read.
+    """
+    weights.refuse_foreign_decoder()
     parts = {
         "decoder": _describe_part(weights.decoder_file, weights),
         "vqgan": _describe_part(weights.vqgan_file, weights),
@@ -83,7 +89,9 @@ def _describe_part(path: Path | None, weights: WeightsDir) -> dict[str, Any] | N
         return None
     if path.name == files.VQGAN_CHECKPOINT:  # it has no header; the settings say what must be in it
         count, dtypes = num_parameters(weights.vqgan_slices()), None
+        size = path.stat().st_size
     else:
-        header = read_header(path)
-        count, dtypes = header.num_parameters, sorted({info.dtype for info in header.tensors.values()})
-    return {"file": path.name, "num_bytes": path.stat().st_size, "num_parameters": count, "dtypes": dtypes}
+        source = open_safetensors(path)
+        count, dtypes = sum(math.prod(shape) for shape in source.shapes.values()), sorted(set(source.dtypes.values()))
+        size = sum(part.stat().st_size for part in network_files(path))
+    return {"file": path.name, "num_bytes": size, "num_parameters": count, "dtypes": dtypes}

@@ -15,7 +15,9 @@ from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.formats.header import Header
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices
 from chexmix_cli.core.weights.formats.released import read_config, read_vqgan_config
-from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, check_keys
+from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, check_keys
+from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, open_safetensors
+from chexmix_cli.core.weights.formats.wrappers import unwrap
 from chexmix_cli.core.weights.hub.registry import RELEASED_ENTRY, ModelEntry, registry
 
 
@@ -37,9 +39,9 @@ class Detected:
 
 
 def holds_weights(path: Path) -> bool:
-    """Return whether a directory has a weight file, by name."""
-    names = (files.MODEL_FILE, files.VQGAN_FILE, files.VQGAN_CHECKPOINT)
-    return any((path / name).is_file() for name in names)
+    """Return whether a directory has a weight file that is read, by name."""
+    networks = (find_network(path, name) for name in (files.MODEL_FILE, files.VQGAN_FILE))
+    return (path / files.VQGAN_CHECKPOINT).is_file() or any(network is not None for network in networks)
 
 
 def detect(path: Path, headers: Mapping[str, Header], entry: ModelEntry | None) -> Detected:
@@ -54,6 +56,9 @@ def detect(path: Path, headers: Mapping[str, Header], entry: ModelEntry | None) 
         WeightsError: if there are no weights, their files disagree, or their settings cannot be told.
     """
     if not holds_weights(path):
+        problem = foreign_decoder(path)
+        if problem is not None:
+            raise problem
         expected = f"{files.MODEL_FILE}, {files.VQGAN_FILE} or {files.VQGAN_CHECKPOINT}"
         raise WeightsError("holds no weights", where=str(path), expected=expected)
     described = {name: found for name, header in headers.items() if (found := header.description()) is not None}
@@ -104,9 +109,9 @@ def _detect_released(path: Path, headers: Mapping[str, Header], entry: ModelEntr
         _require_released_vocabulary(
             path / files.CONFIG_FILE, "vocab_size", decoder.num_rows, released.decoder.num_rows
         )
-    elif files.MODEL_FILE in headers:
-        source = SafetensorsSource(path / files.MODEL_FILE, headers[files.MODEL_FILE])
-        _require_released_shapes(decoder_slices(decoder), source)
+    elif (network := find_network(path, files.MODEL_FILE)) is not None:
+        slices = decoder_slices(decoder)
+        _require_released_shapes(slices, unwrap(open_safetensors(network, headers), slices))
     if (path / files.VQGAN_CONFIG).is_file():
         (vqgan, resolution), vqgan_from = read_vqgan_config(path / files.VQGAN_CONFIG), files.VQGAN_CONFIG
         _require_released_vocabulary(path / files.VQGAN_CONFIG, "n_embed", vqgan.num_codes, released.vqgan.num_codes)

@@ -15,10 +15,12 @@ from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.detect import detect, holds_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256, tokenizer_hash
-from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.formats.header import read_header, refuse_placeholder
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices, same_name_slices
-from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, load_module
+from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, load_module
+from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, network_files, open_safetensors
 from chexmix_cli.core.weights.formats.vqgan_checkpoint import VqganCheckpoint
+from chexmix_cli.core.weights.formats.wrappers import unwrap
 from chexmix_cli.core.weights.hub.registry import EMBEDDED, ModelEntry, registry
 
 if TYPE_CHECKING:
@@ -37,9 +39,9 @@ class WeightsDir:
 
     def __init__(self, path: Path, entry: ModelEntry | None = None) -> None:
         self.path = path
-        self._headers = {
-            name: read_header(path / name) for name in (files.MODEL_FILE, files.VQGAN_FILE) if (path / name).is_file()
-        }
+        networks = (find_network(path, name) for name in (files.MODEL_FILE, files.VQGAN_FILE))
+        parts = [part for network in networks if network is not None for part in network_files(network)]
+        self._headers = {part.name: read_header(part) for part in parts}
         detected = detect(path, self._headers, entry)
         self.settings, self.sources, self.provenance = detected.settings, detected.sources, detected.provenance
         self.entry = registry().get(detected.entry_name or "")
@@ -51,13 +53,13 @@ class WeightsDir:
 
     @property
     def decoder_file(self) -> Path | None:
-        """Return the decoder's file, or None if there is none."""
-        return self._existing(files.MODEL_FILE)
+        """Return the decoder's file, or the index of its files, or None if there is none."""
+        return find_network(self.path, files.MODEL_FILE)
 
     @property
     def vqgan_file(self) -> Path | None:
-        """Return the image tokenizer's file, safetensors before the pickled checkpoint, or None."""
-        return self._existing(files.VQGAN_FILE) or self._existing(files.VQGAN_CHECKPOINT)
+        """Return the image tokenizer's file or index, safetensors before the pickled checkpoint, or None."""
+        return find_network(self.path, files.VQGAN_FILE) or self._existing(files.VQGAN_CHECKPOINT)
 
     @property
     def tokenizer_file(self) -> Path | None:
@@ -70,10 +72,10 @@ class WeightsDir:
         """Return the index that drafts of reports are taken from, or None."""
         return self._existing(files.DRAFTS_FILE)
 
-    @property
+    @cached_property
     def text_tokenizer_hash(self) -> str | None:
-        """Return 12 digits of the sha256 of the text tokenizer's files, or None if there are none."""
-        return tokenizer_hash(files.tokenizer_files(self.path))
+        """Return 12 digits that stand for what the text tokenizer does (``fingerprint.tokenizer_hash``), or None."""
+        return tokenizer_hash(self.path)
 
     @property
     def has_decoder(self) -> bool:
@@ -97,7 +99,8 @@ class WeightsDir:
         # Older files keep it apart from the settings: what was made with them has their fingerprint without it. It
         # stands in the header of the decoder's file, and so in that file's digest.
         del settings["decoder"]["attention"]
-        digests = [file_sha256(path) for path in (self.decoder_file, self.vqgan_file) if path is not None]
+        networks = [path for path in (self.decoder_file, self.vqgan_file) if path is not None]
+        digests = [file_sha256(part) for path in networks for part in network_files(path)]
         return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -162,6 +165,8 @@ class WeightsDir:
         """Return the text tokenizer, or None if the directory has none."""
         from chexmix_cli.core.text.tokenizer import TextTokenizer
 
+        for file in files.tokenizer_files(self.path):
+            refuse_placeholder(file)
         return TextTokenizer.load(self.path, self.settings.vocabulary)
 
     def load_drafts(self) -> DraftIndex | None:
@@ -177,11 +182,18 @@ class WeightsDir:
         return DraftIndex.load(self.drafts_file, tokenizer=self.text_tokenizer_hash)
 
     def decoder_source(self) -> TensorSource:
-        """Return the decoder's tensors; WeightsError if there are none."""
+        """Return the decoder's tensors; WeightsError if there are none, or in a form that is not read."""
         path = self.decoder_file
         if path is None:
-            raise WeightsError(f"has no decoder ({files.MODEL_FILE})", where=str(self.path))
-        return SafetensorsSource(path, self._headers[files.MODEL_FILE])
+            problem = foreign_decoder(self.path)
+            raise problem or WeightsError(f"has no decoder ({files.MODEL_FILE})", where=str(self.path))
+        return unwrap(open_safetensors(path, self._headers), decoder_slices(self.settings.decoder))
+
+    def refuse_foreign_decoder(self) -> None:
+        """Raise WeightsError if there is a decoder in a form that is not read: what follows would leave it out."""
+        problem = foreign_decoder(self.path)
+        if problem is not None:
+            raise problem
 
     def vqgan_source(self) -> TensorSource:
         """Return the image tokenizer's tensors; WeightsError if there are none."""
@@ -190,7 +202,12 @@ class WeightsDir:
             raise WeightsError(
                 f"has no image tokenizer ({files.VQGAN_FILE} or {files.VQGAN_CHECKPOINT})", where=str(self.path)
             )
-        return vqgan_source(path)
+        return self.vqgan_source_of(path)
+
+    def vqgan_source_of(self, path: Path) -> TensorSource:
+        """Return the tensors of one image tokenizer file, of either kind."""
+        source = VqganCheckpoint(path) if path.name == files.VQGAN_CHECKPOINT else open_safetensors(path)
+        return unwrap(source, self.vqgan_slices())
 
     def vqgan_slices(self) -> list[Slice]:
         """Return every tensor an image tokenizer of these settings has."""
@@ -204,11 +221,6 @@ class WeightsDir:
     def _existing(self, name: str) -> Path | None:
         path = self.path / name
         return path if path.is_file() else None
-
-
-def vqgan_source(path: Path) -> TensorSource:
-    """Return the tensors of one image tokenizer file of either kind."""
-    return VqganCheckpoint(path) if path.name == files.VQGAN_CHECKPOINT else SafetensorsSource(path)
 
 
 def open_weights(name_or_dir: str | Path | None) -> WeightsDir:

@@ -53,6 +53,10 @@ class DraftIndexInfo:
     tokenizer: str
 
 
+class ForeignDraftsError(WeightsError):
+    """The drafts are of another text tokenizer: they say nothing about this one's ids."""
+
+
 class DraftIndex:
     """A drafter (``drafts.Drafter``) over the contexts of a corpus.
 
@@ -149,7 +153,8 @@ class DraftIndex:
             tokenizer: digest of the text tokenizer in use; None if there is none.
 
         Raises:
-            WeightsError: if there is no such file, or it is damaged, no index, or of another text tokenizer.
+            WeightsError: if there is no such file, or it is damaged or no index.
+            ForeignDraftsError: if it is of another text tokenizer.
         """
         if not path.is_file():
             raise WeightsError("no draft index", where=str(path), hint=_HINT)
@@ -167,7 +172,7 @@ class DraftIndex:
                 "is no draft index", where=str(path), expected=f"header key {_KEY!r}, schema {_SCHEMA}", hint=_HINT
             )
         if info.tokenizer != tokenizer:
-            raise WeightsError(
+            raise ForeignDraftsError(
                 f"was made with another text tokenizer ({info.tokenizer})",
                 where=str(path),
                 expected=f"the one in use ({tokenizer})",

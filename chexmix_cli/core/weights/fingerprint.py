@@ -1,4 +1,4 @@
-"""sha256 of files, remembered by size and time of change so that gigabytes are hashed once."""
+"""sha256 of files, remembered by size and time of change so that gigabytes are hashed once; and of a tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import write_text
-from chexmix_cli.core.weights.files import home
+from chexmix_cli.core.text.tokenizer_identity import canonical_text
+from chexmix_cli.core.weights.files import home, tokenizer_files
 
 #: Newest digests kept in the cache file.
 _MAX_REMEMBERED = 1000
@@ -39,10 +40,28 @@ def file_sha256(path: Path, *, fresh: bool = False) -> str:
     return digest
 
 
-def tokenizer_hash(paths: Sequence[Path]) -> str | None:
-    """Return 12 digits of the sha256 of a text tokenizer's files, or None if there are none."""
-    digests = [file_sha256(path) for path in paths]
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else None
+def tokenizer_hash(directory: Path) -> str | None:
+    """Return 12 digits that stand for what a directory's text tokenizer does, or None if it has none.
+
+    A file that ``train_tokenizer`` wrote has the hash of its bytes, which is what 0.1.0 took of every file.
+
+    Raises:
+        WeightsError: if the tokenizer's files are incomplete or damaged.
+    """
+    text = canonical_text(directory)
+    return None if text is None else _hash_of([hashlib.sha256(text.encode()).hexdigest()])
+
+
+def known_tokenizer_hash(recorded: str | None, directory: Path) -> str | None:
+    """Return ``recorded`` if it is what 0.1.0 called this directory's text tokenizer, of its bytes; else its hash."""
+    paths = tokenizer_files(directory)
+    if paths and recorded == _hash_of([file_sha256(path) for path in paths]):
+        return recorded
+    return tokenizer_hash(directory)
+
+
+def _hash_of(digests: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12]
 
 
 def _cache_file() -> Path:

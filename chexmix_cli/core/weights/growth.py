@@ -15,10 +15,9 @@ language models" (2021); the deviation of each feature stands in for his covaria
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.settings.load import to_dict
@@ -27,24 +26,23 @@ from chexmix_cli.core.vocab import Vocabulary
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.formats.keys import decoder_slices
 from chexmix_cli.core.weights.formats.released import is_tied, read_config
-from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, load_module
+from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, load_module
+from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, open_safetensors
+from chexmix_cli.core.weights.formats.wrappers import unwrap
 
 if TYPE_CHECKING:
-    import torch
     from torch import Generator, Tensor
 
     from chexmix_cli.core.models.decoder import Decoder
 
-_INDEX_FILE = "model.safetensors.index.json"
 _EMBEDDING, _HEAD, _HEAD_BIAS = "model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"
 
 
 def holds_language_model(path: Path) -> bool:
     """Return whether a directory has a decoder's files in transformers' layout, by name, and no image tokenizer."""
-    has_decoder = (path / files.CONFIG_FILE).is_file() and (
-        (path / files.MODEL_FILE).is_file() or (path / _INDEX_FILE).is_file()
-    )
-    return has_decoder and not any((path / name).is_file() for name in (files.VQGAN_FILE, files.VQGAN_CHECKPOINT))
+    has_decoder = find_network(path, files.MODEL_FILE) is not None or foreign_decoder(path) is not None
+    has_vqgan = find_network(path, files.VQGAN_FILE) is not None or (path / files.VQGAN_CHECKPOINT).is_file()
+    return (path / files.CONFIG_FILE).is_file() and has_decoder and not has_vqgan
 
 
 def load_grown_decoder(
@@ -88,7 +86,7 @@ def load_grown_decoder(
         raise WeightsError(
             f"vocab_size is {found.num_rows}", where=str(config), expected=f"the {vocabulary.num_text} text ids"
         )
-    source = _Grown(_open(directory), vocabulary, found.num_rows, is_tied(config), generator)
+    source = _Grown(_open(directory, found), vocabulary, found.num_rows, is_tied(config), generator)
     return load_module(
         lambda: Decoder(settings), lambda _: decoder_slices(settings), source, device="cpu", dtype=torch.float32
     )
@@ -132,47 +130,10 @@ class _Grown:
         return grown
 
 
-class _Folder:
-    """Safetensors files under one index, as transformers writes a large checkpoint."""
-
-    def __init__(self, index: Path) -> None:
-        self.where = str(index)
-        self._sources: dict[str, SafetensorsSource] = {}
-        self._file_of = _read_index(index)
-        for name in sorted(set(self._file_of.values())):
-            if not (index.parent / name).is_file():
-                raise WeightsError(f"{name} is missing", where=str(index.parent), expected="every file of the index")
-            self._sources[name] = SafetensorsSource(index.parent / name)
-        lost = [key for key, name in self._file_of.items() if key not in self._sources[name].shapes]
-        if lost:
-            raise WeightsError(f"{lost[0]} is not in {self._file_of[lost[0]]}", where=self.where)
-        files_of = self._file_of.items()
-        self.shapes: Mapping[str, tuple[int, ...]] = {key: self._sources[name].shapes[key] for key, name in files_of}
-        self.dtypes: Mapping[str, str] = {key: self._sources[name].dtypes[key] for key, name in files_of}
-
-    def get(self, key: str) -> torch.Tensor:
-        return self._sources[self._file_of[key]].get(key)
-
-    def release(self) -> None:
-        for source in self._sources.values():
-            source.release()
-
-
-def _open(directory: Path) -> TensorSource:
-    if (directory / files.MODEL_FILE).is_file():
-        return SafetensorsSource(directory / files.MODEL_FILE)
-    if (directory / _INDEX_FILE).is_file():
-        return _Folder(directory / _INDEX_FILE)
-    raise WeightsError("has no weights", where=str(directory), expected=f"{files.MODEL_FILE} or {_INDEX_FILE}")
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        values: Any = json.loads(path.read_bytes())["weight_map"]
-        pairs = {str(key): str(name) for key, name in values.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"is no index of weights ({error})", where=str(path)) from None
-    outside = [name for name in pairs.values() if Path(name).name != name]
-    if outside:
-        raise WeightsError(f"names a file outside its folder ({outside[0]})", where=str(path))
-    return pairs
+def _open(directory: Path, settings: DecoderSettings) -> TensorSource:
+    network = find_network(directory, files.MODEL_FILE)
+    if network is None:
+        problem = foreign_decoder(directory)
+        expected = f"{files.MODEL_FILE}, or its index"
+        raise problem or WeightsError("has no weights", where=str(directory), expected=expected)
+    return unwrap(open_safetensors(network), decoder_slices(settings))

@@ -13,7 +13,7 @@ from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, Description
 from chexmix_cli.core.weights.formats.keys import decoder_slices, same_name_slices
 from chexmix_cli.core.weights.formats.released import config_text, vqgan_config_text
-from chexmix_cli.core.weights.formats.safetensors_io import ModuleSource, write_safetensors
+from chexmix_cli.core.weights.formats.safetensors_io import ModuleSource, require_representable, write_safetensors
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,9 @@ def save_model(
         tokenizer_file: ``tokenizer.json``, or ``vocab.json`` with its two companions beside it; copied.
         provenance: how the weights came to be, any JSON values; no patient data.
         dtype: of the files; default: as the modules have it.
+
+    Raises:
+        WeightsError: if ``dtype`` cannot hold what a module holds.
     """
     metadata = {DESCRIPTION_KEY: Description(settings, provenance or {}).to_json()}
     if tokenizer_file is not None:
@@ -48,10 +51,12 @@ def save_model(
             copy_file(file, directory / file.name)
     if vqgan is not None:
         source = ModuleSource(vqgan, same_name_slices(vqgan))
+        require_representable(source, dtype)
         write_safetensors(directory / files.VQGAN_FILE, source, metadata=metadata, dtype=dtype)
         write_text(directory / files.VQGAN_CONFIG, vqgan_config_text(settings))
     if decoder is not None:
         source = ModuleSource(decoder, decoder_slices(settings.decoder))
+        require_representable(source, dtype)
         write_safetensors(directory / files.MODEL_FILE, source, metadata=metadata, dtype=dtype)
         written = dtype or decoder.embedding.weight.dtype
         write_config(directory, settings, str(written).removeprefix("torch."))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from chexmix_cli.core.weights.fingerprint import file_sha256
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices
 from chexmix_cli.core.weights.formats.released import read_config, read_vqgan_config
 from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, check_keys
+from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder
 from chexmix_cli.core.weights.hub.lock import read_lock
 from chexmix_cli.core.weights.hub.registry import ModelEntry
 
@@ -30,8 +32,12 @@ class Check:
     detail: str
 
 
-def verify(name_or_dir: str | Path | None) -> list[Check]:
-    """Return the outcome of every check; one that fails does not stop the others.
+#: A check of one more part of a directory, by name.
+PartCheck = tuple[str, Callable[[WeightsDir], Check]]
+
+
+def verify(name_or_dir: str | Path | None, more: Sequence[PartCheck] = ()) -> list[Check]:
+    """Return the outcome of every check, and of ``more``; one that fails does not stop the others.
 
     The decoder's and image tokenizer's numbers are all read. Raises WeightsError only if there is no such directory.
     """
@@ -47,7 +53,8 @@ def verify(name_or_dir: str | Path | None) -> list[Check]:
     outcomes.append(_guard("settings", open_directory))
     if weights is None:
         return outcomes
-    return [*outcomes, *_check_parts(weights)]
+    others = [_guard(name, partial(check, weights)) for name, check in more]
+    return [*outcomes, *_check_parts(weights), *others]
 
 
 def _check_parts(weights: WeightsDir) -> Iterator[Check]:
@@ -56,6 +63,8 @@ def _check_parts(weights: WeightsDir) -> Iterator[Check]:
     if weights.has_decoder:
         table = decoder_slices(settings.decoder)
         yield _guard("decoder", lambda: _check_tensors("decoder", weights.decoder_source(), table))
+    elif (problem := foreign_decoder(weights.path)) is not None:
+        yield Check("decoder", "failed", str(problem))
     else:
         yield Check("decoder", "absent", f"no {files.MODEL_FILE}")
     if weights.has_vqgan:
@@ -80,7 +89,7 @@ def _check_digests(path: Path, entry: ModelEntry | None) -> Check:
     if entry is not None:
         recorded |= {file.name: file.sha256 for file in entry.files if file.sha256}
         required = [file.name for file in entry.files if file.required]
-    problems = [f"{name} is missing" for name in {*required, *recorded} if not (path / name).is_file()]
+    problems = [f"{name} is missing" for name in {*required, *recorded} if find_network(path, name) is None]
     for name, expected in recorded.items():
         if (path / name).is_file():
             found = file_sha256(path / name, fresh=True)

@@ -172,7 +172,16 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(call, manifest, debug_we
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     other = call(*base, "--out", tmp_path / "parts", "--resume", "--set", "lora.rank=4")
     assert other.code == 1
-    assert "settings differ from the checkpoint's in lora" in other.stderr
+    assert "settings differ from the checkpoint's in lora.rank" in other.stderr
+    before = (tmp_path / "parts" / "settings.json").read_bytes()
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    manifest.write_text(
+        "".join(json.dumps({**line, "labels": {"Mass": 1 - line["labels"]["Mass"]}}) + "\n" for line in lines)
+    )
+    other = call(*base, "--out", tmp_path / "parts", "--resume")
+    assert other.code == 1
+    assert "the data differ from the checkpoint's in train.labels, val.labels" in other.stderr
+    assert (tmp_path / "parts" / "settings.json").read_bytes() == before
 
 
 @pytest.mark.slow

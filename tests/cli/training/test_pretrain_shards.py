@@ -74,6 +74,7 @@ def test_shards_and_manifest_train_alike(call, manifest, shards, debug_weights, 
 
 def test_shards_of_other_tokens_stop_before_training(call, shards, debug_weights, tmp_path):
     from chexmix_cli.core.data.shards import ShardSet
+    from chexmix_cli.core.weights import open_weights
 
     def refused(*more: object) -> str:
         result = call(*RUN, "--stage", "1", "--data", shards, "--out", tmp_path / "run", *more)
@@ -89,7 +90,10 @@ def test_shards_of_other_tokens_stop_before_training(call, shards, debug_weights
     for name in ("vqgan.safetensors", "model.safetensors", "vqgan.yaml", "config.json", "tokenizer.json"):
         (other / name).write_bytes((debug_weights / name).read_bytes())
     text = (other / "tokenizer.json").read_text()
-    (other / "tokenizer.json").write_text(text + " ")
+    # The same in other bytes is the same.
+    (other / "tokenizer.json").write_text(json.dumps(json.loads(text)))
+    assert open_weights(other).text_tokenizer_hash == own.text_tokenizer_hash
+    (other / "tokenizer.json").write_text(text.replace('"add_prefix_space": false', '"add_prefix_space": true'))
     tokenizer = refused("--init", debug_weights, "--set", f"documents.text_tokenizer={other}")
     assert f"text_tokenizer_hash {own.text_tokenizer_hash}" in tokenizer
     vocabulary = refused(

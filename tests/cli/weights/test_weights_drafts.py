@@ -132,3 +132,26 @@ def test_an_index_of_another_tokenizer_is_refused_before_the_first_record(call, 
     assert "was made with another text tokenizer (ffff)" in done.stderr
     none = call("generate-report", films, "--weights", debug_weights, "--set", "decode.drafts=nowhere.safetensors")
     assert (none.code, "no draft index" in none.stderr) == (1, True)
+
+
+def test_an_index_beside_weights_is_left_out_if_it_is_of_another_tokenizer(call, films, debug_weights, tmp_path):
+    from chexmix_cli.core.settings.inference import DraftSettings
+
+    own = tmp_path / "own"
+    own.mkdir()
+    for path in debug_weights.iterdir():
+        (own / path.name).write_bytes(path.read_bytes())
+    weights = open_weights(own)
+    reports, vocabulary = [(n, [1, 2]) for n in range(3)], weights.settings.vocabulary
+    index = DraftIndex.build(reports, vocabulary, DraftSettings(), tokenizer=str(weights.text_tokenizer_hash))
+    index.save(own / "drafts.safetensors")
+    # The same text tokenizer in other bytes.
+    (own / "tokenizer.json").write_text(json.dumps(json.loads((own / "tokenizer.json").read_text())))
+    arguments = ("generate-report", films / "a.png", "--weights", own, *SHORT)
+    done = call(*arguments)
+    assert (done.code, done.stderr) == (0, "")
+    DraftIndex.build(reports, vocabulary, DraftSettings(), tokenizer="ffff").save(own / "drafts.safetensors")
+    foreign = call(*arguments)
+    assert (foreign.code, foreign.stdout) == (0, done.stdout)
+    assert "was made with another text tokenizer (ffff)" in foreign.stderr
+    assert "left out, reports take longer and are the same" in foreign.stderr

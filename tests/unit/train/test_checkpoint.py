@@ -110,6 +110,39 @@ def test_resume_without_a_checkpoint_and_with_other_settings_is_refused(build, r
     assert build("1", run, validate_every=9, keep_checkpoints=1, checkpoint_activations=True).run(resume=True)
 
 
+def test_other_data_or_start_weights_are_refused_and_named(build, tmp_path):
+    learnt = {"train": {"rows": 4, "labels": "aa"}, "val": {"rows": 2, "labels": "bb"}}
+
+    def trainer(data, report=lambda record: None, **more):
+        made = build("1", tmp_path, validate_every=9, report=report)
+        made.settings |= {"data": data, **more}
+        return made
+
+    trainer(learnt, init="cc").run(resume=False)
+    for data, named in (
+        ({**learnt, "val": {"rows": 2, "labels": "ee"}}, "val.labels"),
+        ({**learnt, "train": {"rows": 5, "labels": "ff"}}, "train.labels, train.rows"),
+        ({**learnt, "text_tokenizer": "gg"}, "text_tokenizer"),
+    ):
+        with pytest.raises(TrainingError, match=f"the data differ from the checkpoint's in {named}$"):
+            trainer(data, init="cc").run(resume=True)
+    with pytest.raises(TrainingError, match="settings differ from the checkpoint's in init"):
+        trainer(learnt, init="dd").run(resume=True)
+    assert trainer(learnt, init="cc").run(resume=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed_and_what_it_does_not_say_is_said(build, run):
+    for path in list_checkpoints(run / "checkpoints"):
+        header = json.loads((path / "checkpoint.json").read_text())
+        del header["settings"]["model"]["decoder"]["attention"]
+        (path / "checkpoint.json").write_text(json.dumps(header))
+    remarks = []
+    again = build("1", run, report=lambda record: remarks.append(record.get("remark")), validate_every=9)
+    again.settings |= {"data": {"train": {"rows": 4}}, "init": "cc"}
+    assert again.run(resume=True)
+    assert remarks[:2] == [f"checkpoint-00000009 does not say its {name}: not compared" for name in ("data", "init")]
+
+
 def test_other_tensors_are_refused(build, run):
     trainer = build("1", run, validate_every=9)
     trainer.task.module.register_buffer("new", torch.zeros(1))

@@ -43,23 +43,33 @@ def test_micro_batches_have_seeds_of_their_own():
     assert seeds == [step_seed(0, 5), step_seed(0, 5, 0), step_seed(0, 5, 1), step_seed(0, 6, 0)]
 
 
-def test_schedule_warms_up_and_decays_to_the_minimum():
+def test_schedule_warms_up_and_decays_towards_the_minimum():
     settings = OptimizerSettings(learning_rate=1.0, min_learning_rate=0.1, warmup_steps=4)
-    rates = [learning_rate(settings, step, 14) for step in range(14)]
+    rates = [learning_rate(settings, step, 14) for step in range(15)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0
-    assert rates[9] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 5 / 9)))
-    assert rates[13] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 5 / 10)))
+    # Behind the last of 14 steps.
+    assert rates[14] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize(("steps", "warmup"), [(4, 1), (8, 7), (8, 8), (1, 0), (100, 10)])
+def test_every_step_learns_where_the_minimum_is_zero(schedule, steps, warmup):
+    settings = OptimizerSettings(learning_rate=1e-3, min_learning_rate=0.0, warmup_steps=warmup, schedule=schedule)
+    rates = [learning_rate(settings, step, steps) for step in range(steps)]
+    assert min(rates) > 0
+    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
 
 
 def test_wsd_warms_up_stays_and_falls_over_the_last_share():
     settings = OptimizerSettings(
         learning_rate=1.0, min_learning_rate=0.2, warmup_steps=2, schedule="wsd", decay_share=0.25
     )
-    rates = [learning_rate(settings, step, 16) for step in range(16)]
+    rates = [learning_rate(settings, step, 16) for step in range(17)]
     assert rates[:2] == [0.5, 1.0]
-    assert rates[2:12] == [1.0] * 10
-    assert rates[12:] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert rates[2:13] == [1.0] * 11
+    assert rates[13:] == pytest.approx([0.8, 0.6, 0.4, 0.2])
 
 
 @pytest.mark.parametrize(

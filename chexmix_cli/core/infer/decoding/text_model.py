@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,10 +18,12 @@ from chexmix_cli.core.infer.decoding.constraints import Constraint
 from chexmix_cli.core.infer.decoding.engine import Engine
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.weights.files import MODEL_FILE
 from chexmix_cli.core.weights.fingerprint import file_sha256
 from chexmix_cli.core.weights.formats.keys import decoder_slices
 from chexmix_cli.core.weights.formats.released import read_config
-from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, load_module
+from chexmix_cli.core.weights.formats.safetensors_io import load_module
+from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, network_files, open_safetensors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -56,13 +58,14 @@ class TextModel:
         from tokenizers import Tokenizer
 
         settings = read_config(path / "config.json")
-        files = sorted(path.glob("model*.safetensors"))
-        if not files:
-            raise WeightsError("has no weights", where=str(path), expected="model.safetensors, or its parts")
+        network = find_network(path, MODEL_FILE)
+        if network is None:
+            expected = f"{MODEL_FILE}, or its index"
+            raise foreign_decoder(path) or WeightsError("has no weights", where=str(path), expected=expected)
         decoder = load_module(
             lambda: Decoder(settings),
             lambda _: decoder_slices(settings),
-            _JoinedFiles(files),
+            open_safetensors(network),
             device=device,
             dtype=dtype,
         )
@@ -78,7 +81,7 @@ class TextModel:
                 where=str(path),
                 expected="a row for every token",
             )
-        digests = [file_sha256(file) for file in files]
+        digests = [file_sha256(file) for file in network_files(network)]
         digest = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12]
         return cls(decoder, tokenizer, end=end, name=path.resolve().name, fingerprint=digest)
 
@@ -96,26 +99,6 @@ class TextModel:
         found = self._engine.generate(prompts, settings)
         ids = [[token_id for token_id in one.token_ids if token_id != self.end] for one in found]
         return [self._tokenizer.decode(one, skip_special_tokens=True) for one in ids]
-
-
-class _JoinedFiles:
-    """Safetensors files as one source: Hugging Face cuts big models into several."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._sources = [SafetensorsSource(file) for file in files]
-        self.where = str(files[0])
-        self._owner = {key: source for source in self._sources for key in source.shapes}
-        self.shapes: Mapping[str, tuple[int, ...]] = {key: source.shapes[key] for key, source in self._owner.items()}
-        self.dtypes: Mapping[str, str] = {key: source.dtypes[key] for key, source in self._owner.items()}
-
-    def get(self, key: str) -> torch.Tensor:
-        """Return one tensor."""
-        return self._owner[key].get(key)
-
-    def release(self) -> None:
-        """Let go of what was mapped."""
-        for source in self._sources:
-            source.release()
 
 
 def _end_id(path: Path, tokenizer: Any) -> int:

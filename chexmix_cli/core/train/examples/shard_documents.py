@@ -9,8 +9,7 @@ from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.train.examples.documents import require_room
 from chexmix_cli.core.weights import WeightsDir
-from chexmix_cli.core.weights.files import tokenizer_files
-from chexmix_cli.core.weights.fingerprint import tokenizer_hash
+from chexmix_cli.core.weights.fingerprint import known_tokenizer_hash
 
 
 class ShardDocuments:
@@ -79,7 +78,7 @@ def open_shards(folder: Path, start: WeightsDir, tokenizer_file: Path) -> ShardS
         tokens_per_image=vocabulary.tokens_per_image,
         num_text=vocabulary.num_text,
         codebook_hash=start.codebook_hash,
-        text_tokenizer_hash=tokenizer_hash(tokenizer_files(tokenizer_file.parent)),
+        text_tokenizer_hash=known_tokenizer_hash(shards.identity.text_tokenizer_hash, tokenizer_file.parent),
     )
     verify_set(shards)
     return shards

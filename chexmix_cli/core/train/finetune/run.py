@@ -26,6 +26,7 @@ from chexmix_cli.core.settings.finetuning import (
 )
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.train.distributed import is_main, require_fitting_batch, world_size
+from chexmix_cli.core.train.examples.data_identity import manifest_identity
 from chexmix_cli.core.train.examples.documents import DocumentSet, encode_reports
 from chexmix_cli.core.train.examples.splits import Codes, Progress, encode_splits, read_splits
 from chexmix_cli.core.train.finetune.classify_task import ClassifyTask, FindingsModel, LabelledSet
@@ -117,7 +118,7 @@ def finetune(
     start = open_weights(init)
     _check_start(settings, start)
     run = FinetuningRun(settings, start, read_splits(data), device, report, progress)
-    # A checkpoint holds what was trained: without the rest of its start weights it means nothing.
+    # A checkpoint holds what was trained: without the rest of its start weights, and its data, it means nothing.
     plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
     if isinstance(settings, ClassifyFinetuning) and is_fit:
         figures = _fit_findings(run, settings, out)
@@ -126,8 +127,12 @@ def finetune(
         report({**figures, "best": True})
         return True
     task = _make_task(run)
+    is_classify = isinstance(settings, ClassifyFinetuning)
+    words = None if is_classify else start.text_tokenizer_hash
+    plain["data"] = manifest_identity(run.rows, has_labels=is_classify, text_tokenizer=words)
     out.mkdir(parents=True, exist_ok=True)
-    if is_main():
+    # A resumed run has the settings that stand there; one that is refused must not change them.
+    if is_main() and not resume:
         write_json(out / "settings.json", plain)
     trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
     return trainer.run(resume=resume)
@@ -135,6 +140,7 @@ def finetune(
 
 def _check_start(settings: Finetuning, start: WeightsDir) -> None:
     """Refuse what the start weights cannot do, before any data is read."""
+    start.refuse_foreign_decoder()
     for has, what in ((start.has_decoder, "decoder"), (start.has_vqgan, "image tokenizer")):
         if not has:
             raise TrainingError(f"has no {what}", where="--init", expected="weights with decoder and image tokenizer")

@@ -15,6 +15,7 @@ from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
 from chexmix_cli.core.text.tokenizer import TextTokenizer
+from chexmix_cli.core.train.examples.data_identity import manifest_identity, shard_identity
 from chexmix_cli.core.train.examples.documents import DocumentSet, DocumentSource, encode_reports
 from chexmix_cli.core.train.examples.shard_documents import ShardDocuments, open_shards
 from chexmix_cli.core.train.examples.splits import Progress, encode_splits, read_splits
@@ -22,14 +23,15 @@ from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
 from chexmix_cli.core.weights import WeightsDir, save_model
 from chexmix_cli.core.weights.files import tokenizer_files
+from chexmix_cli.core.weights.fingerprint import tokenizer_hash
 from chexmix_cli.core.weights.growth import load_grown_decoder
 from chexmix_cli.core.weights.hub.registry import registry
 
 
 def decoder_task(
     settings: Stage1Training | Stage2Training, data: Path, start: WeightsDir | None, progress: Progress
-) -> DecoderTask:
-    """Return the task of stage 1 or 2.
+) -> tuple[DecoderTask, dict[str, Any]]:
+    """Return the task of stage 1 or 2, and digests of the data it learns from (``data_identity``).
 
     Args:
         settings: root of the stage.
@@ -50,7 +52,7 @@ def decoder_task(
     for name in ("vqgan", "vocabulary", "image"):
         require_same(name, getattr(start.settings, name), getattr(model, name))
     tokenizer_file = _text_tokenizer_file(settings.documents.text_tokenizer, start)
-    vqgan, train, val = _documents(settings, data, start, tokenizer_file, progress)
+    vqgan, train, val, learnt = _documents(settings, data, start, tokenizer_file, progress)
     decoder = _start_decoder(settings, start, vqgan)
     stage = "2" if isinstance(settings, Stage2Training) else "1"
     # Weights that came from a model of weights.toml stay under its licence.
@@ -70,13 +72,13 @@ def decoder_task(
             provenance={**origin, "stage": stage, "seed": settings.train.seed, "init": start.fingerprint},
         )
 
-    return DecoderTask(settings, decoder, train, val, export)
+    return DecoderTask(settings, decoder, train, val, export), learnt
 
 
 def _documents(
     settings: Stage1Training | Stage2Training, data: Path, start: WeightsDir, tokenizer_file: Path, progress: Progress
-) -> tuple[Vqgan, DocumentSource, DocumentSource]:
-    """Return the image tokenizer and the documents of both splits.
+) -> tuple[Vqgan, DocumentSource, DocumentSource, dict[str, Any]]:
+    """Return the image tokenizer, the documents of both splits, and digests of them.
 
     What may stop the run comes first: an hour of encoding, or a gigabyte of weights, after it.
     """
@@ -93,13 +95,14 @@ def _documents(
             )
         shards = open_shards(data, start, tokenizer_file)
         train, val = (ShardDocuments(shards, split, model) for split in ("train", "val"))
-        return start.load_vqgan(cpu, torch.float32), train, val
+        return start.load_vqgan(cpu, torch.float32), train, val, shard_identity(shards)
     rows = read_splits(data)
     reports = {split: encode_reports(found, tokenizer, model) for split, found in rows.items()}
     vqgan = start.load_vqgan(cpu, torch.float32)
     codes = encode_splits(rows, vqgan, model, documents, seed=settings.train.seed, progress=progress)
     sets = {split: DocumentSet(codes[split], reports[split], [row.id for row in rows[split]]) for split in rows}
-    return vqgan, sets["train"], sets["val"]
+    learnt = manifest_identity(rows, text_tokenizer=tokenizer_hash(tokenizer_file.parent))
+    return vqgan, sets["train"], sets["val"], learnt
 
 
 def _text_tokenizer_file(name: str, start: WeightsDir) -> Path:
@@ -133,6 +136,7 @@ def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir,
         )
         decoder = start.load_decoder(torch.device("cpu"), torch.float32)
     else:
+        start.refuse_foreign_decoder()
         decoder = Decoder(shape)
         generator = step_generator(seed, 0)
         init_decoder(decoder, generator)

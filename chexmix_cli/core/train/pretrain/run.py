@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import StageTraining, TokenizerTraining
 from chexmix_cli.core.train.distributed import is_main, require_fitting_batch
+from chexmix_cli.core.train.examples.data_identity import manifest_identity
 from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.train.examples.splits import Progress, read_splits
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
@@ -56,12 +58,15 @@ def pretrain(
     torch.manual_seed(settings.train.seed)
     start = None if init is None else _open_start(init)
     if isinstance(settings, TokenizerTraining):
-        task: Task = _tokenizer_task(settings, data, start, progress)
+        task: Task
+        task, learnt = _tokenizer_task(settings, data, start, progress)
     else:
-        task = decoder_task(settings, data, start, progress)
+        task, learnt = decoder_task(settings, data, start, progress)
     out.mkdir(parents=True, exist_ok=True)
-    plain = to_dict(settings)
-    if is_main():
+    # A checkpoint holds what was trained: without its data and the rest of its start weights it means nothing.
+    plain = {**to_dict(settings), "init": None if start is None else start.fingerprint, "data": learnt}
+    # A resumed run has the settings that stand there; one that is refused must not change them.
+    if is_main() and not resume:
         write_json(out / "settings.json", plain)
     trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
     return trainer.run(resume=resume)
@@ -69,7 +74,7 @@ def pretrain(
 
 def _tokenizer_task(
     settings: TokenizerTraining, data: Path, start: WeightsDir | None, progress: Progress
-) -> TokenizerTask:
+) -> tuple[TokenizerTask, dict[str, Any]]:
     if data.is_dir():
         raise TrainingError(
             "is a folder", where=str(data), expected="a manifest: the image tokenizer learns from images"
@@ -90,7 +95,8 @@ def _tokenizer_task(
     limit, seed = settings.reconstruction.probe_films, settings.train.seed
     probe = RoundTripProbe(train, val, rows["train"], rows["val"], limit=limit, seed=seed)
     ids = [row.id for row in rows["train"]]
-    return TokenizerTask(settings, vqgan, train, val, ids, probe, is_trained=start is not None)
+    task = TokenizerTask(settings, vqgan, train, val, ids, probe, is_trained=start is not None)
+    return task, manifest_identity(rows)
 
 
 def _open_start(init: str) -> WeightsDir:

@@ -29,6 +29,8 @@ FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 # The safetensors package refuses longer headers too.
 _MAX_HEADER_BYTES = 100_000_000
 _AGAIN = "copy or fetch the file again"
+#: Bytes by which a file is known for what it is.
+_LONGEST_START = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,9 @@ def read_header(path: Path) -> Header:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(64)
+            start = file.read(_LONGEST_START)
             length = int.from_bytes(start[:8], "little")
-            if start.startswith(b"version https://git-lfs"):
-                raise WeightsError(
-                    "is a git-lfs pointer, not the file", where=str(path), hint="run `git lfs pull` there"
-                )
+            _refuse_placeholder(start, path)
             if len(start) < 8 or not 2 <= length <= _MAX_HEADER_BYTES or start[8:9] != b"{":
                 raise WeightsError("is not a safetensors file", where=str(path), hint=_AGAIN)
             if 8 + length > size:
@@ -145,6 +144,25 @@ def read_header(path: Path) -> Header:
         raise WeightsError(f"has a damaged header ({error})", where=str(path), hint=_AGAIN) from None
     _check_bytes(path, tensors, size - 8 - length)
     return Header(path, tensors, metadata)
+
+
+def refuse_placeholder(path: Path) -> None:
+    """Raise WeightsError if a file is what stands in for one that was not fetched; a missing file is passed over."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LONGEST_START)
+    except OSError:
+        return
+    _refuse_placeholder(start, path)
+
+
+def _refuse_placeholder(start: bytes, path: Path) -> None:
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError("is a git-lfs pointer, not the file", where=str(path), hint="run `git lfs pull` there")
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html")):
+        raise WeightsError(
+            "is a web page, not the file", where=str(path), hint="fetch the file itself (on a hub: resolve/)"
+        )
 
 
 def _tensor_info(value: Any) -> TensorInfo:

@@ -14,6 +14,7 @@ from typing import Any
 
 from chexmix_cli.core.errors import ChexmixError, SettingsError, WeightsError
 from chexmix_cli.core.settings.model import DecoderSettings, ModelSettings, VqganSettings
+from chexmix_cli.core.weights.formats.header import refuse_placeholder
 
 #: Names of the tanh approximation of GELU, the only activation of the decoder.
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
@@ -246,6 +247,7 @@ def _rotary_factor(decoder: DecoderSettings) -> float:
 
 
 def _read(path: Path) -> str:
+    refuse_placeholder(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

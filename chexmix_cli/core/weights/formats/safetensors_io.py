@@ -18,6 +18,7 @@ from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.weights.formats.header import DTYPE_BYTES, FLOAT_DTYPES, Header, read_header
 from chexmix_cli.core.weights.formats.keys import Slice
+from chexmix_cli.core.weights.formats.wrappers import explain
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     Module = TypeVar("Module", bound=nn.Module)
 
+#: Share of a tensor's numbers, and of its norm, that a change of dtype may lose.
+_MOST_LOST = 0.01
 #: Most keys of one kind that an error names.
 _NAMED_KEYS = 6
 
@@ -72,7 +75,10 @@ class SafetensorsSource:
 
 
 def check_keys(slices: Iterable[Slice], source: TensorSource) -> list[str]:
-    """Return what is wrong with a source's keys, a line a kind: missing, unexpected, misshapen, not floating point."""
+    """Return what is wrong with a source's keys, a line a kind: missing, unexpected, misshapen, not floating point.
+
+    A last line says what the names stand for, where they tell.
+    """
     wanted = {item.key: item.shape for item in slices}
     missing = [key for key in wanted if key not in source.shapes]
     unexpected = [key for key in source.shapes if key not in wanted]
@@ -89,17 +95,59 @@ def check_keys(slices: Iterable[Slice], source: TensorSource) -> list[str]:
         ("misshapen", misshapen),
         ("not floating point", no_floats),
     )
-    return [f"{len(keys)} {kind}: {_bounded(keys)}" for kind, keys in kinds if keys]
+    problems = [f"{len(keys)} {kind}: {_bounded(keys)}" for kind, keys in kinds if keys]
+    explained = explain(wanted, source.shapes) if missing or unexpected else None
+    return problems if explained is None else [*problems, explained[0]]
 
 
 def require_fit(slices: Iterable[Slice], source: TensorSource) -> None:
     """Raise one WeightsError that lists all of :func:`check_keys`, if there is anything."""
+    slices = list(slices)
     problems = check_keys(slices, source)
     if problems:
+        explained = explain([item.key for item in slices], source.shapes)
+        hint = "the file belongs to other settings; `chexmix weights info` shows those in use"
         raise WeightsError(
             "keys do not fit the model: " + "; ".join(problems),
             where=source.where,
-            hint="the file belongs to other settings; `chexmix weights info` shows those in use",
+            hint=hint if explained is None else explained[1],
+        )
+
+
+def require_representable(source: TensorSource, dtype: torch.dtype | None) -> None:
+    """Raise WeightsError, with counts and names, if ``dtype`` would lose what a source's tensors hold.
+
+    Numbers that become infinite are refused; and a tensor of which more than a hundredth of the numbers become 0, or
+    which changes by more than a hundredth in norm (numbers below the dtype's least normal one are stored coarsely). In
+    float16 a trained network may well have a few numbers in a million that become 0; they change nothing.
+    """
+
+    if dtype is None:
+        return
+    codes, problems = dtype_codes(), []
+    for key, code in source.dtypes.items():
+        if code == codes[dtype] or code not in FLOAT_DTYPES:
+            continue
+        before = source.get(key).double()
+        after = before.to(dtype).double()
+        is_kept = before.isfinite() & after.isfinite()
+        infinite = int((before.isfinite() & ~after.isfinite()).sum())
+        used, lost = int(before.count_nonzero()), int(((before != 0) & (after == 0)).sum())
+        change, size = ((after - before)[is_kept].norm().item(), before[is_kept].norm().item())
+        if infinite:
+            problems.append(f"{key} ({infinite} of {before.numel()} numbers become infinite)")
+        elif lost > _MOST_LOST * used:
+            problems.append(f"{key} ({lost} of {used} numbers become 0)")
+        elif change > _MOST_LOST * size:
+            problems.append(f"{key} ({used} numbers, too small for it, change by {change / size:.0%})")
+        source.release()
+    if problems:
+        name = str(dtype).removeprefix("torch.")
+        tensors = f"{len(problems)} tensor{'s' if len(problems) > 1 else ''}"
+        raise WeightsError(
+            f"{name} cannot hold {tensors}: {_bounded(problems)}",
+            where=source.where,
+            hint="--dtype bfloat16, or stored",
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.weights.formats.header import refuse_placeholder
 from chexmix_cli.core.weights.formats.keys import is_training_only
 from chexmix_cli.core.weights.formats.safetensors_io import dtype_codes
 
@@ -25,20 +26,16 @@ class VqganCheckpoint:
     """A ``vqgan.ckpt`` as a tensor source; the loss networks of its training are left out and counted.
 
     Args:
-        path: the file; a plain state dict or one under ``state_dict``.
+        path: the file; a plain state dict, one under ``state_dict``, or one under any other key if it is the only one.
 
     Raises:
         WeightsError: if it is missing, damaged, holds no tensors, or needs more than ``weights_only`` unpickling.
     """
 
     def __init__(self, path: Path) -> None:
-        import torch
-
         self.where = str(path)
-        content = _load(path)
-        state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-        if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-            raise WeightsError("holds no state dict", where=self.where, expected="tensors by name, or under state_dict")
+        refuse_placeholder(path)
+        state = _state_dict(_load(path), self.where)
         self._tensors: dict[str, Tensor] = {key: value for key, value in state.items() if not is_training_only(key)}
         self.num_dropped = len(state) - len(self._tensors)
         _LOG.info("%s: %d tensors, %d of its training left out", path.name, len(self._tensors), self.num_dropped)
@@ -54,6 +51,34 @@ class VqganCheckpoint:
 
     def release(self) -> None:
         """Do nothing: the file stays mapped as long as this object lives (a VQGAN is small)."""
+
+
+def _state_dict(content: Any, where: str) -> Mapping[str, Tensor]:
+    """Return the one state dict of a checkpoint; an average of the weights beside it makes two of them."""
+    values = content if isinstance(content, Mapping) else {}
+    if _is_state_dict(values):
+        return values
+    found: dict[str, Mapping[str, Tensor]] = {str(key): value for key, value in values.items() if _is_state_dict(value)}
+    averages = [key for key in found if "ema" in re.split(r"[^a-z]+", key.lower())]
+    if averages and len(found) > 1:
+        raise WeightsError(
+            f"holds an average of the weights ({', '.join(averages)}) beside them",
+            where=where,
+            expected="one state dict",
+            hint="save the one you want alone: which one is better only its training knows",
+        )
+    if "state_dict" in found or len(found) == 1:
+        name = "state_dict" if "state_dict" in found else next(iter(found))
+        return found[name]
+    expected = "tensors by name, or under state_dict"
+    held = f" but {len(found)}: {', '.join(found)}" if found else ""
+    raise WeightsError(f"holds no state dict{held}", where=where, expected=expected)
+
+
+def _is_state_dict(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(one, torch.Tensor) for one in value.values())
 
 
 def _load(path: Path) -> Any:

@@ -12,13 +12,14 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from chexmix_cli import __version__
 from chexmix_cli.core.errors import ChexmixError, MachineError, SettingsError, WeightsError
 from chexmix_cli.core.weights.fingerprint import file_sha256
+from chexmix_cli.core.weights.formats.sharded import INDEX_SUFFIX, read_index
 from chexmix_cli.core.weights.hub.lock import Lock, LockedFile, read_lock, write_lock
 from chexmix_cli.core.weights.hub.registry import EntryFile, ModelEntry
 
@@ -41,6 +42,8 @@ class _Remote:
 
 def fetch(entry: ModelEntry, *, accept_licence: bool, progress: Progress | None = None) -> Lock:
     """Bring a hub entry's files into its directory, going on where an earlier call stopped; return the lock.
+
+    Where the repository has a network in several files, its index and all of them are fetched.
 
     The first fetch records each file's sha256 and the hub's commit; later ones stay with that commit and check.
 
@@ -65,15 +68,41 @@ def fetch(entry: ModelEntry, *, accept_licence: bool, progress: Progress | None 
         lock = Lock(repository=entry.repository, commit=entry.revision, licence=entry.licence.name)
     commit, remotes = _list_remote(entry, lock.commit)
     lock = dataclasses.replace(lock, commit=commit, licence=entry.licence.name)
-    wanted = [(file, remotes[file.name]) for file in entry.files if file.name in remotes]
+    wanted = [found for file in entry.files if (found := _on_hub(file, remotes)) is not None]
+    lock = _bring(entry, lock, wanted, remotes, progress)
+    indexes = [directory / file.name for file in wanted if file.name.endswith(INDEX_SUFFIX)]
+    parts = [name for index in indexes for name in sorted(set(read_index(index).values()))]
+    return _bring(entry, lock, [EntryFile(name=name) for name in parts], remotes, progress)
+
+
+def _on_hub(file: EntryFile, remotes: Mapping[str, _Remote]) -> EntryFile | None:
+    """Return a file as the repository has it: itself, else the index of several, else None."""
+    for name in (file.name, f"{file.name}{INDEX_SUFFIX}"):
+        if name in remotes:
+            return file if name == file.name else EntryFile(name=name, required=file.required)
+    return None
+
+
+def _bring(
+    entry: ModelEntry,
+    lock: Lock,
+    wanted: Sequence[EntryFile],
+    remotes: Mapping[str, _Remote],
+    progress: Progress | None,
+) -> Lock:
+    """Fetch files or check those that are here; return the lock with all of them, written after each."""
+    directory = entry.directory
+    absent = [file.name for file in wanted if file.name not in remotes]
+    if absent:
+        raise WeightsError(f"has no {', '.join(absent)}, which its index names", where=f"{entry.repository} on the hub")
     directory.mkdir(parents=True, exist_ok=True)
-    _check_room(directory, [remote for _, remote in wanted])
-    for file, remote in wanted:
-        path, known = directory / file.name, lock.files.get(file.name)
+    _check_room(directory, [remotes[file.name] for file in wanted])
+    for file in wanted:
+        path, known, remote = directory / file.name, lock.files.get(file.name), remotes[file.name]
         if path.exists():
             locked = _check(path, file, remote, known, hint="it was changed here: delete it, then fetch again")
         else:
-            partial = _download(entry, commit, remote, directory, progress)
+            partial = _download(entry, lock.commit, remote, directory, progress)
             try:
                 locked = _check(partial, file, remote, known, hint="what was received is deleted; fetch again")
             except WeightsError:
@@ -98,7 +127,7 @@ def _list_remote(entry: ModelEntry, revision: str) -> tuple[str, dict[str, _Remo
         sibling.rfilename: _Remote(sibling.rfilename, sibling.size, sibling.lfs.sha256 if sibling.lfs else None)
         for sibling in info.siblings or ()
     }
-    missing = [file.name for file in entry.files if file.required and file.name not in remotes]
+    missing = [file.name for file in entry.files if file.required and _on_hub(file, remotes) is None]
     if missing or info.sha is None:
         raise WeightsError(f"has no {', '.join(missing) or 'commit'}", where=f"{entry.repository} on the hub")
     return info.sha, remotes

@@ -224,12 +224,19 @@ def _sacrebleu(predictions: Sequence[str], references: Sequence[str], fields: Ma
 
 
 def _rouge_score(pairs: Sequence[tuple[str, str]], fields: Mapping[str, str]) -> Quantity | Absent:
-    """Return ROUGE-L as the rouge_score package has it (beta 1, no stemmer), or why not."""
+    """Return ROUGE-L as the rouge_score package has it (beta 1, no stemmer), or why not.
+
+    Words and formula are the package's; its table of all pairs of words, gigabytes for a long text, is not.
+    """
     made = {"form": "rouge_score", "beta": "1", "stem": "no", **fields, "tok": "rouge_score"}
     try:
-        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.scoring import fmeasure
+        from rouge_score.tokenizers import DefaultTokenizer
     except ImportError:
         return Absent(name="rouge_l", fields=made, reason="rouge-score is not installed (extra: metrics)")
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
-    values = [float(scorer.score(reference, prediction)["rougeL"].fmeasure) for prediction, reference in pairs]
+    tokenize = DefaultTokenizer(use_stemmer=False).tokenize
+    values = []
+    for mine, theirs in ((tokenize(prediction), tokenize(reference)) for prediction, reference in pairs):
+        common = longest_common(mine, theirs)
+        values.append(float(fmeasure(common / len(mine), common / len(theirs))) if common else 0.0)
     return mean_quantity("rouge_l", values, made, column="rouge_l_rouge_score")
