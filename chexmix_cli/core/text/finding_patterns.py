@@ -12,7 +12,7 @@ from collections.abc import Mapping
 CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "cardiomegaly": (
         r"cardiomegaly",
-        r"cardiac enlargement",
+        r"(?:cardiac|heart) enlargement",
         r"enlarged (?:heart|cardiac (?:silhouette|shadow|contour|size))",
         r"enlargement of (?:the )?(?:heart|cardiac (?:silhouette|shadow|contour))",
     ),
@@ -36,7 +36,7 @@ CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "infiltrate": (r"infiltrat(?:es?|ions?|ive)",),
     "mass": (
         r"(?<!thyroid )(?<!pericardial )(?<!wall )(?<!breast )(?<!body )mass(?:es)?(?! effect)",
-        r"mass[- ]like",
+        r"mass[- ]?like",
         r"neoplasms?",
         r"neoplastic",
         r"tumou?rs?",
@@ -71,7 +71,7 @@ CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "atelectasis": (
         r"atelecta(?:sis|ses|tic)",
         r"(?:lung|lobar|lobe|segmental|pulmonary) collapse",
-        r"collapse of (?:the )?(?:\w+ ){0,3}(?:lung|lobe)",
+        r"collapse of (?:the )?(?:\w+ ){0,4}(?:lung|lobes?)",
         r"collapsed (?:lung|lobe)",
     ),
     "pneumothorax": (
@@ -138,8 +138,9 @@ CONCEPTS: Mapping[str, tuple[str, ...]] = {
         r"lvad",
         r"ventricular assist device",
         r"support devices?",
-        r"lines and tubes",
-        r"tubes and lines",
+        r"lines?(?:/| / |, | and | & | or )tubes?",
+        r"tubes?(?:/| / |, | and | & | or )lines?",
+        r"(?:lines?|tubes?|(?:medical |monitoring |implanted )?devices?|hardware)(?= ?[:=?|])",
         r"(?:shoulder )?arthroplasty",
         r"(?:loop|event) recorder",
     ),
@@ -211,22 +212,23 @@ DENIALS: Mapping[str, tuple[str, ...]] = {
         r"vascular (?:engorgement|congestion)(?: \w+){0,4} within (?:limits of normal|normal limits)",
     ),
     "cardiomegaly": (
-        rf"(?:{_HEART})(?:[\s,]+(?!not|no|ab|en|inc|upper|than)[\w/-]+){{0,7}}?"
-        rf"[\s,]+(?:{_NORMAL}(?! position)|not enlarged)",
+        rf"(?:{_HEART})(?:[\s,:=]+(?:- )?(?!not|no|ab|en|inc|upper|than)[\w/-]+){{0,7}}?"
+        rf"[\s,:=]+(?:- )?(?:{_NORMAL}(?! position)|not enlarged)",
         rf"{_NORMAL} (?:(?:size|sized|appearance) (?:of )?(?:the )?)?(?:{_HEART})",
     ),
     "enlarged_mediastinum": (
-        rf"{_MEDIASTINUM}(?:[\s,]+(?!not|no|ab|en|wid|upper|than)[\w/-]+){{0,7}}?"
-        rf"[\s,]+(?:{_NORMAL}|not (?:enlarged|widened))",
+        rf"{_MEDIASTINUM}(?:[\s,:=]+(?:- )?(?!not|no|ab|en|wid|upper|than)[\w/-]+){{0,7}}?"
+        rf"[\s,:=]+(?:- )?(?:{_NORMAL}|not (?:enlarged|widened))",
         rf"{_NORMAL} (?:(?:\w+ )?(?:and|size of the) )?{_MEDIASTINUM}",
     ),
     "opacity": (
-        r"lungs?(?: fields?| zones?)?(?: (?:are|is|appears?|remains?|both|bilaterally|grossly|well|and|expanded|aerated"
-        r"|otherwise|essentially))* (?<!not )clear(?! of)",
+        r"lungs?(?: fields?| zones?)?(?: ?:| -)?(?: (?:are|is|appears?|remains?|both|bilaterally|grossly|well|and"
+        r"|expanded|aerated|otherwise|essentially))* (?<!not )clear(?! of)",
         r"clear (?:lungs?|lung fields?)",
     ),
-    "effusion": (r"pleural spaces? (?:is|are|appears?|remains?) (?:\w+ )?(?:clear|free of fluid)",),
-    "pneumothorax": (r"pleural spaces? (?:is|are|appears?|remains?) (?:\w+ )?clear",),
+    "effusion": (r"pleural spaces?(?: (?:is|are|appears?|remains?)| ?:| -) (?:\w+ )?(?:clear|free of fluid)",),
+    "device": (r"(?<!not )(?<!not been )extubat(?:ion|ed)",),
+    "pneumothorax": (r"pleural spaces?(?: (?:is|are|appears?|remains?)| ?:| -) (?:\w+ )?clear",),
 }
 #: Concept -> patterns that make it doubtful by themselves.
 DOUBTS: Mapping[str, tuple[str, ...]] = {
