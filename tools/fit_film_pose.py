@@ -1,4 +1,4 @@
-"""Fit the template of ``core/data/pose.py`` on real films, and measure it on films it has not seen.
+"""Fit the template of ``core/data/rendering/pose.py`` on real films, and measure it on films it has not seen.
 
     python tools/fit_film_pose.py ../shared/data --write chexmix_cli/assets/film_pose.json
 
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from chexmix_cli.core.data.pose import GRID, pose_of_ranks, rank_grid
+from chexmix_cli.core.data.rendering.pose import GRID, pose_of_ranks, rank_grid
 
 #: Frames that a film is cut to, or set into, for fitting: shares of its sides.
 _FRAMES = 4

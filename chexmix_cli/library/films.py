@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from chexmix_cli.core.data.loaded_image import GreyScale
     from chexmix_cli.core.data.presets import ResolvedPreset
+    from chexmix_cli.core.data.rendering.loaded_image import GreyScale
     from chexmix_cli.core.data.studies.inputs import Refusal, Study, StudyImage
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
     from chexmix_cli.core.settings.inference import InputSettings

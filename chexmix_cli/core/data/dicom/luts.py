@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.dicom.file import DicomFile
-from chexmix_cli.core.data.dicom.levels import Levels
+from chexmix_cli.core.data.rendering.levels import Levels
 
 _WORD = 1 << 16
 #: Share of a film's pixels outside of a LUT above which it is said.

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chexmix_cli.core.data.dicom import intensity as recipes
 from chexmix_cli.core.data.dicom.decode import Frame, PixelLayout, check_layout, decode
 from chexmix_cli.core.data.dicom.file import DicomFile
-from chexmix_cli.core.data.dicom.levels import Levels, count_levels, percentiles
 from chexmix_cli.core.data.dicom.luts import read_lut
 from chexmix_cli.core.data.dicom.orientation import is_upright, stored_directions, turn_upright
 from chexmix_cli.core.data.dicom.triage import is_for_processing
-from chexmix_cli.core.data.loaded_image import GreyScale, LoadedImage
-from chexmix_cli.core.data.pose import estimate_pose
 from chexmix_cli.core.data.presets import Intensity
+from chexmix_cli.core.data.rendering import intensity as recipes
+from chexmix_cli.core.data.rendering.levels import Levels, count_levels, percentiles
+from chexmix_cli.core.data.rendering.loaded_image import GreyScale, LoadedImage
+from chexmix_cli.core.data.rendering.pose import estimate_pose
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
 

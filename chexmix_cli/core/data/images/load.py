@@ -9,8 +9,8 @@ from chexmix_cli.core.data.dicom.render import render_dicom
 from chexmix_cli.core.data.dicom.triage import view_of
 from chexmix_cli.core.data.images.pictures import render_picture
 from chexmix_cli.core.data.images.plausibility import pose_notes, require_film
-from chexmix_cli.core.data.loaded_image import LoadedImage
 from chexmix_cli.core.data.presets import Intensity
+from chexmix_cli.core.data.rendering.loaded_image import LoadedImage
 from chexmix_cli.core.data.sources import Source, sniff
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, Reason

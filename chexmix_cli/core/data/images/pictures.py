@@ -17,11 +17,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from chexmix_cli.core.data.dicom.codestream import frame_header, is_jpeg_xl
 from chexmix_cli.core.data.dicom.decode import check_size_px
-from chexmix_cli.core.data.dicom.levels import count_levels
 from chexmix_cli.core.data.dicom.render import table_of
 from chexmix_cli.core.data.images.samples import Samples, check_tiff, has_deep_samples, is_tiff, read_samples
-from chexmix_cli.core.data.loaded_image import GreyScale, LoadedImage
 from chexmix_cli.core.data.presets import Intensity
+from chexmix_cli.core.data.rendering.levels import count_levels
+from chexmix_cli.core.data.rendering.loaded_image import GreyScale, LoadedImage
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
 

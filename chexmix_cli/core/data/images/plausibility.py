@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chexmix_cli.core.data.pose import estimate_pose
+from chexmix_cli.core.data.rendering.pose import estimate_pose
 from chexmix_cli.core.errors import DataError, Reason
 
 _FEWEST_GREYS = 64

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from chexmix_cli.core.data.images.geometry import fit
 from chexmix_cli.core.data.images.load import load_image
-from chexmix_cli.core.data.loaded_image import LoadedImage
 from chexmix_cli.core.data.presets import ResolvedPreset
+from chexmix_cli.core.data.rendering.loaded_image import LoadedImage
 from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.data.views import PREFERENCE, View
 from chexmix_cli.core.errors import DataError

@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from chexmix_cli.core.data.images.load import load_image
-from chexmix_cli.core.data.loaded_image import LoadedImage
+from chexmix_cli.core.data.rendering.loaded_image import LoadedImage
 from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.settings.inference import InputSettings

@@ -8,7 +8,7 @@ from PIL import Image
 
 from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.images.plausibility import neighbour_correlation, pose_notes, require_film
-from chexmix_cli.core.data.pose import estimate_pose, rank_grid
+from chexmix_cli.core.data.rendering.pose import estimate_pose, rank_grid
 from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings

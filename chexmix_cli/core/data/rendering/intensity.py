@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.data.dicom.levels import percentiles
+from chexmix_cli.core.data.rendering.levels import percentiles
 from chexmix_cli.core.errors import DataError, Reason
 
 Values = NDArray[np.float64]

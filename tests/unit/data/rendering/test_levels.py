@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chexmix_cli.core.data.dicom.levels import count_levels, percentiles
+from chexmix_cli.core.data.rendering.levels import count_levels, percentiles
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.float32])

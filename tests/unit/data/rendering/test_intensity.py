@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from chexmix_cli.core.data.dicom import intensity
-from chexmix_cli.core.data.dicom.levels import count_levels
+from chexmix_cli.core.data.rendering import intensity
+from chexmix_cli.core.data.rendering.levels import count_levels
 from chexmix_cli.core.errors import DataError, Reason
 
 
