@@ -90,8 +90,8 @@ def _entries(item: DicomFile, num_said: int, bits: int) -> NDArray[np.unsignedin
     if isinstance(value, bytes):
         data = value
     else:
-        words = np.asarray(item.numbers("LUTData"), dtype=np.int64) % _WORD
-        data = words.astype(_word_type(item)).tobytes()
+        numbers = np.asarray(item.numbers("LUTData"), dtype=np.int64) % _WORD
+        data = numbers.astype(_word_type(item)).tobytes()
     if len(data) in (num_said, num_said + 1):  # a byte each, filled up to an even number
         return np.frombuffer(data, np.uint8, count=num_said)
     words = np.frombuffer(data, _word_type(item), count=len(data) // 2)
