@@ -138,8 +138,9 @@ CONCEPTS: Mapping[str, tuple[str, ...]] = {
         r"lvad",
         r"ventricular assist device",
         r"support devices?",
-        r"lines and tubes",
-        r"tubes and lines",
+        r"lines?(?:/| / |, | and | & | or )tubes?",
+        r"tubes?(?:/| / |, | and | & | or )lines?",
+        r"(?:lines?|tubes?|(?:medical |monitoring |implanted )?devices?|hardware)(?= ?[:=?|])",
         r"(?:shoulder )?arthroplasty",
         r"(?:loop|event) recorder",
     ),
@@ -226,6 +227,7 @@ DENIALS: Mapping[str, tuple[str, ...]] = {
         r"clear (?:lungs?|lung fields?)",
     ),
     "effusion": (r"pleural spaces? (?:is|are|appears?|remains?) (?:\w+ )?(?:clear|free of fluid)",),
+    "device": (r"(?<!not )(?<!not been )extubat(?:ion|ed)",),
     "pneumothorax": (r"pleural spaces? (?:is|are|appears?|remains?) (?:\w+ )?clear",),
 }
 #: Concept -> patterns that make it doubtful by themselves.

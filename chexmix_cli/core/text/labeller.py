@@ -1,9 +1,8 @@
 """Reads findings off a chest radiograph report by rules: which are stated, denied, doubted or not spoken of.
 
 Sentence by sentence, of the findings and the impression only (of the whole text where it has no such headings): phrases
-that name a finding are found, then words that deny or doubt it, each within its reach: over a list (``no effusion or
-pneumothorax``), up to a ``but``, a ``;``, a comma that begins a new statement. What is asked for, remembered or to be
-followed up (``history of``, ``to exclude``) counts as not spoken of. Where the rules are unsure they say uncertain or
+that name a finding are found, and ``scopes.py`` says what the words around each make of it. A finding that is a heading
+with an answer (``Pneumothorax: none``) has what the answer says. Where the rules are unsure they say uncertain or
 nothing rather than present: docs/report-metrics.md has the agreement with people's labels. The phrases are data, in
 ``finding_patterns.py`` and ``denial_patterns.py``; nothing is learned.
 """
@@ -15,22 +14,38 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from chexmix_cli.core.text import denial_patterns as cues
 from chexmix_cli.core.text import finding_patterns as patterns
+from chexmix_cli.core.text.denial_patterns import ABSENT, PRESENT, UNCERTAIN
+from chexmix_cli.core.text.scopes import Scopes
 from chexmix_cli.core.text.sections import read_sections
 
 NO_FINDING = "No Finding"
 #: Every finding that can be read.
 READABLE: tuple[str, ...] = (NO_FINDING, *patterns.FINDINGS)
 
-PRESENT, ABSENT, UNCERTAIN = 1, 0, -1
-
-_ABBREVIATIONS = re.compile(r"\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|no|st)\.$", re.IGNORECASE)
-_SENTENCE = re.compile(r"[.!?]+(?=\s|$)|\n\s*\n|\n(?=\s*(?:\d+[.)]|[-*•]) )|(?<=\s)\d{1,2}[.)](?=\s+[A-Z])")
-_LIST_WORD = re.compile(r"\b(?:or|nor)\b")
-_VERB = re.compile(r"\b(?:is|are|was|were|has|have|remains?|appears?|shows?|seen|noted)\b")
-#: Words between a phrase and the word behind it that denies it.
-_MOST_WORDS_BETWEEN = 6
+_ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|st)\.$", re.IGNORECASE)
+#: No other character ends a line: a form feed or U+2028 is white space.
+_NEW_LINE = r"(?:\r\n|\n|\r)"
+_SENTENCE_END = re.compile(
+    rf"""
+      (?:[.!] | (?<!\s)(?<!\A)\?(?!\s*(?i:yes|no|none|nil|negative|absent|present|possibl[ey])\b))+ (?=\s|$)
+    | (?<=[a-z)])\.(?=[A-Z][a-z])
+    | {_NEW_LINE}\s*{_NEW_LINE}
+    | {_NEW_LINE}(?=\s*(?:(?:\d+[.)]|[-*\u2022])[ ]|[A-Za-z][\w ,/()&-]{{0,60}}?(?:[:=|]|[ ][-\u2013\u2014][ ])))
+    | (?P<short>{_NEW_LINE})(?=[ \t]*[A-Z])
+    | (?<=\s)\d{{1,2}}[.)](?=\s+[A-Z])
+    """,
+    re.VERBOSE,
+)
+#: A line that ends before this column, and not in the middle of a phrase, was not wrapped.
+_LEAST_WRAPPED = 50
+_MID_PHRASE = re.compile(r"(?:,|\b(?:an?|the|and|or|nor|of|in|at|on|to|with|without|no|is|are|from|for|by))[ \t]*\Z", re.IGNORECASE)
+#: Marks that are written in several ways, by the one that the patterns know.
+_MARKS = str.maketrans({"\u2019": "'", "\u2013": "-", "\u2014": ":"})
+_QUESTIONED = re.compile(r"(?<!\S)\?(?=\w)")
+#: "Pneumothorax: none", "Lines, tubes = none", "Edema - no edema".
+_HEADING = re.compile(r"(?:^|(?<=[.,;|] ))(?P<name>[^.;:=?|]{1,80}?)(?: ?[:=?|] ?| (?P<dash>-) )(?=\S)")
+_ANSWER_END = re.compile(r"[;|]|$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +98,11 @@ def label_concepts(text: str) -> dict[str, int]:
 
 
 def labelled_text(text: str) -> str:
-    """Return what is labelled: findings and impression, or the text before any heading where there is neither."""
-    sections = read_sections(text)
+    """Return what is labelled: findings and impression, or the text before any heading where there is neither.
+
+    Its lines end with ``\n``, whatever they ended with.
+    """
+    sections = read_sections(text.replace("\r\n", "\n").replace("\r", "\n"))
     parts = [part for part in (sections.findings, sections.impression) if part]
     if not parts and sections.preamble:
         parts = [sections.preamble]
@@ -99,8 +117,10 @@ def sentences(text: str) -> list[str]:
 def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Return where each sentence starts and ends, white space at its ends included."""
     found, start = [], 0
-    for match in _SENTENCE.finditer(text):
-        if match[0].startswith(".") and _ABBREVIATIONS.search(text, max(0, match.start() - 8), match.start() + 1):
+    for match in _SENTENCE_END.finditer(text):
+        if match[0].startswith(".") and _ABBREVIATION.search(text, max(0, match.start() - 8), match.start() + 1):
+            continue
+        if match["short"] and _is_wrapped(text, match.start()):
             continue
         found.append((start, match.end()))
         start = match.end()
@@ -108,31 +128,76 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     return [(start, end) for start, end in found if re.search(r"\w", text[start:end])]
 
 
+def _is_wrapped(text: str, line_end: int) -> bool:
+    """Return whether a line goes on behind its end: it is long, or ends in the middle of a phrase."""
+    line_start = 1 + max(text.rfind("\n", 0, line_end), text.rfind("\r", 0, line_end))
+    return line_end - line_start >= _LEAST_WRAPPED or _MID_PHRASE.search(text, line_start, line_end) is not None
+
+
 def find_mentions(sentence: str) -> list[Mention]:
     """Return the concepts a sentence names, in order, with what it says of them."""
-    text = " ".join(sentence.lower().split())
-    by_themselves = list(_self_contained(text))
-    taken = [(mention.concept, mention.start, mention.end) for mention in by_themselves]
-    scopes = _Scopes(text)
-    found = list(by_themselves)
-    for concept, pattern in _concepts().items():
-        for match in pattern.finditer(text):
-            if any(concept == name and start < match.end() and match.start() < end for name, start, end in taken):
-                continue
-            label = scopes.label(match.start(), match.end())
-            if label is not None:
-                found.append(Mention(concept, label, match.start(), match.end()))
+    text = _QUESTIONED.sub("? ", " ".join(sentence.lower().translate(_MARKS).split()))
+    named = sorted(
+        (match.start(), match.end(), concept)
+        for concept, pattern in _concepts().items()
+        for match in pattern.finditer(text)
+    )
+    scopes = Scopes(text, [(start, end) for start, end, _ in named])
+    found = list(_self_contained(text, scopes))
+    taken = list(found)
+    answers = list(_answers(text, scopes)) if named else []
+    for start, end, concept in named:
+        if any(concept == one.concept and one.start < end and start < one.end for one in taken):
+            continue
+        answer = next((one for one in answers if one.name_start < end <= one.name_end), None)
+        if answer is None:
+            label = scopes.label(start, end)
+        elif any(concept == other and answer.start <= low and high <= answer.end for low, high, other in named):
+            continue
+        elif answer.is_dash:
+            label = scopes.label(start, end)
+        else:
+            label = scopes.answer(answer.start, answer.end)
+        if label is not None:
+            found.append(Mention(concept, label, start, end))
     return sorted(found, key=lambda mention: (mention.start, mention.end, mention.concept))
 
 
-def _self_contained(text: str) -> Iterator[Mention]:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A heading within a sentence and where its answer stands."""
+
+    name_start: int
+    name_end: int
+    start: int
+    end: int
+    is_dash: bool
+
+
+def _answers(text: str, scopes: Scopes) -> Iterator[_Answer]:
+    """Yield the headings of a sentence that have an answer."""
+    headings = list(_HEADING.finditer(text))
+    for place, heading in enumerate(headings):
+        start, end = heading.span("name")
+        if scopes.says(start, end):
+            start = 1 + text.rfind(",", start, end)
+            if not start or scopes.says(start, end):
+                continue
+        stop = headings[place + 1].start() if place + 1 < len(headings) else len(text)
+        stop = min(stop, _ANSWER_END.search(text, heading.end(), stop).start())
+        yield _Answer(start, end, heading.end(), stop, heading["dash"] is not None)
+
+
+def _self_contained(text: str, scopes: Scopes) -> Iterator[Mention]:
     """Yield statements whose own words say yes, no or maybe: ``the heart is enlarged``, ``the lungs are clear``."""
-    for label, table in ((ABSENT, _denials()), (UNCERTAIN, _doubts())):
-        for concept, pattern in table.items():
-            for match in pattern.finditer(text):
-                denied = _Scopes(text).label(match.start(), match.end()) if label == UNCERTAIN else label
-                if denied is not None:
-                    yield Mention(concept, ABSENT if denied == ABSENT else label, match.start(), match.end())
+    for concept, pattern in _denials().items():
+        for match in pattern.finditer(text):
+            yield Mention(concept, ABSENT, match.start(), match.end())
+    for concept, pattern in _doubts().items():
+        for match in pattern.finditer(text):
+            label = scopes.label(match.start(), match.end())
+            if label is not None:
+                yield Mention(concept, ABSENT if label == ABSENT else UNCERTAIN, match.start(), match.end())
     for concept, (big, doubtful) in _sizes().items():
         for match in doubtful.finditer(text):
             yield Mention(concept, UNCERTAIN, match.start(), match.end())
@@ -140,72 +205,17 @@ def _self_contained(text: str) -> Iterator[Mention]:
             between = match["gap"]
             if re.search(r"\b(?:not|no longer|nor)\b", between):
                 yield Mention(concept, ABSENT, match.start(), match.end())
-            elif re.search(r"\b(?:borderline|may|possibly|probably|might|could|upper)\b", between):
+            elif re.search(r"\b(?:borderline|may|possibly|probably|likely|might|could|upper)\b", between):
                 yield Mention(concept, UNCERTAIN, match.start(), match.end())
             elif not re.search(r"\b(?:normal|unchanged|stable|unremarkable)\b", between):
                 yield Mention(concept, PRESENT, match.start(), match.end())
-
-
-class _Scopes:
-    """The words of one sentence that deny and doubt, and how far each reaches."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        pseudo = [match.span() for match in _any(cues.PSEUDO_DENIALS).finditer(text)]
-        doubts = _spans(cues.DOUBTS_AFTER, text)
-        doubted_before = _spans(cues.DOUBTED_BEFORE, text)
-        # "cannot exclude", "not excluded": the denial in it is none.
-        self._denies_after = _outside(_spans(cues.DENIES_AFTER, text), [*pseudo, *doubts, *doubted_before])
-        self._doubts_after = doubts
-        self._denied_before = _outside(_spans(cues.DENIED_BEFORE, text), [*pseudo, *doubted_before])
-        self._doubted_before = doubted_before
-        self._spoken = _spans(cues.SPOKEN_OF_ONLY, text)
-        self._spoken_before = _spans(cues.SPOKEN_OF_BEFORE, text)
-        self._breaks = [match.span() for match in re.finditer("|".join(cues.BREAKS), text)]
-        self._breaks += [match.span() for match in _openers().finditer(text) if not self._goes_on(match)]
-
-    def label(self, start: int, end: int) -> int | None:
-        """Return what is said of the phrase at a place: 1, 0, -1, or None if it is only spoken of."""
-        if self._behind(self._spoken_before, end) or self._text.endswith("?"):
-            return None
-        if self._reaches(self._spoken, start) and not self._behind(self._denied_before, end):
-            return None
-        if self._reaches(self._denies_after, start) or self._behind(self._denied_before, end):
-            return ABSENT
-        if self._reaches(self._doubts_after, start) or self._behind(self._doubted_before, end):
-            return UNCERTAIN
-        return PRESENT
-
-    def _reaches(self, found: Sequence[tuple[int, int]], start: int) -> bool:
-        return any(
-            cue_end <= start and not any(cue_end <= low and high <= start for low, high in self._breaks)
-            for _, cue_end in found
-        )
-
-    def _behind(self, found: Sequence[tuple[int, int]], end: int) -> bool:
-        """Return whether a word of denial follows soon, with no other statement in between."""
-        for cue_start, _ in found:
-            between = self._text[end:cue_start]
-            if cue_start < end or len(between.split()) > _MOST_WORDS_BETWEEN or ";" in between:
-                continue
-            # "Opacity, atelectasis versus pneumonia" leaves the opacity as it is.
-            if self._text.startswith("v", cue_start) and "," in between:
-                continue
-            if not _VERB.search(between) and not any(end <= low and high <= cue_start for low, high in self._breaks):
-                return True
-        return False
-
-    def _goes_on(self, opener: re.Match[str]) -> bool:
-        """Return whether a list goes on behind a comma: an ``or`` later in the clause says so."""
-        stop = min((low for low, _ in self._breaks if low > opener.end()), default=len(self._text))
-        return _LIST_WORD.search(self._text, opener.end(), stop) is not None
 
 
 def _no_finding(text: str, stated: Mapping[str, int]) -> int | None:
     others = [label for concept, label in stated.items() if concept != "device"]
     if any(label != ABSENT for label in others):
         return ABSENT
-    if others or _any(patterns.NORMAL_FILM).search(" ".join(labelled_text(text).lower().split())):
+    if others or _normal_film().search(" ".join(labelled_text(text).lower().split())):
         return PRESENT
     return None
 
@@ -215,20 +225,6 @@ def _strongest(labels: Iterable[int]) -> int | None:
     return next((label for label in (PRESENT, UNCERTAIN, ABSENT) if label in found), None)
 
 
-def _spans(words: Sequence[str], text: str) -> list[tuple[int, int]]:
-    return [match.span() for match in _any(tuple(words)).finditer(text)]
-
-
-def _outside(spans: list[tuple[int, int]], covers: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    return [(low, high) for low, high in spans if not any(low < end and start < high for start, end in covers)]
-
-
-@cache
-def _any(words: tuple[str, ...]) -> re.Pattern[str]:
-    """Compile alternatives, the longest first, between word boundaries."""
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(sorted(words, key=len, reverse=True))})(?![\w-])")
-
-
 @cache
 def _concepts() -> dict[str, re.Pattern[str]]:
     # A hyphen in front belongs to a phrase ("fluid-overload"), one behind may join another ("mass-like").
@@ -236,6 +232,11 @@ def _concepts() -> dict[str, re.Pattern[str]]:
         name: re.compile(rf"(?<!\w)(?:{'|'.join(sorted(words, key=len, reverse=True))})(?!\w)")
         for name, words in patterns.CONCEPTS.items()
     }
+
+
+@cache
+def _normal_film() -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(patterns.NORMAL_FILM)})\b")
 
 
 @cache
@@ -251,7 +252,7 @@ def _doubts() -> dict[str, re.Pattern[str]]:
 @cache
 def _sizes() -> dict[str, tuple[re.Pattern[str], re.Pattern[str]]]:
     """Return, for each concept with a size, what says that it is too big, and that it is doubtful."""
-    gap = r"(?: (?!but\b|and the\b|with\b)[\w/-]+){0,6}? "
+    gap = r"(?: ?[:=])?(?: (?!but\b|and the\b|with\b)[\w/-]+){0,6}? "
     found = {}
     for name, (subject, big, doubtful) in patterns.SIZES.items():
         found[name] = (
@@ -259,8 +260,3 @@ def _sizes() -> dict[str, tuple[re.Pattern[str], re.Pattern[str]]]:
             re.compile(rf"\b(?:(?:{subject})\b{gap}(?:{doubtful})|(?:{doubtful}) (?:\w+ )?(?:{subject}))\b"),
         )
     return found
-
-
-@cache
-def _openers() -> re.Pattern[str]:
-    return re.compile(rf"(?:,|\band\b)(?: and| with)?(?= (?:a |an |the )?(?:{'|'.join(cues.OPENERS)})\b)")

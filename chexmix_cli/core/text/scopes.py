@@ -1,0 +1,333 @@
+"""What a sentence says of a phrase in it: stated, denied, doubted or only spoken of, by the words around it.
+
+The method is that of NegEx (Chapman et al., J Biomed Inform 34:301, 2001) and ConText (Harkema et al., J Biomed Inform
+42:839, 2009): trigger phrases with a meaning and a direction, phrases that look like a trigger and are none, and words
+that end a trigger's scope. As in ConText the longest of overlapping triggers counts. That each mention is stated,
+denied or doubted follows the labeller of CheXpert (Irvin et al., AAAI 2019); that syntax decides how far a trigger
+reaches follows NegBio (Peng et al., AMIA Summits 2018), here without a parser: a comma, an "and" or a "with" is looked
+at from both sides for a verb, an "or", an article, a word of size, side or severity.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cache
+
+from chexmix_cli.core.text import denial_patterns as words
+from chexmix_cli.core.text.denial_patterns import ABSENT, PRESENT, SPOKEN_OF, UNCERTAIN
+
+Span = tuple[int, int]
+
+#: Words between a phrase and the trigger behind it.
+_MOST_WORDS_BETWEEN = 8
+_LIST_WORD = re.compile(r"\b(?:or|nor)\b")
+_JUNCTION = re.compile(r" ?, ?(?:(?:and|with|or|nor)\b ?)?| (?:and|with|&) ")
+_CLAUSE = re.compile(r"[^.,;|]*")
+#: What joins a trigger behind to its phrase: "pneumothorax - absent", "(none)", "is difficult to exclude".
+_JOINT = re.compile(r"(?:[ :=\-(\[,?|/]|\b(?:is|are|was|were|remains?) )+\Z")
+
+
+class Reach(Enum):
+    """Whether a trigger's scope goes as far as a phrase."""
+
+    YES = "yes"
+    NO = "no"
+    PERHAPS = "perhaps"
+
+
+class Direction(Enum):
+    """Where a trigger's scope lies."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A phrase that changes what is said of another.
+
+    Attributes:
+        label: what it makes of a phrase: ``ABSENT``, ``UNCERTAIN`` or ``SPOKEN_OF``.
+        direction: ``NOWHERE`` for a phrase that only looks like a trigger.
+        start, end: where it stands in its sentence.
+        is_short: a comma or "with" ends its scope, unless a list with "and" goes on.
+    """
+
+    label: int | None
+    direction: Direction
+    start: int
+    end: int
+    is_short: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Junction:
+    """A comma, an "and" or a "with": a list goes on behind it, or a statement begins.
+
+    Attributes:
+        start, end: where it stands in its sentence.
+        begins: whether a statement begins behind it.
+        is_seen: the words behind a comma end with "is seen": a statement, unless they are the last of a longer list.
+        goes_on: an "or" says that the list goes on, whatever else.
+        joins: it is no bare comma and no "with", or an "and" or "or" follows in the same list.
+    """
+
+    start: int
+    end: int
+    begins: Reach
+    is_seen: bool
+    goes_on: bool
+    joins: bool
+
+
+class Scopes:
+    """The triggers of one sentence and how far each reaches.
+
+    Args:
+        text: a sentence, in lower case, its words parted by single spaces.
+        mentions: where the phrases stand that name something, in order.
+    """
+
+    def __init__(self, text: str, mentions: Sequence[Span]) -> None:
+        self._text = text
+        self._mentions = mentions
+        self._triggers = triggers = _find_triggers(text)
+        self._forward = [one for one in triggers if one.direction is Direction.FORWARD]
+        self._backward = [self._with_joint(one) for one in triggers if one.direction is Direction.BACKWARD]
+        self._breaks = [match.span() for match in _breaks().finditer(text)] if triggers else []
+        self._junctions = _find_junctions(text, self._breaks) if triggers else []
+
+    def label(self, start: int, end: int) -> int | None:
+        """Return what is said of the phrase at a place: 1, 0, -1, or None if it is only spoken of."""
+        is_question = self._text.endswith("?")
+        if is_question and _asking().match(self._text):
+            return SPOKEN_OF
+        behind = {trigger.label for trigger in self._backward if self._is_behind(trigger, end)}
+        for label in (SPOKEN_OF, ABSENT):
+            if label in behind:
+                return label
+        before = [(trigger, self._reaches(trigger, start)) for trigger in self._forward if trigger.end <= start]
+        before = [(trigger, reach) for trigger, reach in before if reach is not Reach.NO]
+        denials = [(trigger.end, reach) for trigger, reach in before if trigger.label == ABSENT]
+        last_denial = max((place for place, _ in denials), default=-1)
+        if any(trigger.label is SPOKEN_OF and trigger.end > last_denial for trigger, _ in before):
+            return SPOKEN_OF
+        if denials:
+            is_sort = self._text[:start].endswith(_sorts())
+            is_sure = not is_sort and any(reach is Reach.YES for _, reach in denials)
+            return ABSENT if is_sure else SPOKEN_OF
+        return UNCERTAIN if UNCERTAIN in behind or before or is_question else PRESENT
+
+    def answer(self, start: int, stop: int) -> int | None:
+        """Return what the answer from ``start`` to ``stop`` says of its heading, as in "Pneumothorax: none"."""
+        lead = _leads().match(self._text, start, stop)
+        place = lead.end() if lead else start
+        if _well().match(self._text, place, stop):
+            return ABSENT
+        trigger = next((one for one in self._triggers if one.start == place), None)
+        clause = _CLAUSE.match(self._text, place, stop)
+        clause_end = clause.end() if clause else stop
+        is_of_other = any(place <= low and high <= clause_end for low, high in self._mentions)
+        if trigger is None:
+            return PRESENT if is_of_other else self.label(start, start)
+        if is_of_other:
+            return SPOKEN_OF if trigger.label == ABSENT else PRESENT
+        return trigger.label
+
+    def says(self, start: int, end: int) -> bool:
+        """Return whether a trigger or a verb stands between two places: more than a name."""
+        if _finite_verbs().search(self._text, start, end):
+            return True
+        return any(start <= trigger.start and trigger.end <= end for trigger in self._triggers)
+
+    def _with_joint(self, trigger: Trigger) -> Trigger:
+        """Return the trigger with what joins it to the phrase in front."""
+        joint = _JOINT.search(self._text, 0, trigger.start)
+        return replace(trigger, start=joint.start()) if joint else trigger
+
+    def _reaches(self, trigger: Trigger, start: int) -> Reach:
+        """Return whether a trigger in front reaches the phrase that starts at ``start``."""
+        if any(trigger.end <= low and high <= start for low, high in self._breaks):
+            return Reach.NO
+        if trigger.is_short and _ended_breaks().search(self._text, trigger.end, start):
+            return Reach.NO
+        reach, is_list = Reach.YES, False
+        for junction in self._junctions:
+            if junction.start < trigger.end or junction.end > start:
+                continue
+            begins = self._begins_behind(trigger, junction, is_list)
+            if begins is Reach.NO:
+                is_list = True
+            elif begins is Reach.YES:
+                return Reach.NO
+            else:
+                reach = Reach.PERHAPS
+        return reach
+
+    def _begins_behind(self, trigger: Trigger, junction: Junction, is_list: bool) -> Reach:
+        """Return whether a statement begins behind a junction, seen from a trigger in front of it."""
+        if junction.goes_on:
+            return Reach.NO
+        if trigger.is_short and not junction.joins:
+            return Reach.YES
+        if junction.is_seen and not is_list:
+            return Reach.YES
+        if junction.begins is not Reach.YES and self._is_closed(trigger, junction):
+            return Reach.YES
+        return junction.begins
+
+    def _is_closed(self, trigger: Trigger, junction: Junction) -> bool:
+        """Return whether a verb ended the trigger's statement before the junction: "no effusion is seen, ..."."""
+        verb = _verbs().search(self._text, trigger.end, junction.start)
+        return verb is not None and bool(self._text[trigger.end : verb.start()].strip())
+
+    def _is_behind(self, trigger: Trigger, end: int) -> bool:
+        """Return whether a trigger behind belongs to the phrase that ends at ``end``: no other statement in between."""
+        if trigger.start < end:
+            return False
+        between = self._text[end : trigger.start]
+        if between.count(" ") > _MOST_WORDS_BETWEEN or _finite_verbs().search(between):
+            return False
+        if any(end <= low and high <= trigger.start for low, high in self._breaks):
+            return False
+        if any(end <= other.start and other.end <= trigger.start for other in self._forward):
+            return False
+        inside = [one for one in self._junctions if end <= one.start and one.end <= trigger.start]
+        # "Left effusion, pneumothorax is not seen": the comma parts two statements, unless the list goes on.
+        first = bisect_left(self._mentions, (end, end))
+        is_other_between = first < len(self._mentions) and self._mentions[first][1] <= trigger.start
+        return not (is_other_between and any(not one.joins for one in inside))
+
+
+def _find_triggers(text: str) -> list[Trigger]:
+    """Return the triggers of a sentence, the longest first, without those that a longer one overlaps."""
+    found = [
+        Trigger(label, direction, match.start(), match.end(), is_short)
+        for label, direction, is_short, pattern in _triggers()
+        for match in pattern.finditer(text)
+    ]
+    kept: list[Trigger] = []
+    for trigger in sorted(found, key=lambda one: one.start - one.end):
+        rivals = [one for one in kept if one.start < trigger.end and trigger.start < one.end]
+        # A phrase may look both ways ("versus").
+        if all((one.start, one.end, one.label) == (trigger.start, trigger.end, trigger.label) for one in rivals):
+            kept.append(trigger)
+    return kept
+
+
+def _find_junctions(text: str, breaks: Sequence[Span]) -> list[Junction]:
+    """Return the places of a sentence where a list goes on or a statement begins."""
+    places = [match.span() for match in _JUNCTION.finditer(text)]
+    commas = [start for start, end in places if "," in text[start:end]]
+    found = []
+    for start, end in places:
+        stop = min((low for low, _ in breaks if low >= end), default=len(text))
+        verb = _verbs().search(text, end, stop)
+        rest = text[end : verb.start() if verb else stop]
+        segment = text[end : min((comma for comma in commas if comma >= end), default=stop)][: stop - end]
+        mark = text[start:end]
+        stated = [match[0] for match in _statements().finditer(segment) if match.start()]
+        is_seen = bool(stated) and all(_sight().fullmatch(one) for one in stated)
+        goes_on = _LIST_WORD.search(mark + rest) is not None
+        found.append(
+            Junction(
+                start,
+                end,
+                begins=_begins(segment, mark, bool(stated) and not is_seen),
+                is_seen=is_seen and "," in mark,
+                goes_on=goes_on,
+                joins=goes_on or "and" in mark or "&" in mark or " and " in rest,
+            )
+        )
+    return found
+
+
+def _begins(segment: str, mark: str, is_stated: bool) -> Reach:
+    """Return whether a statement begins with a segment, by its verb and its first word."""
+    is_with, is_comma = "with" in mark, "," in mark
+    if is_stated or _opening(words.GRADES).match(segment) or (is_comma and is_with):
+        return Reach.YES
+    if is_comma and _opening(words.DETERMINERS).match(segment):
+        return Reach.YES
+    if _opening(words.SIZES).match(segment):
+        return Reach.YES if is_comma or is_with else Reach.PERHAPS
+    if _opening(words.SIDES).match(segment):
+        return Reach.PERHAPS if is_comma else Reach.YES if is_with else Reach.NO
+    return Reach.NO
+
+
+@cache
+def _triggers() -> tuple[tuple[int | None, Direction, bool, re.Pattern[str]], ...]:
+    """Return label, direction, whether the scope is short, and the pattern, of every group of triggers."""
+    return (
+        (PRESENT, Direction.NOWHERE, False, _any(words.PSEUDO_DENIALS)),
+        (ABSENT, Direction.FORWARD, True, _any(words.ENDED)),
+        *((label, Direction.FORWARD, False, _any(phrases)) for label, phrases in words.FORWARD.items()),
+        *((label, Direction.BACKWARD, False, _any(phrases)) for label, phrases in words.BACKWARD.items()),
+    )
+
+
+def _any(phrases: Sequence[str]) -> re.Pattern[str]:
+    """Compile alternatives, the longest first, where no word or hyphen goes on at either end."""
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(sorted(phrases, key=len, reverse=True))})(?![\w-])")
+
+
+@cache
+def _breaks() -> re.Pattern[str]:
+    return re.compile("|".join(words.BREAKS))
+
+
+@cache
+def _ended_breaks() -> re.Pattern[str]:
+    return _any(words.ENDED_BREAKS)
+
+
+@cache
+def _leads() -> re.Pattern[str]:
+    return re.compile(rf"(?:(?:{'|'.join(words.ANSWER_LEADS)})[ :=-]+)+")
+
+
+@cache
+def _well() -> re.Pattern[str]:
+    return _any(words.ANSWERS_WELL)
+
+
+@cache
+def _sorts() -> tuple[str, ...]:
+    return tuple(f"{sort} " for sort in words.SORTS)
+
+
+@cache
+def _opening(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?:(?:an?|the|there) )?(?:{'|'.join(phrases)})\b")
+
+
+@cache
+def _asking() -> re.Pattern[str]:
+    return re.compile(rf"(?:{'|'.join(words.ASKING)})\b")
+
+
+@cache
+def _sight() -> re.Pattern[str]:
+    return _any(words.SIGHT)
+
+
+@cache
+def _verbs() -> re.Pattern[str]:
+    """Compile what ends a statement: verbs, and words of sight, with or without one."""
+    return _any((*words.SIGHT, *words.VERBS))
+
+
+@cache
+def _statements() -> re.Pattern[str]:
+    return _any((*words.SIGHT, *words.VERBS, *words.PREDICATES))
+
+
+@cache
+def _finite_verbs() -> re.Pattern[str]:
+    return _any(words.VERBS)
