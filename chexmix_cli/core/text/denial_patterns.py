@@ -48,6 +48,8 @@ PSEUDO_DENIALS = (
     rf"{_PARTLY}(?: completely| entirely| fully)? {_HAS_GONE}",
     rf"(?:has|have|had|is|are|was|were) (?:{_PARTLY} )+(?:completely |entirely |fully )?{_HAS_GONE}",
     r"not (?:yet )?been removed",
+    rf"not previously {_SEEN}",
+    rf"(?:not|never) {_SEEN} (?:on|in) (?:the |any )?(?:prior|previous|earlier|comparison|old|older|remote|last)",
 )
 #: In front of what they deny, over a list, up to the end of the clause; and in front of what is only spoken of.
 FORWARD: Mapping[int | None, tuple[str, ...]] = {
@@ -72,10 +74,11 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         r"not (?:show\w*|demonstrat\w+|reveal\w*|consistent with|compatible with|suggestive of|due to|see)",
         r"not an?",
         r"no longer",
+        r"unlikely(?! *[.,;)\]]| (?:given|in|but|as|and|for|with|on|at|however)\b)",
         r"(?:(?:very|most|highly) )?unlikely to (?:be|represent|reflect|indicate|have)",
         rf"(?:no|without) (?:{_SLIGHT} |specific |high |clinical |radiographic )*(?:concern|suspicion|question) (?:of|for)",
         r"(?:low|very low|little|minimal) (?:\w+ )?(?:suspicion|concern|likelihood|probability|chance) (?:of|for|that)",
-        r"(?:excludes?|excluding|rules out|ruling out)",
+        r"(?:excludes|excluding|rules out|ruling out)",
     ),
     UNCERTAIN: (
         r"(?:may|might|could) (?:also )?be (?:\w+ )?(?:secondary|due|related) to",
@@ -107,7 +110,7 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         r"suspected",
         r"suspicious for",
         r"(?:suspicion|suspicions|raises? suspicion) (?:of|for)",
-        r"concern(?:s|ing)? (?:for|of|about)",
+        r"concern(?:s|ing)?(?: is| remains)? (?:for|of|about)",
         r"worrisome for",
         r"equivocal",
         r"versus",
@@ -116,7 +119,8 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         r"rather than",
         r"borderline",
         r"favou?r(?:s|ed|ing)?",
-        r"differential (?:\w+ ){0,3}includ(?:es?|ing)",
+        r"(?:differential|considerations?) (?:\w+ ){0,3}includ(?:es?|ing)",
+        r"differential diagnos[ie]s(?: (?:is|are|would be))?",
         r"and/or",
         r"(?:clinical(?:ly)? )?correlat(?:e|ion)(?: \w+){0,2} (?:for|to exclude|to rule out)",
         r"consider(?:ation)?(?: of| for)?",
@@ -126,12 +130,14 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         r"history of",
         r"h/o",
         r"hx of",
-        rf"to (?:{_FULLY} )?(?:exclude|rule out|evaluate|assess|ensure|document|confirm|look)(?: for)?",
+        rf"to (?:{_FULLY} )?(?:exclude|rule out|evaluate|assess|ensure|document|confirm|look)(?: for)?(?! (?:\w+ )?{_GONE})",
         r"evaluate for",
         r"evaluation (?:for|of)",
         r"(?:concern|question|assess|check|screening) (?:for|of)(?= \w+ \?)",
         r"r/o",
         r"rule[- ]out",
+        r"exclude",
+        rf"to (?:allow|ensure|confirm|document|assess|see|follow)(?: for| to)?(?: \w+)? {_GONE}(?: of)?",
         r"factors for",
         r"if",
         r"(?:could|may|might|can) (?:obscure|mask|hide)",
@@ -171,6 +177,8 @@ BACKWARD: Mapping[int | None, tuple[str, ...]] = {
         rf"(?:no|none|nil|nope|negative|neg|absent|false|n|0|not there){_END}",
         rf"(?:none|nil)(?: \w+){{1,3}}{_END}",
         rf"no (?:\w+ )?(?:evidence|signs?){_END}",
+        rf"removed{_END}",
+        rf"(?:cannot|can not|can't|could not) be {_SEEN}",
         r"\(-\)",
     ),
     UNCERTAIN: (
@@ -187,23 +195,21 @@ BACKWARD: Mapping[int | None, tuple[str, ...]] = {
         rf"|indeterminate|maybe|doubtful|borderline|less likely|not likely|unclear){_END}",
         rf"(?:cannot|can not|can't|could not|unable to) (?:{_FULLY} )?{_RULE_OUT}{_END}",
         r"(?:is|are) not likely",
-        r"versus",
-        r"vs\.?",
+        r"if present",
         r"\(\?\)",
         r"\?\?+",
     ),
     SPOKEN_OF: (
         r"may not be (?:seen|demonstrated|visible|visuali[sz]ed|identified|apparent|detected)",
-        rf"(?:n/?a|not applicable|unknown|not stated|not reported){_END}",
-        r"(?:is|are|was|were) (?:not|poorly|incompletely) (?:well |fully |adequately |optimally |completely )?"
-        r"(?:assessed|evaluated|assessable|evaluable)",
-        r"(?:not|poorly|incompletely) (?:well |fully |adequately |optimally |completely )?"
-        r"(?:assessed|evaluated|assessable|evaluable)",
+        rf"(?<=[:=] )(?:n/?a|not applicable|unknown|not stated|not reported){_END}",
+        r"not (?:well |adequately |optimally )?(?:assessed|evaluated|assessable|evaluable)",
         r"(?:cannot|can not|can't|could not) be (?:\w+ )?(?:assessed|evaluated|determined)",
         r"(?:unable|not able) to (?:assess|evaluate|determine)",
         r"see (?:above|below|findings|impression)",
     ),
 }
+#: Between two things of which either is doubted; a comma ends their reach to the front.
+BETWEEN = (r"versus", r"vs\.?")
 #: A sort of finding: its denial says nothing of the finding itself.
 SORTS = ("tension", "enlarging", "worsening", "progressive", "progressing", "increasing")
 
@@ -268,9 +274,9 @@ GRADES = (
     r"known",
 )
 #: How big: the same behind a comma; behind "and" the list may go on ("no pneumothorax and small effusion").
-SIZES = (r"small", r"large", r"trace", r"tiny", r"slight", r"loculated")
-#: Which side: a comma before one of these leaves open whether the list goes on.
-SIDES = (r"left", r"right", r"bilateral", r"bibasal", r"biapical", r"unilateral", r"basilar", r"basal", r"retrocardiac")
+SIZES = (r"small", r"trace", r"tiny", r"slight", r"loculated")
+#: Which side, and what is often denied: a comma before one of these leaves open whether the list goes on.
+SIDES = (r"left", r"right", r"bilateral", r"bibasal", r"biapical", r"unilateral", r"retrocardiac", r"large")
 #: Begin a statement behind a comma.
 DETERMINERS = (r"an?", r"the", r"this", r"these", r"that", r"his", r"her", r"it", r"there")
 #: Say that something is seen: behind a list they belong to all of it ("no effusion, pneumothorax or mass is seen").
@@ -305,6 +311,8 @@ VERBS = (
     r"projects?",
     r"overlies",
 )
+#: What stands behind one of these explains what stands in front, and takes no doubt back to it.
+LINKS = (r"represent\w*", r"reflect\w*", r"suggest\w*", r"(?:consistent|compatible) with", r"indicat\w+", r"favou?r\w*")
 #: Make a statement of the words in front of them, without a verb.
 PREDICATES = (
     r"tip",

@@ -212,23 +212,23 @@ DENIALS: Mapping[str, tuple[str, ...]] = {
         r"vascular (?:engorgement|congestion)(?: \w+){0,4} within (?:limits of normal|normal limits)",
     ),
     "cardiomegaly": (
-        rf"(?:{_HEART})(?:[\s,]+(?!not|no|ab|en|inc|upper|than)[\w/-]+){{0,7}}?"
-        rf"[\s,]+(?:{_NORMAL}(?! position)|not enlarged)",
+        rf"(?:{_HEART})(?:[\s,:=]+(?:- )?(?!not|no|ab|en|inc|upper|than)[\w/-]+){{0,7}}?"
+        rf"[\s,:=]+(?:- )?(?:{_NORMAL}(?! position)|not enlarged)",
         rf"{_NORMAL} (?:(?:size|sized|appearance) (?:of )?(?:the )?)?(?:{_HEART})",
     ),
     "enlarged_mediastinum": (
-        rf"{_MEDIASTINUM}(?:[\s,]+(?!not|no|ab|en|wid|upper|than)[\w/-]+){{0,7}}?"
-        rf"[\s,]+(?:{_NORMAL}|not (?:enlarged|widened))",
+        rf"{_MEDIASTINUM}(?:[\s,:=]+(?:- )?(?!not|no|ab|en|wid|upper|than)[\w/-]+){{0,7}}?"
+        rf"[\s,:=]+(?:- )?(?:{_NORMAL}|not (?:enlarged|widened))",
         rf"{_NORMAL} (?:(?:\w+ )?(?:and|size of the) )?{_MEDIASTINUM}",
     ),
     "opacity": (
-        r"lungs?(?: fields?| zones?)?(?: (?:are|is|appears?|remains?|both|bilaterally|grossly|well|and|expanded|aerated"
+        r"lungs?(?: fields?| zones?)?(?: ?:| -)?(?: (?:are|is|appears?|remains?|both|bilaterally|grossly|well|and|expanded|aerated"
         r"|otherwise|essentially))* (?<!not )clear(?! of)",
         r"clear (?:lungs?|lung fields?)",
     ),
-    "effusion": (r"pleural spaces? (?:is|are|appears?|remains?) (?:\w+ )?(?:clear|free of fluid)",),
+    "effusion": (r"pleural spaces?(?: (?:is|are|appears?|remains?)| ?:| -) (?:\w+ )?(?:clear|free of fluid)",),
     "device": (r"(?<!not )(?<!not been )extubat(?:ion|ed)",),
-    "pneumothorax": (r"pleural spaces? (?:is|are|appears?|remains?) (?:\w+ )?clear",),
+    "pneumothorax": (r"pleural spaces?(?: (?:is|are|appears?|remains?)| ?:| -) (?:\w+ )?clear",),
 }
 #: Concept -> patterns that make it doubtful by themselves.
 DOUBTS: Mapping[str, tuple[str, ...]] = {

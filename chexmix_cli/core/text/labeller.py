@@ -44,7 +44,7 @@ _MID_PHRASE = re.compile(r"(?:,|\b(?:an?|the|and|or|nor|of|in|at|on|to|with|with
 _MARKS = str.maketrans({"\u2019": "'", "\u2013": "-", "\u2014": ":"})
 _QUESTIONED = re.compile(r"(?<!\S)\?(?=\w)")
 #: "Pneumothorax: none", "Lines, tubes = none", "Edema - no edema".
-_HEADING = re.compile(r"(?:^|(?<=[.,;|] ))(?P<name>[^.;:=?|]{1,80}?)(?: ?[:=?|] ?| (?P<dash>-) )(?=\S)")
+_HEADING = re.compile(r"(?:^|(?<=[.,;|] ))(?P<name>[^.;:=?|]{1,80}?)(?: ?[:=|] ?|\? | (?P<dash>-) )(?=\S)")
 _ANSWER_END = re.compile(r"[;|]|$")
 
 
@@ -252,7 +252,7 @@ def _doubts() -> dict[str, re.Pattern[str]]:
 @cache
 def _sizes() -> dict[str, tuple[re.Pattern[str], re.Pattern[str]]]:
     """Return, for each concept with a size, what says that it is too big, and that it is doubtful."""
-    gap = r"(?: ?[:=])?(?: (?!but\b|and the\b|with\b)[\w/-]+){0,6}? "
+    gap = r"(?: ?[:=])?(?: (?!but\b|and the\b|with\b)[\w/-]+[:=]?){0,6}? "
     found = {}
     for name, (subject, big, doubtful) in patterns.SIZES.items():
         found[name] = (

@@ -24,8 +24,10 @@ Span = tuple[int, int]
 
 #: Words between a phrase and the trigger behind it.
 _MOST_WORDS_BETWEEN = 8
-_LIST_WORD = re.compile(r"\b(?:or|nor)\b")
-_JUNCTION = re.compile(r" ?, ?(?:(?:and|with|or|nor)\b ?)?| (?:and|with|&) ")
+_LIST_WORD = re.compile(r"\b(?:or|nor)\b|(?<=[a-z])/(?=[a-z])")
+_JUNCTION = re.compile(
+    r" ?, ?(?:(?:and|with|or|nor)\b ?)?| (?:and|&|(?<!compatible )(?<!consistent )(?<!associated )(?<!keeping )with) "
+)
 _CLAUSE = re.compile(r"[^.,;|]*")
 #: What joins a trigger behind to its phrase: "pneumothorax - absent", "(none)", "is difficult to exclude".
 _JOINT = re.compile(r"(?:[ :=\-(\[,?|/]|\b(?:is|are|was|were|remains?) )+\Z")
@@ -71,7 +73,8 @@ class Junction:
 
     Attributes:
         start, end: where it stands in its sentence.
-        begins: whether a statement begins behind it.
+        opens: whether the first words behind it begin a statement.
+        is_stated: the words behind it have a verb.
         is_seen: the words behind a comma end with "is seen": a statement, unless they are the last of a longer list.
         goes_on: an "or" says that the list goes on, whatever else.
         joins: it is no bare comma and no "with", or an "and" or "or" follows in the same list.
@@ -79,7 +82,8 @@ class Junction:
 
     start: int
     end: int
-    begins: Reach
+    opens: Reach
+    is_stated: bool
     is_seen: bool
     goes_on: bool
     joins: bool
@@ -175,11 +179,11 @@ class Scopes:
             return Reach.NO
         if trigger.is_short and not junction.joins:
             return Reach.YES
-        if junction.is_seen and not is_list:
+        if junction.is_stated or self._is_closed(trigger, junction):
             return Reach.YES
-        if junction.begins is not Reach.YES and self._is_closed(trigger, junction):
+        if junction.is_seen and not is_list and self._names(trigger.end, junction.start):
             return Reach.YES
-        return junction.begins
+        return junction.opens
 
     def _is_closed(self, trigger: Trigger, junction: Junction) -> bool:
         """Return whether a verb ended the trigger's statement before the junction: "no effusion is seen, ..."."""
@@ -193,15 +197,24 @@ class Scopes:
         between = self._text[end : trigger.start]
         if between.count(" ") > _MOST_WORDS_BETWEEN or _finite_verbs().search(between):
             return False
+        if trigger.label == UNCERTAIN and _links().search(between):
+            return False
         if any(end <= low and high <= trigger.start for low, high in self._breaks):
             return False
         if any(end <= other.start and other.end <= trigger.start for other in self._forward):
             return False
         inside = [one for one in self._junctions if end <= one.start and one.end <= trigger.start]
+        if any(one.opens is not Reach.NO and not one.goes_on for one in inside):
+            return False
         # "Left effusion, pneumothorax is not seen": the comma parts two statements, unless the list goes on.
-        first = bisect_left(self._mentions, (end, end))
-        is_other_between = first < len(self._mentions) and self._mentions[first][1] <= trigger.start
-        return not (is_other_between and any(not one.joins for one in inside))
+        return not (
+            (trigger.is_short or self._names(end, trigger.start)) and any(not one.joins for one in inside)
+        )
+
+    def _names(self, start: int, end: int) -> bool:
+        """Return whether something is named between two places."""
+        first = bisect_left(self._mentions, (start, start))
+        return first < len(self._mentions) and self._mentions[first][1] <= end
 
 
 def _find_triggers(text: str) -> list[Trigger]:
@@ -214,8 +227,12 @@ def _find_triggers(text: str) -> list[Trigger]:
     kept: list[Trigger] = []
     for trigger in sorted(found, key=lambda one: one.start - one.end):
         rivals = [one for one in kept if one.start < trigger.end and trigger.start < one.end]
-        # A phrase may look both ways ("versus").
-        if all((one.start, one.end, one.label) == (trigger.start, trigger.end, trigger.label) for one in rivals):
+        # A doubt may look both ways: "is favored", "favored to be"; so may a denial of the same words.
+        if all(
+            one.label == trigger.label
+            and (trigger.label == UNCERTAIN or (one.start, one.end) == (trigger.start, trigger.end))
+            for one in rivals
+        ):
             kept.append(trigger)
     return kept
 
@@ -238,7 +255,8 @@ def _find_junctions(text: str, breaks: Sequence[Span]) -> list[Junction]:
             Junction(
                 start,
                 end,
-                begins=_begins(segment, mark, bool(stated) and not is_seen),
+                opens=_opens(segment, mark),
+                is_stated=bool(stated) and not is_seen,
                 is_seen=is_seen and "," in mark,
                 goes_on=goes_on,
                 joins=goes_on or "and" in mark or "&" in mark or " and " in rest,
@@ -247,10 +265,10 @@ def _find_junctions(text: str, breaks: Sequence[Span]) -> list[Junction]:
     return found
 
 
-def _begins(segment: str, mark: str, is_stated: bool) -> Reach:
-    """Return whether a statement begins with a segment, by its verb and its first word."""
+def _opens(segment: str, mark: str) -> Reach:
+    """Return whether a statement begins with a segment, by its first words."""
     is_with, is_comma = "with" in mark, "," in mark
-    if is_stated or _opening(words.GRADES).match(segment) or (is_comma and is_with):
+    if _opening(words.GRADES).match(segment) or (is_comma and is_with):
         return Reach.YES
     if is_comma and _opening(words.DETERMINERS).match(segment):
         return Reach.YES
@@ -267,6 +285,7 @@ def _triggers() -> tuple[tuple[int | None, Direction, bool, re.Pattern[str]], ..
     return (
         (PRESENT, Direction.NOWHERE, False, _any(words.PSEUDO_DENIALS)),
         (ABSENT, Direction.FORWARD, True, _any(words.ENDED)),
+        (UNCERTAIN, Direction.BACKWARD, True, _any(words.BETWEEN)),
         *((label, Direction.FORWARD, False, _any(phrases)) for label, phrases in words.FORWARD.items()),
         *((label, Direction.BACKWARD, False, _any(phrases)) for label, phrases in words.BACKWARD.items()),
     )
@@ -326,6 +345,11 @@ def _verbs() -> re.Pattern[str]:
 @cache
 def _statements() -> re.Pattern[str]:
     return _any((*words.SIGHT, *words.VERBS, *words.PREDICATES))
+
+
+@cache
+def _links() -> re.Pattern[str]:
+    return _any(words.LINKS)
 
 
 @cache
