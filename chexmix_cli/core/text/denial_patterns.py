@@ -20,7 +20,7 @@ _FULLY = r"(?:completely|entirely|fully|definitively|definitely|confidently|reli
 _RULE_OUT = r"(?:exclude|rule[- ]?out|discount|eliminate|dismiss)"
 _RULED_OUT = r"(?:excluded|ruled[- ]?out|discounted|eliminated|dismissed)"
 _PARTLY = (
-    r"(?:near(?:ly)?|almost|partial(?:ly)?|partly|incomplete(?:ly)?|largely|mostly|substantial(?:ly)?|ongoing"
+    r"(?:near(?:ly)?|almost|subtotal|significant(?:ly)?|partial(?:ly)?|partly|incomplete(?:ly)?|largely|mostly|substantial(?:ly)?|ongoing"
     r"|continu(?:ed|ing)|some|gradual(?:ly)?|further|slow(?:ly)?|moderate(?:ly)?|mild(?:ly)?|slight(?:ly)?)"
 )
 _GONE = r"(?:resolution|clearing|clearance|disappearance|resorption)"
@@ -41,8 +41,8 @@ PSEUDO_DENIALS = (
     r"(?:no|without) doubt",
     r"no (?:more|less|greater|larger|smaller) than",
     r"gram[- ]negative",
-    rf"(?:{_PARTLY} )+(?:interval )?(?:complete )?{_GONE} of",
-    rf"{_PARTLY}[- ]complete (?:interval )?{_GONE} of",
+    rf"(?:{_PARTLY} )+(?:interval )?(?:(?:complete|total) )?{_GONE} of",
+    rf"{_PARTLY}[- ](?:complete|total) (?:interval )?{_GONE} of",
     rf"(?:no|without|lack of|not) (?:\w+ )?{_GONE}(?: of)?",
     rf"(?:not|never)(?: yet| been| {_FULLY}| \w+ly)* {_HAS_GONE}",
     rf"{_PARTLY}(?: completely| entirely| fully)? {_HAS_GONE}",
@@ -50,6 +50,7 @@ PSEUDO_DENIALS = (
     r"not (?:yet )?been removed",
     rf"not previously {_SEEN}",
     rf"(?:not|never) {_SEEN} (?:on|in) (?:the |any )?(?:prior|previous|earlier|comparison|old|older|remote|last)",
+    rf"(?<=, )not {_SEEN} (?:on|in) (?:the )?(?:lateral|frontal|pa|ap)",
 )
 #: In front of what they deny, over a list, up to the end of the clause; and in front of what is only spoken of.
 FORWARD: Mapping[int | None, tuple[str, ...]] = {
@@ -68,11 +69,12 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         r"devoid of",
         r"fails? to (?:show|demonstrate|reveal)",
         r"failed to (?:show|demonstrate|reveal)",
-        r"(?:do|does|did) not (?:show|demonstrate|reveal|have|see|suggest|represent|identify|appear to (?:be|have))",
+        r"(?:do|does|did) not (?:show|demonstrate|reveal|have|see|suggest|represent|identify|look like|appear to (?:be|have))",
         r"(?:do|does|did)n't (?:show|demonstrate|reveal|have|see|suggest|represent|identify)",
         r"(?:cannot|can not|can't) (?:see|identify|detect|appreciate)",
         r"not (?:show\w*|demonstrat\w+|reveal\w*|consistent with|compatible with|suggestive of|due to|see)",
         r"not an?",
+        r"not (?:suspicious|concerning|worrisome) for",
         r"no longer",
         r"unlikely(?! *[.,;)\]]| (?:given|in|but|as|and|for|with|on|at|however)\b)",
         r"(?:(?:very|most|highly) )?unlikely to (?:be|represent|reflect|indicate|have)",
@@ -89,11 +91,16 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         rf"(?:unable|not able|not possible|impossible|difficult|hard|insufficient|inadequate|inability) to "
         rf"(?:{_FULLY} )?{_RULE_OUT}",
         rf"(?:cannot|can not|can't|could not|unable to) (?:{_FULLY} )?(?:be certain (?:of|about)|be sure (?:of|about))",
-        r"possibl[ey]",
+        r"(?:may|might|could|would) (?:also )?include",
+        r"(?:possibly|probably|likely|perhaps|presumably) (?:secondary|due|related) to",
+        r"possibl[ey](?! (?:secondary|due|related) to)",
+        r"(?:not excluded|possible|probable|likely|suspected):",
+        r"exclusion of",
+        r"more likely than",
         r"possibility (?:of|for)",
-        r"probabl[ey]",
+        r"probabl[ey](?! (?:secondary|due|related) to)",
         r"probability of",
-        r"likely",
+        r"likely(?! (?:secondary|due|related) to)",
         r"(?:is|are|was|were) not likely",
         r"less likely",
         r"presumabl[ey]",
@@ -146,7 +153,8 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         r"treated for",
         r"treatment (?:for|of)",
         r"if there is (?:\w+ )?concern for",
-        r"signs? and symptoms of",
+        r"(?:signs? (?:and|or) )?symptoms of",
+        r"(?:prior|previous|remote|old) (?:\w+ ){0,3}?(?=(?:broncho)?pneumonia|infecti)",
     ),
 }
 #: In front of what has gone or been taken out; a comma, or "with", ends their reach.
@@ -178,6 +186,7 @@ BACKWARD: Mapping[int | None, tuple[str, ...]] = {
         rf"(?:none|nil)(?: \w+){{1,3}}{_END}",
         rf"no (?:\w+ )?(?:evidence|signs?){_END}",
         rf"removed{_END}",
+        rf"(?:very )?(?:low|little|minimal) (?:\w+ )?(?:suspicion|likelihood|probability){_END}",
         rf"(?:cannot|can not|can't|could not) be {_SEEN}",
         r"\(-\)",
     ),
@@ -195,11 +204,13 @@ BACKWARD: Mapping[int | None, tuple[str, ...]] = {
         rf"|indeterminate|maybe|doubtful|borderline|less likely|not likely|unclear){_END}",
         rf"(?:cannot|can not|can't|could not|unable to) (?:{_FULLY} )?{_RULE_OUT}{_END}",
         r"(?:is|are) not likely",
+        r"(?:would|could|may|might) be (?:a|an|another) (?:\w+ )?(?:consideration|possibility|concern)",
         r"if present",
         r"\(\?\)",
         r"\?\?+",
     ),
     SPOKEN_OF: (
+        r"(?:may|might|could) be (?:missed|overlooked|obscured|masked)",
         r"may not be (?:seen|demonstrated|visible|visuali[sz]ed|identified|apparent|detected)",
         rf"(?<=[:=] )(?:n/?a|not applicable|unknown|not stated|not reported){_END}",
         r"not (?:well |adequately |optimally )?(?:assessed|evaluated|assessable|evaluable)",
@@ -209,9 +220,9 @@ BACKWARD: Mapping[int | None, tuple[str, ...]] = {
     ),
 }
 #: Between two things of which either is doubted; a comma ends their reach to the front.
-BETWEEN = (r"versus", r"vs\.?")
+BETWEEN = (r"versus", r"vs\.?", r"(?:is |are )?more likely than")
 #: A sort of finding: its denial says nothing of the finding itself.
-SORTS = ("tension", "enlarging", "worsening", "progressive", "progressing", "increasing")
+SORTS = ("tension", "tension component of", "enlarging", "worsening", "progressive", "progressing", "increasing")
 
 #: End the reach of what stands in front.
 BREAKS = (
@@ -272,6 +283,7 @@ GRADES = (
     r"subtle",
     r"linear",
     r"known",
+    r"(?:interval )?(?:increase in|worsening of|development of|progression of)",
 )
 #: How big: the same behind a comma; behind "and" the list may go on ("no pneumothorax and small effusion").
 SIZES = (r"small", r"trace", r"tiny", r"slight", r"loculated")
@@ -310,6 +322,7 @@ VERBS = (
     r"ends",
     r"projects?",
     r"overlies",
+    r"represents?",
 )
 #: What stands behind one of these explains what stands in front, and takes no doubt back to it.
 LINKS = (r"represent\w*", r"reflect\w*", r"suggest\w*", r"(?:consistent|compatible) with", r"indicat\w+", r"favou?r\w*")

@@ -28,6 +28,7 @@ _ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|st)\.$", re.I
 _NEW_LINE = r"(?:\r\n|\n|\r)"
 _SENTENCE_END = re.compile(
     rf"""
+      (?!\.{{2,}}\s*(?i:no|none|nil|negative|absent)\b)
       (?:[.!] | (?<!\s)(?<!\A)\?(?!\s*(?i:yes|no|none|nil|negative|absent|present|possibl[ey])\b))+ (?=\s|$)
     | (?<=[a-z)])\.(?=[A-Z][a-z])
     | {_NEW_LINE}\s*{_NEW_LINE}

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 
 from chexmix_cli.core.text import denial_patterns as words
 from chexmix_cli.core.text.denial_patterns import ABSENT, PRESENT, SPOKEN_OF, UNCERTAIN
@@ -23,14 +23,14 @@ from chexmix_cli.core.text.denial_patterns import ABSENT, PRESENT, SPOKEN_OF, UN
 Span = tuple[int, int]
 
 #: Words between a phrase and the trigger behind it.
-_MOST_WORDS_BETWEEN = 8
+_MOST_WORDS_BETWEEN = 12
 _LIST_WORD = re.compile(r"\b(?:or|nor)\b|(?<=[a-z])/(?=[a-z])")
 _JUNCTION = re.compile(
     r" ?, ?(?:(?:and|with|or|nor)\b ?)?| (?:and|&|(?<!compatible )(?<!consistent )(?<!associated )(?<!keeping )with) "
 )
 _CLAUSE = re.compile(r"[^.,;|]*")
 #: What joins a trigger behind to its phrase: "pneumothorax - absent", "(none)", "is difficult to exclude".
-_JOINT = re.compile(r"(?:[ :=\-(\[,?|/]|\b(?:is|are|was|were|remains?) )+\Z")
+_JOINT = re.compile(r"(?:[ .:=\-(\[,?|/]|\b(?:is|are|was|were|remains?) )+\Z")
 
 
 class Reach(Enum):
@@ -100,11 +100,26 @@ class Scopes:
     def __init__(self, text: str, mentions: Sequence[Span]) -> None:
         self._text = text
         self._mentions = mentions
-        self._triggers = triggers = _find_triggers(text)
-        self._forward = [one for one in triggers if one.direction is Direction.FORWARD]
-        self._backward = [self._with_joint(one) for one in triggers if one.direction is Direction.BACKWARD]
-        self._breaks = [match.span() for match in _breaks().finditer(text)] if triggers else []
-        self._junctions = _find_junctions(text, self._breaks) if triggers else []
+
+    @cached_property
+    def _triggers(self) -> list[Trigger]:
+        return _find_triggers(self._text)
+
+    @cached_property
+    def _forward(self) -> list[Trigger]:
+        return [trigger for trigger in self._triggers if trigger.direction is Direction.FORWARD]
+
+    @cached_property
+    def _backward(self) -> list[Trigger]:
+        return [self._with_joint(trigger) for trigger in self._triggers if trigger.direction is Direction.BACKWARD]
+
+    @cached_property
+    def _breaks(self) -> list[Span]:
+        return [match.span() for match in _breaks().finditer(self._text)]
+
+    @cached_property
+    def _junctions(self) -> list[Junction]:
+        return _find_junctions(self._text, self._breaks)
 
     def label(self, start: int, end: int) -> int | None:
         """Return what is said of the phrase at a place: 1, 0, -1, or None if it is only spoken of."""
@@ -180,6 +195,8 @@ class Scopes:
         if trigger.is_short and not junction.joins:
             return Reach.YES
         if junction.is_stated or self._is_closed(trigger, junction):
+            return Reach.YES
+        if any(other.start == junction.end for other in self._forward):
             return Reach.YES
         if junction.is_seen and not is_list and self._names(trigger.end, junction.start):
             return Reach.YES
