@@ -69,7 +69,8 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         r"devoid of",
         r"fails? to (?:show|demonstrate|reveal)",
         r"failed to (?:show|demonstrate|reveal)",
-        r"(?:do|does|did) not (?:show|demonstrate|reveal|have|see|suggest|represent|identify|look like|appear to (?:be|have))",
+        r"(?:do|does|did) not (?:show|demonstrate|reveal|have|see|suggest|represent|identify|look like"
+        r"|appear to (?:be|have))",
         r"(?:do|does|did)n't (?:show|demonstrate|reveal|have|see|suggest|represent|identify)",
         r"(?:cannot|can not|can't) (?:see|identify|detect|appreciate)",
         r"not (?:show\w*|demonstrat\w+|reveal\w*|consistent with|compatible with|suggestive of|due to|see)",
@@ -78,7 +79,8 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
         r"no longer",
         r"unlikely(?! *[.,;)\]]| (?:given|in|but|as|and|for|with|on|at|however)\b)",
         r"(?:(?:very|most|highly) )?unlikely to (?:be|represent|reflect|indicate|have)",
-        rf"(?:no|without) (?:{_SLIGHT} |specific |high |clinical |radiographic )*(?:concern|suspicion|question) (?:of|for)",
+        rf"(?:no|without) (?:{_SLIGHT} |specific |high |clinical |radiographic )*(?:concern|suspicion|question)"
+        r" (?:of|for)",
         r"(?:low|very low|little|minimal) (?:\w+ )?(?:suspicion|concern|likelihood|probability|chance) (?:of|for|that)",
         r"(?:excludes|excluding|rules out|ruling out)",
     ),
@@ -135,9 +137,11 @@ FORWARD: Mapping[int | None, tuple[str, ...]] = {
     ),
     SPOKEN_OF: (
         r"history of",
+        r"(?:in detecting|for detection of)",
         r"h/o",
         r"hx of",
-        rf"to (?:{_FULLY} )?(?:exclude|rule out|evaluate|assess|ensure|document|confirm|look)(?: for)?(?! (?:\w+ )?{_GONE})",
+        rf"to (?:{_FULLY} )?(?:exclude|rule out|evaluate|assess|ensure|document|confirm|look)(?: for)?"
+        rf"(?! (?:\w+ )?{_GONE})",
         r"evaluate for",
         r"evaluation (?:for|of)",
         r"(?:concern|question|assess|check|screening) (?:for|of)(?= \w+ \?)",
@@ -172,13 +176,13 @@ BACKWARD: Mapping[int | None, tuple[str, ...]] = {
     ABSENT: (
         rf"(?:is|are|was|were|has|have) (?:\w+ )?(?:no longer|not)(?: \w+)? (?:been )?{_SEEN}",
         rf"(?:is|are|was|were)n't (?:\w+ )?{_SEEN}",
-        rf"(?:not|never) (?:been )?(?:\w+ly )?{_SEEN}",
+        rf"(?:not|never) (?:been )?(?!previously )(?:\w+ly )?{_SEEN}",
         rf"none (?:is |are |was )?{_SEEN}",
         rf"no longer {_SEEN}",
         r"(?:is|are) (?:now )?absent",
         r"(?:is|are) (?:very |most |highly |considered |thought |felt )*(?:to be )?unlikely",
         r"(?:very |most |highly )?unlikely",
-        rf"(?:has|have|had)(?: been)?(?: now| since| completely| entirely| interval\w*| fully)* (?:{_HAS_GONE}|removed)",
+        rf"(?:has|have|had)(?: been| now| since| completely| entirely| interval\w*| fully)* (?:{_HAS_GONE}|removed)",
         rf"(?:is|are|was|were)(?: now| since| completely| entirely| fully)* (?:{_HAS_GONE}|removed)",
         rf"(?:is|are|was|were|has been|have been) (?:\w+ly )?{_RULED_OUT}",
         rf"(?:(?:completely|fully|now) )?{_HAS_GONE}",
@@ -196,9 +200,10 @@ BACKWARD: Mapping[int | None, tuple[str, ...]] = {
         rf"(?:is|are|has|have) not (?:been )?(?:\w+ )?{_RULED_OUT}",
         rf"(?:not|incompletely|never) (?:\w+ )?{_RULED_OUT}",
         rf"(?:difficult|hard|impossible|not possible) to (?:{_FULLY} )?{_RULE_OUT}",
-        r"(?:is|are|was|were|remains?)(?: still| also| then| therefore| strongly)? (?:possible|suspected|questioned|likely"
-        r"|probable|favou?red|a possibility|a concern|(?:a|another) consideration|in the differential|questionable"
-        r"|not (?:entirely|completely|fully) excluded|doubtful|uncertain|equivocal|indeterminate|to be considered)",
+        r"(?:is|are|was|were|remains?)(?: still| also| then| therefore| strongly)? (?:possible|suspected|questioned"
+        r"|likely|probable|favou?red|a possibility|a concern|(?:a|another) consideration|in the differential"
+        r"|questionable|not (?:entirely|completely|fully) excluded|doubtful|uncertain|equivocal|indeterminate"
+        r"|to be considered)",
         r"(?:should|could|may|might|must|can) (?:also )?be (?:considered|present|suspected|entertained|questioned)",
         rf"(?:possibl[ey]|probabl[ey]|likely|suspected|suspicious|questionable|questioned|equivocal|uncertain"
         rf"|indeterminate|maybe|doubtful|borderline|less likely|not likely|unclear){_END}",
@@ -206,6 +211,7 @@ BACKWARD: Mapping[int | None, tuple[str, ...]] = {
         r"(?:is|are) not likely",
         r"(?:would|could|may|might) be (?:a|an|another) (?:\w+ )?(?:consideration|possibility|concern)",
         r"if present",
+        rf"not well[- ]{_SEEN}",
         r"\(\?\)",
         r"\?\?+",
     ),
@@ -250,8 +256,8 @@ BREAKS = (
     r"\bsuperimposed on\b",
     r"\bas well as\b(?= (?:a |an )?(?:mild|moderate|small|large))",
 )
-#: How bad, how old: where one of these follows a comma, "and" or "with", a statement begins, unless an "or" goes on with
-#: the list.
+#: How bad, how old: where one of these follows a comma, "and" or "with", a statement begins, unless an "or" goes on
+#: with the list.
 GRADES = (
     r"mild(?:ly)?",
     r"moderate(?:ly)?",
@@ -350,6 +356,29 @@ PREDICATES = (
 #: Deny a finding that is a heading: "Effusion: normal".
 ANSWERS_WELL = (r"normal", r"clear", r"unremarkable", r"free")
 #: Words between a heading and its answer.
-ANSWER_LEADS = (r"left", r"right", r"bilateral(?:ly)?", r"both sides", r"currently", r"now", r"there (?:is|are)", r"the")
+ANSWER_LEADS = (
+    r"left",
+    r"right",
+    r"bilateral(?:ly)?",
+    r"both sides",
+    r"currently",
+    r"now",
+    r"there (?:is|are)",
+    r"the",
+)
 #: Begin a question that asks rather than doubts.
-ASKING = (r"is", r"are", r"was", r"does", r"do", r"did", r"has", r"any", r"can", r"could", r"rule", r"evaluate", r"eval")
+ASKING = (
+    r"is",
+    r"are",
+    r"was",
+    r"does",
+    r"do",
+    r"did",
+    r"has",
+    r"any",
+    r"can",
+    r"could",
+    r"rule",
+    r"evaluate",
+    r"eval",
+)

@@ -222,8 +222,8 @@ DENIALS: Mapping[str, tuple[str, ...]] = {
         rf"{_NORMAL} (?:(?:\w+ )?(?:and|size of the) )?{_MEDIASTINUM}",
     ),
     "opacity": (
-        r"lungs?(?: fields?| zones?)?(?: ?:| -)?(?: (?:are|is|appears?|remains?|both|bilaterally|grossly|well|and|expanded|aerated"
-        r"|otherwise|essentially))* (?<!not )clear(?! of)",
+        r"lungs?(?: fields?| zones?)?(?: ?:| -)?(?: (?:are|is|appears?|remains?|both|bilaterally|grossly|well|and"
+        r"|expanded|aerated|otherwise|essentially))* (?<!not )clear(?! of)",
         r"clear (?:lungs?|lung fields?)",
     ),
     "effusion": (r"pleural spaces?(?: (?:is|are|appears?|remains?)| ?:| -) (?:\w+ )?(?:clear|free of fluid)",),

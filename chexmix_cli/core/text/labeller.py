@@ -10,7 +10,7 @@ nothing rather than present: docs/report-metrics.md has the agreement with peopl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -25,10 +25,9 @@ READABLE: tuple[str, ...] = (NO_FINDING, *patterns.FINDINGS)
 
 _ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|st)\.$", re.IGNORECASE)
 #: No other character ends a line: a form feed or U+2028 is white space.
-_NEW_LINE = r"(?:\r\n|\n|\r)"
+_NEW_LINE = r"(?:\r\n|\n|\r(?!\n))"
 _SENTENCE_END = re.compile(
     rf"""
-      (?!\.{{2,}}\s*(?i:no|none|nil|negative|absent)\b)
       (?:[.!] | (?<!\s)(?<!\A)\?(?!\s*(?i:yes|no|none|nil|negative|absent|present|possibl[ey])\b))+ (?=\s|$)
     | (?<=[a-z)])\.(?=[A-Z][a-z])
     | {_NEW_LINE}\s*{_NEW_LINE}
@@ -40,13 +39,15 @@ _SENTENCE_END = re.compile(
 )
 #: A line that ends before this column, and not in the middle of a phrase, was not wrapped.
 _LEAST_WRAPPED = 50
-_MID_PHRASE = re.compile(r"(?:,|\b(?:an?|the|and|or|nor|of|in|at|on|to|with|without|no|is|are|from|for|by))[ \t]*\Z", re.IGNORECASE)
+_MID_PHRASE = re.compile(
+    r"(?:,|\b(?:an?|the|and|or|nor|of|in|at|on|to|with|without|no|is|are|from|for|by))[ \t]*\Z", re.IGNORECASE
+)
 #: Marks that are written in several ways, by the one that the patterns know.
 _MARKS = str.maketrans({"\u2019": "'", "\u2013": "-", "\u2014": ":"})
 _QUESTIONED = re.compile(r"(?<!\S)\?(?=\w)")
 #: "Pneumothorax: none", "Lines, tubes = none", "Edema - no edema".
 _HEADING = re.compile(r"(?:^|(?<=[.,;|] ))(?P<name>[^.;:=?|]{1,80}?)(?: ?[:=|] ?|\? | (?P<dash>-) )(?=\S)")
-_ANSWER_END = re.compile(r"[;|]|$")
+_ANSWER = re.compile(r"[^;|]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,8 @@ def _answers(text: str, scopes: Scopes) -> Iterator[_Answer]:
             if not start or scopes.says(start, end):
                 continue
         stop = headings[place + 1].start() if place + 1 < len(headings) else len(text)
-        stop = min(stop, _ANSWER_END.search(text, heading.end(), stop).start())
+        answer = _ANSWER.match(text, heading.end(), stop)
+        stop = answer.end() if answer else stop
         yield _Answer(start, end, heading.end(), stop, heading["dash"] is not None)
 
 

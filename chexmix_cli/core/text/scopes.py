@@ -24,13 +24,15 @@ Span = tuple[int, int]
 
 #: Words between a phrase and the trigger behind it.
 _MOST_WORDS_BETWEEN = 12
+#: Characters that are looked at behind a phrase or a junction: a text without an end to its sentences stays quick.
+_FARTHEST = 300
 _LIST_WORD = re.compile(r"\b(?:or|nor)\b|(?<=[a-z])/(?=[a-z])")
 _JUNCTION = re.compile(
     r" ?, ?(?:(?:and|with|or|nor)\b ?)?| (?:and|&|(?<!compatible )(?<!consistent )(?<!associated )(?<!keeping )with) "
 )
 _CLAUSE = re.compile(r"[^.,;|]*")
 #: What joins a trigger behind to its phrase: "pneumothorax - absent", "(none)", "is difficult to exclude".
-_JOINT = re.compile(r"(?:[ .:=\-(\[,?|/]|\b(?:is|are|was|were|remains?) )+\Z")
+_JOINT = re.compile(r"(?:[ :=\-(\[,?|/]|\b(?:is|are|was|were|remains?) )+\Z")
 
 
 class Reach(Enum):
@@ -65,6 +67,22 @@ class Trigger:
     start: int
     end: int
     is_short: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where a trigger that looks forward makes its label of the phrases that start there.
+
+    Attributes:
+        label: as of the trigger.
+        start, end: from the trigger's end to where another statement begins.
+        sure_end: from here on a statement may have begun.
+    """
+
+    label: int | None
+    start: int
+    sure_end: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +128,10 @@ class Scopes:
         return [trigger for trigger in self._triggers if trigger.direction is Direction.FORWARD]
 
     @cached_property
+    def _forward_starts(self) -> set[int]:
+        return {trigger.start for trigger in self._forward}
+
+    @cached_property
     def _backward(self) -> list[Trigger]:
         return [self._with_joint(trigger) for trigger in self._triggers if trigger.direction is Direction.BACKWARD]
 
@@ -121,6 +143,10 @@ class Scopes:
     def _junctions(self) -> list[Junction]:
         return _find_junctions(self._text, self._breaks)
 
+    @cached_property
+    def _scopes(self) -> list[Scope]:
+        return [self._find_scope(trigger) for trigger in self._forward]
+
     def label(self, start: int, end: int) -> int | None:
         """Return what is said of the phrase at a place: 1, 0, -1, or None if it is only spoken of."""
         is_question = self._text.endswith("?")
@@ -130,16 +156,14 @@ class Scopes:
         for label in (SPOKEN_OF, ABSENT):
             if label in behind:
                 return label
-        before = [(trigger, self._reaches(trigger, start)) for trigger in self._forward if trigger.end <= start]
-        before = [(trigger, reach) for trigger, reach in before if reach is not Reach.NO]
-        denials = [(trigger.end, reach) for trigger, reach in before if trigger.label == ABSENT]
-        last_denial = max((place for place, _ in denials), default=-1)
-        if any(trigger.label is SPOKEN_OF and trigger.end > last_denial for trigger, _ in before):
+        before = [scope for scope in self._scopes if scope.start <= start < scope.end]
+        denials = [scope for scope in before if scope.label == ABSENT]
+        last_denial = max((scope.start for scope in denials), default=-1)
+        if any(scope.label is SPOKEN_OF and scope.start > last_denial for scope in before):
             return SPOKEN_OF
         if denials:
-            is_sort = self._text[:start].endswith(_sorts())
-            is_sure = not is_sort and any(reach is Reach.YES for _, reach in denials)
-            return ABSENT if is_sure else SPOKEN_OF
+            is_sort = self._text.endswith(_sorts(), 0, start)
+            return ABSENT if not is_sort and any(start < scope.sure_end for scope in denials) else SPOKEN_OF
         return UNCERTAIN if UNCERTAIN in behind or before or is_question else PRESENT
 
     def answer(self, start: int, stop: int) -> int | None:
@@ -169,47 +193,42 @@ class Scopes:
         joint = _JOINT.search(self._text, 0, trigger.start)
         return replace(trigger, start=joint.start()) if joint else trigger
 
-    def _reaches(self, trigger: Trigger, start: int) -> Reach:
-        """Return whether a trigger in front reaches the phrase that starts at ``start``."""
-        if any(trigger.end <= low and high <= start for low, high in self._breaks):
-            return Reach.NO
-        if trigger.is_short and _ended_breaks().search(self._text, trigger.end, start):
-            return Reach.NO
-        reach, is_list = Reach.YES, False
-        for junction in self._junctions:
-            if junction.start < trigger.end or junction.end > start:
-                continue
-            begins = self._begins_behind(trigger, junction, is_list)
-            if begins is Reach.NO:
-                is_list = True
-            elif begins is Reach.YES:
-                return Reach.NO
-            else:
-                reach = Reach.PERHAPS
-        return reach
+    def _find_scope(self, trigger: Trigger) -> Scope:
+        """Return how far a trigger reaches that looks forward."""
+        end = next((low for low, _ in self._breaks if low >= trigger.end), len(self._text))
+        if trigger.is_short and (match := _ended_breaks().search(self._text, trigger.end, end)):
+            end = match.start()
+        # "No effusion is seen, ...": the verb ends the statement at the next junction.
+        verb = _verbs().search(self._text, trigger.end, end)
+        closed = verb.end() if verb and self._text[trigger.end : verb.start()].strip() else end
+        sure_end, is_list = end, False
+        for junction in self._junctions[bisect_left(self._junctions, trigger.end, key=lambda one: one.start) :]:
+            if junction.start >= end:
+                break
+            begins = self._begins(trigger, junction, closed <= junction.start, is_list)
+            if begins is Reach.YES:
+                end = junction.start
+                break
+            if begins is Reach.PERHAPS:
+                sure_end = min(sure_end, junction.start)
+            is_list = True
+        return Scope(trigger.label, trigger.end, min(sure_end, end), end)
 
-    def _begins_behind(self, trigger: Trigger, junction: Junction, is_list: bool) -> Reach:
-        """Return whether a statement begins behind a junction, seen from a trigger in front of it."""
+    def _begins(self, trigger: Trigger, junction: Junction, is_closed: bool, is_list: bool) -> Reach:
+        """Return whether a statement begins behind a junction, for a trigger in front of it."""
         if junction.goes_on:
             return Reach.NO
+        if is_closed or junction.is_stated or junction.end in self._forward_starts:
+            return Reach.YES
         if trigger.is_short and not junction.joins:
-            return Reach.YES
-        if junction.is_stated or self._is_closed(trigger, junction):
-            return Reach.YES
-        if any(other.start == junction.end for other in self._forward):
             return Reach.YES
         if junction.is_seen and not is_list and self._names(trigger.end, junction.start):
             return Reach.YES
         return junction.opens
 
-    def _is_closed(self, trigger: Trigger, junction: Junction) -> bool:
-        """Return whether a verb ended the trigger's statement before the junction: "no effusion is seen, ..."."""
-        verb = _verbs().search(self._text, trigger.end, junction.start)
-        return verb is not None and bool(self._text[trigger.end : verb.start()].strip())
-
     def _is_behind(self, trigger: Trigger, end: int) -> bool:
         """Return whether a trigger behind belongs to the phrase that ends at ``end``: no other statement in between."""
-        if trigger.start < end:
+        if not end <= trigger.start <= end + _FARTHEST:
             return False
         between = self._text[end : trigger.start]
         if between.count(" ") > _MOST_WORDS_BETWEEN or _finite_verbs().search(between):
@@ -224,9 +243,7 @@ class Scopes:
         if any(one.opens is not Reach.NO and not one.goes_on for one in inside):
             return False
         # "Left effusion, pneumothorax is not seen": the comma parts two statements, unless the list goes on.
-        return not (
-            (trigger.is_short or self._names(end, trigger.start)) and any(not one.joins for one in inside)
-        )
+        return not ((trigger.is_short or self._names(end, trigger.start)) and any(not one.joins for one in inside))
 
     def _names(self, start: int, end: int) -> bool:
         """Return whether something is named between two places."""
@@ -235,23 +252,27 @@ class Scopes:
 
 
 def _find_triggers(text: str) -> list[Trigger]:
-    """Return the triggers of a sentence, the longest first, without those that a longer one overlaps."""
+    """Return the triggers of a sentence in order, without those that a longer one overlaps."""
     found = [
         Trigger(label, direction, match.start(), match.end(), is_short)
         for label, direction, is_short, pattern in _triggers()
         for match in pattern.finditer(text)
     ]
     kept: list[Trigger] = []
+    taken: dict[int, list[Trigger]] = {}
     for trigger in sorted(found, key=lambda one: one.start - one.end):
-        rivals = [one for one in kept if one.start < trigger.end and trigger.start < one.end]
+        places = range(trigger.start, trigger.end)
         # A doubt may look both ways: "is favored", "favored to be"; so may a denial of the same words.
         if all(
             one.label == trigger.label
             and (trigger.label == UNCERTAIN or (one.start, one.end) == (trigger.start, trigger.end))
-            for one in rivals
+            for place in places
+            for one in taken.get(place, ())
         ):
             kept.append(trigger)
-    return kept
+            for place in places:
+                taken.setdefault(place, []).append(trigger)
+    return sorted(kept, key=lambda one: one.start)
 
 
 def _find_junctions(text: str, breaks: Sequence[Span]) -> list[Junction]:
@@ -260,10 +281,10 @@ def _find_junctions(text: str, breaks: Sequence[Span]) -> list[Junction]:
     commas = [start for start, end in places if "," in text[start:end]]
     found = []
     for start, end in places:
-        stop = min((low for low, _ in breaks if low >= end), default=len(text))
+        stop = min(next((low for low, _ in breaks if low >= end), len(text)), end + _FARTHEST)
         verb = _verbs().search(text, end, stop)
         rest = text[end : verb.start() if verb else stop]
-        segment = text[end : min((comma for comma in commas if comma >= end), default=stop)][: stop - end]
+        segment = text[end : min(next((comma for comma in commas if comma >= end), stop), stop)]
         mark = text[start:end]
         stated = [match[0] for match in _statements().finditer(segment) if match.start()]
         is_seen = bool(stated) and all(_sight().fullmatch(one) for one in stated)
