@@ -12,7 +12,7 @@ from collections.abc import Mapping
 CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "cardiomegaly": (
         r"cardiomegaly",
-        r"cardiac enlargement",
+        r"(?:cardiac|heart) enlargement",
         r"enlarged (?:heart|cardiac (?:silhouette|shadow|contour|size))",
         r"enlargement of (?:the )?(?:heart|cardiac (?:silhouette|shadow|contour))",
     ),
@@ -36,7 +36,7 @@ CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "infiltrate": (r"infiltrat(?:es?|ions?|ive)",),
     "mass": (
         r"(?<!thyroid )(?<!pericardial )(?<!wall )(?<!breast )(?<!body )mass(?:es)?(?! effect)",
-        r"mass[- ]like",
+        r"mass[- ]?like",
         r"neoplasms?",
         r"neoplastic",
         r"tumou?rs?",
@@ -71,7 +71,7 @@ CONCEPTS: Mapping[str, tuple[str, ...]] = {
     "atelectasis": (
         r"atelecta(?:sis|ses|tic)",
         r"(?:lung|lobar|lobe|segmental|pulmonary) collapse",
-        r"collapse of (?:the )?(?:\w+ ){0,3}(?:lung|lobe)",
+        r"collapse of (?:the )?(?:\w+ ){0,4}(?:lung|lobes?)",
         r"collapsed (?:lung|lobe)",
     ),
     "pneumothorax": (

@@ -145,6 +145,11 @@ def test_an_empty_report_says_nothing():
     assert set(label_report(" \n", READABLE).values()) == {None}
 
 
+def test_a_report_that_repeats_itself_without_an_end_is_read():
+    assert label_concepts("no effusion and " * 400) == {"effusion": 0}
+    assert label_concepts("possible mass with " * 400) == {"mass": -1}
+
+
 def test_sentences_end_where_they_end():
     text = "Tube 3.5 cm above the carina, seen by Dr. Jones. 1. No mass. 2. Atelectasis vs. pneumonia\n\nClear lungs"
     assert sentences(text) == [
