@@ -94,7 +94,7 @@ def _entries(item: DicomFile, num_said: int, bits: int) -> NDArray[np.unsignedin
         data = numbers.astype(_word_type(item)).tobytes()
     if len(data) in (num_said, num_said + 1):  # a byte each, filled up to an even number
         return np.frombuffer(data, np.uint8, count=num_said)
-    words = np.frombuffer(data, _word_type(item), count=len(data) // 2)
+    words: NDArray[np.unsignedinteger] = np.frombuffer(data, _word_type(item), count=len(data) // 2)
     return words[:num_said] if len(words) == num_said + 1 else words
 
 

@@ -20,7 +20,7 @@ _BLACK, _WHITE = 8, 247
 #: refused, below the second it is noted.
 _NOISE, _ROUGH = 0.5, 0.8
 #: Rows that the correlation is taken of.
-_NUM_ROWS = 256
+_NUM_ROWS = 128
 _TURNS = {1: "90 degrees counter-clockwise", 2: "180 degrees", 3: "90 degrees clockwise"}
 
 
@@ -30,8 +30,8 @@ def require_film(image: Image.Image) -> list[str]:
     Raises:
         DataError: ``BLANK`` if it has one value, ``CORRUPT`` if its pixels have nothing to do with their neighbours.
     """
-    grey_YX = np.asarray(image.convert("L"))
-    counts = np.bincount(grey_YX.ravel(), minlength=256)
+    grey = image.convert("L")
+    grey_YX, counts = np.asarray(grey), np.array(grey.histogram())
     num_greys = int(np.count_nonzero(counts))
     if num_greys == 1:
         raise DataError(Reason.BLANK, "every pixel has the same value", expected="a picture with contrast")
