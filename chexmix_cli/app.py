@@ -65,8 +65,8 @@ class CommandTable(CommandGroup):
         # Names and summaries are in the table: a group that holds nothing else completes without building a command.
         group: Any = TyperGroup(name=self.name, params=self.params)
         for name, (_, _, summary) in COMMANDS.items():
-            group.add_command(TyperCommand(name, short_help=summary))
-        return group.shell_complete(ctx, incomplete)
+            group.add_command(TyperCommand(name, help=summary))
+        return group.shell_complete(typer.Context(group), incomplete)
 
 
 def _built(name: str, found: Any) -> Any:

@@ -186,6 +186,25 @@ def test_words_are_completed_as_bash_asks_for_them(call, monkeypatch, capsys, li
     assert set(capsys.readouterr().out.split()) == expected
 
 
+def test_commands_are_completed_without_being_loaded_a_line_each(repository):
+    environment = {"_CHEXMIX_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    code = (
+        "import atexit, sys; from chexmix_cli.__main__ import run;"
+        "atexit.register(lambda: print(*(name for name in sys.modules if '.core.settings.' in name), file=sys.stderr));"
+        "run([])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=repository,
+        env={**os.environ, **environment, "_TYPER_COMPLETE_ARGS": "chexmix "},
+        check=True,
+    )
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == list(COMMANDS)
+    assert done.stderr.split() == ["chexmix_cli.core.settings.load"]
+
+
 @pytest.mark.parametrize("name", sorted(FLAGS))
 def test_help_explains_itself_with_an_example(call, name):
     result = call(*name.split(), "--help")
