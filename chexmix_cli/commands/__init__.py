@@ -1,1 +1,1 @@
-"""Thin commands: parse, settings, core, write. No tensor code, no torch at module level."""
+"""Thin commands: flags, settings, a call of the library, records written. No tensor code, no torch at module level."""

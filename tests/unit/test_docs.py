@@ -102,3 +102,26 @@ def test_ci_runs_the_tests():
     lines = script.read_text(encoding="utf-8").splitlines()
     assert "set -euo pipefail" in lines
     assert "make test" in lines
+
+
+def test_the_tree_in_the_design_has_every_folder():
+    text = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8")
+    tree = text.split("\n## The tree\n")[1].split("\n## ")[0]
+    shown, parents = set(), []
+    for indent, name in re.findall(r"^ {4}( *)(\w+)/", tree, re.MULTILINE):
+        parents[len(indent) // 2 :] = [name]
+        shown.add("/".join(parents))
+    folders = {path.parent for path in (REPOSITORY / "chexmix_cli").rglob("*.py")}
+    assert {folder.relative_to(REPOSITORY).as_posix() for folder in folders} <= shown
+    assert all((REPOSITORY / name).is_dir() for name in shown)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_files_named_in_the_documents_exist(page):
+    if page.name == "CHANGELOG.md":  # which speaks of its own time
+        return
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:(?:core|commands|library|tests|tools|benchmarks|docs)/)[\w./-]+)`", text)
+    for name in named:
+        if "/OP/" not in name:
+            assert (REPOSITORY / name).exists() or (REPOSITORY / "chexmix_cli" / name).exists(), name

@@ -1,1 +1,1 @@
-"""One record in, one record out: streams, jobs, the loop, worker processes, and where outputs go."""
+"""One record in, one record out: streams, jobs of stdin, the loop, and where outputs go."""

@@ -1,1 +1,1 @@
-"""What all commands share: options, console, tables, the opened model."""
+"""What all commands share: how one is declared, the common options, the console, tables."""
