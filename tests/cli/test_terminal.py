@@ -53,7 +53,9 @@ def on_terminal(repository):
 def test_tokens_are_told_in_words(on_terminal, films, debug_weights):
     code, stdout, stderr = on_terminal("tokenize", films, "--weights", debug_weights)
     assert code == 0
-    assert [line.split(":")[0] for line in stdout.splitlines()] == ["a.png", "b.png", "c.png"]
+    # What the pictures leave in doubt stands indented under each.
+    lines = [line for line in stdout.splitlines() if not line.startswith(" ")]
+    assert [line.split(":")[0] for line in lines] == ["a.png", "b.png", "c.png"]
     assert re.search(r"a\.png: unknown view, 16 codes, \d+ different", stdout)
     assert stderr == ""
 

@@ -22,7 +22,8 @@ def films(tmp_path_factory):
     folder = tmp_path_factory.mktemp("films")
     rng = np.random.default_rng(5)
     for number in range(3):
-        pixels = rng.integers(0, 255, (80 + number, 96)).astype(np.uint8)
+        patches = np.kron(rng.integers(0, 255, (12, 12)), np.ones((8, 8), int))
+        pixels = patches[: 80 + number].astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"film-{number}.png")
     return sorted(folder.iterdir())
 

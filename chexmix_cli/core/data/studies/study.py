@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class StudyImage:
             DataError: if its pixels cannot be read.
         """
         loaded = load_image(self.source, preset.intensity, self.settings)
-        return LoadedImage(loaded.image, [*self.notes, *loaded.notes], loaded.scale)
+        return replace(loaded, notes=[*self.notes, *loaded.notes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,8 @@ class Study:
             notes = [
                 f"image {failed.id} cannot be read ({error.code}); this is another one" for failed, error in failures
             ]
-            return LoadedStudy(
-                image, LoadedImage(loaded.image, [*loaded.notes, *notes]), tuple(failed for failed, _ in failures)
-            )
+            loaded = replace(loaded, notes=[*loaded.notes, *notes])
+            return LoadedStudy(image, loaded, tuple(failed for failed, _ in failures))
         raise failures[0][1]
 
 

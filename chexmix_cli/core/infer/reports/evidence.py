@@ -118,8 +118,9 @@ def sentence_tokens(report: WrittenReport, tokenizer: TextTokenizer) -> list[tup
         if token_id < tokenizer.vocabulary.num_text:
             end += len(stream.push(token_id))
             ends[place] = end
-    found = []
-    for start, stop in sentence_spans(report.text):
+    spans, found = sentence_spans(report.text), []
+    # White space between two sentences goes with the one before it.
+    for (start, _), stop in zip(spans, [*(after for after, _ in spans[1:]), len(report.text)], strict=True):
         places = [place for place, end in ends.items() if start < end <= stop]
         if places:
             found.append((report.text[start:stop].strip(), places))

@@ -64,7 +64,7 @@ def item(meaning: str) -> Dataset:
             {"Modality": "CXR", "SOPClassUID": SC, "BodyPartExamined": None},
             (f"the modality is CXR{NO_TERM_EITHER}", UNSTATED, CAPTURE),
         ),
-        ({"Modality": "DR", "SOPClassUID": None}, (f"the modality is DR{NO_TERM_EITHER}",)),
+        ({"Modality": "DR", "SOPClassUID": None}, (f"the modality is DR{NO_TERM}",)),
         ({"SOPClassUID": SC}, (CAPTURE,)),
         ({"BodyPartExamined": "THORAX"}, ()),
         ({"BodyPartExamined": "PORT CHEST"}, ()),
