@@ -27,7 +27,9 @@ Data = Annotated[
 ]
 Memory = Annotated[
     float | None,
-    typer.Option("--memory", metavar="GIB", min=0.1, help="Plan for so much free memory. Default: what is free here."),
+    typer.Option(
+        "--memory", metavar="GIB", min=0.1, help="Plan for this much free memory. Default: what is free here."
+    ),
 ]
 ModelPreset = Annotated[
     str | None, typer.Option("--preset", metavar="NAME", help="A model preset in place of weights, such as phi2.")
@@ -112,7 +114,7 @@ def _model(weights: str | None, preset: str | None) -> ModelSettings:
 
         return open_weights(weights).settings
     if weights is not None:
-        raise SettingsError("stands beside --weights", where="--preset", expected="one of the two")
+        raise SettingsError("cannot be combined with --weights", where="--preset", expected="one of the two")
     return build(ModelSettings, read_preset("model", preset))
 
 

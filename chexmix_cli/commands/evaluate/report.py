@@ -31,7 +31,7 @@ Answers = Annotated[
     typer.Option(
         "--green-answers",
         metavar="FILE",
-        help="Saved answers of a GREEN judge; with --green-weights new ones go there.",
+        help="Saved answers of a GREEN judge; with --green-weights, new ones are added.",
     ),
 ]
 JudgeWeights = Annotated[

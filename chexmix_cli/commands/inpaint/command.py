@@ -33,7 +33,7 @@ MaskFile = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", metavar="PNG|DCM|DIR", help="Write the result there, panels beside it; a folder for many."
+        "--out", "-o", metavar="PNG|DCM|DIR", help="Write the result there, with panels; a folder for several."
     ),
 ]
 StrategyName = Annotated[

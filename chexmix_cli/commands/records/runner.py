@@ -34,7 +34,7 @@ class Tally:
         return ExitCode.PARTIAL if self.num_ok else ExitCode.FAILED
 
     def report(self, console: Console) -> None:
-        """Say on stderr what was not done, by reason."""
+        """Say on stderr what failed, by reason."""
         if self.codes:
             failed = sum(self.codes.values())
             console.note(f"{self.num_ok} of {self.num_ok + failed} records done; {failed} not:")

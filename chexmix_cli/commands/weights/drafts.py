@@ -24,7 +24,7 @@ Reports = Annotated[
 Out = Annotated[
     Path,
     typer.Option(
-        "--out", "-o", metavar="FILE", help="File to write; drafts.safetensors beside a model's weights is used by it."
+        "--out", "-o", metavar="FILE", help="File to write; a model uses drafts.safetensors of its weights directory."
     ),
 ]
 

@@ -179,7 +179,7 @@ def fetch(
 ) -> int:
     """Fetch a model from the Hugging Face hub, or check what was fetched; the only command that uses the network.
 
-    A transfer that stopped goes on where it was. Files go to $CHEXMIX_HOME/weights (default ~/.cache/chexmix/weights).
+    An interrupted transfer resumes. Files go to $CHEXMIX_HOME/weights (default ~/.cache/chexmix/weights).
 
     Examples:
 

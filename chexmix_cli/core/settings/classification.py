@@ -68,7 +68,7 @@ class ZeroShotSettings:
     Attributes:
         labels: findings that are asked for: their names, or ``chexpert``, ``nih``, ``competition``; none named: every
             one of the file of statements, or NIH's.
-        statements: JSON file of finding -> [sentence that it is there, sentence that it is not]; none: our own.
+        statements: JSON file of finding -> [sentence that states it, sentence that denies it]; none: our own.
         prefix: stands before every sentence, as reports of the model begin.
         batch_size: sentences read together.
     """

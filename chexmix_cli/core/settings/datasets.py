@@ -128,7 +128,7 @@ class ImageCheckSettings:
     """How ``data check`` looks at images.
 
     Attributes:
-        read: ``pixels`` decodes every image; ``exists`` only asks whether the file is there.
+        read: ``pixels`` decodes every image; ``exists`` only checks that the file exists.
         near_bits: two images whose hashes of 255 bits differ in at most so many are near-duplicates.
         workers: processes that decode; 0 is one for each core.
         max_file_mb, max_pixels: bounds, as for the inputs of other commands.

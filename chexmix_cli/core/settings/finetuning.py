@@ -93,7 +93,7 @@ class HeadSettings:
 
     Attributes:
         layer: hidden state that is averaged over the image: 0 the token embeddings, then each block, the last one
-            normed. Blocks behind it are not run and not changed. None: the last.
+            normed. Blocks after it are not run and not changed. None: the last.
     """
 
     layer: int | None = None
@@ -186,7 +186,7 @@ class RetrieveFinetuning:
 
     def __post_init__(self) -> None:
         size = self.train.micro_batch_size
-        require(size > 1, "train.micro_batch_size", size, "2 or more: pairs of a micro-batch are told apart")
+        require(size > 1, "train.micro_batch_size", size, "2 or more: pairs of a micro-batch are contrasted")
 
 
 Finetuning = ReportFinetuning | ClassifyFinetuning | RetrieveFinetuning

@@ -63,7 +63,7 @@ class DecodeSettings:
         drafts: file of what usually follows what (``chexmix weights drafts``); default: the weights' own
             ``drafts.safetensors``, if there is one. The report's own text is looked at in any case.
         draft_rows: positions that a pass over all reports decoded together may read: each report's last token and
-            what is supposed to follow it. What comes out is the same; 0 supposes nothing.
+            the draft tokens proposed after it. The reports are the same; 0 turns drafts off.
     """
 
     vocabulary: DecodedIds = "text"
@@ -110,12 +110,12 @@ class DraftIndexSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainSettings:
-    """How ``--explain`` looks for what a sentence hangs on.
+    """How ``--explain`` finds what a sentence depends on.
 
     Attributes:
         blocks: the image is hidden in so many blocks a side, one at a time.
-        least_drop: a sentence that loses less than this when the whole image is hidden, in nats a token, is said to
-            hang on the text before it alone.
+        least_drop: a sentence that loses less than this when the whole image is hidden, in nats a token, counts as
+            written from the text before it alone.
         batch_size: sequences scored together.
         folder: where heat maps go; with ``--picture`` they go beside the picture.
     """

@@ -85,7 +85,7 @@ class PictureSettings:
             them with the model's detail, without a seam. ``paste``: hidden pixels as the model drew them. ``none``:
             the whole picture as the model drew it. Numbers are those of what is written.
         detail: share of the model's own detail in a ``blend``; 0 leaves the continuation alone.
-        panels: with each result, a picture of original, masked, result and error beside each other.
+        panels: with each result, a picture of original, masked, result and error side by side.
         format: of results in a folder; a single file's name says it (``.png``, ``.dcm``).
     """
 

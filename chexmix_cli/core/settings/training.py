@@ -25,7 +25,7 @@ class LoopSettings:
         micro_batch_size: of these, how many pass the model at once (gradients accumulate over the rest).
         checkpoint_every, validate_every, log_every: in steps. A validation better than all before it is followed by a
             checkpoint too.
-        keep_checkpoints: how many of the last checkpoints stay, beside that of the best validation.
+        keep_checkpoints: how many of the last checkpoints stay, besides that of the best validation.
         validation_batches: micro-batches of the validation split looked at (0: the whole split).
         patience: validations without a better value of the task's metric after which the run ends; 0: never.
         precision: ``bfloat16`` runs under autocast with float32 weights.
