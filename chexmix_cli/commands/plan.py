@@ -49,7 +49,7 @@ def plan_pretrain(
 ) -> int:
     """Predict memory and time of a pretraining run. Exit code 0 if it fits, 4 if not.
 
-    A few steps are measured with a smaller model, which takes some seconds up to a minute.
+    A few steps of a smaller model are measured, which takes from some seconds to a minute.
 
     Examples:
 
@@ -79,7 +79,7 @@ def plan_reports(
 ) -> int:
     """Predict memory and time of writing reports. Exit code 0 if it fits, 4 if not.
 
-    Of weights only their settings are read; with --preset they need not be there.
+    Only the settings of weights are read; with --preset there need be no weights.
 
     Examples:
 

@@ -61,7 +61,7 @@ def import_dataset(
     output: Output = None,
     rejects: Rejects = None,
 ) -> int:
-    """Write the manifest of a data set; say what it holds, and which images give no row.
+    """Write the manifest of a data set; report what it holds, and which images are left out.
 
     An image that is missing, or whose row cannot be read, is left out and counted, and the exit code is 3.
 
@@ -101,7 +101,7 @@ def check(
     call: Call[CheckSettings],
     manifest: Manifest,
 ) -> int:
-    """Look for what is wrong with a manifest: leaks, duplicates, unreadable images, texts that are none.
+    """Look for mistakes in a manifest: leaks, duplicates, unreadable images, empty texts.
 
     Every image is decoded; --set images.read=exists only checks that it exists. The exit code is 3 if there are
     problems, 0 if there are none; docs/datasets.md says what counts as one.

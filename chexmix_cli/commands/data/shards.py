@@ -31,7 +31,7 @@ def merge(
     sets: Sets,
     out: Out,
 ) -> int:
-    """Join token shards into one set.
+    """Merge token shards into one set.
 
     The parts of one run (--shard, torchrun) come back in the order of its inputs, as if it had not been split.
     Sets of different inputs are concatenated. All must have been made in the same way, and no id may occur twice.
@@ -56,7 +56,7 @@ def info(
     call: Call[None],
     sets: Sets,
 ) -> int:
-    """Describe token shards, and read them through for damage.
+    """Describe token shards, and check all of them for damage.
 
     Examples:
 

@@ -57,7 +57,7 @@ def evaluate_inpainting(
 ) -> int:
     """Measure inpainting: PSNR, SSIM and code accuracy by pattern and ratio, with the baselines in the same run.
 
-    Masks are nested and the same for every method. Leak-free unless --set masks.protocols names the published way.
+    Masks are nested and the same for every method. Leak-free unless --set masks.protocols names the published protocol.
 
     Examples:
 

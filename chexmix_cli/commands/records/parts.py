@@ -84,7 +84,7 @@ def own(jobs: Iterator[Job[Film]], part: Part) -> Iterator[Job[Film]]:
 
 
 def refuse_repeats(jobs: Iterator[Job[Film]]) -> Iterator[Job[Film]]:
-    """Yield jobs; one whose id was there before gives an error, so that no id has two rows."""
+    """Yield jobs; one whose id occurred before gives an error, so that no id has two rows."""
     from chexmix_cli.core.data.shards.verify import id_key
 
     seen: set[int] = set()

@@ -21,7 +21,7 @@ def _keep(job: Job[Prepared], record: Record) -> Record:
 
 @dataclass(slots=True)
 class Tally:
-    """How many records came out well, and why the others did not."""
+    """How many records succeeded, and why the others failed."""
 
     num_ok: int = 0
     codes: Counter[str] = field(default_factory=Counter)

@@ -43,7 +43,7 @@ AcceptLicence = Annotated[
 @app.command("list")
 @command(None, "is_json")
 def list_models(call: Call[None]) -> int:
-    """List the models known by name, and whether they are here.
+    """List the models known by name, and whether they are installed.
 
     Examples:
 
