@@ -47,7 +47,7 @@ What all commands have in common:
 - One record in, one record out, in the same order: `id`, `status` (`ok` or `error`), then the result or
   `error {code, message}`. The codes are in [data.md](data.md#reason-codes). One bad input never stops the others,
   unless `--fail-fast` is given.
-- Exit codes: 0 done, 1 failed (no record came out well, or nothing could start), 2 usage or settings, 3 finished but
+- Exit codes: 0 done, 1 failed (no record succeeded, or nothing could start), 2 usage or settings, 3 finished but
   some records failed, 4 the machine lacks something, 70 a bug of ours, 130 interrupted.
 - Settings come in layers: built-in default, preset, `--config FILE` (TOML), `--set a.b=c`, explicit flag.
   `--show-config` prints the result and which layer set each value. An unknown key is an error that names the nearest.

@@ -26,7 +26,7 @@ HeadFile = Annotated[
     Path | None, typer.Option("--head", metavar="FILE", help="Head to use. Default: head.safetensors of the weights.")
 ]
 Embeddings = Annotated[
-    bool, typer.Option("--embeddings", help="Give embeddings instead; with --head, beside probabilities.")
+    bool, typer.Option("--embeddings", help="Give embeddings instead of probabilities; with --head, both.")
 ]
 Layers = Annotated[
     list[int] | None,
@@ -36,7 +36,7 @@ Ratio = Annotated[
     float, typer.Option("--mask-ratio", metavar="R", min=0, max=1, help="Mask this share of the image's tokens.")
 ]
 ZeroShotFlag = Annotated[
-    bool, typer.Option("--zero-shot", help="Without a head: score sentences that state findings, and that deny them.")
+    bool, typer.Option("--zero-shot", help="Without a head: score sentences that state and deny each finding.")
 ]
 
 

@@ -27,7 +27,9 @@ Data = Annotated[
 ]
 Memory = Annotated[
     float | None,
-    typer.Option("--memory", metavar="GIB", min=0.1, help="Plan for so much free memory. Default: what is free here."),
+    typer.Option(
+        "--memory", metavar="GIB", min=0.1, help="Plan for this much free memory. Default: what is free here."
+    ),
 ]
 ModelPreset = Annotated[
     str | None, typer.Option("--preset", metavar="NAME", help="A model preset in place of weights, such as phi2.")
@@ -47,7 +49,7 @@ def plan_pretrain(
 ) -> int:
     """Predict memory and time of a pretraining run. Exit code 0 if it fits, 4 if not.
 
-    A few steps are measured with a smaller model, which takes some seconds up to a minute.
+    A few steps of a smaller model are measured, which takes from some seconds to a minute.
 
     Examples:
 
@@ -77,7 +79,7 @@ def plan_reports(
 ) -> int:
     """Predict memory and time of writing reports. Exit code 0 if it fits, 4 if not.
 
-    Of weights only their settings are read; with --preset they need not be there.
+    Only the settings of weights are read; with --preset there need be no weights.
 
     Examples:
 
@@ -112,7 +114,7 @@ def _model(weights: str | None, preset: str | None) -> ModelSettings:
 
         return open_weights(weights).settings
     if weights is not None:
-        raise SettingsError("stands beside --weights", where="--preset", expected="one of the two")
+        raise SettingsError("cannot be combined with --weights", where="--preset", expected="one of the two")
     return build(ModelSettings, read_preset("model", preset))
 
 

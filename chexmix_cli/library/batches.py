@@ -9,7 +9,7 @@ from chexmix_cli.core.errors import ChexmixError
 from chexmix_cli.library.job import RECORD_ERRORS, Job, Prepared, Result, attempt
 from chexmix_cli.library.workers import prepare_ahead
 
-#: Results, in batches, that wait for a batch to fill: many errors behind one good input must not pile up.
+#: Results, in batches, that wait for a batch to fill: many errors after one good input must not pile up.
 _MOST_WAITING = 16
 
 

@@ -68,14 +68,14 @@ class Classifier:
     Args:
         model: in use.
         settings: views of a study, mask pattern, zero-shot sentences.
-        head: file of a head; None is the one beside the weights.
+        head: file of a head; None is the one in the weights directory.
         layers: whose embeddings are given: none where empty. With ``head`` None, embeddings come alone.
         mask_ratio: share of the image's tokens that is masked.
         is_zero_shot: score sentences that state and deny findings, in place of a head.
         seed: of the masks.
 
     Raises:
-        SettingsError: if the model has no such layer, or two ways stand beside each other.
+        SettingsError: if the model has no such layer, or options exclude each other.
         WeightsError: if there is no head, it is of another model, or zero-shot finds no text tokenizer.
     """
 
@@ -91,9 +91,11 @@ class Classifier:
         seed: int = 0,
     ) -> None:
         if is_zero_shot and (head is not None or layers):
-            raise SettingsError("stands beside --head or --embeddings", where="--zero-shot", expected="one of them")
+            raise SettingsError(
+                "cannot be combined with --head or --embeddings", where="--zero-shot", expected="one of them"
+            )
         if is_zero_shot and mask_ratio:
-            raise SettingsError("stands beside --mask-ratio", where="--zero-shot", expected="one of them")
+            raise SettingsError("cannot be combined with --mask-ratio", where="--zero-shot", expected="one of them")
         num_layers = model.weights.settings.decoder.num_layers
         self._layers = list(dict.fromkeys(layers))
         if any(layer > num_layers for layer in self._layers):

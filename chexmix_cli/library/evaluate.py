@@ -93,7 +93,7 @@ def inpainting(
     settings: EvaluateInpaintingSettings | None = None,
     options: EvaluationOptions | None = None,
 ) -> Evaluation:
-    """Return PSNR and SSIM of fills of a manifest's films by mask, beside classical fills and the codes' ceiling.
+    """Return PSNR and SSIM of fills of a manifest's films by mask, with classical fills and the codes' ceiling.
 
     The arguments are those of :func:`classification`.
     """

@@ -32,13 +32,13 @@ _KEPT_FIELDS = ("study", "view", "notes", "preset", "preset_hash", "other_images
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """One record's image: pixels to encode, or codes that are there already.
+    """One record's image: pixels to encode, or codes that came in.
 
     Attributes:
         id: of the record.
         pixels: (C, Y, X) float32 in [-1, 1], or None.
         codes: image codes from an earlier command, or None.
-        fields: what the record says about the image beside codes (view, notes, preset, other images).
+        fields: what the record says about the image besides codes (view, notes, preset, other images).
         picture: the whole film as read, 8 bits, where it is asked for.
         scale: what decided the picture's grey scale, with ``picture``; None for a picture that was in memory.
         image: where it was read from, with ``picture``; None for a picture that was in memory.
@@ -191,7 +191,7 @@ class FilmReader:
         vocabulary, codes = self.vocabulary, record["codes"]
         is_list = isinstance(codes, list) and all(type(code) is int for code in codes)
         if not is_list or len(codes) != vocabulary.tokens_per_image:
-            found = f"{len(codes)} codes" if is_list else "codes that are no list of integers"
+            found = f"{len(codes)} codes" if is_list else "codes that are not a list of integers"
             raise DataError(Reason.WRONG_TOKENS, found, expected=f"{vocabulary.tokens_per_image} codes of this model")
         if codes and not 0 <= min(codes) <= max(codes) < vocabulary.num_codes:
             raise DataError(
@@ -209,7 +209,7 @@ class FilmReader:
                 hint="run `chexmix tokenize` with the same --weights",
             )
         if not isinstance(record.get("notes", []), list):
-            raise DataError(Reason.BAD_RECORD, "notes are no list", expected="a record of `chexmix tokenize`")
+            raise DataError(Reason.BAD_RECORD, "notes are not a list", expected="a record of `chexmix tokenize`")
         fields = {name: record[name] for name in _KEPT_FIELDS if name in record}
         if record.get("preset_hash") not in (None, self.preset.hash):
             note = f"encoded with preset {record.get('preset')} ({record['preset_hash']}), not {self.preset.hash}"

@@ -38,7 +38,7 @@ class FilledFilm:
         picture_YX: the filled film, uint8, as the model sees films: square, padded where it is not.
         samples: each sample's picture; empty where there is one fill only.
         settings: it was made under.
-        extra_notes: what is to be known of this fill beside the film's own notes.
+        extra_notes: notes on this fill, besides the film's own.
     """
 
     film: Film
@@ -56,7 +56,7 @@ class FilledFilm:
 
     @property
     def notes(self) -> list[str]:
-        """Return what reading the film left in doubt, and what is to be known of the fill."""
+        """Return what reading the film left in doubt, and the notes on the fill."""
         return [*self.film.notes, *self.extra_notes]
 
     @cached_property
@@ -107,7 +107,7 @@ class Inpainter:
         model: with decoder and image tokenizer.
         settings: what is hidden from whom, how it is filled, how the fill is joined to the film.
         mask: what is hidden.
-        seed: of the mask's place and of sampled codes.
+        seed: of the mask's position and of sampled codes.
     """
 
     def __init__(self, model: OpenModel, settings: InpaintSettings, mask: AnyMask, *, seed: int = 0) -> None:

@@ -28,10 +28,10 @@ class Job(Generic[Prepared]):
         id: of the record.
         prepare: gives the input; raises one of ``RECORD_ERRORS`` if there is none.
         can_travel: ``prepare`` can be pickled and is worth a process of its own.
-        study: what it belongs to, where it must not be told apart from others of it; None is the record itself.
+        study: what it belongs to, where records of one study must stay together; None is the record itself.
         sources: the files it comes from. Not for records or logs.
         line: the record or manifest line it came in as.
-        order: its place in the list of all inputs, once :func:`numbered`.
+        order: its index in the list of all inputs, once :func:`numbered`.
     """
 
     id: str

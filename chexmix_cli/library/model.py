@@ -36,7 +36,7 @@ class Model(OpenModel):
     """A model and its verbs. Made by :func:`load`.
 
     A verb takes one film, as a path, a study, a record or a picture (:meth:`film`), and raises if it cannot be read;
-    its ``_many`` form takes any number, in batches, and yields a :class:`Failure` in the place of each that cannot.
+    its ``_many`` form takes any number, in batches, and yields a :class:`Failure` for each that cannot be read.
     """
 
     def film(self, source: FilmSource) -> Film:
@@ -80,7 +80,7 @@ class Model(OpenModel):
 
         Args:
             film: anything that :meth:`film` reads.
-            explain: find out, too, how far each sentence depends on the image.
+            explain: also find out how far each sentence depends on the image.
 
         Raises:
             DataError: if the film cannot be read.
@@ -122,7 +122,7 @@ class Model(OpenModel):
 
         Args:
             film: anything that :meth:`film` reads.
-            head: file of a head; None is the one beside the weights.
+            head: file of a head; None is the one in the weights directory.
 
         Raises:
             DataError: if the film cannot be read.
@@ -169,7 +169,7 @@ class Model(OpenModel):
 
         Args:
             box: x, y, width, height in pixels of the film as it is read.
-            block: share of the image that one hidden square takes; its place is drawn by ``seed`` and id.
+            block: share of the image that one hidden square takes; its position is drawn by ``seed`` and id.
             mask_ratio: share of the image's codes that is hidden, by ``settings.region.pattern``, drawn likewise.
             settings: what is hidden from whom, how it is filled and joined.
             seed: of what is drawn.

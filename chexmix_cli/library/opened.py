@@ -37,7 +37,7 @@ class OpenModel:
         device: where it computes.
         input: how films are read, and how many are taken together.
         dtype_name: as asked for: ``auto``, ``float32`` or ``bfloat16``; :attr:`dtype` is what came of it.
-        quantize: what the decoder that writes reports is held in, in place of its dtype.
+        quantize: the decoder that writes reports is held in this, instead of its dtype.
     """
 
     weights: WeightsDir
@@ -80,7 +80,7 @@ class OpenModel:
 
     @cached_property
     def decoder(self) -> Decoder:
-        """Return the decoder, never quantised: what reads states and likelihoods wants its own numbers."""
+        """Return the decoder, never quantised: states and likelihoods need the original numbers."""
         return self.weights.load_decoder(self.device, self.dtype)
 
     @cached_property

@@ -61,7 +61,7 @@ class StudyReport:
     def notes(self) -> list[str]:
         """Return what reading the film, or decoding, left in doubt."""
         left_out = self.report.num_not_text
-        return self.film.notes + ([f"{left_out} tokens are no text and are left out"] if left_out else [])
+        return self.film.notes + ([f"{left_out} tokens are not text and are left out"] if left_out else [])
 
     def fields(self) -> Record:
         """Return the result fields of a ``chexmix generate-report`` record."""
@@ -105,7 +105,7 @@ class Reporter:
 
         Args:
             films: to report on.
-            on_text: called with a film's index and the next piece of its report's text, as soon as it is there.
+            on_text: called with a film's index and the next piece of its report's text, as soon as it is decoded.
         """
         codes = encode_films(films, self.model.images)
         found = self.model.reports.write(codes, self.decode, seed=self.seed, on_text=on_text, drafter=self._drafter)

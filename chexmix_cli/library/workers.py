@@ -1,6 +1,6 @@
 """Inputs prepared in processes of their own, ahead of the model, in order. A process that dies costs one record.
 
-Processes are spawned: they inherit no pipe, so each ends by itself when this one is gone, whatever ended it.
+Processes are spawned: they inherit no pipe, so each ends on its own when this one is gone, however it ended.
 """
 
 from __future__ import annotations

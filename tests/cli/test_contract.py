@@ -228,7 +228,7 @@ def test_help_explains_itself_with_an_example(call, name):
         (["tokenize", "x", "--set", "input.batch_size=0"], "a positive number"),
         (["tokenize", "x", "--set", "input.views=both"], "expected frontal, all"),
         (["tokenize", "x", "--config", "nowhere.toml"], "no such configuration file"),
-        (["tokenize", "x", "-"], "- stands beside other inputs"),
+        (["tokenize", "x", "-"], "- cannot be combined with other inputs"),
         (["generate-report", "x", "--set", "decode.min_new_tokens=300"], "decode.min_new_tokens"),
         (["generate-report", "x", "--set", "decode.temperature=hot"], "decode.temperature"),
         (["pretrain", "--stage", "3", "--data", "m", "--out", "o"], "unknown stage '3'"),

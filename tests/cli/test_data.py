@@ -63,7 +63,7 @@ def test_without_an_output_the_rows_go_to_stdout(call, dataset):
         assert result.code == 3
         assert [record["id"] for record in result.records] == [str(number) for number in range(8)]
         assert result.records[0]["file"] == str(dataset / "0.png")
-        assert result.stderr == "8 images written; 2 not:\nBAD_RECORD\t1\nNOT_FOUND\t1\n"
+        assert result.stderr == "8 images written; 2 left out:\nBAD_RECORD\t1\nNOT_FOUND\t1\n"
     assert call("data", "import", "folder", dataset, "--quiet").stderr == ""
 
 

@@ -164,7 +164,7 @@ def test_another_preset_is_refused(run, index, films):
         (["--text", "x", "--scorer", "likelihood", "--find", "reports"], "from a text to reports; expected cosine"),
         (["--scorer", "bm25", "--text", "x"], "--scorer: is 'bm25'"),
         (["--find", "texts", "--text", "x"], "--find: is 'texts'"),
-        (["films", "--text", "x"], "stands beside films"),
+        (["films", "--text", "x"], "cannot be combined with films"),
         ([], "no input"),
     ],
     ids=str,

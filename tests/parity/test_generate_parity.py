@@ -27,7 +27,7 @@ def pair(make_pair):
         max_positions=96,
     )
     phi, decoder = make_pair(settings, seed=5)
-    # What comes next hangs on the token before, not on the biases alone, and the end is met now and then.
+    # What comes next depends on the token before, not on the biases alone, and the end is met now and then.
     with torch.no_grad():
         for embedding, head in ((phi.model.embed_tokens, phi.lm_head), (decoder.embedding, decoder.head)):
             embedding.weight.mul_(20.0)

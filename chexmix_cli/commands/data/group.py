@@ -34,14 +34,14 @@ Kind = Annotated[
         help="mimic-cxr, mimic-cxr-jpg, chexpert, chexpert-plus, rexgradient, padchest, openi, nih14, r2gen or folder.",
     ),
 ]
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder, as it is unpacked.")]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The data set's folder, as unpacked.")]
 Output = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="FILE", help="Manifest to write. Default: its lines to stdout."),
 ]
 Rejects = Annotated[
     Path | None,
-    typer.Option("--rejects", metavar="FILE", help="Write a record for each image that gives no row, with the reason."),
+    typer.Option("--rejects", metavar="FILE", help="Write a record for each image that is left out, with the reason."),
 ]
 Manifest = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="A manifest: JSON Lines, one image a line; or a folder of films.")
@@ -63,7 +63,7 @@ def import_dataset(
     output: Output = None,
     rejects: Rejects = None,
 ) -> int:
-    """Write the manifest of a data set; say what it holds, and which images give no row.
+    """Write the manifest of a data set; report what it holds, and which images are left out.
 
     An image that is missing, or whose row cannot be read, is left out and counted, and the exit code is 3.
 
@@ -103,10 +103,10 @@ def check(
     call: Call[CheckSettings],
     manifest: Manifest,
 ) -> int:
-    """Look for what is wrong with a manifest, or a folder of films: leaks, duplicates, unreadable images, empty texts.
+    """Look for mistakes in a manifest, or a folder of films: leaks, duplicates, unreadable images, empty texts.
 
-    Every image is decoded, and its header asked as other commands ask it; --set images.read=exists only asks whether
-    it is there. The exit code is 3 if there are problems, 0 if there are none; docs/datasets.md says what counts as
+    Every image is decoded, and its header checked as other commands check it; --set images.read=exists only checks
+    that it exists. The exit code is 3 if there are problems, 0 if there are none; docs/datasets.md says what counts as
     one.
 
     Examples:
@@ -148,7 +148,7 @@ def _write_rows(rows: Iterator[ManifestRow], writer: Writer) -> None:
 
 @contextmanager
 def _reject_file(path: Path | None) -> Iterator[Callable[[Rejection], None]]:
-    """Give a function that keeps rejections; the file is there, complete, when the import ends, however it ends."""
+    """Give a function that keeps rejections; the file is complete when the import ends, however it ends."""
     if path is None:
         yield lambda rejection: None
         return
@@ -173,7 +173,7 @@ def _reject_file(path: Path | None) -> Iterator[Callable[[Rejection], None]]:
 
 def _note_summary(summary: ImportSummary, console: Console) -> None:
     if summary.num_rejected:
-        console.note(f"{summary.rows} images written; {summary.num_rejected} not:")
+        console.note(f"{summary.rows} images written; {summary.num_rejected} left out:")
         rows: list[tuple[str, ...]] = [(code, str(found["count"])) for code, found in _by_code(summary)]
         console.table("not written", ("code", "images"), rows)
 

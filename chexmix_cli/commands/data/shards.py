@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.shards import ShardSet
 
 Sets = Annotated[
-    list[Path], typer.Argument(metavar="SHARDS", help="Folders of `chexmix tokenize -o`; parts inside are found.")
+    list[Path],
+    typer.Argument(metavar="SHARDS", help="Folders of `chexmix tokenize -o`; parts inside them are included."),
 ]
 Out = Annotated[
     Path, typer.Option("--out", "-o", metavar="SHARDS", help="Folder of the new shards.", show_default=False)
@@ -30,10 +31,10 @@ def merge(
     sets: Sets,
     out: Out,
 ) -> int:
-    """Join token shards into one set.
+    """Merge token shards into one set.
 
     The parts of one run (--shard, torchrun) come back in the order of its inputs, as if it had not been split.
-    Sets of different inputs are put in a row. All must have been made alike, and no id may occur twice.
+    Sets of different inputs are concatenated. All must have been made in the same way, and no id may occur twice.
 
     Examples:
 
@@ -55,7 +56,7 @@ def info(
     call: Call[None],
     sets: Sets,
 ) -> int:
-    """Describe token shards, and read them through for damage.
+    """Describe token shards, and check all of them for damage.
 
     Examples:
 

@@ -22,7 +22,7 @@ Manifest = Annotated[
 ]
 Ratios = Annotated[
     str | None,
-    typer.Option("--mask-ratios", metavar="R,R", help="Also with shares of the image masked, such as 0,0.2,0.4."),
+    typer.Option("--mask-ratios", metavar="R,R", help="Also mask these shares of the image, such as 0,0.2,0.4."),
 ]
 TokenShards = Annotated[
     Path | None,
@@ -48,7 +48,7 @@ def evaluate_classification(
     """Measure the classification of findings: AUROC, AUPRC, F1 and calibration, by label, with 95 % intervals.
 
     Without predictions, linear probes are fitted on embeddings of the manifest's train rows (all choices by
-    cross-validation over patients). With --mask-ratios, AUROC while tokens are masked, beside a pixel baseline.
+    cross-validation over patients). With --mask-ratios, AUROC while tokens are masked, with a pixel baseline.
 
     Examples:
 
@@ -61,7 +61,7 @@ def evaluate_classification(
     ratios = _ratios(mask_ratios)
     if predictions is not None and (ratios or head is not None or tokens is not None):
         others = "--mask-ratios, --head or --tokens"
-        raise SettingsError(f"predictions stand beside {others}", where="PRED", expected="one of them")
+        raise SettingsError(f"predictions cannot be combined with {others}", where="PRED", expected="one of them")
     from chexmix_cli.library.evaluation.classification import evaluate_given, evaluate_model
     from chexmix_cli.library.evaluation.rows import EvaluationOptions
 

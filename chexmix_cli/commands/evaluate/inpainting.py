@@ -1,4 +1,4 @@
-"""``chexmix evaluate inpainting``: films of a manifest under many masks, the model beside what it has to beat."""
+"""``chexmix evaluate inpainting``: films of a manifest under many masks, the model and what it has to beat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise SettingsError(f"{text!r} is no number", where="--mask-ratios", expected="such as 0.2,0.5,0.8") from None
+        raise SettingsError(
+            f"{text!r} is not a number", where="--mask-ratios", expected="such as 0.2,0.5,0.8"
+        ) from None
 
 
 def _patterns(text: str) -> list[str]:
@@ -55,7 +57,7 @@ def evaluate_inpainting(
 ) -> int:
     """Measure inpainting: PSNR, SSIM and code accuracy by pattern and ratio, with the baselines in the same run.
 
-    Masks are nested and the same for every method. Leak-free unless --set masks.protocols names the published way.
+    Masks are nested and the same for every method. Leak-free unless --set masks.protocols names the published protocol.
 
     Examples:
 

@@ -31,7 +31,7 @@ Answers = Annotated[
     typer.Option(
         "--green-answers",
         metavar="FILE",
-        help="Saved answers of a GREEN judge; with --green-weights new ones go there.",
+        help="Saved answers of a GREEN judge; with --green-weights, new ones are added.",
     ),
 ]
 JudgeWeights = Annotated[
@@ -51,7 +51,7 @@ def evaluate_report(
 ) -> int:
     """Compare generated reports with references: words, findings, claims, GREEN.
 
-    A reference without a prediction counts as an empty report; a prediction that no reference asks for is listed, and
+    A reference without a prediction counts as an empty report; a prediction without a reference is listed, and
     the command ends with 3. Nothing is cut, nothing is dropped: docs/report-metrics.md.
 
     Examples:

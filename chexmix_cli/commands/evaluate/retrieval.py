@@ -45,7 +45,7 @@ def evaluate_retrieval(
     """Measure image-to-text and text-to-image retrieval.
 
     Recall at 1, 5 and 10 and their sum, median and mean rank, MRR; the pair, the identical text or the same labels
-    count as found; ties rank in their middle. Every number stands beside that of a random order.
+    count as found; ties get their mean rank. Every number comes with that of a random order.
 
     Examples:
 

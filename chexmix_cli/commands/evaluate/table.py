@@ -1,4 +1,4 @@
-"""``chexmix evaluate table``: the published result table, each row by its own commands, ours beside theirs."""
+"""``chexmix evaluate table``: the published result table, each row by its own commands, ours next to theirs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def table(
 ) -> int:
     """Measure the rows of the published table whose data and weights are given; say what the others need.
 
-    Each row is one or two commands, which its record names; they run in processes of their own. A result that is there
+    Each row is one or two commands, which its record names; they run in processes of their own. An existing result
     already, made by the same command from the same manifest and weights, is not made again.
 
     Examples:
@@ -136,7 +136,7 @@ def _run(run: Run, job: _Job, fingerprint: str) -> Path:
     request = json.dumps({"commands": commands, "manifest": digest, "model": fingerprint})
     result, marker = Path(files["result"]), Path(files["request"])
     if result.is_file() and marker.is_file() and marker.read_text(encoding="utf-8") == request:
-        job.console.note(f"{run.name}: {result} is there already")
+        job.console.note(f"{run.name}: {result} exists already")
         return result
     marker.unlink(missing_ok=True)
     for step, arguments in zip(run.steps, commands, strict=True):

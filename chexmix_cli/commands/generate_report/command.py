@@ -69,7 +69,7 @@ def generate_report(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Show:
-    """What is shown beside the records."""
+    """What is shown besides the records."""
 
     picture: Path | None
     is_explained: bool

@@ -12,7 +12,7 @@ _GIB, _MIB = 2**30, 2**20
 
 
 def show_costs(costs: Mapping[str, float], console: Console, *, is_json: bool) -> None:
-    """Write the figures of ``Engine.costs`` on stderr unless quiet: a table, or with ``--json`` a line of JSON."""
+    """Write the figures of ``decode_costs`` on stderr unless quiet: a table, or with ``--json`` a line of JSON."""
     if console.is_quiet:
         return
     if is_json:

@@ -33,7 +33,7 @@ MaskFile = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", metavar="PNG|DCM|DIR", help="Write the result there, panels beside it; a folder for many."
+        "--out", "-o", metavar="PNG|DCM|DIR", help="Write the result there, with panels; a folder for several."
     ),
 ]
 StrategyName = Annotated[
@@ -70,7 +70,7 @@ def inpaint(
 ) -> int:
     """Fill in hidden parts of radiographs, and measure the fill against what was hidden.
 
-    Hidden pixels are blanked before the film is encoded, so the model cannot know of them. What is hidden is said by
+    Hidden pixels are blanked before the film is encoded, so the model cannot know them. Choose what is hidden with
     one of --mask-ratio, --block, --box and --mask. A result that ends in .dcm is a derived DICOM image.
 
     Examples:

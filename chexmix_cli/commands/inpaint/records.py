@@ -68,16 +68,16 @@ class InpaintRecords:
         return "\n".join(lines)
 
     def audit_summary(self) -> str | None:
-        """Return one line on how much visible codes know of hidden pixels, or None if nothing was done."""
+        """Return one line on how much visible codes reveal of hidden pixels, or None if nothing was done."""
         means = {name: sum(values) / len(values) for name, values in self._agreements.items() if values}
         if not means:
             return None
         parts = [
             f"{means[name]:.1%} of the codes {where}"
-            for name, where in (("ring", "around it"), ("beyond", "further off"))
+            for name, where in (("ring", "around it"), ("beyond", "further away"))
             if name in means
         ]
-        return f"leak audit: without the hidden part, {' and '.join(parts)} stay what they are with it"
+        return f"leak audit: {' and '.join(parts)} are the same with and without the hidden part"
 
     def _write(self, paths: OutputPaths, filled: FilledFilm, record: Record) -> None:
         path = paths.path(filled.id)
@@ -117,7 +117,7 @@ def _db(value: float | None) -> str:
 
 def _audit_text(audit: Mapping[str, Any]) -> str:
     parts = []
-    for name, where in (("ring", "around it"), ("beyond", "further off")):
+    for name, where in (("ring", "around it"), ("beyond", "further away")):
         if audit[name]["agreement"] is not None:
             parts.append(f"{audit[name]['agreement']:.1%} of {audit[name]['codes']} codes {where}")
     return f"{' and '.join(parts) or 'no code'} the same without the hidden part"

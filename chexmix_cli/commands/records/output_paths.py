@@ -30,7 +30,7 @@ class OutputPaths:
         return self._untaken(first)
 
     def beside(self, path: Path, what: str) -> Path:
-        """Return where a further picture of a record goes: a PNG beside its first one."""
+        """Return where a further picture of a record goes: a PNG next to its first one."""
         return self._untaken(path.with_name(f"{path.stem}-{what}.png"))
 
     def _untaken(self, first: Path) -> Path:

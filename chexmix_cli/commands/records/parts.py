@@ -42,7 +42,7 @@ def choose_part(text: str | None) -> Part:
     """Return the share that ``--shard I/N`` names, else the one torchrun gives this process, else everything.
 
     Raises:
-        SettingsError: if it is no share.
+        SettingsError: if it is not a share.
     """
     if text is not None:
         found = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -59,7 +59,7 @@ def choose_part(text: str | None) -> Part:
 
 
 def numbered(jobs: Iterator[Job[Film]]) -> Iterator[Job[Film]]:
-    """Yield jobs with their place in the list."""
+    """Yield jobs with their index in the list."""
     for order, job in enumerate(jobs):
         yield replace(job, order=order)
 
@@ -84,7 +84,7 @@ def own(jobs: Iterator[Job[Film]], part: Part) -> Iterator[Job[Film]]:
 
 
 def refuse_repeats(jobs: Iterator[Job[Film]]) -> Iterator[Job[Film]]:
-    """Yield jobs; one whose id was there before gives an error, so that no id has two rows."""
+    """Yield jobs; one whose id occurred before gives an error, so that no id has two rows."""
     from chexmix_cli.core.data.shards.verify import id_key
 
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""The list of files behind the records that were not done: the one output that names paths, for its owner only."""
+"""The list of files of the records that failed: the one output that names paths, for its owner only."""
 
 from __future__ import annotations
 

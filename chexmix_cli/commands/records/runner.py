@@ -21,7 +21,7 @@ def _keep(job: Job[Prepared], record: Record) -> Record:
 
 @dataclass(slots=True)
 class Tally:
-    """How many records came out well, and why the others did not."""
+    """How many records succeeded, and why the others failed."""
 
     num_ok: int = 0
     codes: Counter[str] = field(default_factory=Counter)
@@ -34,7 +34,7 @@ class Tally:
         return ExitCode.PARTIAL if self.num_ok else ExitCode.FAILED
 
     def report(self, console: Console) -> None:
-        """Say on stderr what was not done, by reason."""
+        """Say on stderr what failed, by reason."""
         if self.codes:
             failed = sum(self.codes.values())
             console.note(f"{self.num_ok} of {self.num_ok + failed} records done; {failed} not:")

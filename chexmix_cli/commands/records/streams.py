@@ -36,7 +36,9 @@ def check_arguments(arguments: Sequence[str] | None) -> list[str]:
     if not arguments:
         raise SettingsError("no input", where="IN", expected="files, folders, globs, zip archives, or - for stdin")
     if "-" in arguments and len(arguments) > 1:
-        raise SettingsError("- stands beside other inputs", where="IN", expected="- alone, or files and folders")
+        raise SettingsError(
+            "- cannot be combined with other inputs", where="IN", expected="- alone, or files and folders"
+        )
     return list(arguments)
 
 

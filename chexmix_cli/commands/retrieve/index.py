@@ -30,7 +30,9 @@ Source = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option("--out", "-o", metavar="INDEX", help="Folder of the index; added to if there.", show_default=False),
+    typer.Option(
+        "--out", "-o", metavar="INDEX", help="Folder of the index; an existing one is added to.", show_default=False
+    ),
 ]
 Only = Annotated[
     str | None, typer.Option("--only", metavar="KIND", help="images or reports. Default: both, where there are both.")
@@ -56,7 +58,7 @@ def index(
 ) -> int:
     """Embed images and reports into an index that can be searched.
 
-    An index that is there is added to: what it has already is passed over, so the same command goes on where one was
+    An existing index is added to: what it holds is skipped, so the same command resumes where one was
     interrupted. It belongs to one model and takes no other's vectors. Without --with-text it holds no report.
 
     Examples:
@@ -138,7 +140,7 @@ class _Indexer:
     ) -> None:
         self._found, self._writer, self._kinds = found, writer, kinds
         self._with_text, self._with_codes = with_text, with_codes
-        #: By id, of rows on their way through the loop and those behind it: an id occurs once.
+        #: By id, of rows in the loop and those done: an id occurs once.
         self._plans: dict[str, _Plan] = {}
 
     def jobs(self, rows: Iterator[_Row]) -> Iterator[Job[Film]]:

@@ -32,7 +32,7 @@ Inputs = Annotated[
     typer.Argument(metavar="[IN]", help="Films: files, folders, globs, zip archives, or - for records on stdin."),
 ]
 Text = Annotated[
-    list[str] | None, typer.Option("--text", metavar="T", help="Ask by this text instead; may be repeated.")
+    list[str] | None, typer.Option("--text", metavar="T", help="Query by this text instead; may be repeated.")
 ]
 Count = Annotated[int, typer.Option("-k", metavar="K", min=1, help="Results of a query.")]
 Find = Annotated[
@@ -74,7 +74,7 @@ def query(
         if value is not None and value not in choices:
             raise SettingsError(f"is {value!r}", where=name, expected=" or ".join(choices))
     if text and inputs:
-        raise SettingsError("stands beside films", where="--text", expected="one of the two")
+        raise SettingsError("cannot be combined with films", where="--text", expected="one of the two")
     films = [] if text else check_arguments(inputs)
     return _run(index, films, text or [], call.options, call.settings, _Wanted(count, find, scorer == "likelihood"))
 

@@ -29,7 +29,7 @@ Command = Callable[..., int]
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Settings]):
-    """What a command is called with beside its own flags.
+    """What a command is called with besides its own flags.
 
     Attributes:
         settings: resolved from all layers; None for a command without settings.
@@ -62,7 +62,7 @@ def command(settings: Any, *common: str) -> Callable[[Callable[..., int]], Comma
         settings: the dataclass of the command's settings; or, where flags decide which it is, a function that resolves
             them of ``layers`` and of the flags that its parameters name; or None. With settings the command has
             ``--config``, ``--set`` and ``--show-config``, which prints them in place of the function.
-        common: fields of :class:`RunOptions` that the command takes, beside those that all take.
+        common: fields of :class:`RunOptions` that the command takes, besides those that all take.
     """
     taken = {*common, *ALWAYS, *(SETTINGS if settings is not None else ())}
 
@@ -78,7 +78,7 @@ def command(settings: Any, *common: str) -> Callable[[Callable[..., int]], Comma
             options.console.start_logging()
             return function(Call(None if resolved is None else resolved.settings, options), **given)
 
-        # Typer reads both; names are all that counts, so a required flag may stand behind another.
+        # Typer reads both; names are all that counts, so a required flag may follow another.
         parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *_common(taken))]
         run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}

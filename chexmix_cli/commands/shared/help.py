@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from chexmix_cli.core.errors import ExitCode, SettingsError
 from chexmix_cli.core.settings.load import nearest, nearest_hint
 
-#: Heading of the options that commands share, behind the command's own.
+#: Heading of the options that commands share, after the command's own.
 COMMON_OPTIONS = "Common options"
 
 

@@ -9,7 +9,7 @@ from chexmix_cli.commands.shared.console import format_figures
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console
 
-#: In a record beside the task's own figures.
+#: In a record besides the task's own figures.
 _ABOUT = ("step", "learning_rate", "grad_norm", "order", "examples_per_s", "best")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.results import Tokens
 
-NoCodes = Annotated[bool, typer.Option("--no-codes", help="Leave the codes out of the records: a check of the inputs.")]
+NoCodes = Annotated[bool, typer.Option("--no-codes", help="Leave the codes out of the records, to check inputs only.")]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -35,7 +35,7 @@ Out = Annotated[
         "-o",
         metavar="SHARDS",
         show_default=False,
-        help="Write token shards into this folder; records then carry the place instead of codes. Goes on if begun.",
+        help="Write token shards into this folder; records then name shard and row instead of codes. Resumes.",
     ),
 ]
 Shard = Annotated[
@@ -96,7 +96,7 @@ def _compare(
     from chexmix_cli.commands.tokenize.compare import compare_presets
 
     if out is not None:
-        raise SettingsError("stands beside --out", where="--compare", expected="one of the two")
+        raise SettingsError("cannot be combined with --out", where="--compare", expected="one of the two")
     return compare_presets(inputs, run, settings, presets)
 
 
@@ -149,14 +149,14 @@ class _Task:
 
     def _fields(self, tokens: Tokens, model: OpenModel) -> Record:
         fields = tokens.fields()
-        # The codes come last: they are long, and hide from a reader what stands behind them.
+        # The codes come last: they are long, and a reader would miss what follows them.
         codes = fields.pop("codes")
         return {**fields, **self.options.provenance_of(model), "codes": codes}
 
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """Where finished records go, beside stdout."""
+    """Where finished records go, besides stdout."""
 
     output: ShardOutput | None
     quarantine: Quarantine | None

@@ -1,4 +1,4 @@
-"""``tokenize -o``: records become rows of a shard set; what finished shards have is passed over."""
+"""``tokenize -o``: records become rows of a shard set; what finished shards hold is skipped."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LINE_TEXTS = ("split", "patient", "study", "view")
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a manifest line says beside the image.
+    """What a manifest line says besides the image.
 
     Attributes:
-        fields: split, patient, study and view, those that are there.
+        fields: split, patient, study and view, as far as given.
         labels: finding to 1, 0, -1 or None.
         report: findings and impression, or None.
     """
@@ -86,7 +86,7 @@ class ShardOutput:
                 on_finished(job, entry)
 
     def take(self, job: Job[Film], record: Record) -> Record:
-        """Put a record into its shard; return what stdout gets of it: its place instead of its codes."""
+        """Put a record into its shard; return what stdout gets of it: shard and row instead of codes."""
         from chexmix_cli.core.data.shards.writer import ShardTokens
 
         try:
@@ -153,7 +153,7 @@ class ShardOutput:
 
 
 def beside_of(line: Mapping[str, Any]) -> Beside:
-    """Return what a manifest line says beside its image.
+    """Return what a manifest line says besides its image.
 
     Raises:
         DataError: on a value that a manifest must not have.

@@ -24,7 +24,7 @@ Reports = Annotated[
 Out = Annotated[
     Path,
     typer.Option(
-        "--out", "-o", metavar="FILE", help="File to write; drafts.safetensors beside a model's weights is used by it."
+        "--out", "-o", metavar="FILE", help="File to write; a model uses drafts.safetensors of its weights directory."
     ),
 ]
 
@@ -35,7 +35,7 @@ def drafts(
     reports: Reports,
     out: Out,
 ) -> int:
-    """Count what usually follows what in reports, so that reports like them are written in fewer passes.
+    """Index what usually follows in reports, so that similar reports are decoded in fewer passes.
 
     The file holds token ids that the reports of several patients share, and whoever has the model's text tokenizer can
     read such pieces from it: keep the file of private reports as you keep the reports. It changes no report, only how

@@ -43,7 +43,7 @@ AcceptLicence = Annotated[
 @app.command("list")
 @command(None, "is_json")
 def list_models(call: Call[None]) -> int:
-    """List the models known by name, and whether they are here.
+    """List the models known by name, and whether they are installed.
 
     Examples:
 
@@ -179,7 +179,7 @@ def fetch(
 ) -> int:
     """Fetch a model from the Hugging Face hub, or check what was fetched; the only command that uses the network.
 
-    A transfer that stopped goes on where it was. Files go to $CHEXMIX_HOME/weights (default ~/.cache/chexmix/weights).
+    An interrupted transfer resumes. Files go to $CHEXMIX_HOME/weights (default ~/.cache/chexmix/weights).
 
     Examples:
 

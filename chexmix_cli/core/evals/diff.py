@@ -117,7 +117,7 @@ def _fill(
 
 
 def _shared(first: Evaluation, second: Evaluation) -> NDArray[np.int64]:
-    """Return the places of the items both have, (N, 2)."""
+    """Return the indices of the items both have, (N, 2)."""
     place = {item: number for number, item in enumerate(second.item_ids)}
     found = [(number, place[item]) for number, item in enumerate(first.item_ids) if item in place]
     return np.array(found, np.int64).reshape(-1, 2)

@@ -200,7 +200,7 @@ def read_evaluation(values: Any, where: str) -> Evaluation:
     """Return the evaluation of its JSON form (without pictures, which it does not hold).
 
     Raises:
-        DataError: if it is no result of ``chexmix evaluate``.
+        DataError: if it is not a result of ``chexmix evaluate``.
     """
     try:
         if values["schema"] != SCHEMA:

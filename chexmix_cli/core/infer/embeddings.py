@@ -37,7 +37,7 @@ def image_embeddings(
         vocabulary: the model's ids.
         codes: the codes of each image, raster order; read as ``I_s image I_E``, all in one batch.
         layers: 0 for the token embeddings, then each block, the last one after the final norm; default: all
-            ``num_layers + 1``. Blocks behind the last one asked for are not run.
+            ``num_layers + 1``. Blocks after the last one asked for are not run.
         grid: parts of the image along a side: an embedding is the means of ``grid * grid`` squares one after the other,
             in raster order. The mean over all positions (1, the paper's) forgets where something was seen.
         is_masked_BP: image positions whose token becomes the mask token; it counts in the mean like any other.

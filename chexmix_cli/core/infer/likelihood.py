@@ -27,8 +27,8 @@ class ReportScorer:
     Args:
         decoder: in eval mode.
         vocabulary: the model's ids.
-        minus: what is taken off each score: nothing; the report's own score behind an image of mask tokens
-            (``hidden``: the model was trained on hidden images); or without an image, behind ``T_s`` (``alone``).
+        minus: what is subtracted from each score: nothing; the report's own score given an image of mask tokens
+            (``hidden``: the model was trained on hidden images); or without an image, after ``T_s`` (``alone``).
         batch_size: reports read together.
     """
 
@@ -48,7 +48,7 @@ class ReportScorer:
 
         Raises:
             VocabularyError: if a report is empty or holds a special id, or on codes that are none.
-            ShapeError: if a report does not fit the decoder behind an image; nothing is cut.
+            ShapeError: if a report does not fit the decoder after an image; nothing is cut.
             MachineError: if memory runs out.
         """
         self._check(reports)
@@ -82,7 +82,7 @@ class ReportScorer:
         return [self._baselines[report] for report in reports]
 
     def _behind(self, prefix: list[int], reports: Sequence[Sequence[int]]) -> list[float]:
-        """Return the mean log-probability of each report behind a prefix that is read once."""
+        """Return the mean log-probability of each report given a prefix that is read once."""
         if not reports:
             return []
         decoder = self._decoder

@@ -51,7 +51,7 @@ class StoredCodes:
         if len(self._row) < len(ids):
             raise DataError(
                 Reason.BAD_RECORD,
-                f"{len(ids) - len(self._row)} ids are there twice",
+                f"{len(ids) - len(self._row)} ids occur twice",
                 where=str(shards.folder),
                 expected="shards made from the manifest: chexmix tokenize - -o SHARDS < MANIFEST",
             )
@@ -61,7 +61,7 @@ class StoredCodes:
         """Return the codes in a folder of shards.
 
         Raises:
-            DataError: if there are none, another image tokenizer or preset made them, or an id is there twice.
+            DataError: if there are none, another image tokenizer or preset made them, or an id occurs twice.
         """
         shards = ShardSet.open(folder)
         shards.require(codebook_hash=codebook_hash, preset_hash=preset_hash)

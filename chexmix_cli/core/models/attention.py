@@ -1,6 +1,6 @@
-"""Attention over sequences that lie one behind the other in one row, each attending to itself only.
+"""Attention over sequences concatenated in one row, each attending to itself only.
 
-Training puts all documents of a micro-batch behind each other and pads nothing. Everything but attention works token by
+Training concatenates all documents of a micro-batch and pads nothing. Everything but attention works token by
 token; attention runs over one context after the other, and inside one over its parts: causal ones, and image spans that
 see all of themselves. Each part is a plain call of ``scaled_dot_product_attention``, so no mask of all against all
 exists, on a CPU and on a GPU alike; contexts here are at least an image long, long enough to fill either.
@@ -36,7 +36,7 @@ Context = tuple[ContextPart, ...]
 
 
 class AttentionPlan:
-    """Contexts that lie one behind the other in a row.
+    """Contexts concatenated in a row.
 
     Args:
         contexts: in order; together as long as the row.
@@ -69,7 +69,7 @@ class AttentionPlan:
     def dense_mask(self) -> Tensor:
         """Return the whole mask (1, T, T), True where a position may attend: the definition, for tests.
 
-        With a context of ``I_s``, an image span of two and ``I_E``, and a causal one of two behind it::
+        With a context of ``I_s``, an image span of two and ``I_E``, and a causal one of two after it::
 
             1 0 0 0 0 0
             1 1 1 0 0 0
@@ -106,7 +106,7 @@ class AttentionPlan:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
-    """Where the image stands in a sequence, for decoders that see it whole: behind an opening token at position 0.
+    """Where the image stands in a sequence, for decoders that see it whole: after an opening token at position 0.
 
     Attributes:
         begin_image: the opening token; a sequence that begins with another one has no image.
@@ -136,7 +136,7 @@ class ImageSpan:
 def causal_mask(num_new: int, num_all: int, device: torch.device) -> Tensor:
     """Return the (T, S) mask, True where the last ``num_new`` of ``num_all`` positions may attend.
 
-    With two new positions behind two cached ones::
+    With two new positions after two cached ones::
 
         1 1 1 0
         1 1 1 1

@@ -55,7 +55,7 @@ class KvCache:
         self._start_B: Tensor | None = None
 
     def append(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values behind the first ``length`` and return all, each (B, N, S, H).
+        """Write the new keys and values after the first ``length`` and return all, each (B, N, S, H).
 
         Raises:
             ShapeError: if they are of other rows than the cache holds, or do not fit.
@@ -198,7 +198,7 @@ class Decoder(nn.Module):
                 would wait for it); default: counted on from the cache.
             attend_BTS: True where a new position may attend; default: causal over cached and new positions, and
                 images seen whole in the first pass if the weights were trained so (``image_span``). A plan
-                instead means sequences behind each other in one row (B = 1, no cache), and brings their positions.
+                instead means sequences concatenated in one row (B = 1, no cache), and brings their positions.
             cache: positions seen before; grows by T once all layers are done.
 
         Yields:

@@ -11,7 +11,7 @@ from chexmix_cli.core.models.decoder import Block, Decoder
 
 #: Deviation of every matrix.
 _STD = 0.02
-#: Share of the deviation of a code's row that is its own, beside what it has of the codebook vector.
+#: Share of the deviation of a code's row that is its own noise, besides its part from the codebook vector.
 _OWN = 0.3
 
 
@@ -38,10 +38,10 @@ def init_decoder(decoder: Decoder, generator: Generator) -> None:
 
 @torch.no_grad()
 def init_code_rows(decoder: Decoder, codebook_KE: Tensor, image_start: int, generator: Generator) -> None:
-    """Start the rows of image codes, in embedding and head, from the codebook: codes that look alike start alike.
+    """Start the rows of image codes, in embedding and head, from the codebook: similar codes start similar.
 
     Each row is a random projection of its standardised codebook vector, another one for the embedding than for the
-    head, plus noise, with the deviation of all other rows. Ours: from rows that know nothing of each other a short
+    head, plus noise, with the deviation of all other rows. Ours: from independent rows, a short
     training spends its first steps on finding out which codes resemble which (docs/training.md has the measurement).
 
     Args:

@@ -31,7 +31,7 @@ FEW_ROWS = 8
 _DIRECT_ROWS = 2
 #: Numbers of the weights widened at a time: 4 MiB stay in a cache; many rows, read again for each piece, want more.
 _PIECE, _LARGE_PIECE = 1 << 20, 1 << 23
-#: torch's weight-only product reads beyond rows whose length is no multiple of its vectors (16 numbers with AVX512).
+#: torch's weight-only product reads beyond rows whose length is not a multiple of its vectors (16 numbers with AVX512).
 _VECTOR = 32
 #: Steps of a symmetric 8-bit number on either side of zero.
 _STEPS = 127
@@ -142,7 +142,7 @@ def quantize_rows(weight_OI: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
         where: the parameter's name, for the message.
 
     Raises:
-        WeightsError: if a weight is not finite; 8 bits cannot say so, and reports would come out all the same.
+        WeightsError: if a weight is not finite; 8 bits cannot express that, and reports would be written nevertheless.
     """
     # Not abs(): of a head that would be a second matrix of its size.
     scale_O = torch.maximum(weight_OI.amax(dim=1), -weight_OI.amin(dim=1)).float() / _STEPS

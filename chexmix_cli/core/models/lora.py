@@ -1,11 +1,11 @@
-"""Low-rank adapters on the fused decoder (LoRA): frozen matrices, each with a small trained update beside it.
+"""Low-rank adapters on the fused decoder (LoRA): frozen matrices, each with a small trained update added to it.
 
 Shape letters: R rank, D hidden, F feed-forward, I inputs and O outputs of one matrix, X all columns of a fused product.
 
 A target is named as checkpoints name it (``q``, ``k``, ``v``, ``fc1``, ``dense``, ``fc2``) and is a slice of a fused
 matrix: rows of ``input_proj`` = [q; k; v; fc1] or columns of ``output_proj`` = [dense | fc2]
 (core/weights/formats/keys.py). Its product becomes ``W x + alpha / rank * B A x`` with A random and B zero at the
-start, so that training begins at the frozen model. Merging writes that sum into W; what comes out is a plain decoder.
+start, so that training begins at the frozen model. Merging writes that sum into W; the result is a plain decoder.
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", sections 4.1 and 4.2.
 """
@@ -47,7 +47,7 @@ class Place:
 
 
 def places(settings: DecoderSettings) -> dict[str, Place]:
-    """Return the place of every target in a block of this shape."""
+    """Return where every target lies in a block of this shape."""
     hidden, mlp = settings.hidden_size, settings.mlp_size
     return {
         "q": Place(True, 0, hidden, hidden),
@@ -112,7 +112,7 @@ class OutputAdapter(nn.Module):
 
 
 def low_ranks(adapter: nn.Module) -> list[LowRank]:
-    """Return the updates of an adapter in the order of their places."""
+    """Return the updates of an adapter in the order of their slices."""
     found = [module for module in adapter.modules() if isinstance(module, LowRank)]
     return sorted(found, key=lambda update: update.place.start)
 
@@ -136,7 +136,7 @@ def add_adapters(decoder: Decoder, settings: LoraSettings, generator: Generator,
         decoder: changed in place; its own parameters keep their values.
         settings: rank, alpha, dropout and targets.
         generator: draws A, uniform within 1 / sqrt(I) as torch's linear layers start; B is zero.
-        num_blocks: blocks behind these are left alone.
+        num_blocks: blocks after these are left alone.
 
     Raises:
         SettingsError: as :func:`check_rank`.
@@ -155,7 +155,7 @@ def add_adapters(decoder: Decoder, settings: LoraSettings, generator: Generator,
         outputs = {name: update for name, update in updates.items() if not update.place.is_input}
         block.input_adapter = InputAdapter(inputs) if inputs else None
         block.output_adapter = OutputAdapter(outputs) if outputs else None
-    # New modules take on the decoder's mode and place.
+    # New modules take on the decoder's mode and device.
     decoder.train(decoder.training).to(decoder.embedding.weight.device)
 
 

@@ -11,8 +11,8 @@ def pooled_state(decoder: Decoder, token_ids_BT: Tensor, is_pooled_BT: Tensor, l
     """Return the mean of one layer's states over some positions, (B, D) float32, with its gradient.
 
     Args:
-        decoder: blocks behind ``layer`` are not run.
-        token_ids_BT: token ids, int64; padding behind a sequence is not seen by it.
+        decoder: blocks after ``layer`` are not run.
+        token_ids_BT: token ids, int64; padding after a sequence is not seen by it.
         is_pooled_BT: the positions averaged over, at least one a row.
         layer: 0 for the token embeddings, then each block, the last one after the final norm.
     """

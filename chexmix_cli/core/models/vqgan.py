@@ -204,7 +204,7 @@ class Vqgan(nn.Module):
         """Return pixels (B, C, Y, X), not clamped, of codes (B, P) of square images in raster order.
 
         Raises:
-            ShapeError: if P is no square number.
+            ShapeError: if P is not a square number.
         """
         side = grid_side(codes_BP.shape[1])
         return self.decode_latents(self.quantize.decode(codes_BP.view(-1, side, side)))

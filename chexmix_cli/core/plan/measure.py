@@ -23,7 +23,7 @@ class LiveBytes(TorchDispatchMode):
     What an operator uses inside and gives back before it returns is not seen.
 
     Args:
-        known: modules whose parameters and buffers are there already; they are no part of the count.
+        known: modules whose parameters and buffers exist already; they are not counted.
 
     Attributes:
         now, peak: bytes at this moment, and at most since :meth:`restart`.

@@ -60,9 +60,9 @@ class Costs:
         trained: bytes of the trained parameters, which gradients take once and AdamW twice.
         step: what :func:`measure_step` found, carried to the full size.
         beside: part -> bytes that stay while the stage trains (a frozen image tokenizer, films).
-        before: part -> bytes that preparing the data takes and gives back, beside ``beside``.
+        before: part -> bytes that preparing the data takes and gives back, besides ``beside``.
         before_s: seconds of it.
-        overhead: bytes that the allocator holds beside each byte of a tensor.
+        overhead: bytes that the allocator holds on top of each byte of a tensor.
     """
 
     weights: int
@@ -86,7 +86,7 @@ def plan_pretrain(
 
     Args:
         settings: root of the stage.
-        data: manifest; without one the plan leaves out what hangs on it, and says so.
+        data: manifest; without one the plan leaves out what depends on it, and says so.
         device: that will train, and that measures.
         name: of the stage.
         memory_bytes: of the machine planned for; default: what is free here.
@@ -225,7 +225,7 @@ def _decoder_costs(
     weights, trained = module_bytes(decoder)
     vqgan = Vqgan(model.vqgan).eval().to(device)
     encode_bytes, encode_s = encode_costs(model, vqgan, training_tokenizer(vqgan, model).batch_size)
-    # Images read ahead are there three times: one by one, joined, and as the tensor that is encoded.
+    # Images read ahead exist three times: one by one, joined, and as the tensor that is encoded.
     encode_bytes += 3 * READ_AHEAD * model.vqgan.image_channels * model.image.resolution_px**2 * _FLOAT_BYTES
     images = facts.num_train * settings.documents.variants + facts.num_val
     return Costs(
@@ -244,7 +244,7 @@ def with_examples(values: Mapping[str, float], alone: Mapping[str, float], times
 
     Args:
         values: of the number that was measured.
-        alone: the part of them that does not hang on examples (gradients, casts of weights); the update is all such.
+        alone: the part of them that does not depend on examples (gradients, casts of weights); the update is all such.
         times: how many times as many.
     """
     result = {}
@@ -255,7 +255,7 @@ def with_examples(values: Mapping[str, float], alone: Mapping[str, float], times
 
 
 def _overhead(points: Sequence[Point], base: int) -> float:
-    """Return what the process grew by beside the tensors of the largest size that was measured, a byte of them.
+    """Return what the process grew by beyond the tensors of the largest size that was measured, a byte of them.
 
     The allocator keeps pieces that are free but of no use for what comes next: about a third with small tensors, next
     to nothing with large ones, which it asks the system for one by one.

@@ -28,14 +28,14 @@ def measure_step(
 
     Args:
         task: of the size that is measured.
-        train: its loop, with one or two micro-batches a step: two show what gradients that are there already cost.
+        train: its loop, with one or two micro-batches a step: two show what existing gradients cost.
         optimizer: its optimiser.
         device: that trains.
         budget_s: seconds that repetitions may take, after the first one.
 
     Returns:
-        pass_bytes: most bytes alive during the passes, beside weights and optimiser state.
-        kept_bytes: of these, what a micro-batch leaves behind beside its gradients.
+        pass_bytes: most bytes alive during the passes, besides weights and optimiser state.
+        kept_bytes: of these, what a micro-batch leaves behind besides its gradients.
         update_bytes: most bytes that the update adds to weights, gradients and optimiser state.
         learn_s: one micro-batch forwards and backwards.
         update_s: clipping, optimiser, codebook.

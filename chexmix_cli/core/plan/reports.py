@@ -111,7 +111,7 @@ def vqgan_flop(settings: VqganSettings, side_px: int) -> int:
 
 
 def encode_costs(model: ModelSettings, vqgan: Vqgan, examples: int) -> tuple[int, float]:
-    """Return what turning pictures into codes takes: bytes beside the weights, and seconds a picture.
+    """Return what turning pictures into codes takes: bytes besides the weights, and seconds a picture.
 
     Args:
         model: settings.
@@ -138,7 +138,7 @@ def encode_costs(model: ModelSettings, vqgan: Vqgan, examples: int) -> tuple[int
 def _measure(
     model: ModelSettings, settings: GenerateReportSettings, size: DecoderSize, dtype: torch.dtype, device: torch.device
 ) -> dict[str, float]:
-    """Return bytes beside the weights, seconds of the prompts and of a pass that gives each report a token."""
+    """Return bytes besides the weights, seconds of the prompts and of a pass that gives each report a token."""
     cut = cut_decoder(model, size)
     decoder = Decoder(cut.decoder)
     init_decoder(decoder, seeded_generator(0))

@@ -101,7 +101,7 @@ def _draw(axes: Axes, film: Any, sentence: ShownSentence, scale: float) -> None:
     axes.set_yticks([])
     lines = textwrap.wrap(" ".join(sentence.text.split()), _LETTERS_A_LINE)
     shown = lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1][:-2] + " \u2026"]
-    verdict = "text prior only" if sentence.is_text_prior_only else "hangs on the image"
+    verdict = "text prior only" if sentence.is_text_prior_only else "depends on the image"
     # A dollar sign would start a formula.
     text = "\n".join([*shown, f"without the image: {-sentence.drop:+.2f} nats a token: {verdict}"]).replace("$", r"\$")
     colour = "#9c1c1c" if sentence.is_text_prior_only else "#1b1b1b"

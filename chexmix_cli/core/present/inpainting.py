@@ -25,7 +25,7 @@ def panels_png(
     result_YX: NDArray[np.uint8],
     caption: str,
 ) -> bytes:
-    """Return the four pictures beside each other, marked.
+    """Return the four pictures side by side, marked.
 
     Args:
         original_YX: the film as the model is given it.

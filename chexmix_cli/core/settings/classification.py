@@ -22,12 +22,12 @@ class ProbeSettings:
         layers: hidden states to choose from, 0 the token embeddings; none named: every block's.
         grid: 1 reads the mean state of the image, as the paper does; G the means of G x G squares of it, which keep
             where something is. It has to divide the side of the model's image in tokens. States are held as float32 for
-            every row and layer: with a wide model name a few ``layers``.
+            every row and layer: with a wide model, name a few ``layers``.
         components: principal components of a grid's means that are kept; the mean of the whole image is read as it is.
         c: inverse strengths of the L2 penalty to choose from, one a label (scikit-learn's C).
         folds: of the cross-validation; no patient is in two of them.
-        balance: ``weight`` weighs each label's classes equally in the loss; the bias takes the shift that this gives
-            the probabilities back.
+        balance: ``weight`` weighs each label's classes equally in the loss; the shift that this gives the
+            probabilities is removed from the bias.
         calibration: of the probabilities, on those of the left-out folds: ``platt`` a line a label on the logits,
             ``temperature`` one factor for all.
     """
@@ -66,10 +66,10 @@ class ZeroShotSettings:
     """How ``classify --zero-shot`` words findings.
 
     Attributes:
-        labels: findings that are asked for: their names, or ``chexpert``, ``nih``, ``competition``; none named: every
-            one of the file of statements, or NIH's.
-        statements: JSON file of finding -> [sentence that it is there, sentence that it is not]; none: our own.
-        prefix: stands before every sentence, as reports of the model begin.
+        labels: findings to score: their names, or ``chexpert``, ``nih``, ``competition``; none named: all in the file
+            of statements, or NIH's.
+        statements: JSON file of finding -> [sentence that states it, sentence that denies it]; none: our own.
+        prefix: put before every sentence, as the model's reports begin.
         batch_size: sentences read together.
     """
 
@@ -87,7 +87,7 @@ class ClassifySettings:
     """Root of ``chexmix classify``.
 
     Attributes:
-        study: what a study's probability is of: ``one`` image (the frontal one), or the ``max`` or ``mean`` of the
+        study: what a study's probability refers to: ``one`` image (the frontal one), or the ``max`` or ``mean`` of the
             probabilities of all its images.
     """
 
@@ -103,8 +103,8 @@ class EvaluatedLabels:
 
     Attributes:
         names: findings, or ``chexpert`` (14), ``nih`` (14), ``competition`` (5), ``all`` (every one of the manifest).
-        fit: policies that uncertain labels are fitted under, some of ignore, zeros, ones and mixed; one probe each.
-        evaluate: policies that they are evaluated under.
+        fit: policies uncertain labels are fitted under, some of ignore, zeros, ones and mixed; one probe each.
+        evaluate: policies they are evaluated under.
         unstated: a label that is null or missing is left out (``ignore``), or counts as 0.
     """
 
@@ -125,7 +125,7 @@ class FitSettings:
 
     Attributes:
         rows: most train rows, drawn by patient with ``--seed``; 0 takes all.
-        sweep_rows: the same where images are masked: each ratio is read anew.
+        sweep_rows: the same where images are masked, which reads them again for each ratio.
     """
 
     rows: int = 0
@@ -143,9 +143,9 @@ class SweepSettings:
     Attributes:
         patterns: some of random, block and border.
         seeds: masks an evaluated image; numbers are means over them.
-        by_label: also each label's AUROC at every point, not their mean alone.
+        by_label: also each label's AUROC at every point, not only their mean.
         baseline_side_px: pixels that the baseline reads, along a side: means of square parts of the model's image.
-        baseline_components: principal components of them.
+        baseline_components: principal components of these pixels.
     """
 
     patterns: tuple[Pattern, ...] = ("random",)
@@ -167,7 +167,7 @@ class EvaluateClassificationSettings:
 
     Attributes:
         study: ``one`` scores each image; ``max`` and ``mean`` each study, by its images' probabilities.
-        batch_size: images that pass the decoder together.
+        batch_size: images that the decoder reads together.
         cases: best and worst images shown on the page, each.
     """
 

@@ -16,9 +16,9 @@ class SplitSettings:
     Attributes:
         source: ``dataset`` takes the split the data set publishes, and draws one where it publishes none; ``hash``
             always draws. A draw is a hash of salt and patient: a patient's images stay together, and more data moves
-            nobody.
+            no patient.
         val, test: shares of the patients that are drawn.
-        salt: another one draws another split.
+        salt: another salt draws another split.
     """
 
     source: Literal["dataset", "hash"] = "dataset"
@@ -39,7 +39,7 @@ class ImportSettings:
     Attributes:
         split: see SplitSettings.
         prefix: put before every id, study and patient, so that manifests of several data sets can be joined.
-        images: folder that the images are under, if it is not the data set's.
+        images: folder of the images, if it is not the data set's.
     """
 
     split: SplitSettings = field(default_factory=SplitSettings)
@@ -91,11 +91,11 @@ class ColumnSettings:
     """Columns of a table of your own; None takes the first of the usual names that the table has (docs/datasets.md).
 
     Attributes:
-        file: the image's path; the only column that must be there.
+        file: the image's path; the only required column.
         id, patient, study, view, split: as in a manifest.
         findings, impression: sections of the report.
         report: a whole report, which is split into sections.
-        labels: columns of labels; empty: those that bear the name of a CheXpert or NIH finding.
+        labels: columns of labels; empty: those with the name of a CheXpert or NIH finding.
     """
 
     file: str | None = None
@@ -128,8 +128,8 @@ class ImageCheckSettings:
     """How ``data check`` looks at images.
 
     Attributes:
-        read: ``pixels`` decodes every image; ``exists`` only asks whether the file is there.
-        near_bits: two images whose hashes of 255 bits differ in at most so many are near-duplicates.
+        read: ``pixels`` decodes every image; ``exists`` only checks that the file exists.
+        near_bits: two images whose hashes of 255 bits differ in at most this many are near-duplicates.
         workers: processes that decode; 0 is one for each core.
         max_file_mb, max_pixels: bounds, as for the inputs of other commands.
     """

@@ -25,7 +25,7 @@ class LoraSettings:
 
     Attributes:
         rank: of every update; below the width of each target.
-        alpha: an update counts alpha / rank times.
+        alpha: an update is scaled by alpha / rank.
         dropout: share of an update's inputs that training drops.
         targets: matrices that get an update, some of q, k, v, fc1, dense and fc2.
     """
@@ -49,7 +49,7 @@ class FilmSettings:
     """Changes that training makes to images before they are encoded.
 
     Attributes:
-        variants: encodings made of each training image, the first of it as it is, the others with small crops and
+        variants: encodings made of each training image, the first unchanged, the others with small crops and
             intensity changes.
         intensity_jitter: largest relative change of contrast, brightness and gamma.
         crop_jitter: largest share of a side that a random crop removes.
@@ -74,8 +74,8 @@ class LabelSettings:
         uncertain: label -1 is left out of the loss (``ignore``), or counts as 0 or 1.
         unstated: a label that is null or missing is left out of the loss (``ignore``), or counts as 0.
         balance: ``weight`` weighs present findings by absent / present of the train split, ``sample`` shows images of
-            the rarer class as often as those of the other, ``none`` does neither. The exported head takes the shift
-            of its probabilities back.
+            the rarer class as often as those of the other, ``none`` does neither. The exported head has the resulting
+            shift of its probabilities removed.
     """
 
     names: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class HeadSettings:
 
     Attributes:
         layer: hidden state that is averaged over the image: 0 the token embeddings, then each block, the last one
-            normed. Blocks behind it are not run and not changed. None: the last.
+            normed. Blocks after it are not run and not changed. None: the last.
     """
 
     layer: int | None = None
@@ -154,8 +154,8 @@ class ClassifyFinetuning:
     """Root of ``finetune --task classify``.
 
     Attributes:
-        method: ``probe`` fits a logistic regression in one go; ``lora`` trains a head and low-rank adapters, ``full`` a
-            head and all that stands before it.
+        method: ``probe`` fits a logistic regression in one go; ``lora`` trains a head and low-rank adapters, ``full``
+            a head and everything before it.
     """
 
     method: Method
@@ -173,8 +173,8 @@ class RetrieveFinetuning:
     """Root of ``finetune --task retrieve``.
 
     Attributes:
-        method: ``probe`` trains the projections alone, ``lora`` low-rank adapters too, ``full`` all that stands before
-            the layer too.
+        method: ``probe`` trains the projections alone, ``lora`` low-rank adapters too, ``full`` everything before the
+            layer too.
     """
 
     method: Method
@@ -186,7 +186,7 @@ class RetrieveFinetuning:
 
     def __post_init__(self) -> None:
         size = self.train.micro_batch_size
-        require(size > 1, "train.micro_batch_size", size, "2 or more: pairs of a micro-batch are told apart")
+        require(size > 1, "train.micro_batch_size", size, "2 or more: pairs of a micro-batch are contrasted")
 
 
 Finetuning = ReportFinetuning | ClassifyFinetuning | RetrieveFinetuning

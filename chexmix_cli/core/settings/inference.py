@@ -30,7 +30,7 @@ class InputSettings:
         max_file_mb: largest file read, in MiB.
         max_pixels: most pixels decoded from one image (rows x columns).
         frame: which frame of a multi-frame DICOM image is read, from 0.
-        workers: processes that read and scale images ahead of the model; 0 reads each when its turn comes.
+        workers: processes that read and scale images ahead of the model; 0 reads each image when it is needed.
     """
 
     preset: str = "model"
@@ -53,17 +53,17 @@ class DecodeSettings:
     """How a report is decoded.
 
     Attributes:
-        vocabulary: ``text`` lets only ordinary text ids, the end and the next ``I_s`` be chosen; ``all`` every row,
-            as released.
+        vocabulary: ``text`` allows only ordinary text ids, the end and the next ``I_s``; ``all`` every row, as
+            released.
         max_new_tokens, min_new_tokens: bounds on the new tokens; the end cannot be chosen before the minimum.
         temperature: 0 is greedy; above, tokens are sampled with ``--seed``.
         top_p: smallest set of tokens whose probability reaches this is sampled from.
         comparisons: words that claim a comparison with an earlier study, which a report of one study cannot know:
             ``flag`` names those in the report, ``block`` keeps them from being written, ``allow`` does neither.
-        drafts: file of what usually follows what (``chexmix weights drafts``); default: the weights' own
-            ``drafts.safetensors``, if there is one. The report's own text is looked at in any case.
+        drafts: draft index (``chexmix weights drafts``); default: the weights' own ``drafts.safetensors``, if there
+            is one. Drafts from the report's own text are proposed in any case.
         draft_rows: positions that a pass over all reports decoded together may read: each report's last token and
-            what is supposed to follow it. What comes out is the same; 0 supposes nothing.
+            the draft tokens proposed after it. The reports are the same; 0 turns drafts off.
     """
 
     vocabulary: DecodedIds = "text"
@@ -110,14 +110,14 @@ class DraftIndexSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainSettings:
-    """How ``--explain`` looks for what a sentence hangs on.
+    """How ``--explain`` finds what a sentence depends on.
 
     Attributes:
-        blocks: the image is hidden in so many blocks a side, one at a time.
-        least_drop: a sentence that loses less than this when the whole image is hidden, in nats a token, is said to
-            hang on the text before it alone.
+        blocks: blocks along a side of the image; each is hidden in turn.
+        least_drop: a sentence that loses less than this when the whole image is hidden, in nats a token, counts as
+            written from the text before it alone.
         batch_size: sequences scored together.
-        folder: where heat maps go; with ``--picture`` they go beside the picture.
+        folder: where heat maps go; with ``--picture`` they go next to the picture.
     """
 
     blocks: int = 4
@@ -136,7 +136,7 @@ class ShardSettings:
     """How token shards are cut.
 
     Attributes:
-        rows: inputs a shard covers; its codes have a row for each that came out well.
+        rows: inputs a shard covers; its codes have a row for each that succeeded.
     """
 
     rows: int = 4096
@@ -158,8 +158,8 @@ class GenerateReportSettings:
     """Root of ``chexmix generate-report``.
 
     Attributes:
-        quantize: ``int8`` holds the decoder's matrices in 8 bits, on a CPU: half the memory of bfloat16, faster, and
-            not the same numbers.
+        quantize: ``int8`` holds the decoder's matrices in 8 bits, on a CPU: half the memory of bfloat16, faster, with
+            slightly different numbers.
     """
 
     quantize: Quantize | None = None

@@ -28,8 +28,8 @@ class RegionSettings:
     Attributes:
         pattern: how ``--mask-ratio`` hides codes: ``random``, ``block`` or ``border``; always nested.
         protocol: ``leak-free`` blanks the hidden pixels before the film is encoded; ``paper`` encodes the whole film
-            and hides codes, which know of hidden pixels through their neighbours.
-        ring: codes around those that hold hidden pixels that are hidden, too, in rings; for ``leak-free`` only.
+            and hides codes, so that visible codes carry traces of hidden pixels.
+        ring: rings of codes around those with hidden pixels that are hidden, too; for ``leak-free`` only.
         blank: what hidden pixels become before encoding: the ``mean`` of the visible ones, or their ``harmonic``
             interpolation. Neither knows what is hidden.
     """
@@ -83,10 +83,10 @@ class PictureSettings:
     Attributes:
         join: ``blend``: the film's own pixels where it is visible, and where it is hidden a smooth continuation of
             them with the model's detail, without a seam. ``paste``: hidden pixels as the model drew them. ``none``:
-            the whole picture as the model drew it. Numbers are those of what is written.
+            the whole picture as the model drew it. Numbers refer to what is written.
         detail: share of the model's own detail in a ``blend``; 0 leaves the continuation alone.
-        panels: with each result, a picture of original, masked, result and error beside each other.
-        format: of results in a folder; a single file's name says it (``.png``, ``.dcm``).
+        panels: with each result, a picture of original, masked, result and error side by side.
+        format: of results in a folder; a single file's suffix decides (``.png``, ``.dcm``).
     """
 
     join: Join = "blend"

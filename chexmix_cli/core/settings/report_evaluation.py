@@ -16,7 +16,7 @@ class GreenSettings:
     """How a GREEN judge is run and its answers are read.
 
     Attributes:
-        parser: ``official`` is the published one, ``strict`` gives no number where an answer is not complete; ``both``
+        parser: ``official`` is the published one, ``strict`` gives no number where an answer is incomplete; ``both``
             gives both.
         max_new_tokens: longest answer; prompt and answer also fit the judge's positions.
         batch_size: answers decoded together.
@@ -37,8 +37,8 @@ class ExternalSettings:
 
     Attributes:
         run: try METEOR, RadGraph, CheXbert and BERTScore; each needs its package and weights on this machine.
-        scores: CSV of per-report scores of CXR-Report-Metric (``study_id`` and columns), shown beside ours and combined
-            to RadCliQ.
+        scores: CSV of per-report scores of CXR-Report-Metric (``study_id`` and columns), shown next to ours and
+            combined to RadCliQ.
     """
 
     run: bool = True

@@ -43,7 +43,7 @@ class StoreSettings:
     """What an index keeps.
 
     Attributes:
-        rows: vectors of one file; a run that is killed loses no more than these.
+        rows: vectors of one file; a killed run loses no more than these.
         codes: keep the codes of images too, which the likelihood scorer reads (two bytes an image position).
     """
 
@@ -60,8 +60,8 @@ class SearchSettings:
 
     Attributes:
         backend: ``torch``: exact, block by block, from the file; ``faiss``: in memory (extra ``scale``).
-        faiss: FAISS' description of its index: ``Flat`` is exact, ``HNSW32`` and the like are fast and approximate.
-        block_rows: vectors looked at together.
+        faiss: a FAISS factory string: ``Flat`` is exact, ``HNSW32`` and the like are fast and approximate.
+        block_rows: vectors searched together.
     """
 
     backend: Literal["torch", "faiss"] = "torch"
@@ -77,8 +77,8 @@ class LikelihoodSettings:
     """Re-ranking by the log-probability of the text given the image, a token on average.
 
     Attributes:
-        top: candidates that are scored, the best ones by cosine; they stand in front of the others. 0 is all.
-        minus: what is taken off: ``none``; ``hidden``, the text's log-probability with every image position masked;
+        top: candidates that are scored, the best ones by cosine; they rank before the others. 0 is all.
+        minus: what is subtracted: ``none``; ``hidden``, the text's log-probability with every image position masked;
             ``alone``, without an image. Both tell a text that fits from one that is likely anyway.
         batch_size: texts read together.
     """
@@ -97,7 +97,7 @@ class TileSettings:
     """How ranks are counted.
 
     Attributes:
-        rows, columns: scores that are in memory together.
+        rows, columns: scores in memory at once.
         tie_tolerance: scores no further apart than this are ties.
     """
 
@@ -137,7 +137,7 @@ class ClassPoolSettings:
 
     Attributes:
         classes: findings; an image of the pool has one of them present and no other present or uncertain.
-        per_class: images drawn a class; all classes need as many.
+        per_class: images drawn of each class; every class must have that many.
     """
 
     classes: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")

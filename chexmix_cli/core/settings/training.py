@@ -22,11 +22,11 @@ class LoopSettings:
     Attributes:
         steps: optimiser steps in all, from the start of the stage.
         batch_size: images a step, or rows of documents (``packing``).
-        micro_batch_size: of these, how many pass the model at once (gradients accumulate over the rest).
+        micro_batch_size: how many of these the model takes at once (gradients accumulate over the rest).
         checkpoint_every, validate_every, log_every: in steps. A validation better than all before it is followed by a
             checkpoint too.
-        keep_checkpoints: how many of the last checkpoints stay, beside that of the best validation.
-        validation_batches: micro-batches of the validation split looked at (0: the whole split).
+        keep_checkpoints: how many of the last checkpoints stay, besides that of the best validation.
+        validation_batches: micro-batches of the validation split used (0: the whole split).
         patience: validations without a better value of the task's metric after which the run ends; 0: never.
         precision: ``bfloat16`` runs under autocast with float32 weights.
         ema_decay: share that a running mean of the weights keeps at a step; the mean is what is validated and
@@ -75,7 +75,8 @@ class OptimizerSettings:
     Attributes:
         learning_rate: at the end of the linear warm-up of ``warmup_steps``.
         min_learning_rate: of the last step.
-        schedule: ``cosine`` falls all the way; ``wsd`` stays and falls over the last ``decay_share`` of the steps.
+        schedule: ``cosine`` decays throughout; ``wsd`` stays constant and decays over the last ``decay_share`` of the
+            steps.
         clip_norm: largest norm of a step's gradient; a larger one is scaled down to it.
     """
 
@@ -107,7 +108,7 @@ class ReconstructionSettings:
     Attributes:
         l1, l2, gradient, commitment: weights of the terms (pixels in [-1, 1]; ``gradient`` is the L1 difference of
             neighbouring-pixel differences, which keeps vessel and rib edges).
-        frequency: weight of the focal frequency term (errors of the spectrum, the larger ones above proportion).
+        frequency: weight of the focal frequency term (errors of the spectrum, the larger ones more than in proportion).
         adversarial: weight of the patch discriminator's verdict; 0 trains none.
         adversarial_start: step from which that verdict counts; the discriminator learns from the first step on.
         discriminator_channels: width of its first layer.
@@ -116,8 +117,8 @@ class ReconstructionSettings:
         flip: mirror half of the images; the tokenizer knows no sides.
         intensity_jitter: largest relative change of contrast, brightness and gamma.
         crop_jitter: largest share of a side that a random crop removes.
-        pictures_only: leave encoder and codebook as they are and train only what draws pictures from codes: every
-            token made before, and every decoder trained on them, stays valid.
+        pictures_only: freeze encoder and codebook and train only the picture decoder: all tokens made before, and all
+            decoders trained on them, stay valid.
         probe_films: films of a split, at most, on which the last validation measures whether labels survive the round
             trip; 0 leaves that out.
     """
@@ -155,7 +156,7 @@ class DocumentSettings:
     """How documents are made of images and reports.
 
     Attributes:
-        variants: encodings made of each training image, the first of it as it is, the others with small crops and
+        variants: encodings made of each training image, the first unchanged, the others with small crops and
             intensity changes (never mirrored: reports name no side, but hearts have one).
         text_tokenizer: ``init`` for the one in the start weights, else a model of weights.toml or a directory.
         intensity_jitter, crop_jitter: of these other encodings, as in ReconstructionSettings.
@@ -177,7 +178,7 @@ class PackingSettings:
     """How documents share rows. ``train.batch_size`` counts rows: times ``row_tokens`` it is a step's token budget.
 
     Attributes:
-        row_tokens: tokens of a row; 0: one document a row. No row is padded, so what a row lacks costs nothing.
+        row_tokens: tokens of a row; 0: one document a row. No row is padded, so a short row costs nothing extra.
         attention: ``inside``: a row holds whole documents, each attends to itself only and counts its positions from 0
             (a row may then be longer than ``max_positions``). ``paper``: documents follow each other, separated by
             ``I_s`` alone; rows cut that stream into equal pieces, and attention and positions run over a whole row.
@@ -198,7 +199,7 @@ class StartSettings:
 
     Attributes:
         decoder: ``init`` for the decoder of the start weights, or random values if they have none; else a directory of
-            a PhiForCausalLM, such as Phi-2, whose text rows are taken and whose other rows are grown.
+            a PhiForCausalLM, such as Phi-2, whose text rows are taken and whose other rows are added.
     """
 
     decoder: str = "init"
@@ -210,8 +211,8 @@ class MaskingSettings:
 
     Attributes:
         image_ratio, text_ratio: lower and upper bound; each document draws its ratio uniformly between them.
-        loss: ``masked`` counts only targets that the input does not show (masked ones, the end), ``masked-image`` of
-            the image those and of the report all, ``all`` every one.
+        loss: ``masked`` counts only targets that the input does not show (masked ones, the end), ``masked-image``
+            those of the image and all of the report, ``all`` every one.
         attention: ``paper`` is causal; ``bidirectional`` lets image positions attend to the whole image span, and the
             trained weights say so (``decoder.attention``).
     """

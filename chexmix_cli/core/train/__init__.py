@@ -1,1 +1,1 @@
-"""Training: objectives, data order, loop, checkpoints. `pretrain.py` puts them together."""
+"""Training: objectives, data order, loop, checkpoints. `pretrain/` and `finetune/` put them together."""

@@ -62,7 +62,7 @@ def joined(device: str) -> Iterator[torch.device]:
         if _is_lost_connection(error):
             raise MachineError(
                 "another process of the run ended without a word",
-                hint="the kernel's log says whether memory ran out; --resume goes on from the last checkpoint",
+                hint="the kernel's log says whether memory ran out; --resume continues from the last checkpoint",
             ) from error
         raise
     # Not after an error: with ranks that are gone, taking the group down may wait for them.
@@ -91,7 +91,7 @@ def barrier() -> None:
 
 
 def share(items: Sequence[Item]) -> list[tuple[int, Item]]:
-    """Return this rank's part of the micro-batches, each with its place in the whole: the ``rank``-th run of them.
+    """Return this rank's part of the micro-batches, each with its index in the whole: the ``rank``-th run of them.
 
     Raises:
         SettingsError: if they cannot be shared evenly.

@@ -169,7 +169,7 @@ class Trainer:
             self._report({"remark": f"no better {self.task.metric} in {self.train.patience} validations: ends early"})
 
     def _export(self) -> None:
-        """Write ``model/``: whole weights, whatever the layout; a first one appears only when all of it is there."""
+        """Write ``model/``: whole weights, whatever the layout; a first one appears only once it is complete."""
         with self.layout.whole():
             if is_main():
                 target = self.out / RUN_MODEL

@@ -78,13 +78,13 @@ def extend_order(order: str, step: int, ids: list[str]) -> str:
 
 
 class RunLog:
-    """RUN/metrics.jsonl, append-only JSON Lines that read like one uninterrupted run, and RUN/tensorboard beside it.
+    """RUN/metrics.jsonl, append-only JSON Lines that read like one uninterrupted run, with RUN/tensorboard.
 
     Rank 0 writes; on the others nothing happens.
 
     Args:
         out: the run folder.
-        step: steps done by the checkpoint the run goes on from; lines behind it, of an earlier try, are dropped.
+        step: steps done by the checkpoint the run resumes from; lines after it, of an earlier attempt, are dropped.
     """
 
     def __init__(self, out: Path, step: int) -> None:

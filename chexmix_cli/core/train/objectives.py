@@ -72,7 +72,7 @@ class Documents:
         return [_join_causal(parts) for parts in found]
 
     def flat(self) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets, each (1, tokens), one document behind the other without padding."""
+        """Return inputs and targets, each (1, tokens), documents concatenated without padding."""
         position_T = torch.arange(self.input_BT.shape[1], device=self.input_BT.device)
         is_real_BT = position_T < torch.tensor(self.lengths, device=self.input_BT.device)[:, None]
         return self.input_BT[is_real_BT][None], self.target_BT[is_real_BT][None]
@@ -106,7 +106,7 @@ def _join_causal(parts: Sequence[ContextPart]) -> Context:
 
 
 def next_token(documents: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Documents:
-    """Stage 1: predict every next token; behind a report comes the next document's ``I_s``, and that ends it.
+    """Stage 1: predict every next token; after a report comes the next document's ``I_s``, which ends it.
 
     Args:
         documents: ``I_s image I_E T_s report``, each as ``Vocabulary.document`` builds it; each is a row of its own.
@@ -116,7 +116,7 @@ def next_token(documents: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Do
 
 
 def shifted(sequences: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Documents:
-    """Return documents that predict, at each position of a sequence but the last, the token behind it."""
+    """Return documents that predict, at each position of a sequence but the last, the token after it."""
     lengths = tuple(len(sequence) - 1 for sequence in sequences)
     input_BT = torch.full((len(sequences), max(lengths)), vocabulary.pad)
     target_BT = torch.full_like(input_BT, IGNORED)
@@ -141,7 +141,7 @@ def masked_next_token(
     loss: MaskedLoss,
     seed_B: Tensor,
 ) -> Documents:
-    """Stage 2: hide input positions behind the mask id and still predict the next original token.
+    """Stage 2: replace input positions by the mask id and still predict the next original token.
 
     Each document draws one ratio for its image and one for its report, uniform between the bounds, and hides exactly
     the rounded share of each. ``I_s``, ``I_E``, ``T_s`` and padding are never hidden.
@@ -153,7 +153,7 @@ def masked_next_token(
         loss: which targets count. ``masked``: those that the input does not show; what follows the last token is one
             of them, or the model forgets to end a report. ``masked-image``: of the image those, of the report all:
             its positions are causal whatever the image's are, so that none sees its target. ``all``: every one.
-        seed_B: of each document, int64, non-negative: what it hides hangs on that and on no other document.
+        seed_B: of each document, int64, non-negative: what it hides depends on that and on no other document.
     """
     hiding = Hiding(
         vocabulary.image_start,

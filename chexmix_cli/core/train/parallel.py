@@ -68,7 +68,7 @@ class Layout:
 
     def backward(self, batch: Any, num_units: int, *, is_last: bool) -> dict[str, tuple[Tensor, int]]:
         """Add a micro-batch's gradients, and return its sums; the ``is_last`` one of a step also joins the ranks'."""
-        # FSDP2 gives each rank its shard of every micro-batch's sum: whole gradients are what there is no room for.
+        # FSDP2 gives each rank its shard of every micro-batch's sum: there is no room for whole gradients.
         waits = isinstance(self._run, DistributedDataParallel) and not is_last
         with cast("AbstractContextManager[None]", self._run.no_sync()) if waits else nullcontext():  # type: ignore[operator]
             total, sums = self._run(batch)
@@ -91,7 +91,7 @@ class Layout:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Put whole CPU tensors in the place of sharded parameters on rank 0, so that it can export the module.
+        """Put whole CPU tensors in place of sharded parameters on rank 0, so that it can export the module.
 
         Every rank must enter; inside, the parameters of the others are of no use.
         """

@@ -1,4 +1,4 @@
-"""Classification of a manifest: a model's probe or head, or probabilities that are there, against the labels."""
+"""Classification of a manifest: a model's probe or head, or given probabilities, against the labels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def evaluate_given(
     *,
     with_cases: bool = False,
 ) -> Evaluation:
-    """Return the result of probabilities that are there: records of ``chexmix classify``.
+    """Return the result of given probabilities: records of ``chexmix classify``.
 
     Args:
         records: with ``id`` and ``probabilities``, each with where it stands.
@@ -176,7 +176,7 @@ def _train_rows(
             "no row of split train",
             where=manifest.name,
             expected="rows to fit a probe on",
-            hint="--head FILE evaluates a head that is there",
+            hint="--head FILE evaluates an existing head",
         )
     return drawn_rows(rows, settings.fit.sweep_rows if is_sweep else settings.fit.rows, seed)
 

@@ -1,4 +1,4 @@
-"""Inpainting of a manifest's films under many masks, the model beside what it has to beat."""
+"""Inpainting of a manifest's films under many masks, the model and what it has to beat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def evaluate_model(
     *,
     options: EvaluationOptions = _DEFAULTS,
 ) -> Evaluation:
-    """Return PSNR and SSIM of fills of a manifest's films, by mask, beside classical fills and the codes' ceiling.
+    """Return PSNR and SSIM of fills of a manifest's films, by mask, with classical fills and the codes' ceiling.
 
     Args:
         model: with image tokenizer and decoder.

@@ -40,7 +40,7 @@ class _Found:
         model: for the result.
         failed: rows that could not be used.
         num_without_text: rows left out since they have no text to find.
-        pictures: gives the PNGs of the images at some places.
+        pictures: gives the PNGs of the images at some indices.
     """
 
     pairs: Pairs

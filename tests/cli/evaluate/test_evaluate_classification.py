@@ -173,8 +173,8 @@ def test_predictions_come_from_a_file_or_stdin(call, manifest, tmp_path):
     [
         (["--mask-ratios", "0,2"], 2, "--mask-ratios: '0,2'; expected numbers in 0..1"),
         (["--mask-ratios", "a"], 2, "expected numbers in 0..1"),
-        (["p.jsonl", "--mask-ratios", "0"], 2, "PRED: predictions stand beside"),
-        (["p.jsonl", "--tokens", "shards"], 2, "PRED: predictions stand beside"),
+        (["p.jsonl", "--mask-ratios", "0"], 2, "PRED: predictions cannot be combined with"),
+        (["p.jsonl", "--tokens", "shards"], 2, "PRED: predictions cannot be combined with"),
         (["--tokens", "nowhere"], 1, "nowhere"),
         (["nowhere.jsonl"], 1, "nowhere.jsonl: cannot be read"),
         (["--split", "test"], 1, "no row of split test"),

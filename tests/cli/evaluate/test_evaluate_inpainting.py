@@ -57,7 +57,7 @@ def test_a_film_that_cannot_be_read_is_named_and_the_others_are_done(call, manif
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mask-ratios", "0.3,half"], "'half' is no number"),
+        (["--mask-ratios", "0.3,half"], "'half' is not a number"),
         (["--mask-ratios", "1"], "masks.ratios"),
         (["--patterns", "stars"], "random, block, border"),
         (["--set", "methods.choices=['guess']"], "best, expected, sample"),

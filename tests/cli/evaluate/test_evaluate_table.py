@@ -100,7 +100,7 @@ def test_rows_whose_data_is_given_are_measured_once(chexmix, manifest, debug_wei
     assert by_task["report generation"]["missing"]
     again = chexmix(*command)
     assert again.stdout == done.stdout
-    assert again.stderr.count("is there already") == 3
+    assert again.stderr.count("exists already") == 3
 
 
 def test_numbers_of_one_row_are_told_apart_by_what_differs():

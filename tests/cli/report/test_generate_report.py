@@ -58,7 +58,7 @@ def test_errors_from_upstream_are_passed_on(call, films, debug_weights):
         ({"codes": [1, 2, 3]}, "3 codes"),
         ({"codes": [64] * 16}, "codes 64..64"),
         ({"codes": [-1] * 16}, "codes -1..-1"),
-        ({"codes": "all"}, "no list of integers"),
+        ({"codes": "all"}, "not a list of integers"),
         ({"codebook_hash": "0123456789ab"}, "another image tokenizer"),
     ],
 )

@@ -49,7 +49,7 @@ def test_the_embedded_model_is_planned_by_default(call):
 
 def test_wrong_plans_are_refused(call, tmp_path):
     both = call("plan", "generate-report", "--preset", "debug", "--weights", "chexmix-mini")
-    assert (both.code, "stands beside --weights" in both.stderr) == (2, True)
+    assert (both.code, "cannot be combined with --weights" in both.stderr) == (2, True)
     unknown = call("plan", "generate-report", "--preset", "phi3")
     assert (unknown.code, "expected debug, mini, phi2" in unknown.stderr) == (2, True)
     nowhere = call("plan", "pretrain", *DEBUG, "--data", tmp_path / "none.jsonl")

@@ -82,7 +82,7 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
 
 @pytest.fixture
 def make_decoder(model_settings: ModelSettings) -> Callable[[int], Decoder]:
-    """Return a function that builds a random decoder whose next id hangs on the ids before it."""
+    """Return a function that builds a random decoder whose next id depends on the ids before it."""
 
     def build(seed: int = 0) -> Decoder:
         decoder = Decoder(model_settings.decoder)

@@ -47,5 +47,5 @@ def test_shards_with_an_id_twice_are_no_source_of_codes():
         def index(self):
             return [{"id": "film0", "status": "ok"}, {"id": "bad", "status": "error"}, {"id": "film0", "status": "ok"}]
 
-    with pytest.raises(DataError, match="1 ids are there twice"):
+    with pytest.raises(DataError, match="1 ids occur twice"):
         StoredCodes(Shards())

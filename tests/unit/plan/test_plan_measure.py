@@ -101,7 +101,7 @@ def test_measured_decoders_are_small_and_span_layers_and_rows(name, flop):
     assert len({size.rows for size in sizes}) == 2 or model.decoder.num_rows < 2000
     if name == "phi2":
         assert sizes[0].share < 4
-        # The base with another number of documents tells what does not hang on them.
+        # The base with another number of documents tells what does not depend on them.
         assert sizes[-1] == dataclasses.replace(sizes[0], examples=2)
 
 

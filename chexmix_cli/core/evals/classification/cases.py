@@ -24,7 +24,7 @@ def cases_of(
 
     Args:
         items: what was scored.
-        rows: the images behind them.
+        rows: their images.
         scored: probabilities.
         settings: policies, and how many cases.
         picture: gives PNG bytes of a row's image, or None.
@@ -32,7 +32,7 @@ def cases_of(
     label_NK = policy_labels(items.labels, scored.names, settings.labels.evaluate[0], unstated=settings.labels.unstated)
     gap_NK = np.abs(scored.prob_NK - label_NK)
     worst_NK = np.where(np.isnan(gap_NK), -1.0, gap_NK)
-    # A hit is a finding that is there: most images are right about most absent ones.
+    # A hit is a finding that is present: most images are right about most absent ones.
     hit_NK = np.where(label_NK == 1, scored.prob_NK, -1.0)
     groups = (("furthest from the label", worst_NK), ("surest hits", hit_NK))
     return [
@@ -43,7 +43,7 @@ def cases_of(
 
 
 def _highest(value_NK: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Return item and label of the highest values, each item once; -1 is no value."""
+    """Return item and label of the highest values, each item once; -1 is not a value."""
     if not value_NK.size:
         return []
     best_N = value_NK.argmax(axis=1)

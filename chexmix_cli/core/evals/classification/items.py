@@ -23,7 +23,7 @@ class Items:
         ids: of the image, or of the study's first one.
         groups_N: patient of each.
         labels: of each; of a study the strongest of its images (present, uncertain, absent, not stated).
-        members: places of each item's images among the rows.
+        members: indices of each item's images among the rows.
         study: how a study's images are put together; ``one``: items are images.
     """
 

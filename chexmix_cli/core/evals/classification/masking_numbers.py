@@ -112,7 +112,7 @@ def _statistic(
 
 
 def _lines(points: Sequence[MaskedPoint]) -> dict[tuple[str, str, Pattern], list[int]]:
-    """Return the places of each curve's points by features, fit and pattern; the unmasked point is of all."""
+    """Return the indices of each curve's points by features, fit and pattern; the unmasked point belongs to all."""
     lines: dict[tuple[str, str, Pattern], list[int]] = {}
     for place, point in enumerate(points):
         if point.pattern is not None:

@@ -41,7 +41,7 @@ class Features(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedPoint:
-    """Probabilities at one place of a curve: (S, N, K), one set a seed."""
+    """Probabilities at one point of a curve: (S, N, K), one set a seed."""
 
     features: Features
     fit: str
@@ -59,7 +59,7 @@ class SweepPlan:
         settings: patterns and seeds.
         seed: the first one; the masks of train rows take it too, under their own ids.
         grid_size: positions along a side.
-        train_ids, ids: of the rows fitted on (empty with a head that is there), and evaluated.
+        train_ids, ids: of the rows fitted on (empty with an existing head), and evaluated.
     """
 
     ratios: Sequence[float]
@@ -82,7 +82,7 @@ class ModelFeatures:
         name: in the results.
         embed: gives embeddings (R, D) of codes (R, P) with masks (R, P); the string names the bar.
         train_codes_RP, codes_RP: of the rows fitted on and evaluated.
-        unmasked: their embeddings without masks, which are there already.
+        unmasked: their embeddings without masks, computed before.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ def sweep(features: Features, plan: SweepPlan, items: Items, fit: Callable[[Stat
             for seed in range(plan.seed, plan.seed + plan.settings.seeds):
                 is_hidden_RP = plan.masks(pattern, ratio, seed, plan.ids)
                 seen_RD = evaluated(is_hidden_RP, what)
-                # The model's embeddings do not hang on what was fitted, and are made once; the baseline's do.
+                # The model's embeddings do not depend on what was fitted, and are made once; the baseline's do.
                 masked_seen_RD = seen_RD if as_masked == evaluated else as_masked(is_hidden_RP, what)
                 probs["clean"].append(items.pooled(clean.probabilities(seen_RD)))
                 probs["masked"].append(items.pooled(masked.probabilities(masked_seen_RD)))
@@ -168,7 +168,7 @@ def sweep(features: Features, plan: SweepPlan, items: Items, fit: Callable[[Stat
 
 
 def sweep_head(features: ModelFeatures, plan: SweepPlan, items: Items, head: Head) -> list[MaskedPoint]:
-    """Return the points of a head that is there: fitted once, on what its file says."""
+    """Return the points of an existing head: fitted once, on what its file says."""
     points = _clean_points(features, head, features.evaluated, plan, items)
     for pattern in plan.settings.patterns:
         for ratio in (ratio for ratio in plan.ratios if ratio > 0):

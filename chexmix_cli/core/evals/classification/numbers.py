@@ -137,7 +137,7 @@ def curves(items: Items, scored: Scored, policy: Policy, unstated: Unstated) -> 
 
 
 def _label_groups(names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Return what means are taken over: all labels, and the competition's where all five are there."""
+    """Return what means are taken over: all labels, and the competition's where all five are present."""
     groups = {"macro": np.arange(len(names))}
     if set(COMPETITION_FINDINGS) <= set(names) and len(names) > len(COMPETITION_FINDINGS):
         groups["macro of the competition's"] = np.array([list(names).index(name) for name in COMPETITION_FINDINGS])

@@ -22,7 +22,7 @@ def small_pixels(pixels_CYX: Pixels, side_px: int, grid_size: int) -> Pixels:
     An image that is smaller stays as it is.
 
     Raises:
-        SettingsError: if the side is no multiple of the grid's, or does not divide the image's.
+        SettingsError: if the side is not a multiple of the grid's, or does not divide the image's.
     """
     side = pixels_CYX.shape[-1]
     side_px = min(side, side_px)

@@ -110,7 +110,7 @@ def evaluate_probe(
 
 
 def evaluate_head(images: SplitImages, embed: Embed, head: Head, protocol: ClassificationProtocol) -> Evaluation:
-    """Return the evaluation of a head that is there; nothing is fitted, and there is no baseline.
+    """Return the evaluation of an existing head; nothing is fitted, and there is no baseline.
 
     Raises:
         DataError: if it has none of the labels.
@@ -296,7 +296,7 @@ def _probe_points(
 def _shared_labels(
     labels: Sequence[Mapping[str, Label]], there: Sequence[str], settings: EvaluateClassificationSettings
 ) -> tuple[list[str], list[str]]:
-    """Return the labels that are asked for, and those of them that there are probabilities of: DataError if none."""
+    """Return the labels that are asked for, and those of them with probabilities: DataError if there are none."""
     wanted = label_names(settings.labels.names, labels)
     kept = [name for name in wanted if name in there]
     if not kept:

@@ -1,6 +1,6 @@
 """Inpainting measured: films of a manifest under many masks, filled by the model and by what it has to beat.
 
-Every number is the mean over films of a film's own number. Masks are nested and hang on the film's id alone, so all
+Every number is the mean over films of a film's own number. Masks are nested and depend on the film's id alone, so all
 methods fill the same ones, and two runs with one seed can be compared film by film. N films, M numbers.
 """
 

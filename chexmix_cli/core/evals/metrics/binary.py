@@ -91,7 +91,7 @@ class RankedScores:
         start_N = self._start_NM[::-1, column]
         last_T = np.flatnonzero(start_N == np.arange(len(start_N))[::-1])
         hits_T, alarms_T = np.cumsum(positive_N)[last_T], np.cumsum(negative_N)[last_T]
-        # A score that only items without a label have is no step.
+        # A score that only items without a label have is not a step.
         is_step_T = np.diff(hits_T + alarms_T, prepend=0.0) > 0
         return np.append(0.0, hits_T[is_step_T]), np.append(0.0, alarms_T[is_step_T])
 
@@ -102,7 +102,7 @@ class RankedScores:
 
 
 def _tie_bounds(sorted_NM: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return for each place of sorted columns where its run of equal values starts, and where it ends (exclusive)."""
+    """Return for each index of sorted columns where its run of equal values starts, and where it ends (exclusive)."""
     count = len(sorted_NM)
     place_N1 = np.arange(count)[:, None]
     is_new_NM = np.ones(sorted_NM.shape, bool)

@@ -49,7 +49,7 @@ class Resampler:
         rng = np.random.default_rng([self._seed, number])
         drawn_G = rng.integers(self.num_groups, size=self.num_groups)
         count_G = self._count_G[drawn_G]
-        # Runs of consecutive places in the sorted order, one for each drawn patient.
+        # Runs of consecutive indices in the sorted order, one for each drawn patient.
         shift_G = self._start_G[drawn_G] - np.concatenate(([0], np.cumsum(count_G)[:-1]))
         found: NDArray[np.int64] = self._order_N[np.repeat(shift_G, count_G) + np.arange(count_G.sum())]
         return found

@@ -4,7 +4,7 @@ A query's rank needs no sorting: it is how many candidates score higher, and how
 by groups: row r and column c belong together if their group numbers are equal (a pair, the same text, the same labels).
 
 R rows (images), C columns (reports), E vector size. Scores are float64: products of float32 vectors, so added up, do
-not hang on the tile they are in, and equal vectors give equal scores.
+not depend on the tile they are in, and equal vectors give equal scores.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Scores(Protocol):
         """Return the scores of some rows against some columns, float64."""
 
     def aligned(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the score of each row with the column at the same place, (n,) float64."""
+        """Return the score of each row with the column of the same index, (n,) float64."""
 
 
 class CosineScores:
@@ -54,7 +54,7 @@ class CosineScores:
 
 
 class MatrixScores:
-    """Scores that are there already, (R, C), possibly a view of a file."""
+    """Scores computed before, (R, C), possibly a view of a file."""
 
     def __init__(self, score_RC: Tensor) -> None:
         self.num_rows, self.num_columns = score_RC.shape

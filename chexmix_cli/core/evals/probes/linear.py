@@ -239,8 +239,8 @@ def _left_out(state_ND: Floats, label: _Label, c: float, settings: ProbeSettings
 def _fit(state_ND: Floats, label_N: NDArray[np.int64], c: float, settings: ProbeSettings) -> _Linear:
     scaler = StandardScaler().fit(state_ND)
     weights = "balanced" if settings.balance == "weight" else None
-    # Newton's steps end at the optimum itself. The default solver stops well before it where features hang together, as
-    # states do, or takes hundreds of steps.
+    # Newton's steps end at the optimum itself. The default solver stops well before it where features are correlated,
+    # as states are, or takes hundreds of steps.
     model = LogisticRegression(
         C=c, class_weight=weights, solver="newton-cholesky", tol=_TOLERANCE, max_iter=_MAX_ITERATIONS
     )

@@ -1,1 +1,1 @@
-"""``evaluate report``: predictions beside references."""
+"""``evaluate report``: predictions compared with references."""

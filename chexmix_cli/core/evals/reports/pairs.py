@@ -1,4 +1,4 @@
-"""Predictions beside references: a left join on the references, in which nothing is lost without a word.
+"""Predictions and their references: a left join on the references, in which nothing is dropped silently.
 
 A reference without a prediction is scored against an empty text. A prediction of an id that no reference has is an
 error. A reference without text cannot be scored: it is left out and counted.

@@ -10,7 +10,7 @@ from chexmix_cli.core.evals.retrieval.protocol import Pairs
 
 
 def chosen_pairs(ranks: Sequence[float | None], count: int) -> dict[str, list[int]]:
-    """Return the places of the best and of the worst ranks, by heading; equal ranks in the order of the pairs."""
+    """Return the indices of the best and of the worst ranks, by heading; equal ranks in the order of the pairs."""
     ranked = sorted((rank, place) for place, rank in enumerate(ranks) if rank is not None)
     worst = sorted(ranked, key=lambda one: (-one[0], one[1]))
     few = min(count, len(ranked) // 2)
@@ -27,14 +27,14 @@ def retrieval_cases(
     pictures: Mapping[int, bytes],
     chosen: Mapping[str, Sequence[int]],
 ) -> list[Case]:
-    """Return the cases of chosen places.
+    """Return the cases of chosen indices.
 
     Args:
         pairs: all pairs.
         ranks: of each pair's report, given its image.
         scores: of all images against all reports.
-        pictures: PNG of the image at a place, as far as there are any.
-        chosen: places by heading, from :func:`chosen_pairs`.
+        pictures: PNG of the image at an index, as far as there are any.
+        chosen: indices by heading, from :func:`chosen_pairs`.
     """
     cases = []
     for heading, places in chosen.items():

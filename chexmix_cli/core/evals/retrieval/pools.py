@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 
 def draw_order(ids: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """Return the places of ids in the order a seed draws them, (N,) int64.
+    """Return the indices of ids in the order a seed draws them, (N,) int64.
 
-    An id's turn hangs on the seed and itself alone, so the first n of the order are the same pool whatever order the
+    An id's turn depends on the seed and itself alone, so the first n of the order are the same pool whatever order the
     ids came in, and a pool holds every smaller one of its seed.
     """
     turns = [
@@ -23,7 +23,7 @@ def draw_order(ids: Sequence[str], seed: int) -> NDArray[np.int64]:
 
 
 def exclusive_class(labels: Mapping[str, int | None], classes: Sequence[str]) -> int | None:
-    """Return the place of the one class that is present (1) while no other is present or uncertain, or None."""
+    """Return the index of the one class that is present (1) while no other is present or uncertain, or None."""
     present = [number for number, name in enumerate(classes) if labels.get(name) == 1]
     doubtful = any(labels.get(name) == -1 for name in classes)
     return present[0] if len(present) == 1 and not doubtful else None
@@ -32,7 +32,7 @@ def exclusive_class(labels: Mapping[str, int | None], classes: Sequence[str]) ->
 def class_pool(
     ids: Sequence[str], classes_N: Sequence[int | None], *, per_class: int, seed: int
 ) -> dict[int, NDArray[np.int64]]:
-    """Return the places drawn of each class, in ascending order; fewer where there are not enough.
+    """Return the indices drawn of each class, in ascending order; fewer where there are not enough.
 
     Args:
         ids: of all pairs.

@@ -138,7 +138,7 @@ class _Evaluator:
     def _ranks(
         self, relevance: str, groups: NDArray[np.int64], scores: tuple[Scores, Scores]
     ) -> tuple[Ranks, NDArray[np.int64], NDArray[np.int64]]:
-        """Return ranks, the place of each column's pair, and the columns' groups."""
+        """Return ranks, the index of each column's pair, and the columns' groups."""
         columns = np.arange(len(groups))
         if relevance == "text":
             columns = np.sort(np.unique(groups, return_index=True)[1])

@@ -102,7 +102,7 @@ class LikelihoodPools:
 
     Args:
         cosines: of all pairs.
-        score: gives the likelihood scores of some reports, by their places, given the image at a place.
+        score: gives the likelihood scores of some reports, by their indices, given the image at an index.
         top: candidates of a query that are scored; 0 is all.
         progress: called with (images done, images in all) of a pool.
     """
@@ -164,7 +164,7 @@ def _ids(text: str | None, count: int, where: str) -> list[str]:
     is_list = isinstance(ids, list) and all(isinstance(one, str) for one in ids)
     if not is_list or len(set(ids)) != count or len(ids) != count:
         raise DataError(
-            Reason.BAD_RECORD, "the header's ids are no list of them", where=where, expected=f"{count} different texts"
+            Reason.BAD_RECORD, "the header's ids are not a list", where=where, expected=f"{count} different texts"
         )
     found: list[str] = ids
     return found

@@ -65,7 +65,7 @@ class Head:
         provenance: protocol and counts, any JSON values; no patient data.
 
     Raises:
-        ShapeError: if an array has not the shape of the others, or holds what is no number.
+        ShapeError: if an array does not have the shape of the others, or holds something other than numbers.
     """
 
     labels: tuple[str, ...]
@@ -192,7 +192,7 @@ class Head:
                 provenance=values["provenance"],
             )
         except (KeyError, TypeError, ValueError, ShapeError) as error:
-            raise WeightsError(f"is no head ({error})", where=str(path), hint=_FIT_HINT) from None
+            raise WeightsError(f"is not a head ({error})", where=str(path), hint=_FIT_HINT) from None
 
     def _arrays(self) -> dict[str, Array]:
         return {

@@ -1,4 +1,4 @@
-"""Findings without a head: how much more probable, given the image, is the sentence that one is there than that not."""
+"""Findings without a head: given the image, how much likelier a sentence that states one is than one that denies it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.text.tokenizer import TextTokenizer
 from chexmix_cli.core.vocab import Vocabulary
 
-#: Finding to the sentence that it is there and the one that it is not.
+#: Finding to the sentence that states it and the one that denies it.
 Statements = Mapping[str, tuple[str, str]]
 
-#: Findings whose name is no noun phrase of a report.
+#: Findings whose name is not a noun phrase of a report.
 _NOUNS = {
     "Effusion": "pleural effusion",
     "Infiltration": "infiltrate",
@@ -58,7 +58,7 @@ def read_statements(path: Path) -> dict[str, tuple[str, str]]:
         raise SettingsError("is not JSON", where=str(path), expected=_FORM) from None
     is_table = isinstance(values, dict) and bool(values)
     if not is_table or not all(_is_pair(pair) for pair in values.values()):
-        raise SettingsError("is no table of sentences", where=str(path), expected=_FORM)
+        raise SettingsError("is not a table of sentences", where=str(path), expected=_FORM)
     return {name: (present, absent) for name, (present, absent) in values.items()}
 
 
@@ -93,7 +93,7 @@ class ZeroShot:
         tokenizer: of the model.
         statements: finding to its two sentences.
         prefix: stands before each.
-        batch_size: sentences read together, behind an image that is read once.
+        batch_size: sentences read together, after an image that is read once.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ZeroShot:
 
         Raises:
             VocabularyError: on codes that are none.
-            ShapeError: if a sentence does not fit the decoder behind the image.
+            ShapeError: if a sentence does not fit the decoder after the image.
             MachineError: if memory runs out.
         """
         score_K2 = np.array(self._scorer.score(codes, self._ids)).reshape(-1, 2)

@@ -1,7 +1,7 @@
 """Whether two ways of decoding agree, but for ties: where ids part, how near the two logits were.
 
 Greedy decoding with drafts, in another batch or by other matrix products is the same up to the order of sums. In
-float32 ids are equal; in bfloat16 two ids whose logits differ by less than rounding may change places, and what follows
+float32 ids are equal; in bfloat16 two ids whose logits differ by less than rounding may swap ranks, and what follows
 is another text. Such a difference is a tie; any other is an error.
 """
 
@@ -25,7 +25,7 @@ class Difference:
     """Where two continuations of one prompt part.
 
     Attributes:
-        place: of the first ids that differ.
+        place: index of the first ids that differ.
         gap: between their two logits, in one plain pass.
         steps: the same in steps of the decoder's dtype at the larger of the two.
     """

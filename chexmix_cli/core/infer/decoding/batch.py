@@ -17,7 +17,7 @@ from chexmix_cli.core.models.decoder import Decoder
 class Batch:
     """Prompts of any lengths, aligned at their ends; rows may leave, and each may take back what it read last.
 
-    All rows write to the same place of the cache. What a row has there counts or does not: padding in front of its
+    All rows write to the same slot of the cache. What a row has there counts or does not: padding in front of its
     prompt does not, nor does a draft that it took back while another row kept its own. Each row counts its positions
     by what counts, and attends to that; a padding position attends to itself (a row of the mask that is all False has
     no softmax). While everything counts in every row, the decoder's plain causal path is taken.
@@ -27,11 +27,11 @@ class Batch:
         prompts: token ids, none empty.
         max_new_tokens: most tokens that will follow a prompt.
         pad: id that padding positions hold; it has no influence.
-        num_spare: further places of the cache, for drafts that some rows keep and others do not.
+        num_spare: further slots of the cache, for drafts that some rows accept and others reject.
 
     Attributes:
         num_passes: passes of the decoder so far.
-        num_attended: places of the cache that those after the prompts' have read, all rows together.
+        num_attended: slots of the cache that passes after the prompts' have read, all rows together.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Batch:
         # The last new token is chosen, never read.
         self._cache = decoder.new_cache(len(prompts), longest + max_new_tokens - 1 + num_spare)
         self._length_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        #: What counts of the places in use, (B, S); None: everything.
+        #: What counts of the slots in use, (B, S); None: everything.
         self._counts_BS: Tensor | None = None
         self.num_passes = self.num_attended = 0
 
     @property
     def room(self) -> int:
-        """Return how many places of the cache are free."""
+        """Return how many slots of the cache are free."""
         return self._cache.capacity - self._cache.length
 
     def read_prompts(self) -> Tensor:
@@ -69,7 +69,7 @@ class Batch:
         return self._pass(self._prompt_BT, position_BT, self._counts_BS)[:, -1]
 
     def read(self, token_ids_BT: Tensor) -> Tensor:
-        """Return the final hidden states (B, T, D) of tokens behind those read so far; all stay in the cache."""
+        """Return the final hidden states (B, T, D) of tokens after those read so far; all stay in the cache."""
         num_rows, num_new = token_ids_BT.shape
         if self._counts_BS is not None:
             new_BT = self._counts_BS.new_ones(num_rows, num_new)

@@ -1,4 +1,4 @@
-"""What decoding cost beside what this machine's memory allows, for ``--stats``."""
+"""What decoding cost, compared with what this machine's memory bandwidth allows, for ``--stats``."""
 
 from __future__ import annotations
 

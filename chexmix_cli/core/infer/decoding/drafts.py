@@ -1,6 +1,6 @@
-"""Drafts: what is supposed to follow in a report, for the engine to verify several positions in one pass.
+"""Drafters propose the next tokens of a report, for the engine to verify several positions in one pass.
 
-A wrong draft costs a position of a pass, never a wrong id (``engine.py``).
+A rejected draft token costs a position of a pass, never a wrong id (``engine.py``).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Protocol
 
 
 class Drafter(Protocol):
-    """Supposes what follows."""
+    """Proposes what follows."""
 
     def draft(self, token_ids: Sequence[int], count: int) -> Sequence[int]:
-        """Return up to ``count`` ids supposed to follow a row's prompt and new ids, nearest first."""
+        """Return up to ``count`` proposed ids after a row's prompt and new ids, nearest first."""
 
 
 class OwnText:
@@ -22,14 +22,14 @@ class OwnText:
 
     Args:
         longest: most ids that are compared.
-        shortest: a match of fewer supposes nothing.
+        shortest: a shorter match proposes nothing.
     """
 
     def __init__(self, *, longest: int = 8, shortest: int = 2) -> None:
         self._longest, self._shortest = longest, shortest
 
     def draft(self, token_ids: Sequence[int], count: int) -> Sequence[int]:
-        """Return what followed the match; behind the row's end it goes on with what it supposes there."""
+        """Return what followed the match; past the row's end it continues from its own proposal."""
         ids = list(token_ids)
         best, behind = self._shortest - 1, 0
         for place in _earlier(ids):
@@ -49,7 +49,7 @@ class OwnText:
 
 
 class Together:
-    """Several drafters: each goes on where those before it had nothing more to say."""
+    """Several drafters: each continues where those before it propose nothing more."""
 
     def __init__(self, *drafters: Drafter) -> None:
         self._drafters = drafters
@@ -64,7 +64,7 @@ class Together:
 
 
 def _earlier(ids: list[int]) -> Iterator[int]:
-    """Yield the earlier places of the last id, latest first."""
+    """Yield the earlier indices of the last id, latest first."""
     backwards, place = ids[::-1], 0
     with suppress(ValueError):
         while True:

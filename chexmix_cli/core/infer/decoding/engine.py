@@ -1,9 +1,9 @@
 """Decoding: prompts in, new token ids out. The engine knows ids only, no images and no text.
 
 One call is one batch. The prompts are read in one pass (prefill) into a key-value cache; every later pass reads the
-ids just chosen, and behind each what a ``Drafter`` supposes to follow. An id is chosen behind every one of them, as it
-would be without drafts; those behind a draft that was not chosen are void, and their positions are taken back. So
-drafts change how many passes there are, never what comes out. Rows that finish leave the batch. The parts can change
+ids just chosen, and after each what a ``Drafter`` proposes. An id is chosen after every one of them, as it
+would be without drafts; those after a rejected draft token are void, and the cache is rolled back. So
+drafts change the number of passes, never the result. Rows that finish leave the batch. The parts can change
 apart: ``Batch`` runs the decoder over cache, positions and masks, any number of new positions a pass; ``Chooser`` turns
 logits into ids; the loop here decides what is read next and when a row is done.
 
@@ -114,7 +114,7 @@ class Engine:
             seed: of sampled ids; a row's sample depends on it and on its own prompt only.
             on_token: called with the prompt's index and each new id as soon as it is chosen.
             guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
-            drafter: supposes what follows, for up to ``settings.draft_rows`` positions a pass; None never does.
+            drafter: proposes what follows, for up to ``settings.draft_rows`` positions a pass; None: no drafts.
 
         Raises:
             VocabularyError: if a prompt is empty or holds an id the decoder has no row for.
@@ -211,7 +211,7 @@ class _Decoding:
             [row.draw(len(ahead)) for row, ahead in behind],
             denied=None if guard is None else [guard.denied(row.index, ahead) for row, ahead in behind],
         )
-        # The one place a pass waits for the device.
+        # Only here does a pass wait for the device.
         choices = list(zip(chosen_M.tolist(), logprob_M.tolist(), strict=True))
         agreed, start = [], 0
         for row, draft in zip(live, drafts, strict=True):
@@ -237,10 +237,10 @@ class _Decoding:
         return len(row.token_ids) - before
 
     def _draft(self, live: list[_Row]) -> list[list[int]]:
-        """Return what is supposed to follow in each row: no more than fits, nothing behind what cannot be."""
+        """Return what is proposed for each row: no more than fits, nothing after an id that cannot be chosen."""
         most = self._draft_rows // len(live) - 1
         if len(live) > 1:
-            # Where rows part ways, each needs places of the cache to its own end.
+            # Where rows diverge, each needs slots of the cache to its own end.
             most = min(most, self._batch.room - max(row.num_missing for row in live))
         if self._drafter is None or most < 1:
             return [[] for _ in live]
@@ -265,7 +265,7 @@ class _Decoding:
 
 
 def spare_places(limit: int) -> int:
-    """Return the places of the cache beyond their tokens that rows decoded together get for drafts, by their limit.
+    """Return the slots of the cache beyond their tokens that rows decoded together get for drafts, by their limit.
 
     More would seldom be used; where they run out, rows go on without drafts.
     """
@@ -273,13 +273,13 @@ def spare_places(limit: int) -> int:
 
 
 def num_agreed(draft: Sequence[int], chosen: Sequence[int]) -> int:
-    """Return how many drafts are what was chosen, up to the first that is not: the choice there still counts."""
+    """Return how many draft tokens are accepted, up to the first that is rejected: the choice there still counts."""
     pairs = zip(draft, chosen, strict=False)
     return next((place for place, (one, other) in enumerate(pairs) if one != other), len(draft))
 
 
 def _behind_drafts(state_BTD: Tensor, drafts: list[list[int]]) -> Tensor:
-    """Return the states (M, D) of each row's last token and drafts, padding behind them left out."""
+    """Return the states (M, D) of each row's last token and drafts, without the padding after them."""
     if all(len(draft) + 1 == state_BTD.shape[1] for draft in drafts):
         return state_BTD.flatten(0, 1)
     return torch.cat([state_TD[: len(draft) + 1] for state_TD, draft in zip(state_BTD, drafts, strict=True)])

@@ -98,7 +98,7 @@ def sample(logits_MR: Tensor, draws_M: Tensor, *, temperature: float, top_p: flo
 def row_draws(seed: int, prompt: Sequence[int], count: int) -> list[float]:
     """Return the uniform draws of one row, ``count`` numbers in [0, 1), from nothing but the seed and its prompt.
 
-    So a row's sample depends neither on the batch it is in nor on its place there; two rows with the same prompt get
+    So a row's sample depends neither on the batch it is in nor on its index there; two rows with the same prompt get
     the same sample, and another sample of one prompt takes another seed.
     """
     digest = hashlib.blake2b(np.asarray(prompt, np.int64).tobytes(), digest_size=8, key=str(seed).encode()).digest()

@@ -2,10 +2,10 @@
 
 A pass over a few positions is hundreds of small kernels, and starting them one by one takes longer than running them. A
 graph starts them all at once, but plays back the very same addresses and shapes. So here the key-value cache is as long
-as it will ever be and every pass attends to all of it under a mask, rows that are done keep their place, and what
-changes from pass to pass is written into buffers that stay. What comes out is what :class:`Batch` gives.
+as it will ever be and every pass attends to all of it under a mask, rows that are done keep their index, and what
+changes from pass to pass is written into buffers that stay. The results are those of :class:`Batch`.
 
-Shape letters: B rows still decoding, P rows at the start (places), T positions of a pass, S positions of the cache,
+Shape letters: B rows still decoding, P rows at the start, T positions of a pass, S positions of the cache,
 D hidden, N heads, H head size.
 """
 
@@ -30,7 +30,7 @@ class StaticCache(KvCache):
     """A key-value cache whose passes read and write all of it, where ``place_T`` says which positions are new.
 
     Attributes:
-        place_T: positions that the next pass writes to, int64; None: behind those in use, as in any cache.
+        place_T: positions that the next pass writes to, int64; None: after those in use, as in any cache.
     """
 
     def __init__(self, like: KvCache) -> None:
@@ -41,7 +41,7 @@ class StaticCache(KvCache):
         self._start_B: Tensor | None = None
 
     def append(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values to their places and return all there is room for, each (B, N, S, H)."""
+        """Write the new keys and values to their slots and return the whole cache, each (B, N, S, H)."""
         if self.place_T is None:
             return super().append(layer, keys_BNTH, values_BNTH)
         keys_BNSH, values_BNSH = self.keys_LBNSH[layer], self.values_LBNSH[layer]
@@ -93,7 +93,7 @@ class _Pass:
 
 
 class StaticBatch(Batch):
-    """A :class:`Batch` whose passes behind the prompts have fixed shapes.
+    """A :class:`Batch` whose passes after the prompts have fixed shapes.
 
     Args:
         record: how passes are recorded; default: as CUDA graphs. On a CPU, where there is nothing to gain, a test

@@ -15,7 +15,7 @@ class EngineStats:
         num_decoded_tokens: tokens chosen after the first of each report, which prefill pays for.
         num_passes: passes of the decoder after prefill.
         num_drafted: drafts that those passes read; num_accepted: those of them that turned out right.
-        num_attended: places of the key-value cache that those passes read, all rows together.
+        num_attended: slots of the key-value cache that those passes read, all rows together.
         prefill_s: seconds up to the first token of each call, summed.
         decode_s: seconds after it.
         first_token_s: seconds up to the first token of the first call; None before it.

@@ -101,8 +101,8 @@ def telea_fill(picture_YX: Picture, is_hidden_YX: Hidden) -> Picture:
 
     A pixel is the mean of the known pixels within a radius, weighted by direction, distance and level: Telea 2004,
     section 2, but for three things. Distances to the edge are exact (Euclidean), not fast marching's estimate of them.
-    Pixels equally far from it are filled together, so that none is preferred by its place and a mirrored picture gives
-    the mirrored fill. The first-order term of the estimates is left out: over wide holes it extrapolates without bound
+    Pixels equally far from it are filled together, so that no position is preferred and a mirrored picture gives the
+    mirrored fill. The first-order term of the estimates is left out: over wide holes it extrapolates without bound
     (on radiographs it cost 3 to 6 dB), and OpenCV's implementation keeps no more than its direction, one grey level.
     """
     _require_visible(is_hidden_YX)

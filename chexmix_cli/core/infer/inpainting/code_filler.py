@@ -1,4 +1,4 @@
-"""Hidden image codes filled in by the decoder. It knows codes only, no pixels (``restoration.py`` has those).
+"""Hidden image codes filled in by the decoder. It knows codes only, no pixels (``restorer.py`` has those).
 
 A decoder reads ``I_s image`` with the mask token at hidden positions; its output at the token before a position is its
 distribution of the code there. What that distribution has seen:
@@ -7,8 +7,8 @@ distribution of the code there. What that distribution has seen:
 |---|---|---|---|
 | visible codes before the position | yes | yes | yes |
 | hidden codes before it | mask tokens | as filled | filled ones as filled in earlier rounds, mask tokens else |
-| codes behind it, causal model | no | no | no |
-| codes behind it, bidirectional model | visible ones | visible ones | visible ones, and filled ones |
+| codes after it, causal model | no | no | no |
+| codes after it, bidirectional model | visible ones | visible ones | visible ones, and filled ones |
 
 A causal model thus never uses what is visible to the right and below, whatever the strategy; a model trained with
 ``masking.attention = "bidirectional"`` does. No position ever sees the code that is hidden there: it is not in the
@@ -87,8 +87,8 @@ class CodeFiller:
         Args:
             codes_BP: codes, int64; those at hidden positions are not looked at.
             is_hidden_BP: True where a code is to be filled.
-            settings: strategy and choice; ``samples`` is the caller's matter.
-            seed: of sampled codes; a draw hangs on it, on the image's visible codes and on ``sample_number`` only.
+            settings: strategy and choice; ``samples`` is left to the caller.
+            seed: of sampled codes; a draw depends on it, on the image's visible codes and on ``sample_number`` only.
             sample_number: which of several samples of the same images this is.
 
         Raises:

@@ -132,7 +132,7 @@ class Restorer:
         Args:
             films: to encode, all in one batch.
             settings: which codes are the context.
-            whole: the same films, encoded before with other masks; what hangs on no mask is taken from them.
+            whole: the same films, encoded before with other masks; what depends on no mask is taken from them.
 
         Raises:
             ShapeError, MachineError: as :meth:`ImageTokenizer.encode`.

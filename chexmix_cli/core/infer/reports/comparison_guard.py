@@ -1,7 +1,7 @@
 """Keeps words of comparison from being written: an id is denied if the text would then hold one of the phrases.
 
 A phrase counts as written once its letters stand at the beginning of a word, so ``new`` also keeps out ``newborn``.
-What comes out has no match of ``core/text/comparisons.py``, whatever the ids are that its words are made of.
+The report has no match of ``core/text/comparisons.py``, whatever the ids are that its words are made of.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ComparisonGuard:
         self._text = {
             token_id: _plain(text) for token_id in range(self._num_text) if (text := tokenizer.token_bytes(token_id))
         }
-        # A phrase behind something that ends a word is denied wherever the text stands.
+        # A phrase after something that ends a word is denied wherever it occurs.
         self._always = [token_id for token_id, text in self._text.items() if _holds_phrase(text)]
         self._starting: dict[bytes, list[int]] = {}
         self._tails: dict[int, bytes] = {}

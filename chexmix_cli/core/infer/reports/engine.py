@@ -59,7 +59,7 @@ def constrain(vocabulary: Vocabulary, mode: DecodedIds, ordinary_ids: Iterable[i
             image markers: both layouts we know (the released one and ``vocab.compact``) have the specials last.
 
     Raises:
-        VocabularyError: if an ordinary id is no text id.
+        VocabularyError: if an ordinary id is not a text id.
     """
     if mode == "all":
         return Constraint(slice(0, vocabulary.num_rows), (), (vocabulary.begin_text,))

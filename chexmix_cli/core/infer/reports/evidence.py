@@ -1,4 +1,4 @@
-"""What each sentence of a report hangs on: how much less probable it is when parts of the image are hidden.
+"""What each sentence of a report depends on: how much less probable it is when parts of the image are hidden.
 
 The model was trained to read images with hidden positions, so a report can be scored again with a block of the image's
 codes replaced by the mask token: what a sentence loses is that block's evidence for it. A sentence that loses nothing
@@ -9,6 +9,7 @@ Shape letters: Y X blocks, N sentences, V variants of the image, T tokens of the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,7 @@ def find_evidence(
     for start in range(0, len(sequences), settings.batch_size):
         batch = sequences[start : start + settings.batch_size]
         scored += [one.double().numpy() for one in token_logprobs(decoder, batch, pad=vocabulary.pad)]
-    # Value i is of token i + 1; the report's first token stands behind the prompt.
+    # Value i is of token i + 1; the report's first token follows the prompt.
     values_VT = np.stack([one[len(prompt) - 1 :] for one in scored])
     found = []
     for text, places in tokens_N:
@@ -106,9 +107,9 @@ def find_evidence(
 
 
 def sentence_tokens(report: WrittenReport, tokenizer: TextTokenizer) -> list[tuple[str, list[int]]]:
-    """Return the sentences of a report with the places of their tokens in ``report_ids``.
+    """Return the sentences of a report with the indices of their tokens in ``report_ids``.
 
-    A token belongs to the sentence that its last letter is in; ids that are no text belong to none.
+    A token belongs to the sentence that its last letter is in; ids that are not text belong to none.
     """
     if report.text is None:
         return []
@@ -118,9 +119,9 @@ def sentence_tokens(report: WrittenReport, tokenizer: TextTokenizer) -> list[tup
         if token_id < tokenizer.vocabulary.num_text:
             end += len(stream.push(token_id))
             ends[place] = end
-    spans, found = sentence_spans(report.text), []
+    starts, found = [start for start, _ in sentence_spans(report.text)], []
     # White space between two sentences goes with the one before it.
-    for (start, _), stop in zip(spans, [*(after for after, _ in spans[1:]), len(report.text)], strict=True):
+    for start, stop in itertools.pairwise([*starts, len(report.text)]):
         places = [place for place, end in ends.items() if start < end <= stop]
         if places:
             found.append((report.text[start:stop].strip(), places))

@@ -27,7 +27,7 @@ class WrittenReport:
         token_ids: every new id, nothing cut.
         report_ids: ids in front of the first end (``T_s``) or next document (``I_s``).
         text: what ``report_ids`` say, or None if the model has no text tokenizer.
-        num_not_text: how many of ``report_ids`` are no text ids and so not in ``text``; only
+        num_not_text: how many of ``report_ids`` are not text ids and so not in ``text``; only
             ``decode.vocabulary = "all"`` can choose such.
         finish: why decoding stopped.
         logprob: log-probability of all new ids.
@@ -78,9 +78,9 @@ class ReportWriter:
             codes: the codes of each image, raster order.
             settings: how to decode.
             seed: of sampled tokens.
-            on_text: called with the image's index and the next piece of its report's text, as soon as it is there;
+            on_text: called with the image's index and the next piece of its report's text, as soon as it is decoded;
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
-            drafter: supposes what follows in a report (``decode.draft_rows``); None never does.
+            drafter: proposes what follows in a report (``decode.draft_rows``); None: no drafts.
 
         Raises:
             SettingsError: if comparisons are to be blocked and there is no text tokenizer.

@@ -1,4 +1,4 @@
-"""Adds vectors to an index: what is there stays, what is finished is finished for good, and no id comes in twice."""
+"""Adds vectors to an index: existing ones stay, what is finished is final, and no id is added twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class IndexWriter:
 
     Args:
         folder: of the index; made if missing.
-        identity: of the index; one that is there must have the same.
+        identity: of the index; an existing one must have the same.
         rows: vectors of one file.
 
     Raises:
@@ -77,7 +77,7 @@ class IndexWriter:
             self._lock.release()
 
     def holds(self, kind: Kind, item_id: str, digest: int) -> bool:
-        """Return whether an item is there already.
+        """Return whether an item is indexed already.
 
         Raises:
             DataError: ``DUPLICATE``, if another one of this id is.

@@ -9,7 +9,7 @@ What is projected (both means in float32):
 - an image: the mean over the image positions of ``I_s image I_E``, as ``infer/embeddings.py`` gives it for ``layer``;
 - a report: the mean over its own tokens, ``T_s`` not among them, of ``T_s report``, at the same layer.
 
-Both come out with length 1: their dot product is the cosine to rank by. Shape letters: B rows, D hidden, E projected.
+Both have length 1: their dot product is the cosine to rank by. Shape letters: B rows, D hidden, E projected.
 """
 
 from __future__ import annotations

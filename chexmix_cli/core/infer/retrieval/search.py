@@ -16,14 +16,14 @@ from chexmix_cli.core.runtime import memory_errors
 
 
 def nearest(queries_QE: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Return the best dot products and their places, (Q, K) float32 and int64, best first.
+    """Return the best dot products and their indices, (Q, K) float32 and int64, best first.
 
     Args:
         queries_QE: float32.
         blocks: the gallery's vectors (M, E) float32 in order, at most as many at a time as memory should hold.
         count: results wanted; K is fewer where the gallery is smaller.
 
-    Ties go to the lower place, whatever the blocks are: products are added up in float64 and rounded to float32, so
+    Ties go to the lower index, whatever the blocks are: products are added up in float64 and rounded to float32, so
     that equal vectors get equal scores wherever in a block they stand.
     """
     queries_QE = queries_QE.double()
@@ -36,7 +36,7 @@ def nearest(queries_QE: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[T
             found_QK, place_in_block_QK = best(score_QM, count)
             score_QK = torch.cat((score_QK, found_QK), dim=1)
             place_QK = torch.cat((place_QK, place_in_block_QK + start), dim=1)
-            # Both halves are in order and the earlier one has the lower places: a stable sort keeps that among ties.
+            # Both halves are in order and the earlier one has the lower indices: a stable sort keeps that among ties.
             score_QK, order_QK = score_QK.sort(dim=1, descending=True, stable=True)
             score_QK, order_QK = score_QK[:, :count], order_QK[:, :count]
             place_QK = place_QK.gather(1, order_QK)
@@ -45,7 +45,7 @@ def nearest(queries_QE: Tensor, blocks: Iterable[Tensor], count: int) -> tuple[T
 
 
 def best(score_QM: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` largest of each row and their places, largest first, ties to the lower place.
+    """Return the ``count`` largest of each row and their indices, largest first, ties to the lower index.
 
     ``torch.topk`` alone leaves open which of several equal values it takes.
     """
@@ -94,9 +94,9 @@ class FaissGallery:
             self._index.add(block_ME.contiguous().numpy())
 
     def nearest(self, queries_QE: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return the best scores and their places, as :func:`nearest`; an approximate index may give fewer.
+        """Return the best scores and their indices, as :func:`nearest`; an approximate index may give fewer.
 
-        Which of several equal vectors at the last place is found is FAISS' choice; the order of those found is ours.
+        Which of several equal vectors at the last rank is found is FAISS' choice; the order of the results is ours.
         """
         score, place = self._index.search(queries_QE.contiguous().numpy(), min(count, self._index.ntotal))
         score_QK, place_QK = torch.from_numpy(score), torch.from_numpy(place)

@@ -31,7 +31,7 @@ def text_embeddings(
         layers: as of ``image_embeddings``.
 
     Raises:
-        VocabularyError: if a report is empty, or holds an id that is no text id.
+        VocabularyError: if a report is empty, or holds an id that is not a text id.
         SettingsError: if there is no such layer.
         ShapeError: if a report does not fit the decoder; nothing is cut.
         MachineError: if memory runs out.

@@ -37,7 +37,7 @@ _PART_KEY = "chexmix-index"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexIdentity:
-    """What made the vectors of an index, and what it keeps beside them.
+    """What made the vectors of an index, and what it keeps with them.
 
     Attributes:
         model, model_hash: name, and ``WeightsDir.fingerprint``.
@@ -79,12 +79,12 @@ class IndexIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One vector and what is kept beside it.
+    """One vector and what is kept with it.
 
     Attributes:
         id: of the image, or of the image the report belongs to.
         vector_E: float32, of length 1.
-        digest: of what was embedded; tells an item that is there already from another one of its name.
+        digest: of what was embedded; tells an item that is indexed already from another one of the same name.
         tokens: codes of an image, token ids of a report; None if not kept.
     """
 
@@ -185,11 +185,11 @@ class VectorIndex:
         return len(self._parts[kind])
 
     def ids(self, kind: Kind) -> list[str]:
-        """Return the ids of a kind, by place."""
+        """Return the ids of a kind, by index."""
         return [item_id for part in self._parts[kind] for item_id in part.ids()]
 
     def digests(self, kind: Kind) -> list[int]:
-        """Return the digests of a kind, by place."""
+        """Return the digests of a kind, by index."""
         return [digest for part in self._parts[kind] for digest in part.get("digests").tolist()]
 
     def blocks(self, kind: Kind, rows: int) -> Iterator[Tensor]:
@@ -226,7 +226,7 @@ class VectorIndex:
                 text: list[int] = part.get("text_ids")[start:stop].tolist()
                 return text
             place -= part.count
-        raise AssertionError(f"no place {place}")
+        raise AssertionError(f"no index {place}")
 
 
 def part_path(folder: Path, kind: Kind, number: int) -> Path:

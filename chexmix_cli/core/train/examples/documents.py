@@ -1,4 +1,4 @@
-"""Documents for the decoder stages: every image's codes, in a few variants, beside its report's token ids."""
+"""Documents for the decoder stages: every image's codes, in a few variants, with its report's token ids."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def encode_reports(rows: Sequence[ManifestRow], tokenizer: TextTokenizer, model:
     """Return the token ids of every row's report.
 
     Raises:
-        TrainingError: if a row has no report, or one that does not fit the decoder behind its image; nothing is cut.
+        TrainingError: if a row has no report, or one that does not fit the decoder after its image; nothing is cut.
     """
     reports: list[list[int]] = []
     for row in rows:
@@ -96,9 +96,9 @@ def encode_reports(rows: Sequence[ManifestRow], tokenizer: TextTokenizer, model:
 
 
 def require_room(num_tokens: int, model: ModelSettings, where: str) -> None:
-    """Raise TrainingError if a report of so many tokens does not fit the decoder behind its image."""
+    """Raise TrainingError if a report of so many tokens does not fit the decoder after its image."""
     room = model.decoder.max_positions - model.vocabulary.prompt_length
     if num_tokens > room:
         raise TrainingError(
-            f"its report has {num_tokens} tokens", where=where, expected=f"at most {room} behind an image"
+            f"its report has {num_tokens} tokens", where=where, expected=f"at most {room} after an image"
         )

@@ -95,7 +95,7 @@ def load_films(
     """Return the films of manifest rows, read through the model's own intensity preset.
 
     Raises:
-        DataError: naming the row, if one cannot be read; training never goes on without it.
+        DataError: naming the row, if one cannot be read; training never continues without it.
     """
     preset = resolve_preset("model", settings.image, settings.vqgan.image_channels)
     images = []

@@ -52,7 +52,7 @@ class RowPlan:
         self._epoch = lru_cache(maxsize=2)(self._lay_out)
 
     def row(self, number: int) -> list[Piece]:
-        """Return what lies in a row, in order."""
+        """Return the contents of a row, in order."""
         while number >= self._starts[-1]:
             self._starts.append(self._starts[-1] + self._num_rows(len(self._starts) - 1))
         epoch = bisect_right(self._starts, number) - 1

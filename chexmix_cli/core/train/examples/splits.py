@@ -37,7 +37,7 @@ def read_splits(manifest: Path) -> dict[str, list[ManifestRow]]:
 
 
 def training_tokenizer(vqgan: Vqgan, model: ModelSettings) -> ImageTokenizer:
-    """Return the image tokenizer that encodes examples; how many pass it together is no setting of a training."""
+    """Return the image tokenizer that encodes examples; how many it takes together is not a setting of training."""
     return ImageTokenizer(vqgan, model, memory_hint=None)
 
 

@@ -27,7 +27,7 @@ def image_sequences(codes_BP: Codes, vocabulary: Vocabulary) -> tuple[Tensor, Te
 
 
 def report_sequences(reports: Sequence[Sequence[int]], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Return ``T_s report`` of each report, padded behind, and which positions are the report's; both (B, T)."""
+    """Return ``T_s report`` of each report, padded at its end, and which positions are the report's; both (B, T)."""
     length = 1 + max(len(report) for report in reports)
     token_ids_BT = torch.full((len(reports), length), vocabulary.pad)
     token_ids_BT[:, 0] = vocabulary.begin_text

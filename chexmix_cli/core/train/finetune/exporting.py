@@ -1,4 +1,4 @@
-"""A fine-tuned model as a weights directory: adapters merged, the head beside it."""
+"""A fine-tuned model as a weights directory: adapters merged, with the head."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Exporter:
         return found[0] if found else None
 
     def _write_adapters(self, folder: Path, settings: LoraSettings) -> None:
-        """Write the adapters as ``peft`` reads them beside the start weights as a ``PhiForCausalLM``."""
+        """Write the adapters as ``peft`` loads them onto the start weights as a ``PhiForCausalLM``."""
         tensors = {name: value.cpu().contiguous() for name, value in adapter_tensors(self._decoder).items()}
         config = {
             "peft_type": "LORA",

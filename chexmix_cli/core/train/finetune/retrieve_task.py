@@ -180,7 +180,7 @@ class RetrieveTask:
         return self._train.pairs(indices, torch.randint(num_variants, (len(indices),), generator=generator).tolist())
 
     def split(self, batch: PairBatch, size: int) -> list[PairBatch]:
-        """Return the pairs in groups of ``size``: the groups that are told apart."""
+        """Return the pairs in groups of ``size``: the groups within which pairs are contrasted."""
         return batch.split(size)
 
     def num_units(self, batch: PairBatch) -> int:

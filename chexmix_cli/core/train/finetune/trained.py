@@ -43,7 +43,7 @@ def set_trained(decoder: Decoder, method: str, lora: LoraSettings, generator: Ge
         method: ``probe`` freezes all; ``lora`` adds adapters; ``full`` trains every block up to ``layer``.
         lora: of the adapters.
         generator: of their initial values.
-        layer: as of :func:`pooled_state`; blocks behind it, and the norm and head they feed, stay as they are.
+        layer: as of :func:`pooled_state`; blocks after it, and the norm and head they feed, do not change.
     """
     decoder.requires_grad_(False)
     if method == "lora":

@@ -63,7 +63,7 @@ class RunningCodebook(nn.Module):
         self._write(torch.ones(num_codes, dtype=torch.bool, device=z_ME.device), z_ME[rows])
 
     def keep(self) -> None:
-        """Take the vectors that are there for what earlier training gave, instead of seeding codes anew."""
+        """Take the existing vectors as the result of earlier training, instead of seeding codes again."""
         self._write(torch.ones_like(self.count_K, dtype=torch.bool), self._embedding[0].weight.clone())
 
     def observe(self, z_ME: Tensor) -> None:

@@ -122,7 +122,7 @@ class DecoderTask:
         sequences = []
         for piece, variant in zip(pieces, variants, strict=True):
             document = self._vocabulary.document(source.codes(piece.document, variant), source.report(piece.document))
-            # The token behind a piece is its last target: the next document's I_s, unless a row's end cut it.
+            # The token after a piece is its last target: the next document's I_s, unless a row's end cut it.
             sequences.append([*document, self._vocabulary.begin_image][piece.start : piece.stop + 1])
         return shifted(sequences, self._vocabulary)
 

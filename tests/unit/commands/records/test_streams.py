@@ -140,7 +140,7 @@ def test_json_can_be_forced_on_a_terminal(monkeypatch):
 def test_stdin_stands_alone():
     assert check_arguments(["-"]) == ["-"]
     assert check_arguments(["a", "b"]) == ["a", "b"]
-    with pytest.raises(SettingsError, match="stands beside other inputs"):
+    with pytest.raises(SettingsError, match="cannot be combined with other inputs"):
         check_arguments(["a", "-"])
     for nothing in (None, []):
         with pytest.raises(SettingsError, match="no input"):

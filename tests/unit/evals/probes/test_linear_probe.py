@@ -19,7 +19,7 @@ NAN = np.nan
 
 
 def planted(count=240, hidden=6, seed=0, noise=1.0, offset=0.0):
-    """Return states of far-apart scales, a label that hangs on two of their numbers, and patients of three images."""
+    """Return states of far-apart scales, a label that depends on two of their numbers, and patients of three images."""
     rng = np.random.default_rng(seed)
     state_ND = rng.normal(size=(count, hidden)) * 10.0 ** np.arange(-2, hidden - 2) + 3.0
     standard_ND = (state_ND - state_ND.mean(0)) / state_ND.std(0)

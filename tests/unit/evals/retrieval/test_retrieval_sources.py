@@ -39,7 +39,7 @@ def test_vectors_and_scores_are_read_with_their_ids(tmp_path):
         ({"images": torch.ones(3, 2), "texts": torch.ones(2, 2)}, {}, "3 images and 2 texts"),
         ({"scores": torch.tensor([[1.0, float("nan")], [0, 0]])}, {}, "not finite"),
         ({"scores": torch.ones(2, 2)}, {"ids": '["a", "a"]'}, "expected 2 different texts"),
-        ({"scores": torch.ones(2, 2)}, {"ids": "a b"}, "no list of them"),
+        ({"scores": torch.ones(2, 2)}, {"ids": "a b"}, "not a list"),
     ],
 )
 def test_what_is_no_pairs_is_refused(tmp_path, tensors, metadata, message):

@@ -129,9 +129,9 @@ def test_files_that_are_no_head_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="pooling last"):
         Head.load(path)
     save_file({**arrays, "bias": arrays["bias"][:1].copy()}, path, metadata=metadata)
-    with pytest.raises(WeightsError, match="is no head"):
+    with pytest.raises(WeightsError, match="is not a head"):
         Head.load(path)
     del arrays["bias"]
     save_file(arrays, path, metadata=metadata)
-    with pytest.raises(WeightsError, match="is no head"):
+    with pytest.raises(WeightsError, match="is not a head"):
         Head.load(path)

@@ -27,7 +27,7 @@ def test_every_finding_of_chexpert_and_nih_has_two_sentences():
 def test_a_file_of_another_form_is_refused(tmp_path, text):
     path = tmp_path / "statements.json"
     path.write_text(text)
-    with pytest.raises(SettingsError, match="is no table of sentences"):
+    with pytest.raises(SettingsError, match="is not a table of sentences"):
         read_statements(path)
     path.write_text("{")
     with pytest.raises(SettingsError, match="is not JSON"):

@@ -235,7 +235,7 @@ def test_images_of_trained_weights(trained):
 
 
 class Counting:
-    """Denies what a row has said twice: what may come hangs on every id before, and on the order of pushes."""
+    """Denies what a row has said twice: what may come depends on every id before, and on the order of pushes."""
 
     def __init__(self):
         self.said = {}

@@ -80,7 +80,7 @@ def test_the_batch_size_changes_no_drop(decoder, tokenizer, codes):
 
 
 def test_a_sentence_that_does_not_need_the_image_is_flagged(decoder, tokenizer, vocabulary, codes):
-    with torch.no_grad():  # every image id and the mask look alike: nothing can hang on the image
+    with torch.no_grad():  # every image id and the mask look alike: nothing can depend on the image
         decoder.embedding.weight[vocabulary.image_start : vocabulary.image_stop] = decoder.embedding.weight[
             vocabulary.mask
         ]

@@ -107,7 +107,7 @@ def test_loading_converts_and_gives_a_module_of_its_own_in_eval_mode(tmp_path: P
     path = _pair_file(tmp_path / "a.safetensors")
     expected = {name: value.clone() for name, value in load_file(path).items()}
     module = _load(path, torch.bfloat16)
-    path.write_bytes(b"\0" * path.stat().st_size)  # what was loaded does not hang on the file
+    path.write_bytes(b"\0" * path.stat().st_size)  # what was loaded does not depend on the file
     assert not module.training
     for name, value in module.named_parameters():
         assert value.requires_grad

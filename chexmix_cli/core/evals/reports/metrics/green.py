@@ -61,7 +61,7 @@ def green_score(errors: tuple[int, ...], matched: int) -> float:
 def _official(answer: str) -> Judgement:
     """Read an answer as the authors' published parser does, fault for fault; the rules are theirs, the code is ours.
 
-    A block ends at its first empty line, counts need a full stop behind them, a block that begins with ``No`` is
+    A block ends at its first empty line, counts need a full stop after them, a block that begins with ``No`` is
     empty, of two lines of a kind the last in sorted order with a count wins, a missing block is an empty one.
     """
     errors = _official_errors(_official_block(answer, SIGNIFICANT))

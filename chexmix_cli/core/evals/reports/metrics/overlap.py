@@ -167,7 +167,7 @@ def overlap_metrics(predictions: Sequence[str], references: Sequence[str], field
 
 
 def distinct_metrics(predictions: Sequence[str], references: Sequence[str], fields: Mapping[str, str]) -> Found:
-    """Return how varied the predictions are (different n-grams in all n-grams) and how long, beside the references."""
+    """Return how varied the predictions are (distinct n-grams as a share of all) and how long, with the references."""
     found = Found()
     tokens = [words(text) for text in predictions]
     others = [words(text) for text in references]
