@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint types unit docs browser aot gpu-bench fuzz kill-resume format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,15 @@ demo: $(VENV)/.demo-ready  ## report on a real chest DICOM study with the embedd
 	$(BIN)/chexmix generate-report demo/study --picture demo/report.png
 	@test -s demo/report.png
 	@echo "picture: $(CURDIR)/demo/report.png"
+
+# What a change breaks most often, without a model: code, documents, settings, data, text, metrics. Minutes are for `test`.
+FAST := $(addprefix tests/unit/,test_architecture.py test_docs.py test_vocab.py settings text commands data/adapters \
+  data/test_manifest.py data/test_views.py data/test_presets.py evals/metrics evals/reports weights/formats present)
+
+check: lint types fast  ## lint, types and the fast tests, before every commit
+
+fast: $(VENV)/.dev-ready  ## the fast tests only
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" $(FAST) $(PYTEST_ARGS)
 
 test: lint types unit  ## lint, types and all tests
 
