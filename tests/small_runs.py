@@ -101,6 +101,9 @@ def make_trainer(
     torch.manual_seed(0)
     model, documents = model_settings(), document_set()
     train = dataclasses.replace(LOOP, **loop)
+    if stage == "tokenizer" and optimizer is OPTIMIZER:
+        # Codes are chosen, and a choice can turn on a rounding: small steps keep two ways of summing at the same ones.
+        optimizer = dataclasses.replace(OPTIMIZER, learning_rate=3e-4)
     common = {"model": model, "train": train, "optimizer": optimizer}
     if stage == "tokenizer":
         settings = TokenizerTraining(**common)

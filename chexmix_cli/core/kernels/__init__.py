@@ -1,1 +1,1 @@
-"""Operations with a plain-torch reference and, where it is worth it, a kernel; one folder an op."""
+"""Operations with a plain-torch reference and, where it earns its place, a kernel; one folder an op."""

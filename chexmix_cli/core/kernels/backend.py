@@ -1,7 +1,7 @@
 """Which implementation of an op runs: Triton on a CUDA device, plain torch elsewhere, or what the user says.
 
 ``CHEXMIX_KERNELS`` is ``auto`` (the default), ``triton`` or ``torch``. ``auto`` takes Triton where the tensors are on a
-CUDA device of compute capability 8.0 or newer and the package is installed. ``triton`` where it cannot run is an error,
+CUDA device of compute capability 8.0 or newer and the package is there. ``triton`` where it cannot run is an error,
 never a silent fallback; on a CPU it runs in Triton's interpreter (``TRITON_INTERPRET=1``), which is for tests.
 """
 

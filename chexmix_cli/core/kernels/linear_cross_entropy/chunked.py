@@ -81,7 +81,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        # In place: these are ours alone, and a second backward pass through a freed graph is not supported.
+        # In place: these are ours alone, and a second backward pass through a freed graph is no use of this.
         gradients, ctx.gradients = ctx.gradients, None
         assert gradients is not None, "the gradients were handed out already"
         return (*(None if value is None else value.mul_(outputs[0]) for value in gradients), None, None, None)

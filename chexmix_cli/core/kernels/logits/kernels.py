@@ -28,7 +28,7 @@ def tile_logits(
     BLOCK_D: tl.constexpr,
     UPCAST: tl.constexpr,  # as in nearest_code/kernels.py
 ):
-    """Return logits (BLOCK_M, BLOCK_R) float32, -inf in columns that are not rows."""
+    """Return logits (BLOCK_M, BLOCK_R) float32, -inf in columns that are no row."""
     feature_D = tl.arange(0, BLOCK_D)
     logit_MR = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
     for start in range(0, hidden_size, BLOCK_D):

@@ -1,1 +1,1 @@
-"""Tokens replaced by the mask id, with the targets that then count."""
+"""Tokens hidden behind the mask id, with the targets that then count."""

@@ -28,7 +28,7 @@ def choose_row(
     """Return the most probable head row of each state, or a sampled one; as ``reference.choose_row``, which see.
 
     Numerics: on Triton products accumulate in float32 and stay there, where torch rounds them to the dtype of the
-    inputs first; two rows whose logits differ by less than that may swap ranks. The random bits are the same.
+    inputs first; two rows whose logits differ by less than that may change places. The random bits are the same.
     """
     reference.check(state_MD, weight_RD, bias_R, temperature, seed_M)
     if not uses_triton(state_MD.device):

@@ -1,1 +1,1 @@
-"""Queries and keys rotated, keys and values appended to a cache, out of one fused product."""
+"""Queries and keys rotated, keys and values written behind a cache, out of one fused product."""
