@@ -71,7 +71,7 @@ def label_report(text: str, findings: Iterable[str]) -> dict[str, int | None]:
 
     A finding that is stated once is present, whatever is said elsewhere; else one doubted once is uncertain.
     ``No Finding`` is 1 if the film is called normal or something is denied, and nothing but devices is present or
-    uncertain; 0 if something is; None if the text says neither.
+    uncertain; 0 if something is, or the film is called abnormal; None if the text says none of these.
 
     Args:
         text: a report, with or without headings. Empty: everything is None.
@@ -216,9 +216,10 @@ def _self_contained(text: str, scopes: Scopes) -> Iterator[Mention]:
 
 def _no_finding(text: str, stated: Mapping[str, int]) -> int | None:
     others = [label for concept, label in stated.items() if concept != "device"]
-    if any(label != ABSENT for label in others):
+    said = " ".join(labelled_text(text).lower().split())
+    if any(label != ABSENT for label in others) or _film(patterns.ABNORMAL_FILM).search(said):
         return ABSENT
-    if others or _normal_film().search(" ".join(labelled_text(text).lower().split())):
+    if others or _film(patterns.NORMAL_FILM).search(said):
         return PRESENT
     return None
 
@@ -238,8 +239,8 @@ def _concepts() -> dict[str, re.Pattern[str]]:
 
 
 @cache
-def _normal_film() -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(patterns.NORMAL_FILM)})\b")
+def _film(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(phrases)})\b")
 
 
 @cache
