@@ -29,7 +29,7 @@ def nearest_code(z_ME: Tensor, codebook_KE: Tensor) -> Tensor:
         ShapeError: if E differs between the two, K is 0, or the dtype is none of these.
 
     Numerics: products accumulate in float32; equal to ``reference.nearest_code`` but where two distances differ by less
-    than float32 rounds them. Where the dtypes differ, both are widened to float32.
+    than float32 rounds them, whatever autocast says. Where the dtypes differ, both are widened to float32.
     """
     reference.check(z_ME, codebook_KE)
     if not uses_triton(z_ME.device):

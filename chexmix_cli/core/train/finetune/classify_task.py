@@ -79,8 +79,10 @@ class FindingsModel(TrainedParts):
 
     def forward(self, images: Labelled) -> Tensor:
         state_BD = pooled_state(self.decoder, images.token_ids_BT, images.is_image_BT, self.layer)
-        logit_BL: Tensor = self.head((state_BD - self.mean_D) / self.scale_D)
-        return logit_BL.float()
+        # In float32, as the exported head computes: under autocast close logits would tie.
+        with torch.autocast(state_BD.device.type, enabled=False):
+            logit_BL: Tensor = self.head((state_BD - self.mean_D) / self.scale_D)
+        return logit_BL
 
 
 class ClassifyTask:
