@@ -23,6 +23,7 @@ RSNA radiologists' class, then Google's readers, then NIH's boxes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -145,18 +146,18 @@ def manifest_row(
     if expert is not None:
         labels = expert_values(labels, expert)
         places = expert_places(labels, expert)
+    stem, near = Path(file).stem, image.is_relative_to(output.parent.resolve())
     findings, impression = write_report(
         [name for name, value in labels.items() if value == 1],
         universe=[name for name, value in labels.items() if value is not None],
         view=entry["view"],
         age_group=age_group(dataset, entry.get("age")),
-        rng=random.Random(f"{seed}:{file}"),
+        rng=random.Random(f"{seed}:{file if image.stem == stem else image.stem}"),
         places=places,
     )
-    stem, near = Path(file).stem, image.is_relative_to(output.parent.resolve())
     read = dataset == "rsna_normal" or expert is not None
     return {
-        "id": stem,
+        "id": image.stem,
         "file": os.path.relpath(image, output.parent.resolve()) if near else str(image),
         "patient": f"{dataset}:{entry['patient'] or stem}",
         "view": entry["view"],
@@ -188,14 +189,28 @@ def manifest_rows(index: Path, output: Path, films: Path | None, seed: int) -> I
     Args:
         index: the file.
         output: the manifest.
-        films: folder with another copy of each film, ``<id>.png``, to be trained on; or None.
+        films: folder that ``make_mini_films.py`` wrote: ``<id>.jpg`` in place of each film, and changed copies of training
+            films, ``<id>.1.jpg`` and so on, each with a report of its own wording; or None.
         seed: draws the wording.
     """
     experts = index.with_name(EXPERTS)
     said = {line["file"]: line for line in read_lines(experts)} if experts.is_file() else {}
     for entry in read_lines(index):
-        image = films / f"{Path(entry['file']).stem}.png" if films is not None else index.parent / entry["file"]
-        yield manifest_row(entry, said.get(entry["file"]), image.resolve(), output, seed)
+        stem = Path(entry["file"]).stem
+        images = [index.parent / entry["file"]]
+        if films is not None:
+            images = [films / f"{stem}.jpg", *copies(films, stem)]
+        for image in images:
+            yield manifest_row(entry, said.get(entry["file"]), image.resolve(), output, seed)
+
+
+def copies(films: Path, stem: str) -> Iterator[Path]:
+    """Yield the changed copies of a film, in order of their numbers."""
+    for number in itertools.count(1):
+        path = films / f"{stem}.{number}.jpg"
+        if not path.is_file():
+            return
+        yield path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -203,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder with the sources' folders or index.jsonl, or the file")
     parser.add_argument("-o", "--output", type=Path, required=True, help="manifest to write")
-    parser.add_argument("--films", type=Path, help="folder with other copies of the films, <id>.png, to name instead")
+    parser.add_argument("--films", type=Path, help="folder that make_mini_films.py wrote")
     parser.add_argument("--seed", type=int, default=0, help="draws the wording of the reports")
     options = parser.parse_args(arguments)
     try:
