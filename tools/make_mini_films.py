@@ -105,7 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
     copies = {name: int(number) for name, number in (item.split("=") for item in options.copies)}
     options.output.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        number = sum(1 for _ in pool.map(write, films(options.source, options.output, copies, options.seed), chunksize=64))
+        number = sum(
+            1 for _ in pool.map(write, films(options.source, options.output, copies, options.seed), chunksize=64)
+        )
     print(f"{options.output}: {number} films of {SIDE_PX} px", file=sys.stderr)
     return 0
 

@@ -53,7 +53,12 @@ class DecoderSettings:
         require(rotary_fits, "decoder.rotary_size", self.rotary_size, f"an even number up to {self.head_size}")
         require(self.rope_grid >= 0, "decoder.rope_grid", self.rope_grid, "0 or more")
         if self.rope_grid:
-            require(self.rotary_size % 4 == 0, "decoder.rotary_size", self.rotary_size, "a multiple of 4 for rows and columns")
+            require(
+                self.rotary_size % 4 == 0,
+                "decoder.rotary_size",
+                self.rotary_size,
+                "a multiple of 4 for rows and columns",
+            )
         require_range("decoder.residual_dropout", self.residual_dropout, 0.0, 0.99)
 
     @property

@@ -289,6 +289,10 @@ def _require_fitting_rows(packing: PackingSettings, model: ModelSettings) -> Non
     limit = model.decoder.max_positions
     fits = packing.attention == "inside" or packing.row_tokens <= limit
     require(fits, "packing.row_tokens", packing.row_tokens, f"at most the decoder's {limit} positions")
+    starts_at_images = packing.attention == "inside" or not model.decoder.rope_grid
+    require(
+        starts_at_images, "packing.attention", packing.attention, "inside: with decoder.rope_grid images come first"
+    )
 
 
 def _require_causal(model: ModelSettings) -> None:

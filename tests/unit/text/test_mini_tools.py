@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 import shutil
 from collections import Counter
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from chexmix_cli.core.data.manifest import read_manifest
 
@@ -117,3 +120,40 @@ def test_the_shipped_tokenizer_comes_out_of_the_commands_in_the_docs(tool, tmp_p
     tool("make_mini_manifest").main([str(tmp_path), "-o", str(manifest)])
     tool("train_mini_tokenizer").main([str(manifest), "-o", str(output)])
     assert output.read_bytes() == (repository / "chexmix_cli/assets/chexmix-mini/tokenizer.json").read_bytes()
+
+
+def test_films_of_every_source_are_written_alike_and_only_training_films_are_copied(tool, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder, entries in (("radiographs", ENTRIES), ("adult_normals", ())):
+        write_index(tmp_path / folder, entries)
+        (tmp_path / folder / "images").mkdir()
+    for number, size in enumerate(((224, 224), (224, 224), (512, 512), (300, 256))):
+        picture = Image.fromarray(rng.integers(0, 256, size[::-1], dtype=np.uint8))
+        picture.save(tmp_path / "radiographs" / "images" / f"{number}.jpg")
+    films = tool("make_mini_films")
+    arguments = [str(tmp_path), "--copies", "nih14=2", "--copies", "kermany=1"]
+    for name in ("once", "again"):
+        assert films.main([*arguments, "-o", str(tmp_path / name)]) == 0
+    written = sorted(path.name for path in (tmp_path / "once").iterdir())
+    assert written == ["0.1.jpg", "0.jpg", "1.jpg", "2.1.jpg", "2.2.jpg", "2.jpg", "3.jpg"]  # 1 is of val
+    for name in written:
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+        with Image.open(tmp_path / "once" / name) as film:
+            assert (film.size, film.mode) == ((224, 224), "L")
+    output = tmp_path / "manifest.jsonl"
+    source = str(tmp_path / "radiographs")
+    assert tool("make_mini_manifest").main([source, "-o", str(output), "--films", str(tmp_path / "once")]) == 0
+    rows = {row.id: row for row in read_manifest(output)}
+    assert sorted(rows) == [name.removesuffix(".jpg") for name in written]
+    assert rows["2"].labels == rows["2.1"].labels
+    assert rows["2"].patient == rows["2.1"].patient
+
+
+def test_a_changed_copy_is_never_mirrored(tool):
+    """The brighter half of a film stays on its side in every copy."""
+    film = np.zeros((64, 64), np.float32)
+    film[:, :24] = 200
+    changed = tool("make_mini_films").changed
+    for seed in range(50):
+        copy = changed(film, random.Random(seed))
+        assert copy[:, :32].mean() > copy[:, 32:].mean() + 50
