@@ -4,9 +4,10 @@
 
 The sources come at several sizes through several encoders, and one of them is nearly all normal: a model could tell the
 source, by its sharpness or its JPEG blocks, in place of the disease. So every film, of training and validation alike,
-is padded to a square, brought to one size with a filter drawn at random, blurred a little and written as a JPEG of random
-quality. Training films may have further copies, changed as labels allow: turned up to 7 degrees, scaled, shifted, with
-other contrast and noise; never mirrored. What is drawn follows from the seed, the film's name and the number of the copy.
+is padded to a square, brought to one size with a filter drawn at random, blurred a little and written as a JPEG of
+random quality. Training films may have further copies, changed as labels allow: turned up to 7 degrees, scaled,
+shifted, with other contrast and noise; never mirrored. What is drawn follows from the seed, the film's name and the
+number of the copy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,10 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     copies = {name: int(number) for name, number in (item.split("=") for item in options.copies)}
     options.output.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        number = sum(
-            1 for _ in pool.map(write, films(options.source, options.output, copies, options.seed), chunksize=64)
-        )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        number = sum(1 for _ in pool.map(write, films(options.source, options.output, copies, options.seed)))
     print(f"{options.output}: {number} films of {SIDE_PX} px", file=sys.stderr)
     return 0
 

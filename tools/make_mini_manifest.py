@@ -189,8 +189,8 @@ def manifest_rows(index: Path, output: Path, films: Path | None, seed: int) -> I
     Args:
         index: the file.
         output: the manifest.
-        films: folder that ``make_mini_films.py`` wrote: ``<id>.jpg`` in place of each film, and changed copies of training
-            films, ``<id>.1.jpg`` and so on, each with a report of its own wording; or None.
+        films: folder that ``make_mini_films.py`` wrote: ``<id>.jpg`` in place of each film, and changed copies of
+            training films, ``<id>.1.jpg`` and so on, each with a report of its own wording; or None.
         seed: draws the wording.
     """
     experts = index.with_name(EXPERTS)

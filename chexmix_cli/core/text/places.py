@@ -1,7 +1,7 @@
 """Says where in the lungs a labelled box lies: the patient's side, and the upper, mid or lower zone.
 
-Zones are thirds of the height that lungs take, sides the film's halves; nothing finer, since a box tells no lobe. Films are taken to be
-frontal and upright, with the patient's right at the left of the image.
+Zones are thirds of the height that lungs take, sides the film's halves; nothing finer, since a box tells no lobe. Films
+are taken to be frontal and upright, with the patient's right at the left of the image.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Zone = Literal["upper", "mid", "lower"]
 FILM_SIDE = 1024
 SIDES: tuple[Side, ...] = ("right", "left")
 ZONES: tuple[Zone, ...] = ("upper", "mid", "lower")
-#: Where zones meet, as shares of the film's height: thirds of what lies between the tops and the bottoms of the opacity
-#: boxes of the RSNA radiologists (0.14 to 0.87, their 5th and 95th percentiles on our films), since lungs do not fill a film.
+#: Where zones meet, as shares of the film's height: thirds of what lies between the tops and the bottoms of the RSNA
+#: radiologists' opacity boxes (0.14 to 0.87, 5th and 95th percentiles on our films), since lungs do not fill a film.
 ZONE_EDGES = (0.383, 0.626)
 
 #: A box with at least this share of its width in either half belongs to neither side.

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import random
 import shutil
+import sys
 from collections import Counter
 
 import numpy as np
@@ -23,10 +24,11 @@ ENTRIES = [
 
 
 @pytest.fixture
-def tool(repository):
+def tool(repository, monkeypatch):
     def load(name):
         spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
         spec.loader.exec_module(module)
         return module
 
