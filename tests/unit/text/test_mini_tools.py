@@ -146,7 +146,7 @@ def test_films_of_every_source_are_written_alike_and_only_training_films_are_cop
     source = str(tmp_path / "radiographs")
     assert tool("make_mini_manifest").main([source, "-o", str(output), "--films", str(tmp_path / "once")]) == 0
     rows = {row.id: row for row in read_manifest(output)}
-    assert sorted(rows) == [name.removesuffix(".jpg") for name in written]
+    assert sorted(rows) == sorted(name.removesuffix(".jpg") for name in written)
     assert rows["2"].labels == rows["2.1"].labels
     assert rows["2"].patient == rows["2.1"].patient
 
