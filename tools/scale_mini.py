@@ -2,9 +2,9 @@
 
     python tools/scale_mini.py shards --init START --out runs/scale --picture docs/images/scaling.png
 
-Every run is one ``chexmix pretrain --stage 1``: rows of 8 documents, AdamW, a cosine of its own over its own budget, so that
-each is as good as its budget allows. What is finished is left alone, what was interrupted goes on. Compute is counted as
-6 operations a parameter and token and 12 a layer, width and pair of positions seen, of which causal attention has half.
+Every run is one ``chexmix pretrain --stage 1``: rows of 8 documents, AdamW, a cosine of its own over its own budget, so
+that each is as good as its budget allows. What is finished is left alone, what was interrupted goes on. Compute is 6
+operations a parameter and token and 12 a layer, width and pair of positions seen, of which causal attention has half.
 """
 
 from __future__ import annotations
