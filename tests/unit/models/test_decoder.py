@@ -62,7 +62,7 @@ def test_codes_lie_on_their_grid_and_text_goes_on_from_its_last_corner():
 
 @torch.inference_mode()
 def test_on_a_grid_the_code_above_is_as_near_as_the_one_beside():
-    """With all else equal, a code's score for the one above it is that for the one to its left, and no farther one's."""
+    """With all else equal, the code above turns rows as the one to the left turns columns."""
     settings = dataclasses.replace(SETTINGS, rope_grid=4)
     cosine, sine = rotary_table(settings, torch.arange(17)[None], torch.float32)
     turns = torch.complex(cosine, sine)[0, 0]  # (positions, R): rows first, then columns

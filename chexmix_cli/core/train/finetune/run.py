@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.data.manifest import ManifestRow
+from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.errors import SettingsError, TrainingError
 from chexmix_cli.core.files import write_json, write_text
 from chexmix_cli.core.infer.embeddings import require_grid
+from chexmix_cli.core.infer.manifest_images import StoredCodes
 from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.lora import check_rank
@@ -44,6 +46,19 @@ Rows = dict[str, list[ManifestRow]]
 
 
 @dataclass(frozen=True, slots=True)
+class FinetuningData:
+    """What a run learns from.
+
+    Attributes:
+        manifest: with ``train`` and ``val`` rows.
+        tokens: token shards of its images to take codes from; they hold one encoding of each. None encodes.
+    """
+
+    manifest: Path
+    tokens: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FinetuningRun:
     """What every task is built from.
 
@@ -51,6 +66,7 @@ class FinetuningRun:
         settings: root of the task.
         start: the start weights.
         rows: manifest rows by split.
+        stored: where codes are taken from, in place of encoding.
         device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
@@ -59,6 +75,7 @@ class FinetuningRun:
     settings: Finetuning
     start: WeightsDir
     rows: Rows
+    stored: StoredCodes | None
     device: torch.device
     report: OnRecord
     progress: Progress
@@ -71,6 +88,8 @@ class FinetuningRun:
 
     def encode(self, vqgan: Vqgan) -> dict[str, Codes]:
         """Return the image codes of every split."""
+        if self.stored is not None:
+            return {split: self.stored.of_all(rows)[:, None] for split, rows in self.rows.items()}
         films, seed = self.settings.films, self.settings.train.seed
         return encode_splits(self.rows, vqgan, self.start.settings, films, seed=seed, progress=self.progress)
 
@@ -82,7 +101,7 @@ class FinetuningRun:
 def finetune(
     settings: Finetuning,
     *,
-    data: Path,
+    data: FinetuningData,
     out: Path,
     init: str | None,
     resume: bool,
@@ -94,7 +113,7 @@ def finetune(
 
     Args:
         settings: root of the task.
-        data: manifest with ``train`` and ``val`` rows.
+        data: manifest, and codes of its images if there are any.
         out: run folder. A new run wants it without checkpoints; ``resume`` wants one.
         init: weights to start from: name, directory or run folder; None is the embedded model.
         resume: go on from the newest checkpoint.
@@ -117,7 +136,9 @@ def finetune(
     torch.manual_seed(settings.train.seed)
     start = open_weights(init)
     _check_start(settings, start)
-    run = FinetuningRun(settings, start, read_splits(data), device, report, progress)
+    run = FinetuningRun(
+        settings, start, read_splits(data.manifest), _stored(settings, data.tokens, start), device, report, progress
+    )
     # A checkpoint holds what was trained: without the rest of its start weights, and its data, it means nothing.
     plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
     if isinstance(settings, ClassifyFinetuning) and is_fit:
@@ -136,6 +157,18 @@ def finetune(
         write_json(out / "settings.json", plain)
     trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
     return trainer.run(resume=resume)
+
+
+def _stored(settings: Finetuning, tokens: Path | None, start: WeightsDir) -> StoredCodes | None:
+    """Open the token shards to take codes from; refuse what they cannot give."""
+    if tokens is None:
+        return None
+    if settings.films.variants > 1:
+        raise SettingsError(
+            f"is {settings.films.variants}", where="films.variants", expected="1: token shards hold one encoding"
+        )
+    preset = resolve_preset("model", start.settings.image, start.settings.vqgan.image_channels)
+    return StoredCodes.open(tokens, codebook_hash=start.codebook_hash, preset_hash=preset.hash)
 
 
 def _check_start(settings: Finetuning, start: WeightsDir) -> None:
