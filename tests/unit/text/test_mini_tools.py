@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from collections import Counter
 
 import pytest
@@ -231,7 +230,6 @@ def test_the_tokenizer_tool_trains_on_train_rows_only(tool, tmp_path, capsys):
 def test_the_shipped_tokenizer_comes_out_of_the_commands_in_the_docs(tool, tmp_path, shared, repository):
     manifest, output = tmp_path / "manifest.jsonl", tmp_path / "tokenizer.json"
     # It was made of text-mined labels: the index by itself has no others.
-    shutil.copy(shared / "data" / "radiographs" / "index.jsonl", tmp_path)
-    tool("make_mini_manifest").main([str(tmp_path), "-o", str(manifest)])
+    tool("make_mini_manifest").main([str(shared / "data" / "radiographs" / "index.jsonl"), "-o", str(manifest)])
     tool("train_mini_tokenizer").main([str(manifest), "-o", str(output)])
     assert output.read_bytes() == (repository / "chexmix_cli/assets/chexmix-mini/tokenizer.json").read_bytes()
