@@ -2,12 +2,13 @@
 
     python tools/make_mini_manifest.py /data -o manifest.jsonl [--films films]
 
-SRC is a folder with ``radiographs/`` and ``adult_normals/``, or one of these, or an ``index.jsonl`` alone: JSON Lines
-with ``file``, ``split``, ``dataset``, ``patient``, ``view``, ``age`` and ``labels``. Splits are as given there; a film
-without patient is a patient of its own. Reports come from ``core/text/templates.py``; each is drawn by seed and file
-name alone, so that adding or dropping images changes no other report.
+SRC is a folder with ``radiographs/`` and ``adult_normals/``, or one of these, or an ``index.jsonl``, which is then
+taken by itself: JSON Lines with ``file``, ``split``, ``dataset``, ``patient``, ``view``, ``age`` and ``labels``.
+Splits are as given there; a film without patient is a patient of its own. Reports come from
+``core/text/templates.py``; each is drawn by seed and file name alone, so that adding or dropping images changes no
+other report.
 
-Where experts have read a film (``expert_labels.jsonl`` beside the index) they win over text-mined labels: first the
+Where experts have read a film (``expert_labels.jsonl`` in the folder) they win over text-mined labels: first the
 RSNA radiologists' class, then Google's readers, then NIH's boxes.
 
 - Normal: ``No Finding``, and nothing else.
@@ -34,11 +35,11 @@ from typing import Any
 
 from chexmix_cli.core.data.labels import Label, finding_name
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason
+from chexmix_cli.core.text.header import AgeGroup, age_group_of
 from chexmix_cli.core.text.phrases import LUNG_OPACITY, NO_FINDING
 from chexmix_cli.core.text.places import Place, place_of_box
-from chexmix_cli.core.text.templates import UNIVERSES, AgeGroup, write_report
+from chexmix_cli.core.text.templates import UNIVERSES, write_report
 
-ADULT_AGE_YEARS = 18
 FINDINGS = sorted(frozenset().union(*UNIVERSES.values()))
 FOLDERS = ("radiographs", "adult_normals")
 INDEX, EXPERTS = "index.jsonl", "expert_labels.jsonl"
@@ -112,9 +113,7 @@ def age_group(dataset: str, age: str | int | None) -> AgeGroup | None:
     """Return what is known of the patient's age: the Kermany films are children's, elsewhere the age in years tells."""
     if dataset == "kermany":
         return "child"
-    if age is None:
-        return None
-    return "adult" if int(age) >= ADULT_AGE_YEARS else "child"
+    return age_group_of(None if age is None else int(age))
 
 
 def manifest_row(
@@ -170,11 +169,8 @@ def manifest_row(
 
 
 def sources(path: Path) -> list[Path]:
-    """Return the index files of what was given."""
-    if not path.is_dir():
-        return [path]
-    inside = [path / name / INDEX for name in FOLDERS if (path / name / INDEX).is_file()]
-    return inside or [path / INDEX]
+    """Return the folders with an index of a folder that was given."""
+    return [path / name for name in FOLDERS if (path / name / INDEX).is_file()] or [path]
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -183,18 +179,20 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for line in lines if line.strip())
 
 
-def manifest_rows(index: Path, output: Path, films: Path | None, seed: int) -> Iterator[dict[str, Any]]:
+def manifest_rows(
+    index: Path, experts: Path | None, output: Path, films: Path | None, seed: int
+) -> Iterator[dict[str, Any]]:
     """Yield the manifest lines of one index.
 
     Args:
         index: the file.
+        experts: what experts said of its films; need not be there.
         output: the manifest.
         films: folder that ``make_mini_films.py`` wrote: ``<id>.jpg`` in place of each film, and changed copies of
             training films, ``<id>.1.jpg`` and so on, each with a report of its own wording; or None.
         seed: draws the wording.
     """
-    experts = index.with_name(EXPERTS)
-    said = {line["file"]: line for line in read_lines(experts)} if experts.is_file() else {}
+    said = {line["file"]: line for line in read_lines(experts)} if experts is not None and experts.is_file() else {}
     for entry in read_lines(index):
         stem = Path(entry["file"]).stem
         images = [index.parent / entry["file"]]
@@ -222,10 +220,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="draws the wording of the reports")
     options = parser.parse_args(arguments)
     try:
+        given = options.source
+        files = [(f / INDEX, f / EXPERTS) for f in sources(given)] if given.is_dir() else [(given, None)]
         rows = [
             row
-            for index in sources(options.source)
-            for row in manifest_rows(index, options.output, options.films, options.seed)
+            for index, experts in files
+            for row in manifest_rows(index, experts, options.output, options.films, options.seed)
         ]
     except (ChexmixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -72,6 +72,8 @@ class StudyReport:
             record |= {"sections": self.sections} if self.sections else {}
         if report.comparisons:
             record["comparisons"] = report.comparisons
+        record |= {"held_to": report.held_to} if report.held_to else {}
+        record |= {"against_header": report.against_header} if report.against_header else {}
         if self.notes:
             record["notes"] = self.notes
         return record | {"finish": report.finish.value, "logprob": report.logprob, "mark": MARK}
@@ -108,7 +110,14 @@ class Reporter:
             on_text: called with a film's index and the next piece of its report's text, as soon as it is decoded.
         """
         codes = encode_films(films, self.model.images)
-        found = self.model.reports.write(codes, self.decode, seed=self.seed, on_text=on_text, drafter=self._drafter)
+        found = self.model.reports.write(
+            codes,
+            self.decode,
+            seed=self.seed,
+            on_text=on_text,
+            drafter=self._drafter,
+            headers=[film.header for film in films],
+        )
         return [
             StudyReport(film, film_codes, report, self._evidence(film_codes, report))
             for film, film_codes, report in zip(films, codes, found, strict=True)

@@ -216,12 +216,18 @@ def _self_contained(text: str, scopes: Scopes) -> Iterator[Mention]:
 
 def _no_finding(text: str, stated: Mapping[str, int]) -> int | None:
     others = [label for concept, label in stated.items() if concept != "device"]
-    said = " ".join(labelled_text(text).lower().split())
-    if any(label != ABSENT for label in others) or _film(patterns.ABNORMAL_FILM).search(said):
+    if any(label != ABSENT for label in others) or _film(patterns.ABNORMAL_FILM).search(_one_line(text)):
         return ABSENT
-    if others or _film(patterns.NORMAL_FILM).search(said):
-        return PRESENT
-    return None
+    return PRESENT if others or find_normal(text) else None
+
+
+def find_normal(text: str) -> list[str]:
+    """Return the words in which a report calls the film normal, or free of disease, as a whole; in lower case."""
+    return [match[0] for match in _film(patterns.NORMAL_FILM).finditer(_one_line(text))]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(labelled_text(text).lower().split())
 
 
 def _strongest(labels: Iterable[int]) -> int | None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal
 
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.text import phrases
+from chexmix_cli.core.text.header import AgeGroup
 from chexmix_cli.core.text.phrases import CAUSES, LUNG_OPACITY, NO_FINDING, UNPLACED, WORDINGS
 from chexmix_cli.core.text.places import Place, join_words, placed_noun
 
-AgeGroup = Literal["child", "adult"]
 Places = Mapping[str, Collection[Place]]
 
 _NIH = frozenset(WORDINGS) - {"COVID-19", LUNG_OPACITY} | {NO_FINDING}

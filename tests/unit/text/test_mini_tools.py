@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-import shutil
 import sys
 from collections import Counter
 
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 from chexmix_cli.core.data.manifest import read_manifest
+from chexmix_cli.core.text.labeller import READABLE, label_report
 
 ENTRIES = [
     {"dataset": "kermany", "labels": ["Pneumonia", "Viral"], "view": "AP", "age": None, "split": "train"},
@@ -37,7 +37,7 @@ def tool(repository, monkeypatch):
 
 def write_index(folder, entries=ENTRIES):
     rows = [{"file": f"images/{number}.jpg", "patient": f"p{number}", **entry} for number, entry in enumerate(entries)]
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -70,6 +70,123 @@ def test_files_are_relative_inside_the_manifests_folder_and_absolute_elsewhere(t
         tool("make_mini_manifest").main([str(source / "index.jsonl"), "-o", str(output)])
         assert json.loads(output.read_text().splitlines()[0])["file"] == expected
         assert next(read_manifest(output)).file == source / "images/0.jpg"
+
+
+def both_sources(folder, labels, expert):
+    """Write one NIH film, which experts have read, and one film that radiologists called normal."""
+    entry = {"dataset": "nih14", "labels": labels, "view": "PA", "age": "58", "split": "train"}
+    radiographs = write_index(folder / "radiographs", [entry])
+    normal = {"dataset": "rsna_normal", "labels": {"No Finding": 1}, "view": None, "split": "val", "patient": None}
+    write_index(folder / "adult_normals", [{**normal, "file": "images/rsna_normal_7.jpg"}])
+    (radiographs / "expert_labels.jsonl").write_text(json.dumps({"file": "images/0.jpg", **expert}) + "\n")
+    return folder
+
+
+GOOGLE = {"Fracture": "NO", "Pneumothorax": "NO", "Airspace opacity": "NO", "Nodule or mass": "NO", "Set Id": "val"}
+LEFT_BASE = [600.0, 700.0, 200.0, 200.0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expert", "present", "absent", "unknown"),
+    [
+        (["Pneumonia", "Mass"], {"rsna_class": "Normal"}, {"No Finding"}, {"Pneumonia", "Mass", "Lung Opacity"}, set()),
+        (
+            ["Pneumonia", "Edema"],
+            {"rsna_class": "Lung Opacity", "opacity_boxes_xywh_1024": [LEFT_BASE]},
+            {"Lung Opacity", "Pneumonia", "Edema"},
+            {"No Finding", "Mass"},
+            set(),
+        ),
+        (["No Finding"], {"rsna_class": "Lung Opacity"}, {"Lung Opacity"}, {"No Finding"}, set()),
+        (
+            ["Pneumonia", "Infiltration", "Effusion"],
+            {"rsna_class": "No Lung Opacity / Not Normal", "nih_bbox_xywh_1024": [["Pneumonia", *LEFT_BASE]]},
+            {"Effusion"},
+            {"Lung Opacity", "Consolidation", "No Finding"},
+            {"Pneumonia", "Infiltration"},
+        ),
+        # RSNA's radiologists come before Google's readers.
+        (
+            ["Consolidation"],
+            {"rsna_class": "No Lung Opacity / Not Normal", "google2019": {**GOOGLE, "Airspace opacity": "YES"}},
+            set(),
+            {"Lung Opacity", "No Finding", "Nodule"},
+            {"Consolidation"},
+        ),
+        (["Pneumonia"], {"google2019": GOOGLE}, set(), {"Lung Opacity", "Nodule"}, {"Pneumonia", "No Finding"}),
+        (["No Finding"], {"google2019": GOOGLE}, {"No Finding"}, {"Lung Opacity", "Pneumothorax"}, set()),
+        (
+            ["Mass", "Pneumothorax"],
+            {"google2019": {**GOOGLE, "Nodule or mass": "YES"}},
+            {"Mass"},
+            {"Pneumothorax", "Nodule"},
+            set(),
+        ),
+        (
+            ["No Finding"],
+            {"google2019": {**GOOGLE, "Nodule or mass": "YES", "Pneumothorax": "YES"}},
+            {"Pneumothorax"},
+            {"No Finding", "Lung Opacity"},
+            {"Nodule", "Mass"},
+        ),
+        (["No Finding"], {"google2019": {**GOOGLE, "Fracture": "YES"}}, set(), {"No Finding", "Mass"}, set()),
+        (
+            ["Mass"],
+            {"nih_bbox_xywh_1024": [["Mass", "600.5", "700.0", "200", "200"]]},
+            {"Mass"},
+            {"Pneumonia"},
+            {"Lung Opacity"},
+        ),
+    ],
+)
+def test_experts_win_over_text_mined_labels(tool, tmp_path, labels, expert, present, absent, unknown):
+    output = tmp_path / "manifest.jsonl"
+    source = both_sources(tmp_path / "data", labels, expert)
+    assert tool("make_mini_manifest").main([str(source), "-o", str(output)]) == 0
+    film, normal = read_manifest(output)
+    assert {name for name, value in film.labels.items() if value == 1} == present
+    assert absent <= {name for name, value in film.labels.items() if value == 0}
+    assert unknown <= {name for name, value in film.labels.items() if value is None}
+    read = label_report(film.report, [name for name in film.labels if name in READABLE])
+    stated = {name for name, value in read.items() if value == 1}
+    assert stated - {"No Finding", "Lung Opacity"} == present - {"No Finding", "Lung Opacity"}, film.report
+    assert all(film.labels[name] in (read[name] == 1, None) for name in ("No Finding", "Lung Opacity")), film.report
+    boxes = ("opacity_boxes_xywh_1024" in expert) or ("Mass" in present and "nih_bbox_xywh_1024" in expert)
+    assert ("left lower" in film.findings) == boxes, film.findings
+    assert film.notes == normal.notes == {"labels_source": "radiologists"}
+    assert (normal.patient, normal.split, normal.view) == ("rsna_normal:rsna_normal_7", "val", None)
+    assert normal.labels["No Finding"] == 1
+    assert normal.labels["Lung Opacity"] == normal.labels["Hernia"] == 0
+    assert normal.labels["COVID-19"] is None
+
+
+def test_a_finding_with_a_box_across_the_midline_has_no_place(tool):
+    places = tool("make_mini_manifest").expert_places
+    labels, across = {"Lung Opacity": 1, "Effusion": 1, "Infiltration": 0}, [300.0, 700.0, 500.0, 200.0]
+    assert places(labels, {"opacity_boxes_xywh_1024": [LEFT_BASE, across]}) == {}
+    drawn = {"opacity_boxes_xywh_1024": [LEFT_BASE], "nih_bbox_xywh_1024": [["Infiltrate", *LEFT_BASE]]}
+    assert places(labels, drawn) == {"Lung Opacity": [("left", "lower")]}
+    assert places({**labels, "Infiltration": 1}, drawn)["Infiltration"] == [("left", "lower")]
+
+
+def test_other_copies_of_the_films_can_be_named(tool, tmp_path):
+    output, films = tmp_path / "manifest.jsonl", tmp_path / "films"
+    source = both_sources(tmp_path / "data", ["Mass"], {"rsna_class": "Normal"})
+    assert tool("make_mini_manifest").main([str(source), "-o", str(output), "--films", str(films)]) == 0
+    assert [row.file for row in read_manifest(output)] == [films / "0.png", films / "rsna_normal_7.png"]
+
+
+def test_every_report_of_the_real_films_is_read_as_its_labels(tool, shared, tmp_path):
+    output = tmp_path / "manifest.jsonl"
+    assert tool("make_mini_manifest").main([str(shared / "data"), "-o", str(output)]) == 0
+    rows = [row for row in read_manifest(output) if row.patient.startswith("nih14")]
+    opacities = 0
+    for row in rows:
+        known = {name: value for name, value in row.labels.items() if name in READABLE and value is not None}
+        read = label_report(row.report, known)
+        assert {name for name, value in read.items() if value == 1} == {n for n, v in known.items() if v == 1}, row.id
+        opacities += known.get("Lung Opacity") == 1
+    assert opacities > 100
 
 
 def test_a_report_depends_on_seed_and_file_alone(tool, tmp_path):
@@ -118,8 +235,7 @@ def test_the_tokenizer_tool_trains_on_train_rows_only(tool, tmp_path, capsys):
 def test_the_shipped_tokenizer_comes_out_of_the_commands_in_the_docs(tool, tmp_path, shared, repository):
     manifest, output = tmp_path / "manifest.jsonl", tmp_path / "tokenizer.json"
     # It was made of text-mined labels: the index by itself has no others.
-    shutil.copy(shared / "data" / "radiographs" / "index.jsonl", tmp_path)
-    tool("make_mini_manifest").main([str(tmp_path), "-o", str(manifest)])
+    tool("make_mini_manifest").main([str(shared / "data" / "radiographs" / "index.jsonl"), "-o", str(manifest)])
     tool("train_mini_tokenizer").main([str(manifest), "-o", str(output)])
     assert output.read_bytes() == (repository / "chexmix_cli/assets/chexmix-mini/tokenizer.json").read_bytes()
 
