@@ -1,6 +1,8 @@
-"""Write the sha256 of the embedded model's files into weights.toml, once its weights, head and drafts are in place.
+"""Write the sha256 of the embedded model's files into weights.toml, once weights, head and drafts are in place.
 
     python tools/renew_sha256.py
+
+``chexmix weights verify`` holds the files against them.
 """
 
 from __future__ import annotations
