@@ -4,9 +4,9 @@
     python tools/embed_head.py runs/findings
     python tools/renew_sha256.py
 
-docs/training.md has the commands before. The run must have started from the embedded model as it is: its states are then
-the run's. Findings that were seen in fewer validation images than ``--fewest`` are left out, since nothing is known of
-how well they are told.
+docs/training.md has the commands before. The run must have started from the embedded model as it is: its states are
+then the run's. Findings that were seen in fewer validation images than ``--fewest`` are left out, since nothing is
+known of how well they are told.
 """
 
 from __future__ import annotations
