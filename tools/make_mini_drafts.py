@@ -1,9 +1,10 @@
 """Make the draft index of the embedded model from reports that its sentence templates write.
 
     python tools/make_mini_drafts.py
+    python tools/renew_sha256.py
 
 Drawn anew, from no data set: about as many of each source's labels as the embedded model was trained on. The same
-templates and text tokenizer give the same file; a test compares. After a change, put the new sha256 into weights.toml.
+templates and text tokenizer give the same file; a test compares.
 """
 
 from __future__ import annotations

@@ -120,7 +120,8 @@ def _embedded(numbers: Numbers) -> str:
         if (own := runs.get("chexmix-mini")) is not None:
             measured["100 pixel components"] = own[0]["pixels"]
         for name, features in measured.items():
-            cells = [_seeds([features.get("clean" if ratio == "0" else "masked", {}).get(ratio)], 3) for ratio in ratios]
+            probes = {ratio: features.get("clean" if ratio == "0" else "masked", {}) for ratio in ratios}
+            cells = [_seeds([probe.get(ratio)], 3) for ratio, probe in probes.items()]
             rows.append([question, name, *cells])
             question = ""
     return _table(["question", "AUROC, val, 95 % interval by patient", "whole", "40 % masked", "80 % masked"], rows)

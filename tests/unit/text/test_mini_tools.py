@@ -1,10 +1,11 @@
-"""The two tools that make the embedded model's manifest and text tokenizer."""
+"""The tools that make the embedded model's films, manifest, text tokenizer and digests."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import random
+import re
 import sys
 from collections import Counter
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from chexmix_cli.core.data.manifest import read_manifest
 from chexmix_cli.core.text.labeller import READABLE, label_report
+from chexmix_cli.core.weights.hub.registry import EMBEDDED, registry
 
 ENTRIES = [
     {"dataset": "kermany", "labels": ["Pneumonia", "Viral"], "view": "AP", "age": None, "split": "train"},
@@ -275,3 +277,11 @@ def test_a_changed_copy_is_never_mirrored(tool):
     for seed in range(50):
         copy = changed(film, random.Random(seed))
         assert copy[:, :32].mean() > copy[:, 32:].mean() + 50
+
+
+def test_the_digests_of_the_registry_are_renewed(tool):
+    renew = tool("renew_sha256")
+    text = renew.REGISTRY.read_text()
+    without = re.sub(r'"[0-9a-f]{64}"', '""', text)
+    assert without != text
+    assert renew.renewed(without, registry()[EMBEDDED]) == text
