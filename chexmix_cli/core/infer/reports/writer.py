@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.decoding.drafts import Drafter
 from chexmix_cli.core.infer.decoding.engine import Generation
@@ -71,6 +73,7 @@ class ReportWriter:
         seed: int = 0,
         on_text: OnText | None = None,
         drafter: Drafter | None = None,
+        on_prompts: Callable[[Tensor], None] | None = None,
     ) -> list[WrittenReport]:
         """Return the report of each image, all decoded in one batch.
 
@@ -81,6 +84,7 @@ class ReportWriter:
             on_text: called with the image's index and the next piece of its report's text, as soon as it is decoded;
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
             drafter: proposes what follows in a report (``decode.draft_rows``); None: no drafts.
+            on_prompts: called with the final hidden states of the prompts, as in :meth:`Engine.generate`.
 
         Raises:
             SettingsError: if comparisons are to be blocked and there is no text tokenizer.
@@ -104,6 +108,7 @@ class ReportWriter:
             on_token=None if streams is None else streams.push,
             guard=guard,
             drafter=drafter,
+            on_prompts=on_prompts,
         )
         if streams is not None:
             streams.finish()
