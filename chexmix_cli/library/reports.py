@@ -129,11 +129,10 @@ class Reporter:
             drafter=self._drafter,
             on_prompts=None if self._typical is None else judge,
         )
+        judged: list[Typicality | None] = [*typicality_B] or [None] * len(films)
         return [
             StudyReport(film, film_codes, report, self._evidence(film_codes, report), typicality)
-            for film, film_codes, report, typicality in zip(
-                films, codes, found, typicality_B or [None] * len(films), strict=True
-            )
+            for film, film_codes, report, typicality in zip(films, codes, found, judged, strict=True)
         ]
 
     def draw(self, result: StudyReport, path: Path) -> None:

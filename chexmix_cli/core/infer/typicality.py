@@ -154,8 +154,8 @@ class Typical:
         )
         score_N = found.scores(x_ND)
         order_N = np.argsort(score_N)
-        above = np.searchsorted(np.cumsum(share_N[order_N]), 1 - share)
-        threshold = float(score_N[order_N[min(above, len(order_N) - 1)]])
+        above = int(np.searchsorted(np.cumsum(share_N[order_N]), 1 - share))
+        threshold = float(score_N[order_N][min(above, len(order_N) - 1)])
         return replace(found, threshold=threshold)
 
     def scores(self, x_BD: Floats) -> Floats:
