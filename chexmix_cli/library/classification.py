@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.classification.zero_shot import ZeroShot
+    from chexmix_cli.core.infer.typicality import Typicality
     from chexmix_cli.core.settings.classification import ClassifySettings
     from chexmix_cli.library.opened import OpenModel
 
@@ -34,21 +36,31 @@ class Findings:
         probabilities: of each finding, by name; empty where only embeddings were asked for.
         embeddings: layer to the mean hidden state of the study's first view, (D,) float32.
         details: the other fields of the record: ``scored_by``, ``validation_auroc``, ``scored_images``, ``masked``.
+        typicality: how like the train films the study's first view is; None where no probabilities were asked for,
+            tokens are masked, or the weights do not say what is typical.
     """
 
     film: Film
     probabilities: dict[str, float] = field(default_factory=dict)
     embeddings: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     details: Record = field(default_factory=dict)
+    typicality: Typicality | None = None
 
     @property
     def id(self) -> str:
         """Return the id of the study."""
         return self.film.id
 
+    @property
+    def notes(self) -> list[str]:
+        """Return what reading the film left in doubt, and whether it is unlike what the model knows."""
+        return self.film.notes + ([] if self.typicality is None else self.typicality.notes)
+
     def fields(self) -> Record:
         """Return the result fields of a ``chexmix classify`` record."""
-        record: Record = {**self.film.fields}
+        record: Record = {**self.film.fields, **({"notes": self.notes} if self.notes else {})}
+        if self.typicality is not None:
+            record["typicality"] = self.typicality.to_dict()
         if self.probabilities:
             record["probabilities"] = self.probabilities
         record |= {name: value for name, value in self.details.items() if name != "masked"}
@@ -105,6 +117,9 @@ class Classifier:
         # Now, so that a wrong file stops a run before the first film.
         self._head = None if is_headless else _load_head(model, head)
         self._zero_shot = _load_zero_shot(model, settings) if is_zero_shot else None
+        # Whether a film whose tokens are masked is unlike others is not known.
+        is_judged = (self._head is not None or is_zero_shot) and not mask_ratio
+        self._typical = model.typical if is_judged else None
 
     def __call__(self, films: Sequence[Film]) -> list[Findings]:
         """Return what is known of each study of a batch."""
@@ -114,7 +129,7 @@ class Classifier:
         codes = encode_films(views, self.model.images)
         # A study's masks are drawn by its own id, for each of its views.
         ids = [film.id for film in films for _ in film.views]
-        probability_BK, embedding_LBD = self._read(codes, ids)
+        probability_BK, embedding_LBD, typicality_B = self._read(codes, ids)
         ends = np.cumsum([len(film.views) for film in films])
         results = []
         for film, end in zip(films, ends, strict=True):
@@ -122,27 +137,37 @@ class Classifier:
             probabilities = {} if probability_BK is None else self._pooled(probability_BK[own])
             # Of the first view, the one a study is known by.
             embeddings = {layer: vectors_BD[own.start] for layer, vectors_BD in embedding_LBD.items()}
-            results.append(Findings(film, probabilities, embeddings, self._details(len(film.views))))
+            typicality = typicality_B[own.start] if typicality_B else None
+            results.append(Findings(film, probabilities, embeddings, self._details(len(film.views)), typicality))
         return results
 
     def _read(
         self, codes: list[list[int]], ids: Sequence[str]
-    ) -> tuple[NDArray[np.floating[Any]] | None, dict[int, NDArray[np.float32]]]:
-        """Return the probabilities of each image, (B, K), or None, and its embeddings by layer, (B, D) each."""
+    ) -> tuple[NDArray[np.floating[Any]] | None, dict[int, NDArray[np.float32]], list[Typicality]]:
+        """Return what is known of each image of a batch.
+
+        Returns:
+            The probabilities, (B, K), or None; the embeddings by layer, (B, D) each; how like train films the images
+            are, or nothing.
+        """
         import numpy as np
 
         from chexmix_cli.core.infer.embeddings import image_embeddings
+        from chexmix_cli.core.infer.typicality import codes_statistics, film_statistics
 
+        decoder, vocabulary = self.model.decoder, self.model.weights.settings.vocabulary
+        typical = self._typical
         if self._zero_shot is not None:
-            return np.stack([self._zero_shot.probabilities(image) for image in codes]), {}
+            found = np.stack([self._zero_shot.probabilities(image) for image in codes])
+            return found, {}, [] if typical is None else typical.judge(codes_statistics(decoder, vocabulary, codes))
         is_masked_BP = self._masks(ids) if self._mask_ratio else None
+        final: list[Tensor] = []
 
         def embedded(layers: list[int], grid: int) -> NDArray[np.float32]:
-            vocabulary = self.model.weights.settings.vocabulary
-            found = image_embeddings(
-                self.model.decoder, vocabulary, codes, layers=layers, grid=grid, is_masked_BP=is_masked_BP
-            )
-            return found.numpy()
+            keep = None if typical is None or final else final.append
+            return image_embeddings(
+                decoder, vocabulary, codes, layers=layers, grid=grid, is_masked_BP=is_masked_BP, on_final=keep
+            ).numpy()
 
         embeddings, probability_BK = {}, None
         if self._layers:
@@ -150,7 +175,9 @@ class Classifier:
             embeddings = {layer: states_BLD[:, place] for place, layer in enumerate(self._layers)}
         if self._head is not None:
             probability_BK = self._head.probabilities(embedded([self._head.layer], self._head.grid)[:, 0])
-        return probability_BK, embeddings
+        if typical is None:
+            return probability_BK, embeddings, []
+        return probability_BK, embeddings, typical.judge(film_statistics(decoder, vocabulary, final[0], codes))
 
     def _masks(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         import numpy as np

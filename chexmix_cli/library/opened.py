@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
     from chexmix_cli.core.infer.inpainting.restorer import Restorer
     from chexmix_cli.core.infer.reports.writer import ReportWriter
+    from chexmix_cli.core.infer.typicality import Typical
     from chexmix_cli.core.models.decoder import Decoder
     from chexmix_cli.core.text.tokenizer import TextTokenizer
     from chexmix_cli.core.weights import WeightsDir
@@ -87,6 +88,23 @@ class OpenModel:
     def tokenizer(self) -> TextTokenizer | None:
         """Return the text tokenizer, or None if the weights have none."""
         return self.weights.load_text_tokenizer()
+
+    @cached_property
+    def typical(self) -> Typical | None:
+        """Return what the films are like that the model learnt from, or None if the weights do not say.
+
+        Raises:
+            WeightsError: if the file is damaged.
+        """
+        from chexmix_cli.core.infer.typicality import Typical
+        from chexmix_cli.core.weights.files import TYPICAL_FILE
+
+        path = self.weights.path / TYPICAL_FILE
+        if not path.is_file():
+            return None
+        typical = Typical.load(path)
+        typical.require_model(self.weights.fingerprint, str(path))
+        return typical
 
     @cached_property
     def reports(self) -> ReportWriter:

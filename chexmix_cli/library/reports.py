@@ -13,8 +13,11 @@ from chexmix_cli.library.job import Record
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
     from chexmix_cli.core.infer.reports.evidence import SentenceEvidence
     from chexmix_cli.core.infer.reports.writer import WrittenReport
+    from chexmix_cli.core.infer.typicality import Typicality
     from chexmix_cli.core.settings.inference import DecodeSettings, ExplainSettings
     from chexmix_cli.library.opened import OpenModel
 
@@ -31,12 +34,14 @@ class StudyReport:
         codes: of the film, in raster order; all that the model knew of it.
         report: as decoded: token ids, why decoding stopped, log-probabilities.
         sentences: what each sentence depends on, where that was asked for.
+        typicality: how like the train films the film is; None if the weights do not say what is typical.
     """
 
     film: Film
     codes: list[int]
     report: WrittenReport
     sentences: list[SentenceEvidence] | None = None
+    typicality: Typicality | None = None
 
     @property
     def id(self) -> str:
@@ -59,9 +64,10 @@ class StudyReport:
 
     @property
     def notes(self) -> list[str]:
-        """Return what reading the film, or decoding, left in doubt."""
+        """Return what reading the film, or decoding, left in doubt, and whether the model knows such films."""
         left_out = self.report.num_not_text
-        return self.film.notes + ([f"{left_out} tokens are not text and are left out"] if left_out else [])
+        notes = self.film.notes + ([] if self.typicality is None else self.typicality.notes)
+        return notes + ([f"{left_out} tokens are not text and are left out"] if left_out else [])
 
     def fields(self) -> Record:
         """Return the result fields of a ``chexmix generate-report`` record."""
@@ -76,6 +82,8 @@ class StudyReport:
         record |= {"against_header": report.against_header} if report.against_header else {}
         if self.notes:
             record["notes"] = self.notes
+        if self.typicality is not None:
+            record["typicality"] = self.typicality.to_dict()
         return record | {"finish": report.finish.value, "logprob": report.logprob, "mark": MARK}
 
 
@@ -98,7 +106,7 @@ class Reporter:
         self.model, self.decode, self.explain, self.seed = model, decode, explain, seed
         if explain is not None and model.reports.tokenizer is None:
             raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))
-        self._drafter = model.drafter(decode)
+        self._drafter, self._typical = model.drafter(decode), model.typical
 
     def __call__(
         self, films: Sequence[Film], *, on_text: Callable[[int, str], None] | None = None
@@ -110,6 +118,11 @@ class Reporter:
             on_text: called with a film's index and the next piece of its report's text, as soon as it is decoded.
         """
         codes = encode_films(films, self.model.images)
+        typicality_B: list[Typicality] = []
+
+        def judge(state_BTH: Tensor) -> None:
+            typicality_B.extend(self._judge(state_BTH, codes))
+
         found = self.model.reports.write(
             codes,
             self.decode,
@@ -117,10 +130,12 @@ class Reporter:
             on_text=on_text,
             drafter=self._drafter,
             headers=[film.header for film in films],
+            on_prompts=None if self._typical is None else judge,
         )
+        judged: list[Typicality | None] = [*typicality_B] or [None] * len(films)
         return [
-            StudyReport(film, film_codes, report, self._evidence(film_codes, report))
-            for film, film_codes, report in zip(films, codes, found, strict=True)
+            StudyReport(film, film_codes, report, self._evidence(film_codes, report), typicality)
+            for film, film_codes, report, typicality in zip(films, codes, found, judged, strict=True)
         ]
 
     def draw(self, result: StudyReport, path: Path) -> None:
@@ -130,15 +145,18 @@ class Reporter:
         images = self.model.images
         original, roundtrip = film_levels(result.film, result.codes, images), images.decode([result.codes])[0]
         text = "(no text tokenizer)" if result.text is None else result.text
-        report_picture(original, roundtrip, text, path=path, note=f"model {self.model.weights.name}")
+        report_picture(original, roundtrip, text, path=path, note=self._small_print(result))
 
     def draw_evidence(self, result: StudyReport, path: Path) -> None:
         """Write a PNG of the film once a sentence, warm where hiding it makes the sentence less probable."""
         from chexmix_cli.core.present.evidence import evidence_picture
 
         original = film_levels(result.film, result.codes, self.model.images)
-        note = f"model {self.model.weights.name}"
-        evidence_picture(original, result.sentences or [], path=path, note=note)
+        evidence_picture(original, result.sentences or [], path=path, note=self._small_print(result))
+
+    def _small_print(self, result: StudyReport) -> str:
+        notes = [] if result.typicality is None else result.typicality.notes
+        return "; ".join([f"model {self.model.weights.name}", *notes])
 
     def _evidence(self, codes: list[int], report: WrittenReport) -> list[SentenceEvidence] | None:
         from chexmix_cli.core.infer.reports.evidence import find_evidence
@@ -147,3 +165,10 @@ class Reporter:
         if self.explain is None or tokenizer is None:
             return None
         return find_evidence(self.model.reports.engine.decoder, tokenizer, codes, report, self.explain)
+
+    def _judge(self, state_BTH: Tensor, codes: list[list[int]]) -> list[Typicality]:
+        from chexmix_cli.core.infer.typicality import film_statistics
+
+        assert self._typical is not None
+        decoder, vocabulary = self.model.reports.engine.decoder, self.model.weights.settings.vocabulary
+        return self._typical.judge(film_statistics(decoder, vocabulary, state_BTH, codes))

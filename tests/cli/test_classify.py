@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from chexmix_cli.core.infer.classification.heads import Validation
 from chexmix_cli.core.infer.embeddings import image_embeddings
 from chexmix_cli.core.infer.position_masks import hidden_positions, hiding_order
+from chexmix_cli.core.infer.typicality import Typical, codes_statistics
 from chexmix_cli.core.weights import open_weights
 from tests.unit.infer.classification.test_heads import make_head
 
@@ -219,3 +221,39 @@ def test_what_does_not_go_together_exits_2(call, films, debug_weights, arguments
     done = call("classify", films, "--weights", debug_weights, *arguments)
     assert (done.code, message in done.stderr) == (2, True), done.stderr
     assert done.stdout == ""
+
+
+def test_a_film_unlike_the_train_films_is_called_so_by_both_commands(call, films, debug_weights, codes, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(debug_weights, mine)
+    weights = open_weights(mine)
+    make_head(3, weights.settings.decoder.hidden_size, labels=LABELS, layer=1, model=weights.fingerprint).save(
+        mine / "head.safetensors"
+    )
+    decoder = weights.load_decoder("cpu", torch.float32)
+    x_BD = codes_statistics(decoder, weights.settings.vocabulary, list(codes.values()))
+    whiten_RD = np.eye(x_BD.shape[1], dtype=np.float32)
+    typical = Typical(
+        mean_D=x_BD[1].astype(np.float32), whiten_RD=whiten_RD, threshold=1.0, share=0.01, model=weights.fingerprint
+    )
+    # Between the film in the middle, which is no distance from itself, and the nearest of the others.
+    threshold = float(np.sort(typical.scores(x_BD))[1]) / 2
+    replace(typical, threshold=threshold).save(mine / "typical.safetensors")
+    short = ("--set", "decode.max_new_tokens=6")
+    for command, *options in (("classify",), ("generate-report", *short), ("classify", "--zero-shot")):
+        done = call(command, films, "--weights", mine, *options)
+        assert done.code == 0, done.stderr
+        found = done.records
+        for record, score in zip(found, typical.scores(x_BD), strict=True):
+            assert record["typicality"]["score"] == pytest.approx(score, abs=1e-2)
+            assert record["typicality"]["threshold"] == pytest.approx(threshold, abs=1e-4)
+        said = [[note for note in record.get("notes", []) if "unlike what this model" in note] for record in found]
+        assert [len(notes) for notes in said] == [1, 0, 1]
+    # Of masked tokens it is not known how probable they are, and embeddings alone do not ask.
+    for options in (("--mask-ratio", "0.5"), ("--embeddings", "--layer", "1")):
+        for record in call("classify", films, "--weights", mine, *options).records:
+            assert "typicality" not in record
+    replace(typical, model="0" * 64).save(mine / "typical.safetensors")
+    refused = call("classify", films, "--weights", mine)
+    assert refused.code == 1
+    assert "typical.safetensors: was made for other weights" in refused.stderr

@@ -29,6 +29,7 @@ def image_embeddings(
     layers: Sequence[int] | None = None,
     grid: int = 1,
     is_masked_BP: NDArray[np.bool_] | None = None,
+    on_final: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Return the embeddings of images, (B, L, D) float32 on the CPU.
 
@@ -41,6 +42,7 @@ def image_embeddings(
         grid: parts of the image along a side: an embedding is the means of ``grid * grid`` squares one after the other,
             in raster order. The mean over all positions (1, the paper's) forgets where something was seen.
         is_masked_BP: image positions whose token becomes the mask token; it counts in the mean like any other.
+        on_final: called with the final states of the sequences, (B, T, H); all blocks are run for it.
 
     Raises:
         VocabularyError: if an image has not ``tokens_per_image`` codes, or one out of range.
@@ -57,12 +59,15 @@ def image_embeddings(
     if is_masked_BP is not None:
         token_ids_BT[:, image][torch.from_numpy(is_masked_BP).to(token_ids_BT.device)] = vocabulary.mask
     means: dict[int, Tensor] = {}
+    last = max(wanted) if on_final is None else decoder.settings.num_layers
     with memory_errors("embedding images", "--set input.batch_size=1"):
         for layer, state_BTH in enumerate(decoder.layer_states(token_ids_BT)):
             if layer in wanted:
                 means[layer] = _grid_means(state_BTH[:, image], grid).cpu()
-            if layer == max(wanted):
+            if layer == last:
                 break
+        if on_final is not None:
+            on_final(state_BTH)
     return torch.stack([means[layer] for layer in wanted], dim=1)
 
 

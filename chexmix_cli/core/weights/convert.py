@@ -14,7 +14,14 @@ from chexmix_cli.core.files import atomic_write, write_json, write_text
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.directory import WeightsDir, open_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256
-from chexmix_cli.core.weights.formats.header import DESCRIPTION_KEY, HEAD_KEY, Description, Header, read_header
+from chexmix_cli.core.weights.formats.header import (
+    DESCRIPTION_KEY,
+    HEAD_KEY,
+    TYPICAL_KEY,
+    Description,
+    Header,
+    read_header,
+)
 from chexmix_cli.core.weights.formats.keys import decoder_slices
 from chexmix_cli.core.weights.formats.released import config_text, vqgan_config_text
 from chexmix_cli.core.weights.formats.safetensors_io import (
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Terms and descriptions that travel along with the weights, as they are.
 _COMPANIONS = ("LICENSE", "LICENSE.md", "NOTICE", "MODEL_CARD.md")
+#: What was fitted on the model's states, and the header key that says on which weights'.
+_FITTED = {files.HEAD_FILE: HEAD_KEY, files.TYPICAL_FILE: TYPICAL_KEY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +92,11 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
     if source is not None and Path(source).expanduser().is_file():
         parts = _one_file(Path(source).expanduser())
         companions: list[Path] = []
-        head = None
+        fitted: list[_Fitted] = []
     else:
         weights = open_weights(source)
         weights.refuse_foreign_decoder()
-        head = _head(weights)
+        fitted = _fitted(weights)
         decoder = weights.decoder_source() if weights.has_decoder else None
         parts = _Parts(weights, decoder, weights.vqgan_source() if weights.has_vqgan else None)
         kept = (*_COMPANIONS, files.RETRIEVAL_FILE, files.DRAFTS_FILE)
@@ -101,7 +110,7 @@ def convert(source: str | Path | None, out: Path, *, dtype: torch.dtype | None =
     if parts.decoder is not None:
         written += write_network(out, files.MODEL_FILE, parts.decoder, metadata=metadata, dtype=dtype)
         written += write_config(out, settings, _dtype_name(parts.decoder, dtype))
-    return [*(out / name for name in written), *_copy(companions, out), *_carry_head(head, out)]
+    return [*(out / name for name in written), *_copy(companions, out), *_carry(fitted, out)]
 
 
 def export_hf(source: str | Path | None, out: Path, *, dtype: torch.dtype | None = None) -> list[Path]:
@@ -167,33 +176,33 @@ def _existing(directory: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
-    """The head of findings beside the weights, read before they are written over, and the weights it belongs to."""
+class _Fitted:
+    """A file beside the weights that was fitted on their states, read before it is written over, and the weights."""
 
     content: bytes
     header: Header
     model: str
 
 
-def _head(weights: WeightsDir) -> _Head | None:
-    path = weights.path / files.HEAD_FILE
-    return _Head(path.read_bytes(), read_header(path), weights.fingerprint) if path.is_file() else None
+def _fitted(weights: WeightsDir) -> list[_Fitted]:
+    paths = _existing(weights.path, tuple(_FITTED))
+    return [_Fitted(path.read_bytes(), read_header(path), weights.fingerprint) for path in paths]
 
 
-def _carry_head(head: _Head | None, out: Path) -> list[Path]:
-    """Write a head beside converted weights, as one of theirs: their states are those it was fitted on."""
-    if head is None:
-        return []
+def _carry(fitted: list[_Fitted], out: Path) -> list[Path]:
+    """Write what was fitted beside converted weights, as theirs: their states are those it was fitted on."""
     from safetensors.numpy import load, save
 
-    metadata = dict(head.header.metadata)
-    values = json.loads(metadata.get(HEAD_KEY, "{}"))
-    # A head of other weights stays one, and is refused beside these as it was beside those.
-    if values.get("model") == head.model:
-        metadata[HEAD_KEY] = json.dumps({**values, "model": open_weights(out).fingerprint})
-    with atomic_write(out / files.HEAD_FILE) as file:
-        file.write(save(load(head.content), metadata=metadata))
-    return [out / files.HEAD_FILE]
+    for one in fitted:
+        name, metadata = one.header.path.name, dict(one.header.metadata)
+        key = _FITTED[name]
+        values = json.loads(metadata.get(key, "{}"))
+        # What belongs to other weights stays so, and is refused beside these as it was beside those.
+        if values.get("model") == one.model:
+            metadata[key] = json.dumps({**values, "model": open_weights(out).fingerprint})
+        with atomic_write(out / name) as file:
+            file.write(save(load(one.content), metadata=metadata))
+    return [out / one.header.path.name for one in fitted]
 
 
 def _copy(sources: list[Path], out: Path) -> list[Path]:

@@ -14,6 +14,8 @@ VQGAN_CHECKPOINT = "vqgan.ckpt"
 RETRIEVAL_FILE = "retrieval.safetensors"
 #: Linear head of the classification task (core/infer/classification/heads.py).
 HEAD_FILE = "head.safetensors"
+#: What train films are like (core/infer/typicality.py).
+TYPICAL_FILE = "typical.safetensors"
 #: What usually follows what in reports (core/weights/draft_index.py).
 DRAFTS_FILE = "drafts.safetensors"
 #: Settings of the released layout.

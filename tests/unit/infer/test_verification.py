@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import chexmix_cli
 from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.infer.retrieval.projection import Projection
+from chexmix_cli.core.infer.typicality import Typical
 from chexmix_cli.core.infer.verification import verify_all
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.vqgan import Vqgan
@@ -21,12 +22,12 @@ from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import open_weights, save_model
 from chexmix_cli.core.weights.formats.header import read_header
 
-HEAD, RETRIEVAL = "head.safetensors", "retrieval.safetensors"
+HEAD, RETRIEVAL, TYPICAL = "head.safetensors", "retrieval.safetensors", "typical.safetensors"
 
 
 @pytest.fixture
 def complete(tmp_path: Path, model_settings: ModelSettings, decoder: Decoder, vqgan: Vqgan) -> Path:
-    """Return a weights directory with a head and projections."""
+    """Return a weights directory with a head, projections, and what is typical."""
     directory = tmp_path / "complete"
     tokenizer = Path(chexmix_cli.__file__).parent / "assets" / "chexmix-mini" / "tokenizer.json"
     save_model(directory, model_settings, decoder=decoder, vqgan=vqgan, tokenizer_file=tokenizer)
@@ -45,6 +46,13 @@ def complete(tmp_path: Path, model_settings: ModelSettings, decoder: Decoder, vq
     )
     head.save(directory / HEAD)
     Projection(layer=1, hidden_size=32, size=8).save(directory, {})
+    Typical(
+        mean_D=np.zeros(36, np.float32),
+        whiten_RD=np.ones((2, 36), np.float32),
+        threshold=1.5,
+        share=0.01,
+        model=open_weights(directory).fingerprint,
+    ).save(directory / TYPICAL)
     return directory
 
 
@@ -64,6 +72,15 @@ def head_of_other_weights(directory: Path) -> None:
     dataclasses.replace(Head.load(directory / HEAD), model="f" * 64).save(directory / HEAD)
 
 
+def typical_of_other_weights(directory: Path) -> None:
+    dataclasses.replace(Typical.load(directory / TYPICAL), model="f" * 64).save(directory / TYPICAL)
+
+
+def typical_of_more_states(directory: Path) -> None:
+    larger = {"mean_D": np.zeros(40, np.float32), "whiten_RD": np.ones((2, 40), np.float32)}
+    dataclasses.replace(Typical.load(directory / TYPICAL), **larger).save(directory / TYPICAL)
+
+
 def head_of_a_grid(directory: Path) -> None:
     dataclasses.replace(Head.load(directory / HEAD), grid=2).save(directory / HEAD)
 
@@ -79,12 +96,12 @@ def not_finite(name: str, key: str) -> Callable[[Path], None]:
 
 def test_a_sound_directory_passes(complete: Path) -> None:
     found = {check.name: check.status for check in verify_all(complete)}
-    assert (found["head"], found["retrieval"]) == ("ok", "ok")
+    assert (found["head"], found["retrieval"], found["typical"]) == ("ok", "ok", "ok")
     assert "failed" not in found.values()
-    for name in (HEAD, RETRIEVAL):
+    for name in (HEAD, RETRIEVAL, TYPICAL):
         (complete / name).unlink()
     found = {check.name: check.status for check in verify_all(complete)}
-    assert (found["head"], found["retrieval"]) == ("absent", "absent")
+    assert (found["head"], found["retrieval"], found["typical"]) == ("absent", "absent", "absent")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +112,11 @@ def test_a_sound_directory_passes(complete: Path) -> None:
         (head_of_other_weights, "head", "was made for other weights"),
         (head_of_a_grid, "head", "reads 32 numbers of layer 2; expected 128"),
         (not_finite(HEAD, "bias"), "head", "finite"),
+        (cut(TYPICAL), "typical", "is cut short"),
+        (junk(TYPICAL), "typical", "is not a safetensors file"),
+        (typical_of_other_weights, "typical", "was made for other weights"),
+        (typical_of_more_states, "typical", "reads 40 numbers; expected 36"),
+        (not_finite(TYPICAL, "mean"), "typical", "finite"),
         (cut(RETRIEVAL), "retrieval", "is cut short"),
         (junk(RETRIEVAL), "retrieval", "is not a safetensors file"),
         (not_finite(RETRIEVAL, "image.projection.weight"), "retrieval", "not finite: image.projection.weight"),

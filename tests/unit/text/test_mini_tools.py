@@ -175,7 +175,7 @@ def test_other_copies_of_the_films_can_be_named(tool, tmp_path):
     output, films = tmp_path / "manifest.jsonl", tmp_path / "films"
     source = both_sources(tmp_path / "data", ["Mass"], {"rsna_class": "Normal"})
     assert tool("make_mini_manifest").main([str(source), "-o", str(output), "--films", str(films)]) == 0
-    assert [row.file for row in read_manifest(output)] == [films / "0.png", films / "rsna_normal_7.png"]
+    assert [row.file for row in read_manifest(output)] == [films / "0.jpg", films / "rsna_normal_7.jpg"]
 
 
 def test_every_report_of_the_real_films_is_read_as_its_labels(tool, shared, tmp_path):

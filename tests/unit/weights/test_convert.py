@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PhiForCausalLM
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.infer.retrieval.projection import Projection
+from chexmix_cli.core.infer.typicality import Typical
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import open_weights, save_model
@@ -135,14 +136,18 @@ def test_heads_travel_along_and_belong_to_the_converted_weights(
     )
     head.save(tiny_dir / "head.safetensors")
     Projection(layer=1, hidden_size=hidden, size=3).save(tiny_dir, {})
+    typical = Typical(mean_D=ones, whiten_RD=weight, threshold=1.5, share=0.01, model=before)
+    typical.save(tiny_dir / "typical.safetensors")
     out = tiny_dir if in_place else tmp_path / "out"
     written = convert(tiny_dir, out, dtype=torch.bfloat16)
-    assert {out / "head.safetensors", out / "retrieval.safetensors"} <= set(written)
+    fitted = ("head", "retrieval", "typical")
+    assert {out / f"{name}.safetensors" for name in fitted} <= set(written)
     after = open_weights(out).fingerprint
     carried = Head.load(out / "head.safetensors")
     assert after != before
     carried.require_model(after, "head")
     np.testing.assert_array_equal(carried.weight_KD, weight)
+    Typical.load(out / "typical.safetensors").require_model(after, "typical")
     assert Projection.load(out, tiny.decoder) is not None
     # A head of other weights does not become one of these.
     dataclasses.replace(head, model="0" * 64).save(out / "head.safetensors")

@@ -61,12 +61,12 @@ class Batch:
         return self._cache.capacity - self._cache.length
 
     def read_prompts(self) -> Tensor:
-        """Return the final hidden state of each prompt's last position, (B, D)."""
+        """Return the final hidden states of the prompts, (B, T, D), aligned at their ends."""
         longest, device = self._prompt_BT.shape[1], self._prompt_BT.device
         is_token_BT = torch.arange(longest, device=device) >= longest - self._length_B[:, None]
         self._count_only(is_token_BT)
         position_BT = (is_token_BT.cumsum(dim=1) - 1).clamp(min=0)
-        return self._pass(self._prompt_BT, position_BT, self._counts_BS)[:, -1]
+        return self._pass(self._prompt_BT, position_BT, self._counts_BS)
 
     def read(self, token_ids_BT: Tensor) -> Tensor:
         """Return the final hidden states (B, T, D) of tokens after those read so far; all stay in the cache."""

@@ -105,6 +105,7 @@ class Engine:
         on_token: OnToken | None = None,
         guard: TokenGuard | None = None,
         drafter: Drafter | None = None,
+        on_prompts: Callable[[Tensor], None] | None = None,
     ) -> list[Generation]:
         """Return what follows each prompt, in order.
 
@@ -115,6 +116,8 @@ class Engine:
             on_token: called with the prompt's index and each new id as soon as it is chosen.
             guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
             drafter: proposes what follows, for up to ``settings.draft_rows`` positions a pass; None: no drafts.
+            on_prompts: called with the final hidden states of the prompts that have room for a token, (B, T, D),
+                aligned at their ends; not called if none has.
 
         Raises:
             VocabularyError: if a prompt is empty or holds an id the decoder has no row for.
@@ -126,7 +129,7 @@ class Engine:
         if live:
             with memory_errors("decoding reports", "--set input.batch_size=1"):
                 decoding = _Decoding(self, live, settings, on_token=on_token, guard=guard, drafter=drafter)
-                self.stats.add(decoding.run())
+                self.stats.add(decoding.run(on_prompts))
         return [row.generation() for row in rows]
 
     def _row(self, index: int, prompt: Sequence[int], settings: DecodeSettings, seed: int) -> _Row:
@@ -174,12 +177,15 @@ class _Decoding:
         )
         self._stats = EngineStats(num_reports=len(rows), num_prompt_tokens=sum(len(row.prompt) for row in rows))
 
-    def run(self) -> EngineStats:
+    def run(self, on_prompts: Callable[[Tensor], None] | None = None) -> EngineStats:
         """Decode until every row is done; return what it cost."""
         stats, live = self._stats, self._rows
         drafts: list[list[int]] = [[] for _ in live]
         started = time.perf_counter()
-        state_BTD, first_token_s = self._batch.read_prompts()[:, None], None
+        prompt_BTD, first_token_s = self._batch.read_prompts(), None
+        if on_prompts is not None:
+            on_prompts(prompt_BTD)
+        state_BTD = prompt_BTD[:, -1:]
         while True:
             agreed = self._choose(state_BTD, live, drafts)
             first_token_s = first_token_s or time.perf_counter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.decoding.drafts import Drafter
 from chexmix_cli.core.infer.decoding.engine import Generation
@@ -77,6 +79,7 @@ class ReportWriter:
         on_text: OnText | None = None,
         drafter: Drafter | None = None,
         headers: Sequence[Header] | None = None,
+        on_prompts: Callable[[Tensor], None] | None = None,
     ) -> list[WrittenReport]:
         """Return the report of each image, all decoded in one batch.
 
@@ -88,6 +91,7 @@ class ReportWriter:
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
             drafter: proposes what follows in a report (``decode.draft_rows``); None: no drafts.
             headers: what is known of each film besides its codes; None: nothing.
+            on_prompts: called with the final hidden states of the prompts, as in :meth:`Engine.generate`.
 
         Raises:
             SettingsError: if comparisons are to be blocked and there is no text tokenizer.
@@ -106,6 +110,7 @@ class ReportWriter:
             on_token=None if streams is None else streams.push,
             guard=self._guard_of(known, settings),
             drafter=drafter,
+            on_prompts=on_prompts,
         )
         if streams is not None:
             streams.finish()

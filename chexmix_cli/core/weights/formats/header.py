@@ -21,6 +21,8 @@ DESCRIPTION_KEY = "chexmix"
 SCHEMA = 1
 #: Header key of a head of findings (core/infer/classification/heads.py).
 HEAD_KEY = "chexmix-head"
+#: Header key of what train films are like (core/infer/typicality.py).
+TYPICAL_KEY = "chexmix-typical"
 
 #: Bytes of one element. Only floating-point tensors are weights; the others are known so that a file can be listed.
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
