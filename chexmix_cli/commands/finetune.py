@@ -31,7 +31,7 @@ Init = Annotated[
     str | None,
     typer.Option("--init", metavar="NAME|DIR|RUN", help="Start weights. Default: the embedded chexmix-mini."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint, or start.")]
 
 
 @command(resolve_task, "device")
@@ -60,7 +60,7 @@ def finetune(
     from chexmix_cli.core.train.finetune.run import finetune as run_finetune
 
     settings = call.settings
-    with training_process(call.options, settings.train.precision) as (place, console):
+    with training_process(call.options, settings.train) as (place, console):
         view = TrainingView(console, settings.train.steps)
         try:
             is_done = run_finetune(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.errors import SettingsError, TrainingError
-from chexmix_cli.core.files import write_json, write_text
+from chexmix_cli.core.files import held, write_json, write_text
 from chexmix_cli.core.infer.embeddings import require_grid
 from chexmix_cli.core.infer.manifest_images import StoredCodes
 from chexmix_cli.core.infer.retrieval.projection import Projection
@@ -37,7 +38,7 @@ from chexmix_cli.core.train.finetune.labels import choose_findings, make_targets
 from chexmix_cli.core.train.finetune.probing import fit_findings
 from chexmix_cli.core.train.finetune.report_task import ReportTask
 from chexmix_cli.core.train.finetune.retrieve_task import RetrieveTask
-from chexmix_cli.core.train.loop import OnRecord, Trainer
+from chexmix_cli.core.train.loop import OnRecord, Trainer, resumes
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
 from chexmix_cli.core.weights.files import RUN_MODEL
@@ -114,9 +115,9 @@ def finetune(
     Args:
         settings: root of the task.
         data: manifest, and codes of its images if there are any.
-        out: run folder. A new run wants it without checkpoints; ``resume`` wants one.
+        out: run folder. A new run wants it without checkpoints; with ``resume`` it may hold some.
         init: weights to start from: name, directory or run folder; None is the embedded model.
-        resume: go on from the newest checkpoint.
+        resume: go on from the newest checkpoint, or start where there is none.
         device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
@@ -130,9 +131,9 @@ def finetune(
     if is_fit and world_size() > 1:
         raise SettingsError("a probe is fitted by one process", where="torchrun", hint="leave torchrun out")
     require_fitting_batch(settings.train)
-    if not resume and ((out / "checkpoints").exists() or (out / RUN_MODEL).exists()):
-        hint = "choose another --out" if is_fit else "add --resume, or choose another --out"
-        raise TrainingError("holds a run already", where=str(out), hint=hint)
+    if is_fit and ((out / "checkpoints").exists() or (out / RUN_MODEL).exists()):
+        raise TrainingError("holds a run already", where=str(out), hint="choose another --out")
+    resume = not is_fit and resumes(out, resume, report)
     torch.manual_seed(settings.train.seed)
     start = open_weights(init)
     _check_start(settings, start)
@@ -152,11 +153,12 @@ def finetune(
     words = None if is_classify else start.text_tokenizer_hash
     plain["data"] = manifest_identity(run.rows, has_labels=is_classify, text_tokenizer=words)
     out.mkdir(parents=True, exist_ok=True)
-    # A resumed run has the settings that stand there; one that is refused must not change them.
-    if is_main() and not resume:
-        write_json(out / "settings.json", plain)
-    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
-    return trainer.run(resume=resume)
+    with held(out) if is_main() else nullcontext():
+        # A resumed run has the settings that stand there; one that is refused must not change them.
+        if is_main() and not resume:
+            write_json(out / "settings.json", plain)
+        trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
+        return trainer.run(resume=resume)
 
 
 def _stored(settings: Finetuning, tokens: Path | None, start: WeightsDir) -> StoredCodes | None:
