@@ -222,17 +222,20 @@ def film_statistics(
     """
     num_positions = vocabulary.tokens_per_image
     rows = slice(vocabulary.image_start, vocabulary.image_start + vocabulary.num_codes)
-    region_P = _regions(vocabulary.grid_size)
-    found = []
-    for state_TH, image in zip(state_BTH, codes, strict=True):
-        code_P1 = torch.tensor(image, device=state_TH.device)[:, None]
+    code_BP = torch.tensor([list(image) for image in codes], device=state_BTH.device)
+    nll = []
+    for state_TH, code_P in zip(state_BTH, code_BP, strict=True):  # one by one: B x P x K logits are too many
         # The state in front of a code says which one it expects, among image codes; ``I_s`` is in front of the first.
         logit_PK = decoder.logits(state_TH[:num_positions], rows).float()
-        nll_P = (logit_PK.logsumexp(dim=1) - logit_PK.gather(1, code_P1)[:, 0]).double().cpu().numpy()
-        mean_H = state_TH[1 : 1 + num_positions].mean(dim=0, dtype=torch.float32).double().cpu().numpy()
-        worst = (np.bincount(region_P, nll_P) / np.bincount(region_P)).max()
-        found.append(np.concatenate([[nll_P.mean(), *np.quantile(nll_P, (0.1, 0.9)), worst], mean_H]))
-    return np.stack(found)
+        nll.append(logit_PK.logsumexp(dim=1) - logit_PK.gather(1, code_P[:, None])[:, 0])
+    state_BH = state_BTH[:, 1 : 1 + num_positions].mean(dim=1, dtype=torch.float32)
+    # One copy from the device for the whole batch.
+    both_BX = torch.cat((torch.stack(nll), state_BH), dim=1).double().cpu().numpy()
+    nll_BP, mean_BH = both_BX[:, :num_positions], both_BX[:, num_positions:]
+    low_B, high_B = np.quantile(nll_BP, (0.1, 0.9), axis=1)
+    region_P = _regions(vocabulary.grid_size)
+    worst_B = np.max([nll_BP[:, region_P == region].mean(axis=1) for region in np.unique(region_P)], axis=0)
+    return np.column_stack((nll_BP.mean(axis=1), low_B, high_B, worst_B, mean_BH))
 
 
 def codes_statistics(decoder: Decoder, vocabulary: Vocabulary, codes: Sequence[Sequence[int]]) -> Floats:
