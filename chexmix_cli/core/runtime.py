@@ -118,8 +118,8 @@ def slow_bfloat16(
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a CPU tensor on a device; to a GPU it goes from pinned memory, so that nobody waits for the copy."""
-    if device.type != "cuda":
+    """Return a tensor on a device; from a CPU to a GPU it goes by pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

@@ -5,6 +5,7 @@ Each function takes the weights and a device and returns ``{"problem": None or a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pretended
@@ -16,6 +17,7 @@ from chexmix_cli.core.settings.finetuning import LoraSettings
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.weights import WeightsDir, open_weights
 
+_MISTAKES = ("DeviceError", "DeviceError", "DeviceError", "CaptureError", "RuntimeError", "nan", "1")
 _SETTINGS = DecodeSettings(max_new_tokens=6, min_new_tokens=6)
 
 
@@ -76,7 +78,42 @@ def adapters_gathered_on_the_cpu(path: str, device: str) -> dict[str, Any]:
     return {"problem": None if same else "other weights", "counts": {}}
 
 
+def mistakes_are_seen(path: str, device: str) -> dict[str, Any]:
+    """Make the mistakes that the card is for: if it forgave one, its other answers would mean nothing."""
+    other = torch.device("cuda", 1 - int(device[-1]))
+
+    def recorded(call: Callable[[], Any]) -> None:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(graph):
+            call()
+        graph.replay()
+
+    def raised(call: Callable[[], Any]) -> str:
+        try:
+            return str(call())
+        except (pretended.DeviceError, pretended.CaptureError, RuntimeError) as error:
+            return type(error).__name__
+
+    with pretended.Card():
+        here_22, there_22 = torch.ones(2, 2, device=device), torch.ones(2, 2, device=other)
+        pretended.GUARD.set_current_device(other.index)
+        found = {
+            "tensors of two devices": raised(lambda: here_22 + there_22),
+            "a tensor of the CPU": raised(lambda: here_22 + torch.ones(2, 2)),
+            "a kernel beside the current device": raised(lambda: torch.ops.chexmix.nearest_code(here_22, here_22)),
+            "a wait in a recording": raised(lambda: recorded(lambda: here_22.sum().item())),
+            "an empty recording": raised(lambda: recorded(lambda: there_22 + 1)),
+            "memory that nobody wrote": raised(lambda: torch.empty(1, device=device).item()),
+        }
+        pretended.reset()
+        here_22.tolist()
+        found["waits"] = str(pretended.COUNTS["waits"])
+    expected = dict(zip(found, _MISTAKES, strict=True))
+    return {"problem": None if found == expected else f"{found}", "counts": {}}
+
+
 PARTS = {
+    "mistakes are seen": mistakes_are_seen,
     "two cards in one process": two_cards_in_one_process,
     "recordings are kept": recordings_are_kept,
     "adapters gathered on the CPU": adapters_gathered_on_the_cpu,

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def no_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(backend.shutil, "which", lambda name: name)
-    monkeypatch.setattr(backend.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(backend.sysconfig, "get_config_var", {"INCLUDEPY": str(tmp_path)}.get)
     (tmp_path / "Python.h").touch()
     backend._decide.cache_clear()
     yield

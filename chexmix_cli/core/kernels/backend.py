@@ -76,6 +76,6 @@ def _problem(device_type: str, index: int | None) -> str | None:
     # Triton builds a small library that launches its kernels, when the first one runs.
     if "CC" not in os.environ and not any(map(shutil.which, ("gcc", "clang"))):
         return "there is no C compiler (gcc or clang on PATH, or CC)"
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+    if not Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h").is_file():
         return "Python's headers are not installed (python3-dev)"
     return None

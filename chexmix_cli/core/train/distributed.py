@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from chexmix_cli.core.errors import ChexmixError, ExitCode, MachineError, SettingsError
@@ -78,7 +79,7 @@ def joined(device: str, timeout: timedelta = _TIMEOUT) -> Iterator[torch.device]
     distributed.destroy_process_group()
 
 
-def _meet(timeout: timedelta) -> tuple[distributed.Store, int, int]:
+def _meet(timeout: timedelta) -> tuple[Store, int, int]:
     """Return the store that the processes share, this one's number and how many there are."""
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
@@ -90,7 +91,7 @@ def _meet(timeout: timedelta) -> tuple[distributed.Store, int, int]:
             expected="rank 0 to listen there, and all processes to start within train.timeout_minutes",
         ) from error
     # A launcher that restarts processes may keep the store: what an earlier attempt left there is not ours.
-    return distributed.PrefixStore(f"attempt-{_attempt()}", store), rank, size
+    return PrefixStore(f"attempt-{_attempt()}", store), rank, size
 
 
 def _attempt() -> str:
@@ -98,7 +99,7 @@ def _attempt() -> str:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or "0"
 
 
-def _is_told(store: distributed.Store) -> bool:
+def _is_told(store: Store) -> bool:
     """Return whether another process has failed before; where rank 0 took the store away with it, nobody says."""
     try:
         return int(store.add(_FAILED, 1)) > 1
