@@ -197,7 +197,7 @@ def _retrieval(numbers: Numbers) -> str:
 def _reports(numbers: Numbers) -> str:
     rows = []
     for part, what in (("majority", "commonest report"), ("nearest", "report of the nearest film"), ("probe", "probe")):
-        for runs in _runs(numbers, part, ("chexmix-mini",)).values():
+        for runs in _runs(numbers, part, EMBEDDED).values():
             rows += [[what, *(_seeds([one[key]], 3) for key in ("micro", "pneumonia"))] for one in runs]
     for arm, runs in _runs(numbers, "reports", EMBEDDED).items():
         rows.append([NAMES[arm], *(_seeds([one[key] for one in runs], 3) for key in ("micro", "pneumonia"))])
