@@ -7,6 +7,7 @@ import json
 import shutil
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,16 @@ def example(order: int) -> tuple[dict, ShardTokens | None]:
 def write(folder: Path, count: int, identity: ShardIdentity = IDENTITY, *, stop_at: int | None = None) -> ShardWriter:
     """Write a list of ``count`` inputs; with ``stop_at`` leave off there, as a kill would."""
     writer, digest = ShardWriter(folder, identity), new_list_hash()
-    for order in range(count):
-        fields, tokens = example(order)
-        update_list_hash(digest, fields["id"])
-        if order % identity.num_parts != identity.part or writer.skip(order, fields["id"]) is not None:
-            continue
-        if order == stop_at:
-            return writer
-        writer.add(order, fields, tokens)
-    writer.finish(num_listed=count, list_hash=digest.hexdigest())
+    with closing(writer):
+        for order in range(count):
+            fields, tokens = example(order)
+            update_list_hash(digest, fields["id"])
+            if order % identity.num_parts != identity.part or writer.skip(order, fields["id"]) is not None:
+                continue
+            if order == stop_at:
+                return writer
+            writer.add(order, fields, tokens)
+        writer.finish(num_listed=count, list_hash=digest.hexdigest())
     return writer
 
 
@@ -164,6 +166,7 @@ def test_other_inputs_are_refused(shards):
     assert writer.skip(0, "film-0.png")["status"] == "ok"
     with pytest.raises(DataError, match=r"input 1 is 'other.png'.*'film-1.png'"):
         writer.skip(1, "other.png")
+    writer.close()
     with pytest.raises(DataError, match="there is an input 18"):
         write(shards, 19)
     with pytest.raises(DataError, match="not those of the shards"):

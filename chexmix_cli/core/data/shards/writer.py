@@ -51,13 +51,13 @@ class ShardWriter:
 
     def __init__(self, folder: Path, identity: ShardIdentity) -> None:
         self.folder, self.identity = folder, identity
-        # Until finish(), or until the process ends.
+        _refuse_foreign(folder)  # before a lock is put into it
         self._hold = ExitStack()
         self._hold.enter_context(held(folder))
         try:
             finished = _begin(folder, identity)
         except BaseException:
-            self._hold.close()
+            self.close()
             raise
         self._totals = finished.totals
         self.num_finished = finished.num_records
@@ -68,6 +68,10 @@ class ShardWriter:
         #: The last shard covers less than a whole one: nothing may follow it.
         self._has_end = self.num_finished < self._number * identity.rows or bool(finished.totals)
         self._clear()
+
+    def close(self) -> None:
+        """Let other processes write to the set; a finished one has done so."""
+        self._hold.close()
 
     def _clear(self) -> None:
         self._entries: list[IndexEntry] = []
@@ -142,7 +146,7 @@ class ShardWriter:
             raise self._other_inputs(f"a list of {num_listed}", f"the {self._totals['num_listed']} they were made of")
         if not self._totals:
             _write_set_file(self.folder, self.identity, totals)
-        self._hold.close()
+        self.close()
         return ShardSet.open(self.folder)
 
     def _packed(self, tokens: ShardTokens) -> ShardTokens:
@@ -214,14 +218,18 @@ class ShardWriter:
         )
 
 
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.exists() or (folder / files.SET_FILE).exists():
+        return
+    if any(path.name != LOCK_FILE and not path.name.endswith(".partial") for path in folder.iterdir()):
+        raise DataError(Reason.UNKNOWN_FORMAT, "is not empty and holds no shard set", where=str(folder))
+
+
 def _begin(folder: Path, identity: ShardIdentity) -> ShardSet:
     """Return what a folder has of the set, after making it ready for the rest."""
-    folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".shard*.partial"):
         leftover.unlink(missing_ok=True)
     if not (folder / files.SET_FILE).exists():
-        if any(path.name != LOCK_FILE for path in folder.iterdir()):
-            raise DataError(Reason.UNKNOWN_FORMAT, "is not empty and holds no shard set", where=str(folder))
         _write_set_file(folder, identity, None)
     found = ShardSet.open(folder, allow_partial=True)
     found.require(**identity.to_dict())
