@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -74,8 +75,11 @@ def _foreign(error: Exception, verbose: bool) -> int:
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         print_error("not enough memory", "a smaller batch size (see --show-config) needs less")
     elif isinstance(error, OSError) and error.errno is not None:
-        # Without the file's name: it may be a patient's.
-        print_error(f"the system refused a file: {os.strerror(error.errno)}", "run again with -v to see which")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename:
+            print_error(f"the disk is full: {error.filename} could not be written", "free space, and run again")
+        else:
+            # Without the file's name: it may be a patient's.
+            print_error(f"the system refused a file: {os.strerror(error.errno)}", "run again with -v to see which")
     else:
         return _unexpected(error, verbose)
     if verbose:

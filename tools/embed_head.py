@@ -1,11 +1,12 @@
 """Put a probe's head of findings into the embedded model, so that ``chexmix classify`` answers out of the box.
 
-    python tools/make_mini_manifest.py ../shared/data/radiographs -o manifest.jsonl
     chexmix finetune --task classify --method probe --data manifest.jsonl --out runs/findings --set probe.grid=4
     python tools/embed_head.py runs/findings
+    python tools/renew_sha256.py
 
-The run must have started from the embedded model as it is: its states are then the run's. Findings that were seen in
-fewer validation images than ``--fewest`` are left out, since nothing is known of how well they are told.
+docs/training.md has the commands before. The run must have started from the embedded model as it is: its states are
+then the run's. Findings that were seen in fewer validation images than ``--fewest`` are left out, since nothing is
+known of how well they are told.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Make the draft index of the embedded model from reports that its sentence templates write.
 
     python tools/make_mini_drafts.py
+    python tools/renew_sha256.py
 
 Drawn anew, from no data set: about as many of each source's labels as the embedded model was trained on. The same
-templates and text tokenizer give the same file; a test compares. After a change, put the new sha256 into weights.toml.
+templates and text tokenizer give the same file; a test compares.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from chexmix_cli.core.settings.inference import DraftSettings
 from chexmix_cli.core.text.phrases import NO_FINDING, WORDINGS
+from chexmix_cli.core.text.places import SIDES, ZONES, Place
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
 from chexmix_cli.core.weights import open_weights
 from chexmix_cli.core.weights.draft_index import DraftIndex
@@ -23,12 +25,15 @@ from chexmix_cli.core.weights.files import DRAFTS_FILE
 from chexmix_cli.core.weights.hub.registry import EMBEDDED, registry
 
 NUM_REPORTS = 6000
-#: Sources, their share of the reports, and the findings drawn from: children mostly, as in training.
+OPACITY = "Lung Opacity"
+#: Sources, their share of the reports, about that of training, and the findings drawn from.
 SOURCES = {
-    "kermany": (0.8, ((NO_FINDING,), ("Pneumonia", "Bacterial"), ("Pneumonia", "Viral"))),
-    "nih14": (0.18, ()),
-    "hannover": (0.02, (("COVID-19",),)),
+    "kermany": (0.36, ((NO_FINDING,), ("Pneumonia", "Bacterial"), ("Pneumonia", "Viral"))),
+    "rsna_normal": (0.32, ((NO_FINDING,),)),
+    "nih14": (0.27, ()),
+    "hannover": (0.05, (("COVID-19",),)),
 }
+_PLACES = [Place(side, zone) for side in SIDES for zone in ZONES]
 
 
 def reports(seed: int = 0) -> Iterator[str]:
@@ -49,6 +54,7 @@ def reports(seed: int = 0) -> Iterator[str]:
             view=rng.choice(("PA", "AP")) if source != "kermany" else "AP",
             age_group="child" if child else "adult",
             rng=rng,
+            places={OPACITY: rng.sample(_PLACES, rng.choice((1, 2)))} if OPACITY in labels else {},
         )
         yield f"FINDINGS: {findings}\nIMPRESSION: {impression}"
 

@@ -9,6 +9,8 @@ Written into ``--out`` (what is there already is kept), each but the first by th
   share of codes in use; no command says both.
 - ``kermany.json``, ``nih.json``: AUROC of pneumonia with tokens masked, probes of the image's mean state fitted on
   train rows of the same source; ``kermany-grid.json``, ``nih-grid.json``: the same with probes of 4 x 4 means.
+- ``opacity-grid.json``, ``normal-grid.json``: AUROC of the RSNA radiologists' class Lung Opacity among NIH films they
+  read, against all others and against Normal alone; probes of 4 x 4 means fitted on train rows of the same kind.
 - ``inpainting.json``: leak-free, ``--films`` val films.
 - ``retrieval.json``: image-report retrieval by labels, val rows.
 - ``reports.json``: generated reports against the template reports, ``--films`` times three val films; and, of the same
@@ -45,9 +47,11 @@ from chexmix_cli.core.train.examples.films import load_films, stack
 from chexmix_cli.core.weights import open_weights
 
 #: Data sets of the parts of classification, as patients' names have them.
-SOURCES = {"kermany": "kermany", "nih": "nih14"}
+SOURCES = {"kermany": "kermany", "nih": "nih14", "opacity": "nih14", "normal": "nih14"}
+_OPACITY = "Lung Opacity"
 _REPORTS = ("reports", "majority", "nearest", "probe")
-PARTS = ("roundtrip", "kermany", "nih", "kermany-grid", "nih-grid", "inpainting", "retrieval", *_REPORTS)
+_MASKED = ("kermany", "nih", "kermany-grid", "nih-grid", "opacity-grid", "normal-grid")
+PARTS = ("roundtrip", *_MASKED, "inpainting", "retrieval", *_REPORTS)
 _GRID = 4
 _SIDE_PX, _BATCH = 32, 32
 
@@ -58,7 +62,8 @@ def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
     source = part.removesuffix("-grid")
     if source in SOURCES:
         rows = f"fit.sweep_rows={options.rows if source == 'kermany' else 0}"
-        settings = ['labels.names=["Pneumonia"]', rows, "sweep.seeds=1", "sweep.by_label=true"]
+        label = _OPACITY if source in ("opacity", "normal") else "Pneumonia"
+        settings = [f'labels.names=["{label}"]', rows, "sweep.seeds=1", "sweep.by_label=true"]
         settings += [f"probe.grid={_GRID}"] if part != source else []
         found = ["evaluate", "classification", "--manifest", str(folder / f"{source}.jsonl"), "--split", "val"]
         found += ["--mask-ratios", options.ratios, *(["--tokens", str(options.tokens)] if options.tokens else [])]
@@ -126,6 +131,16 @@ def film_rows(rows: Sequence[ManifestRow], count: int) -> list[ManifestRow]:
 def source_of(row: ManifestRow) -> str:
     """Return the data set of a row."""
     return (row.patient or "").split(":")[0]
+
+
+def belongs(row: ManifestRow, part: str) -> bool:
+    """Return whether a film is one of a part of classification; changed copies of films are of none."""
+    if source_of(row) != SOURCES[part] or row.id.partition(".")[2]:
+        return False
+    opacity, is_normal = row.labels.get(_OPACITY), row.labels.get(NO_FINDING) == 1
+    if part == "opacity":
+        return opacity is not None
+    return part != "normal" or opacity == 1 or (opacity == 0 and is_normal)
 
 
 def majority(train: Sequence[ManifestRow], films: Sequence[ManifestRow]) -> dict[str, str]:
@@ -230,8 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = {split: list(read_manifest(options.manifest, split=split)) for split in ("train", "val")}
     everything = [*rows["train"], *rows["val"]]
     write_rows(folder / "all.jsonl", everything)
-    for name, source in SOURCES.items():
-        write_rows(folder / f"{name}.jsonl", (row for row in everything if source_of(row) == source))
+    for name in SOURCES:
+        write_rows(folder / f"{name}.jsonl", (row for row in everything if belongs(row, name)))
     write_rows(folder / "films.jsonl", film_rows(rows["val"], 3 * options.films))
     for part in options.only:
         output = folder / f"{part}.json"

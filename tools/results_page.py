@@ -1,6 +1,6 @@
 """Bring together what ``tools/measure_arms.py`` measured: docs/results.json, the tables of docs/results.md, its plots.
 
-    python tools/results_page.py collect RESULTS     # RESULTS/NAME/*.json -> docs/results.json
+    python tools/results_page.py collect RESULTS     # RESULTS/NAME/*.json -> docs/results.json; other names stay
     python tools/results_page.py write               # docs/results.json -> tables and plots
 
 ``NAME`` is an arm, such as ``seed0-s2-both``, or ``chexmix-mini`` for the embedded model. A table stands in the page
@@ -28,7 +28,8 @@ from chexmix_cli.core.evals.metrics.binary import RankedScores
 from chexmix_cli.core.evals.metrics.bootstrap import paired_difference
 
 DOCS = Path(__file__).parent.parent / "docs"
-SOURCES = ("kermany", "nih", "kermany-grid", "nih-grid")
+SOURCES = ("kermany", "nih", "kermany-grid", "nih-grid", "opacity-grid", "normal-grid")
+_LABELS = "(?:Pneumonia|Lung Opacity)"
 #: Pairs whose difference is tested: does the first do better than the second?
 PAIRS = (
     ("s2-paper", "s1-more"),
@@ -86,7 +87,7 @@ def _masking(result: Numbers) -> Numbers:
     found: Numbers = {}
     for one in result["metrics"]:
         fields = one["fields"]
-        if one["name"] != "auroc" or fields.get("label") != "Pneumonia" or "ratio" not in fields:
+        if one["name"] != "auroc" or fields.get("label") not in ("Pneumonia", "Lung Opacity") or "ratio" not in fields:
             continue
         features = "pixels" if fields["features"] == PIXELS else "model"
         found.setdefault(features, {}).setdefault(fields["probe"], {})[fields["ratio"]] = _value(one)
@@ -160,7 +161,7 @@ def _masked_columns(result: Numbers, probe: str) -> dict[str, str]:
     found = {}
     for name in result["items"]["columns"]:
         match = re.fullmatch(
-            rf"probability of Pneumonia, layer\d+(?:-grid\d+)?, fit {probe}, (unmasked|random ([\d.]+))", name
+            rf"probability of {_LABELS}, layer\d+(?:-grid\d+)?, fit {probe}, (unmasked|random ([\d.]+))", name
         )
         if match:
             found[match[2] or "0"] = name
@@ -208,7 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     file = DOCS / "results.json"
     if options.part == "collect":
-        text = json.dumps(collect(options.results), indent=1)
+        before, found = json.loads(file.read_text(encoding="utf-8")), collect(options.results)
+        text = json.dumps({part: before[part] | found[part] for part in before}, indent=1)
         text = re.sub(
             r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text
         )  # a number and its bounds: one line

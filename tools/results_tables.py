@@ -20,23 +20,34 @@ NAMES = {
     "s2-both-masked": "as bidirectional, loss on hidden targets only",
     "s2-both-image": "as bidirectional, no report token hidden",
     "s2-both-high": "as bidirectional, 40 to 90 % of an image hidden",
-    "mini-both": "chexmix-mini continued, bidirectional; not shipped",
-    "chexmix-mini": "chexmix-mini, as shipped",
-    "chexmix-mini-all": "chexmix-mini, probes fitted on all train rows",
-    "chexmix-mini-means": "with a head of the image's mean",
+    "mini-128": "chexmix-mini of 128 px, shipped before",
+    "mini-s1": "chexmix-mini, stage 1 again in place of stage 2",
+    "chexmix-mini": "chexmix-mini",
+    "cnn": "plain CNN of 4.9 M parameters, same films",
 }
+#: The small models of 128 px that differ in their objective, and what was shipped for the same films.
+ARMS = tuple(name for name in NAMES if name.startswith("s")) + ("mini-128",)
+#: The embedded model, and what it has to beat.
+EMBEDDED = ("mini-128", "mini-s1", "chexmix-mini", "cnn")
 FILLS = ("mean", "telea", "harmonic", "biharmonic", "tension")
 _SOURCES = {
-    "kermany": "Kermany, children: pneumonia against normal",
-    "nih": "NIH, adults: pneumonia against other",
-    "kermany-grid": "Kermany, probes of a grid of means",
-    "nih-grid": "NIH, probes of a grid of means",
+    "kermany-grid": "Kermany, children: pneumonia against normal",
+    "nih-grid": "NIH, adults: text-mined pneumonia against other",
 }
+_RADIOLOGISTS = {
+    "kermany-grid": "children: pneumonia against normal",
+    "opacity-grid": "adults: lung opacity against all others",
+    "normal-grid": "adults: lung opacity against normal",
+    "nih-grid": "adults: text-mined pneumonia against all others",
+}
+#: Differences that a claim of the page rests on.
+_CLAIMS = ("s2-paper - s1-more", "s2-both - s1-more")
 
 
 def tables(numbers: Numbers) -> dict[str, str]:
     """Return name -> Markdown table."""
     found = {f"masking-{source}": _masking(numbers, source) for source in _SOURCES}
+    found["embedded"] = _embedded(numbers)
     found["differences"] = _differences(numbers)
     found["inpainting"] = _inpainting(numbers)
     found["retrieval"] = _retrieval(numbers)
@@ -57,10 +68,10 @@ def arm_of(name: str) -> str:
     return name.split("-", 1)[1] if name.startswith("seed") else name
 
 
-def _runs(numbers: Numbers, part: str) -> dict[str, list[Numbers]]:
+def _runs(numbers: Numbers, part: str, arms: Sequence[str] = ARMS) -> dict[str, list[Numbers]]:
     """Return arm -> what its seeds gave, arms in the order of the tables."""
     found: dict[str, list[Numbers]] = {}
-    for arm in NAMES:
+    for arm in arms:
         runs = [one[part] for name, one in sorted(numbers["arms"].items()) if arm_of(name) == arm and part in one]
         if runs:
             found[arm] = runs
@@ -99,6 +110,23 @@ def _masking(numbers: Numbers, source: str) -> str:
     return _table(head, rows)
 
 
+def _embedded(numbers: Numbers) -> str:
+    """Return the embedded model beside what it has to beat: probes fitted under the masks they are measured under."""
+    ratios = ("0", "0.4", "0.8")
+    rows = []
+    for source, question in _RADIOLOGISTS.items():
+        runs = _runs(numbers, source, EMBEDDED)
+        measured = {NAMES[arm]: found[0]["model"] for arm, found in runs.items()}
+        if (own := runs.get("chexmix-mini")) is not None:
+            measured["100 pixel components"] = own[0]["pixels"]
+        for name, features in measured.items():
+            probes = {ratio: features.get("clean" if ratio == "0" else "masked", {}) for ratio in ratios}
+            cells = [_seeds([probe.get(ratio)], 3) for ratio, probe in probes.items()]
+            rows.append([question, name, *cells])
+            question = ""
+    return _table(["question", "AUROC, val, 95 % interval by patient", "whole", "40 % masked", "80 % masked"], rows)
+
+
 def _pixels(runs: Mapping[str, Sequence[Numbers]]) -> dict[str, Numbers]:
     """Return number of train rows -> AUROCs of the pixel baseline, of the run with most ratios."""
     found: dict[str, Numbers] = {}
@@ -109,13 +137,17 @@ def _pixels(runs: Mapping[str, Sequence[Numbers]]) -> dict[str, Numbers]:
 
 def _differences(numbers: Numbers) -> str:
     rows = []
-    every = [probes for sources in numbers["differences"].values() for probes in sources.values()]
+    shown = {
+        name: {source: probes for source, probes in numbers["differences"][name].items() if source in _SOURCES}
+        for name in _CLAIMS
+    }
+    every = [probes for sources in shown.values() for probes in sources.values()]
     columns = [
         (probe, ratio)
         for probe in ("clean", "masked")
         for ratio in sorted({ratio for probes in every for ratio in probes[probe]}, key=float)
     ]
-    for name, sources in numbers["differences"].items():
+    for name, sources in shown.items():
         for source, probes in sources.items():
             rows.append([name, source, *(_difference(probes[probe].get(ratio)) for probe, ratio in columns)])
     return _table(["", "", *(f"{probe}, {100 * float(ratio):.0f} %" for probe, ratio in columns)], rows)
@@ -132,7 +164,7 @@ def _difference(found: Numbers | None) -> str:
 
 
 def _inpainting(numbers: Numbers) -> str:
-    runs = _runs(numbers, "inpainting")
+    runs = _runs(numbers, "inpainting", (*ARMS, "chexmix-mini"))
     conditions = [name for name in next(iter(runs.values()))[0] if name != "n"]
     rows = []
     for count in sorted({one["n"] for found in runs.values() for one in found}):
@@ -143,9 +175,7 @@ def _inpainting(numbers: Numbers) -> str:
             cells = [f"{first[condition][fill][0]:.2f}" for condition in conditions]
             rows.append([f"{fill}, {count} films", *cells])
         for arm, found in of_count.items():
-            for method in sorted({name for name in found[0][conditions[0]] if ", " in name}) if found else []:
-                if method.endswith("none"):
-                    continue
+            for method in sorted({name for name in found[0][conditions[0]] if name.endswith("blend")}) if found else []:
                 cells = [
                     _seeds([[one[condition][method][0], None, None] for one in found], 2) for condition in conditions
                 ]
@@ -154,7 +184,7 @@ def _inpainting(numbers: Numbers) -> str:
 
 
 def _retrieval(numbers: Numbers) -> str:
-    runs = _runs(numbers, "retrieval")
+    runs = _runs(numbers, "retrieval", EMBEDDED)
     keys = list(next(iter(runs.values()))[0]["model"])
     rows = [
         [NAMES[arm], *(_seeds([one["model"][key] for one in found], 3) for key in keys)] for arm, found in runs.items()
@@ -167,10 +197,9 @@ def _retrieval(numbers: Numbers) -> str:
 def _reports(numbers: Numbers) -> str:
     rows = []
     for part, what in (("majority", "commonest report"), ("nearest", "report of the nearest film"), ("probe", "probe")):
-        for arm, runs in _runs(numbers, part).items():
-            named = what if arm == "chexmix-mini" else f"{what} {NAMES[arm]}"
-            rows += [[named, *(_seeds([one[key]], 3) for key in ("micro", "pneumonia"))] for one in runs]
-    for arm, runs in _runs(numbers, "reports").items():
+        for runs in _runs(numbers, part, ("chexmix-mini",)).values():
+            rows += [[what, *(_seeds([one[key]], 3) for key in ("micro", "pneumonia"))] for one in runs]
+    for arm, runs in _runs(numbers, "reports", EMBEDDED).items():
         rows.append([NAMES[arm], *(_seeds([one[key] for one in runs], 3) for key in ("micro", "pneumonia"))])
     return _table(["reports", "label F1, 14 findings, micro", "F1 of pneumonia"], rows)
 
@@ -183,7 +212,7 @@ def _mean(runs: Sequence[Sequence[float | None]]) -> float:
 def _masking_curve(numbers: Numbers, source: str) -> Curve:
     series = []
     runs = _runs(numbers, source)
-    for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both", "s2-only", "chexmix-mini") if arm in runs):
+    for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both", "s2-only", "mini-128") if arm in runs):
         # Of several seeds only what all have: a mean over fewer would be another thing in the same line.
         common = set.intersection(*(set(one["model"]["masked"]) for one in runs[arm]))
         ratios = sorted(common | {"0"}, key=float)
@@ -206,8 +235,8 @@ def _point(features: Numbers, ratio: str) -> list[float | None]:
 
 
 def _inpainting_curve(numbers: Numbers, pattern: str) -> Curve:
-    runs = _runs(numbers, "inpainting")
-    first = runs["chexmix-mini"][0]
+    runs = _runs(numbers, "inpainting", (*ARMS, "chexmix-mini"))
+    first = next(reversed(runs.values()))[0]
     conditions = [name for name in first if name.startswith(pattern)]
     x = [100 * float(name.split()[1]) for name in conditions]
     series = [Series(name=fill, x=x, y=[first[name][fill][0] for name in conditions]) for fill in FILLS]

@@ -22,12 +22,16 @@ PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Fine-
 Data = Annotated[
     Path, typer.Option("--data", metavar="MANIFEST", help="JSON Lines with train and val rows.", show_default=False)
 ]
+TokenShards = Annotated[
+    Path | None,
+    typer.Option("--tokens", metavar="SHARDS", help="Take the images' codes from token shards instead of encoding."),
+]
 Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.", show_default=False)]
 Init = Annotated[
     str | None,
     typer.Option("--init", metavar="NAME|DIR|RUN", help="Start weights. Default: the embedded chexmix-mini."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint, or start.")]
 
 
 @command(resolve_task, "device")
@@ -39,6 +43,7 @@ def finetune(
     method: Method = None,
     preset: PresetName = "mini",
     init: Init = None,
+    tokens: TokenShards = None,
     resume: Resume = False,
 ) -> int:
     """Fine-tune a model for reports, classification or retrieval.
@@ -51,15 +56,16 @@ def finetune(
 
         chexmix finetune --task report --method lora --data films.jsonl --out runs/r
     """
+    from chexmix_cli.core.train.finetune.run import FinetuningData
     from chexmix_cli.core.train.finetune.run import finetune as run_finetune
 
     settings = call.settings
-    with training_process(call.options, settings.train.precision) as (place, console):
+    with training_process(call.options, settings.train) as (place, console):
         view = TrainingView(console, settings.train.steps)
         try:
             is_done = run_finetune(
                 settings,
-                data=data,
+                data=FinetuningData(data, tokens),
                 out=out,
                 init=init,
                 resume=resume,

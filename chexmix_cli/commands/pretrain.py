@@ -31,7 +31,7 @@ Init = Annotated[
     str | None,
     typer.Option("--init", metavar="NAME|DIR|RUN", help="Start weights; stages 1 and 2 need an image tokenizer."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint, or start.")]
 
 
 @command(resolve_stage, "device")
@@ -59,7 +59,7 @@ def pretrain(
     from chexmix_cli.core.train.pretrain.run import pretrain as run_pretrain
 
     settings = call.settings
-    with training_process(call.options, settings.train.precision) as (place, console):
+    with training_process(call.options, settings.train) as (place, console):
         view = TrainingView(console, settings.train.steps)
         try:
             is_done = run_pretrain(

@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from chexmix_cli.core.errors import MachineError
+
+#: In a folder that one process at a time may write to; it stays there, empty.
+LOCK_FILE = ".lock"
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
@@ -17,19 +22,51 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     The folder is made if missing. On an exception the temporary file goes and ``path`` stays as it was.
 
     Raises:
-        OSError: if the system refuses the folder or the file.
+        OSError: if the system refuses the folder or the file; it names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        flush_folder(path.parent)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of the file into an OSError of the block that has none, as that of a write to a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes of ours from writing to a folder, which is made if missing, while the block runs.
+
+    Raises:
+        MachineError: if another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise MachineError("another process is writing it", where=str(folder), hint="wait for it to end") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def flush_folder(folder: Path) -> None:

@@ -27,7 +27,9 @@ _LARGE_MODEL = 1_000_000_000
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device of ``auto`` (the first CUDA GPU, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
-    Apple's GPU is taken only when it is asked for: nothing of this was measured on one.
+    Apple's GPU is taken only when it is asked for: nothing of this was measured on one. A CUDA device becomes the
+    process's current one, so that nothing is set up on another, and float32 is float32 from here on: convolutions,
+    which torch by itself gives 10 bits of a mantissa there (TF32), compute in all 23.
 
     Raises:
         SettingsError: if ``name`` is none of these.
@@ -53,7 +55,10 @@ def choose_device(name: str = "auto") -> torch.device:
     index, count = int(asked[1] or 0), torch.cuda.device_count()
     if index >= count:
         raise MachineError(f"there are {count} CUDA devices", where=f"--device {name}", expected=f"0..{count - 1}")
-    return torch.device("cuda", index)
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return device
 
 
 def choose_dtype(name: str, device: torch.device, *, num_parameters: int) -> torch.dtype:
@@ -112,6 +117,13 @@ def slow_bfloat16(
     return [f"this CPU does not multiply in bfloat16: {instead}"] if is_slow else []
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device; from a CPU to a GPU it goes by pinned memory, so that nobody waits for the copy."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def use_cores() -> None:
     """Let torch compute with as many threads as this process has cores; before torch is imported.
 
@@ -142,6 +154,27 @@ def usable_cores(*, root: Path = Path("/")) -> int:
         quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, int(quota) // int(period))
     return max(1, count)
+
+
+@contextmanager
+def determinism(is_asked: bool) -> Iterator[None]:
+    """Let torch use only operations that give the same bits every time while the block runs, if that is asked for.
+
+    Before the first product on a GPU: cuBLAS takes its workspace then, and only one of a fixed size is deterministic.
+    An operation that has no such form raises torch's RuntimeError, which names it.
+    """
+    import torch
+
+    if not is_asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def seeded_generator(seed: int) -> torch.Generator:

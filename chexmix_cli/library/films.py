@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.studies.inputs import Refusal, Study, StudyImage
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
     from chexmix_cli.core.settings.inference import InputSettings
+    from chexmix_cli.core.text.header import Header
     from chexmix_cli.core.vocab import Vocabulary
 
 #: Fields of a ``chexmix tokenize`` record that say something of the image, kept by every later command.
-_KEPT_FIELDS = ("study", "view", "notes", "preset", "preset_hash", "other_images")
+_KEPT_FIELDS = ("study", "view", "view_source", "age_group", "notes", "preset", "preset_hash", "other_images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,13 @@ class Film:
         """Return the projection as far as the input says (``PA``, ``AP``, ...), or None."""
         view: str | None = self.fields.get("view")
         return view
+
+    @property
+    def header(self) -> Header:
+        """Return what the input says of the film, as far as a report must not contradict it."""
+        from chexmix_cli.core.text.header import Header
+
+        return Header(view=self.view, age_group=self.fields.get("age_group"))
 
     @property
     def notes(self) -> list[str]:
@@ -129,7 +137,9 @@ class FilmReader:
             record: as it came in.
             line: its number on stdin, where it came from there.
         """
-        from chexmix_cli.core.data.studies.inputs import study_of_file
+        from chexmix_cli.core.data.manifest import VIEWS
+        from chexmix_cli.core.data.studies.inputs import Study, study_of_file, with_stated_view
+        from chexmix_cli.core.data.views import View
 
         record_id = id_text(record.get("id"))
         if record_id is None:
@@ -145,6 +155,8 @@ class FilmReader:
             return Job(record_id, partial(self._film_of_codes, record_id, record), study=_study_of(record), line=record)
         if isinstance(record.get("file"), str):
             item = study_of_file(Path(record["file"]), self.input, record_id)
+            if isinstance(item, Study) and record.get("view") in VIEWS:
+                item = with_stated_view(item, View(record["view"]))
             return replace(self.study_job(item), study=_study_of(record), line=record)
         problem = DataError(
             Reason.BAD_RECORD, "neither codes nor file", expected="a record of `chexmix tokenize`, or a manifest line"
@@ -261,7 +273,10 @@ def _film_of_study(study: Study, preset: ResolvedPreset, keeps_picture: bool, wi
 
     read = study.load(preset)
     loaded, others = read.loaded, [image for image in study.images if image is not read.image]
-    fields: dict[str, Any] = {"view": _view(read.image)}
+    image = read.image
+    fields: dict[str, Any] = {"view": _view(image)}
+    fields |= {"view_source": image.view_source} if image.view_source else {}
+    fields |= {"age_group": image.age_group} if image.age_group else {}
     fields |= {"preset": preset.intensity, "preset_hash": preset.hash}
     if others:
         fields["other_images"] = [{"id": image.id, "view": _view(image)} for image in others]

@@ -78,6 +78,8 @@ class StudyReport:
             record |= {"sections": self.sections} if self.sections else {}
         if report.comparisons:
             record["comparisons"] = report.comparisons
+        record |= {"held_to": report.held_to} if report.held_to else {}
+        record |= {"against_header": report.against_header} if report.against_header else {}
         if self.notes:
             record["notes"] = self.notes
         if self.typicality is not None:
@@ -127,6 +129,7 @@ class Reporter:
             seed=self.seed,
             on_text=on_text,
             drafter=self._drafter,
+            headers=[film.header for film in films],
             on_prompts=None if self._typical is None else judge,
         )
         judged: list[Typicality | None] = [*typicality_B] or [None] * len(films)

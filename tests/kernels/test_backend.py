@@ -12,8 +12,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def no_memory(monkeypatch):
+def no_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(backend.shutil, "which", lambda name: name)
+    monkeypatch.setattr(backend.sysconfig, "get_config_var", {"INCLUDEPY": str(tmp_path)}.get)
+    (tmp_path / "Python.h").touch()
     backend._decide.cache_clear()
     yield
     backend._decide.cache_clear()
@@ -50,6 +53,26 @@ def test_torch_is_torch_and_other_words_are_refused(monkeypatch):
     monkeypatch.setenv("CHEXMIX_KERNELS", "fast")
     with pytest.raises(SettingsError, match="is 'fast'; expected auto, triton, torch"):
         backend.uses_triton(CPU)
+
+
+def test_auto_wants_what_triton_builds_its_launchers_with(monkeypatch, tmp_path):
+    """Without a compiler the first kernel would fail; torch computes the same."""
+    monkeypatch.setenv("CHEXMIX_KERNELS", "auto")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+    monkeypatch.delenv("CC", raising=False)
+    compilers = {"clang"}
+    monkeypatch.setattr(backend.shutil, "which", lambda name: name if name in compilers else None)
+    assert backend.uses_triton(torch.device("cuda", 0))
+    compilers.clear()
+    backend._decide.cache_clear()
+    assert not backend.uses_triton(torch.device("cuda", 0))
+    monkeypatch.setenv("CHEXMIX_KERNELS", "triton")
+    with pytest.raises(MachineError, match="there is no C compiler"):
+        backend.uses_triton(torch.device("cuda", 0))
+    monkeypatch.setenv("CC", "/opt/cc")
+    (tmp_path / "Python.h").unlink()
+    with pytest.raises(MachineError, match="Python's headers are not installed"):
+        backend.uses_triton(torch.device("cuda", 0))
 
 
 def test_a_gpu_too_old_keeps_torch_and_a_newer_one_takes_triton(monkeypatch):

@@ -79,6 +79,19 @@ def test_the_check_would_see_a_kernel_without_the_codes_norm(device):
     assert float(excess(z, codebook, wrong).max()) > 2 * float(theirs.max()) + 1e-7
 
 
+@pytest.mark.parametrize("form", [op, reference], ids=["op", "reference"])
+def test_autocast_does_not_round_the_search(device, form):
+    """A product in bfloat16 takes many of these latents, which lie far from zero and about codes, to another one."""
+    codebook = 4 + torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    z = codebook.repeat(4, 1) + 0.3 * torch.randn(2048, 8, generator=torch.Generator().manual_seed(1))
+    expected = torch.cdist(z.double(), codebook.double()).argmin(dim=1)
+    z, codebook = z.to(device), codebook.to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert torch.equal(form.nearest_code(z, codebook).cpu(), expected)
+        rounded = (z.square().sum(dim=1, keepdim=True) + codebook.square().sum(dim=1) - 2 * z @ codebook.T).argmin(1)
+    assert (rounded.cpu() != expected).float().mean() > 0.05, "what a search in bfloat16 would do"
+
+
 def test_the_op_is_registered_with_its_shape(device):
     z, codebook = draw(5, 8, seed=7).to(device), draw(9, 8, seed=8).to(device)
     torch.library.opcheck(torch.ops.chexmix.nearest_code, (z, codebook), test_utils="test_schema")

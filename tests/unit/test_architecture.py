@@ -29,7 +29,7 @@ WITHIN_RANK = {("weights", "models"), ("weights", "text"), ("data", "text"), ("a
 #: The last rank is ordered too: errors know nothing, settings know the vocabulary.
 LEAVES = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "rates": set(),
     "vocab": {"errors"},
     "settings": {"errors", "vocab"},

@@ -22,8 +22,13 @@ def cuda(monkeypatch):
         monkeypatch.setattr(torch.version, "cuda", None if count is None else "13.0")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(count))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count or 0)
+        monkeypatch.setattr(torch.cuda, "set_device", current.append)
 
-    return pretend
+    current = []
+    pretend.current = current
+    before = torch.backends.cudnn.allow_tf32
+    yield pretend
+    torch.backends.cudnn.allow_tf32 = before
 
 
 def test_auto_takes_what_is_there(cuda):
@@ -38,6 +43,18 @@ def test_a_device_is_taken_as_named(cuda):
     assert runtime.choose_device("cpu") == CPU
     assert runtime.choose_device("cuda") == CUDA
     assert runtime.choose_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_a_chosen_gpu_is_the_current_one_and_its_float32_is_exact(cuda):
+    """By default torch rounds the operands of a float32 convolution on a GPU to 10 bits of a mantissa."""
+    cuda(2)
+    torch.backends.cudnn.allow_tf32 = True
+    runtime.choose_device("cpu")
+    assert (cuda.current, torch.backends.cudnn.allow_tf32) == ([], True)
+    runtime.choose_device("cuda:1")
+    assert cuda.current == [torch.device("cuda", 1)]
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.mark.parametrize(

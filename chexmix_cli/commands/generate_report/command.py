@@ -161,6 +161,8 @@ class _Records:
         notes = "".join(f"\n    note: {note}" for note in record.get("notes", []))
         if "comparisons" in record:
             notes += f"\n    claims a comparison, and no earlier study was given: {', '.join(record['comparisons'])}"
+        if "against_header" in record:
+            notes += f"\n    contradicts what the file says of the film: {', '.join(record['against_header'])}"
         notes += "".join(f"\n    {_evidence_line(sentence)}" for sentence in record.get("sentences", []))
         drawn = f"\n    picture: {record['picture']}" if "picture" in record else ""
         text = "" if "report" in record else f"{len(record['token_ids'])} token ids; there is no text tokenizer"

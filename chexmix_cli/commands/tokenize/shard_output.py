@@ -56,6 +56,7 @@ class ShardOutput:
             preset=model.preset.intensity,
             preset_hash=model.preset.hash,
             dtype=str(model.image_dtype).removeprefix("torch."),
+            device=model.device.type,
             views=model.input.views,
             frame=model.input.frame,
             num_codes=vocabulary.num_codes,

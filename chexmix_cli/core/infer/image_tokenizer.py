@@ -14,7 +14,7 @@ from torch import Tensor
 from chexmix_cli.core.data.images.geometry import LEVELS_PER_UNIT
 from chexmix_cli.core.errors import ShapeError, VocabularyError
 from chexmix_cli.core.models.vqgan import Vqgan, layout
-from chexmix_cli.core.runtime import memory_errors
+from chexmix_cli.core.runtime import memory_errors, sent
 from chexmix_cli.core.settings.model import ModelSettings
 
 #: Pixels that pass the network together on a CPU: more do not stay in its caches. One 512 px film after the other is
@@ -69,12 +69,9 @@ class ImageTokenizer:
         weight = self.vqgan.quant_conv.weight
         codes = [torch.empty(0, self.settings.vocabulary.tokens_per_image, dtype=torch.int64, device=weight.device)]
         with memory_errors("encoding images", self._memory_hint):
-            if weight.device.type == "cuda":
-                # From pinned memory a batch is copied while the one before is still being encoded.
-                pixels_BCYX = pixels_BCYX.pin_memory()
             for batch_BCYX in pixels_BCYX.split(self.batch_size):
-                batch_BCYX = batch_BCYX.to(weight.device, non_blocking=True).to(weight.dtype)
-                codes.append(self.vqgan.encode(batch_BCYX))
+                # Pinned one by one: a GPU encodes a batch while the next is made ready.
+                codes.append(self.vqgan.encode(sent(batch_BCYX, weight.device).to(weight.dtype)))
             return torch.cat(codes).cpu()
 
     def encode_each(self, images: Iterable[NDArray[np.float32]]) -> NDArray[np.uint16]:

@@ -67,6 +67,10 @@ class StoredCodes:
         shards.require(codebook_hash=codebook_hash, preset_hash=preset_hash)
         return cls(shards)
 
+    def of_all(self, rows: Sequence[ManifestRow]) -> NDArray[np.uint16]:
+        """Return the codes of several rows, (N, P); errors as :meth:`of`."""
+        return np.stack([self.of(row) for row in rows])
+
     def of(self, row: ManifestRow) -> NDArray[np.uint16]:
         """Return the codes of a row's image, (P,); DataError ``NOT_FOUND`` if the shards have none."""
         if row.id not in self._row:

@@ -1,8 +1,9 @@
 """Which implementation of an op runs: Triton on a CUDA device, plain torch elsewhere, or what the user says.
 
 ``CHEXMIX_KERNELS`` is ``auto`` (the default), ``triton`` or ``torch``. ``auto`` takes Triton where the tensors are on a
-CUDA device of compute capability 8.0 or newer and the package is there. ``triton`` where it cannot run is an error,
-never a silent fallback; on a CPU it runs in Triton's interpreter (``TRITON_INTERPRET=1``), which is for tests.
+CUDA device of compute capability 8.0 or newer, the package is there, and so is the C compiler that it builds its
+launchers with. ``triton`` where it cannot run is an error, never a silent fallback; on a CPU it runs in Triton's
+interpreter (``TRITON_INTERPRET=1``), which is for tests.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -69,4 +73,9 @@ def _problem(device_type: str, index: int | None) -> str | None:
     capability = torch.cuda.get_device_capability(index)
     if capability < _CAPABILITY:
         return f"compute capability {capability[0]}.{capability[1]}, and 8.0 is the oldest"
+    # Triton builds a small library that launches its kernels, when the first one runs.
+    if "CC" not in os.environ and not any(map(shutil.which, ("gcc", "clang"))):
+        return "there is no C compiler (gcc or clang on PATH, or CC)"
+    if not Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h").is_file():
+        return "Python's headers are not installed (python3-dev)"
     return None

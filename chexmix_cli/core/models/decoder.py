@@ -295,12 +295,31 @@ def int8_state(parameter: str, value: Tensor) -> dict[str, Tensor]:
 
 
 def rotary_table(settings: DecoderSettings, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of the rotary angles, each (B, 1, T, R), computed in float32."""
-    exponent_R = torch.arange(0, settings.rotary_size, 2, device=positions_BT.device, dtype=torch.int64).float()
-    frequency_R = 1.0 / (settings.rope_theta ** (exponent_R / settings.rotary_size))
+    """Return cosine and sine of the rotary angles, each (B, 1, T, R), computed in float32.
+
+    With ``rope_grid`` the first half of the R frequencies turns with a token's row and the second with its column, both
+    halves alike; tokens behind the image lie on the grid's diagonal, going on from its last corner.
+    """
+    size = settings.rotary_size // 2 if settings.rope_grid else settings.rotary_size
+    exponent_R = torch.arange(0, size, 2, device=positions_BT.device, dtype=torch.int64).float()
+    frequency_R = 1.0 / (settings.rope_theta ** (exponent_R / size))
     frequency_R = frequency_R.to(_ROPE_DTYPES[settings.rope_dtype]).float()
-    angle_B1TR = positions_BT[:, None, :, None].float() * frequency_R
+    axes = grid_positions(positions_BT, settings.rope_grid) if settings.rope_grid else (positions_BT,)
+    angle_B1TR = torch.cat([axis_BT[:, None, :, None].float() * frequency_R for axis_BT in axes], dim=-1)
     return angle_B1TR.cos().to(dtype), angle_B1TR.sin().to(dtype)
+
+
+def grid_positions(positions_BT: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return row and column of each position, (B, T) int64: 1 to ``side ** 2`` are an image's codes, row by row.
+
+    ``I_s`` before them shares the first corner with the first code; position ``side ** 2 + k`` behind them is at
+    ``side - 1 + k`` on both axes, so that text keeps its order and its distances.
+    """
+    code_BT = (positions_BT - 1).clamp_min(0)
+    behind_BT = positions_BT - side**2 + side - 1
+    is_behind_BT = positions_BT > side**2
+    rows_BT = torch.where(is_behind_BT, behind_BT, code_BT // side)
+    return rows_BT, torch.where(is_behind_BT, behind_BT, code_BT % side)
 
 
 def rotate(x_BNTH: Tensor, cos_B1TR: Tensor, sin_B1TR: Tensor) -> Tensor:

@@ -174,7 +174,8 @@ def merged(decoder: Decoder) -> Decoder:
             key = f"blocks.{layer}.{name}.weight"
             state[key] = state[key].clone()
             for update in low_ranks(adapter):
-                update.place.of(state[key]).add_(update.delta())
+                # Under FSDP the updates were gathered on the CPU, the frozen matrices are where they were.
+                update.place.of(state[key]).add_(update.delta().to(state[key].device))
     with torch.device("meta"):
         plain = Decoder(decoder.settings)
     plain.load_state_dict(state, assign=True)

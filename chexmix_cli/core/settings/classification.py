@@ -144,7 +144,8 @@ class SweepSettings:
         patterns: some of random, block and border.
         seeds: masks an evaluated image; numbers are means over them.
         by_label: also each label's AUROC at every point, not only their mean.
-        baseline_side_px: pixels that the baseline reads, along a side: means of square parts of the model's image.
+        baseline_side_px: most pixels that the baseline reads, along a side: means of square parts of the model's image,
+            as many as keep to its grid of codes.
         baseline_components: principal components of these pixels.
     """
 

@@ -60,6 +60,8 @@ class DecodeSettings:
         top_p: smallest set of tokens whose probability reaches this is sampled from.
         comparisons: words that claim a comparison with an earlier study, which a report of one study cannot know:
             ``flag`` names those in the report, ``block`` keeps them from being written, ``allow`` does neither.
+        header: words that contradict what is known of the film, the same way: a view other than the stated one; on an
+            adult's film, bacterial and viral, which only children's films are labelled with.
         drafts: draft index (``chexmix weights drafts``); default: the weights' own ``drafts.safetensors``, if there
             is one. Drafts from the report's own text are proposed in any case.
         draft_rows: positions that a pass over all reports decoded together may read: each report's last token and
@@ -72,6 +74,7 @@ class DecodeSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     comparisons: Literal["allow", "flag", "block"] = "flag"
+    header: Literal["allow", "flag", "block"] = "block"
     drafts: Path | None = None
     draft_rows: int = 8
 

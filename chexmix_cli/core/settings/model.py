@@ -20,6 +20,8 @@ class DecoderSettings:
         rotary_size: features of each head that turn with the position.
         attention: ``causal``: each position attends to those before it, as in Phi. ``bidirectional``: a position of an
             image attends to its whole image, too, as ``masking.attention`` of stage 2 trained it to.
+        rope_grid: side of the grid of codes whose rotary positions are row and column, half of the rotating features
+            each; 0: every token has one position, as in Phi. A sequence is then an image first, ``I_s`` at position 0.
         rope_dtype: what the rotary frequencies are rounded to. ``float32`` leaves them as they are; ``bfloat16`` is
             what a Phi module becomes when it is cast as a whole, as some pipelines cast it before they run.
     """
@@ -33,6 +35,7 @@ class DecoderSettings:
     max_positions: int
     attention: Literal["causal", "bidirectional"] = "causal"
     rope_theta: float = 10000.0
+    rope_grid: int = 0
     rope_dtype: Literal["float32", "bfloat16"] = "float32"
     norm_eps: float = 1e-5
     residual_dropout: float = 0.1
@@ -48,6 +51,14 @@ class DecoderSettings:
         )
         rotary_fits = self.rotary_size % 2 == 0 and 0 < self.rotary_size <= self.head_size
         require(rotary_fits, "decoder.rotary_size", self.rotary_size, f"an even number up to {self.head_size}")
+        require(self.rope_grid >= 0, "decoder.rope_grid", self.rope_grid, "0 or more")
+        if self.rope_grid:
+            require(
+                self.rotary_size % 4 == 0,
+                "decoder.rotary_size",
+                self.rotary_size,
+                "a multiple of 4 for rows and columns",
+            )
         require_range("decoder.residual_dropout", self.residual_dropout, 0.0, 0.99)
 
     @property
@@ -146,6 +157,12 @@ class ModelSettings:
             "vocabulary.tokens_per_image",
             vocabulary.tokens_per_image,
             f"{self.grid_size} x {self.grid_size} codes of a {resolution} px image",
+        )
+        require(
+            self.decoder.rope_grid in (0, self.grid_size),
+            "decoder.rope_grid",
+            self.decoder.rope_grid,
+            f"0, or the {self.grid_size} codes of an image's side",
         )
         require(
             self.decoder.max_positions > vocabulary.prompt_length,

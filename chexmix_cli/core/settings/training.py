@@ -34,6 +34,9 @@ class LoopSettings:
         parallel: with several processes: ``ddp`` keeps the whole model on each, ``fsdp`` a share of it.
         checkpoint_activations: compute each block's activations a second time instead of keeping them.
         compile: compile each block.
+        deterministic: use only operations that give the same bits every time; on a GPU that is slower, and the run ends
+            where torch has none. A CPU's always do.
+        timeout_minutes: with several processes, how long one waits for the others before the run ends.
         seed: of initialisation, data order, masks and dropout.
     """
 
@@ -51,11 +54,14 @@ class LoopSettings:
     parallel: Literal["ddp", "fsdp"] = "ddp"
     checkpoint_activations: bool = False
     compile: bool = False
+    deterministic: bool = False
+    timeout_minutes: int = 30
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "micro_batch_size", "checkpoint_every", "validate_every", "log_every"):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "a positive number")
+        require(self.timeout_minutes > 0, "train.timeout_minutes", self.timeout_minutes, "a positive number")
         require(self.keep_checkpoints > 0, "train.keep_checkpoints", self.keep_checkpoints, "a positive number")
         for name in ("patience", "validation_batches"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
@@ -289,6 +295,10 @@ def _require_fitting_rows(packing: PackingSettings, model: ModelSettings) -> Non
     limit = model.decoder.max_positions
     fits = packing.attention == "inside" or packing.row_tokens <= limit
     require(fits, "packing.row_tokens", packing.row_tokens, f"at most the decoder's {limit} positions")
+    starts_at_images = packing.attention == "inside" or not model.decoder.rope_grid
+    require(
+        starts_at_images, "packing.attention", packing.attention, "inside: with decoder.rope_grid images come first"
+    )
 
 
 def _require_causal(model: ModelSettings) -> None:

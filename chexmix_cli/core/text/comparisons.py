@@ -1,16 +1,10 @@
-"""Words that claim a comparison with an earlier study: what a report of a single study cannot know.
-
-Every phrase is one or two words, matched in any case at the beginning of a word; those with a star go on as any word
-does (``improv*``: improved, improving, improvement). ``core/infer/reports/comparison_guard.py`` keeps the same
-phrases from being written at all.
-"""
+"""Words that claim a comparison with an earlier study: what a report of a single study cannot know."""
 
 from __future__ import annotations
 
-import re
-from functools import cache
+from chexmix_cli.core.text.word_phrases import find_phrases
 
-#: In lower case, words one space apart.
+#: Spelled as ``word_phrases.py`` says.
 PHRASES: tuple[str, ...] = (
     "unchang*", "stable", "stabil*", "interval", "previous*", "prior", "priors", "compar*", "earlier", "again",
     "redemonstrat*", "re-demonstrat*", "new", "newly", "worse", "worsen*", "improv*", "resolv*", "resolution",
@@ -22,18 +16,4 @@ PHRASES: tuple[str, ...] = (
 
 def find_comparisons(text: str) -> list[str]:
     """Return the words of a text that claim a comparison, in lower case and in order."""
-    return [" ".join(match[0].lower().split()) for match in _pattern().finditer(text)]
-
-
-def split_phrase(phrase: str) -> tuple[str, bool]:
-    """Return the letters of a phrase, and whether the word may go on behind them."""
-    return phrase.removesuffix("*"), phrase.endswith("*")
-
-
-@cache
-def _pattern() -> re.Pattern[str]:
-    parts = []
-    for phrase in sorted(PHRASES, key=len, reverse=True):
-        letters, goes_on = split_phrase(phrase)
-        parts.append(r"\s+".join(map(re.escape, letters.split())) + (r"\w*" if goes_on else r"(?!\w)"))
-    return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})", re.IGNORECASE | re.ASCII)
+    return find_phrases(text, PHRASES)

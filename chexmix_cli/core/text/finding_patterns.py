@@ -239,6 +239,11 @@ DOUBTS: Mapping[str, tuple[str, ...]] = {
     ),
     "fracture": (r"(?:compression|wedge|rib) deformit(?:y|ies)",),
 }
+#: A film that is said to be abnormal as a whole, whatever is wrong with it.
+ABNORMAL_FILM = (
+    r"(?<!no )(?<!not )(?<!nor )abnormal (?:chest )?(?:examination|exam|study|radiographs?|film|x-?rays?|chest)",
+    r"(?:chest|examination|exam|study|radiographs?|film) (?:is|are) (?:abnormal|not (?:a )?normal)",
+)
 #: A film that is said to be normal, or free of disease, as a whole.
 NORMAL_FILM = (
     r"no (?:radiographic |definite |significant |evidence of |evidence for |acute |active |focal |new )*"

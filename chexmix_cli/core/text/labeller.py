@@ -71,7 +71,7 @@ def label_report(text: str, findings: Iterable[str]) -> dict[str, int | None]:
 
     A finding that is stated once is present, whatever is said elsewhere; else one doubted once is uncertain.
     ``No Finding`` is 1 if the film is called normal or something is denied, and nothing but devices is present or
-    uncertain; 0 if something is; None if the text says neither.
+    uncertain; 0 if something is, or the film is called abnormal; None if the text says none of these.
 
     Args:
         text: a report, with or without headings. Empty: everything is None.
@@ -216,11 +216,18 @@ def _self_contained(text: str, scopes: Scopes) -> Iterator[Mention]:
 
 def _no_finding(text: str, stated: Mapping[str, int]) -> int | None:
     others = [label for concept, label in stated.items() if concept != "device"]
-    if any(label != ABSENT for label in others):
+    if any(label != ABSENT for label in others) or _film(patterns.ABNORMAL_FILM).search(_one_line(text)):
         return ABSENT
-    if others or _normal_film().search(" ".join(labelled_text(text).lower().split())):
-        return PRESENT
-    return None
+    return PRESENT if others or find_normal(text) else None
+
+
+def find_normal(text: str) -> list[str]:
+    """Return the words in which a report calls the film normal, or free of disease, as a whole; in lower case."""
+    return [match[0] for match in _film(patterns.NORMAL_FILM).finditer(_one_line(text))]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(labelled_text(text).lower().split())
 
 
 def _strongest(labels: Iterable[int]) -> int | None:
@@ -238,8 +245,8 @@ def _concepts() -> dict[str, re.Pattern[str]]:
 
 
 @cache
-def _normal_film() -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(patterns.NORMAL_FILM)})\b")
+def _film(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(phrases)})\b")
 
 
 @cache

@@ -2,7 +2,7 @@
 
 ``[a|b]`` is a choice, nestable, either side may be empty. ``{np}``, ``{a}``, ``{b}``, ``{view}``, ``{adjective}`` and
 ``{patient}`` are filled in by the writer. No phrase names a side, a place, a size, a device, a severity or an earlier
-study: labels say none of these.
+study: labels say none of these. Sides and zones come from boxes alone, in the words of ``places.py``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 NO_FINDING = "No Finding"
+#: What radiologists of the RSNA set were asked for: opacity that may be a pneumonia. NIH's labels have no such finding.
+LUNG_OPACITY = "Lung Opacity"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +42,11 @@ LIKELY = "[consistent with|compatible with|in keeping with|suggestive of|suspici
 OPACITY = "[airspace|pulmonary|parenchymal|lung] [opacity|opacification]"
 SEEN = "[seen|present|noted|identified|demonstrated|visible]"
 
-_OPACITIES = frozenset({"Pneumonia", "Consolidation", "Infiltration", "Edema", "Atelectasis", "Mass", "Fibrosis"})
+_OPACITIES = frozenset(
+    {LUNG_OPACITY, "Pneumonia", "Consolidation", "Infiltration", "Edema", "Atelectasis", "Mass", "Fibrosis"}
+)
+#: Findings that a box says nothing of that a reader would: the heart has one place, a hernia is in no lung.
+UNPLACED = frozenset({"Cardiomegaly", "Hernia"})
 
 WORDINGS: Mapping[str, Wording] = {
     "Atelectasis": Wording(
@@ -156,6 +162,15 @@ WORDINGS: Mapping[str, Wording] = {
         absent=("hernia",),
         weight=0.15,
     ),
+    LUNG_OPACITY: Wording(
+        nouns=("lung opacity", "pulmonary opacity", "airspace opacity"),
+        own=0.2,
+        present=("[The lungs|The lung fields] are not clear, with {np}.",),
+        absent=("lung opacity", "focal lung opacity", "airspace opacity", "focal opacity"),
+        absent_sentences=("The lungs are free of [focal |]opacity.",),
+        weight=1.6,
+        hidden_by=_OPACITIES | {"Nodule"},
+    ),
     "COVID-19": Wording(
         nouns=("COVID-19", "COVID-19 infection"),
         own=1.0,
@@ -182,6 +197,12 @@ CAUSE_SENTENCES = (
     "[Appearances|Findings] [favor|are more typical of] {cause} [infection|disease].",
 )
 
+#: A lung opacity and the pneumonia that it is taken for.
+OPACITY_OF_PNEUMONIA = (
+    "There is {np}, " + LIKELY + " {disease}.",
+    "{np} is " + SEEN + ", " + LIKELY + " {disease}.",
+    "{np} [raises concern for|raises suspicion of|suggests] {disease}.",
+)
 PRESENT_FRAMES = (
     "There is {np}.",
     "{np} is " + SEEN + ".",
@@ -217,6 +238,11 @@ NORMAL_IMPRESSIONS = (
 NORMAL_HEART_LUNG_IMPRESSIONS = (
     "No [acute|radiographic evidence of acute|evidence of acute] cardiopulmonary [abnormality|disease|process].",
     "No acute cardiopulmonary [finding|findings|abnormality|process].",
+)
+#: Of a film without lung opacity that is not normal, with nothing known of what else it shows.
+ABNORMAL_IMPRESSIONS = (
+    "Abnormal [chest radiograph|radiograph of the chest|examination] without {np}.",
+    "No {np}, but the [radiograph|examination|film] is not normal.",
 )
 IMPRESSION_FRAMES = (
     "{np}.",

@@ -1,8 +1,9 @@
 """Writes a chest radiograph report from labels, view and age group: sentence templates with varied wording and order.
 
-What a report says is what its labels say. The *universe* is the set of findings a data source labels at all: a finding
-of the universe that is not among the labels is absent and may be denied; a finding outside the universe is never
-mentioned. Wording lives in ``phrases.py``; nothing here is learned from reports of real patients.
+What a report says is what its labels say. The *universe* is the set of findings that is known of a film: a finding of
+the universe that is not among the labels is absent and may be denied; a finding outside the universe is never
+mentioned. Where a finding lies is said only if places are given for it. Wording lives in ``phrases.py``; nothing here
+is learned from reports of real patients.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal
 
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.text import phrases
-from chexmix_cli.core.text.phrases import CAUSES, NO_FINDING, WORDINGS
+from chexmix_cli.core.text.header import AgeGroup
+from chexmix_cli.core.text.phrases import CAUSES, LUNG_OPACITY, NO_FINDING, UNPLACED, WORDINGS
+from chexmix_cli.core.text.places import Place, join_words, placed_noun
 
-AgeGroup = Literal["child", "adult"]
+Places = Mapping[str, Collection[Place]]
 
+_NIH = frozenset(WORDINGS) - {"COVID-19", LUNG_OPACITY} | {NO_FINDING}
 #: Findings of the label sources that the embedded model is trained on, by the name of the source.
 UNIVERSES: Mapping[str, frozenset[str]] = {
-    "nih14": frozenset(WORDINGS) - {"COVID-19"} | {NO_FINDING},
+    "nih14": _NIH,
+    "rsna_normal": _NIH | {LUNG_OPACITY},
     "kermany": frozenset({NO_FINDING, "Pneumonia", *CAUSES}),
     "hannover": frozenset({"COVID-19"}),
 }
@@ -36,40 +40,55 @@ def write_report(
     view: str | None,
     age_group: AgeGroup | None,
     rng: random.Random,
+    places: Places | None = None,
 ) -> tuple[str, str]:
     """Return findings and impression of one image, the same for the same arguments and state of ``rng``.
 
     Args:
-        labels: findings that are present, or ``No Finding`` alone.
+        labels: findings that are present, or ``No Finding`` alone. None at all where the universe has ``Lung Opacity``:
+            the report denies that, and calls the film abnormal if the universe has ``No Finding``, too.
         universe: every finding the source labels; absent ones may be denied, others are not spoken of.
         view: ``PA``, ``AP``, ``LATERAL`` or None; stated in most reports when known.
         age_group: stated in some reports when known.
         rng: source of every choice.
+        places: where findings that are present lie, by finding; of others in it nothing is said.
 
     Raises:
-        DataError: if the labels are empty, contradict each other or lie outside the universe, or the view is unknown.
+        DataError: if the labels are empty, contradict each other or lie outside the universe, the view is unknown, or
+            an adult's pneumonia has a cause (only the children's source labels causes).
     """
-    present = _checked(labels, universe, view)
+    present = _checked(labels, universe, view, age_group)
+    places = {name: where for name, where in (places or {}).items() if where and name not in UNPLACED}
     order = [label for label in present if label not in CAUSES and label != NO_FINDING]
     rng.shuffle(order)
     cause = next((CAUSES[label] for label in present if label in CAUSES), None)
     if order:
-        body = _positives(order, cause, rng)
+        body = _positives(order, cause, places, rng, clear=LUNG_OPACITY in universe and LUNG_OPACITY not in order)
         opening = _opening(view, age_group, rng, needed=len(body) < 2)
         room = max(0, _MAX_FINDINGS_SENTENCES - len(opening) - len(body))
-        denied = _negatives(order, universe, rng, most=min(room, rng.choice((1, 2, 2, 3))))
+        # A report that says where things are is long already.
+        denied = _negatives(order, universe, rng, most=min(room, 1 if places else rng.choice((1, 2, 2, 3))))
         body = _join_parts(body, denied, rng)
-        impression = _impression(order, cause, rng)
+        impression = _impression(order, cause, places, rng)
+    elif not present:
+        opening = _opening(view, age_group, rng, needed=True)
+        body = _negatives(order, {LUNG_OPACITY}, rng, most=1)
+        body += _negatives(order, set(universe) - {LUNG_OPACITY}, rng, most=rng.choice((0, 1, 2)))
+        frames = phrases.ABNORMAL_IMPRESSIONS if NO_FINDING in universe else phrases.ABSENT_FRAMES
+        impression = [_say(rng.choice(frames), rng, np=rng.choice(WORDINGS[LUNG_OPACITY].absent))]
     else:
         opening = _opening(view, age_group, rng)
         clear = _say(rng.choice(phrases.CLEAR_LUNGS), rng)
-        body = [clear, *_negatives(order, universe, rng, most=rng.choice((1, 2, 3)))]
+        # That the lungs are clear denies opacity already.
+        body = [clear, *_negatives(order, set(universe) - {LUNG_OPACITY}, rng, most=rng.choice((1, 2, 3)))]
         rng.shuffle(body)
         impression = _normal_impression(universe, age_group, rng)
     return " ".join(opening + body), " ".join(impression)
 
 
-def _checked(labels: Iterable[str], universe: Collection[str], view: str | None) -> list[str]:
+def _checked(
+    labels: Iterable[str], universe: Collection[str], view: str | None, age_group: AgeGroup | None
+) -> list[str]:
     """Return the labels sorted, or raise."""
     present = sorted(set(labels))
     unknown = [label for label in present if label not in universe]
@@ -81,12 +100,16 @@ def _checked(labels: Iterable[str], universe: Collection[str], view: str | None)
     if unspoken:
         raise DataError(Reason.BAD_RECORD, f"no wording for finding {unspoken[0]!r}", expected=", ".join(WORDINGS))
     causes = [label for label in present if label in CAUSES]
-    if not present or (NO_FINDING in present and len(present) > 1):
+    if (not present and LUNG_OPACITY not in universe) or (NO_FINDING in present and len(present) > 1):
         raise DataError(Reason.BAD_RECORD, f"labels {present}", expected=f"findings, or {NO_FINDING!r} alone")
     if view is not None and view not in phrases.VIEW_NAMES:
         raise DataError(Reason.BAD_RECORD, f"view {view!r}", expected=f"{', '.join(phrases.VIEW_NAMES)} or none")
     if len(causes) > 1 or (causes and "Pneumonia" not in present):
         raise DataError(Reason.BAD_RECORD, f"labels {present}", expected="at most one cause, beside Pneumonia")
+    if causes and age_group == "adult":
+        raise DataError(
+            Reason.BAD_RECORD, f"labels {present} of an adult", expected="causes with children's films only"
+        )
     return present
 
 
@@ -108,28 +131,49 @@ def _opening(view: str | None, age_group: AgeGroup | None, rng: random.Random, *
     return [_say(rng.choice(frames), rng, view=shown, adjective=adjective, patient=patient)]
 
 
-def _positives(order: Sequence[str], cause: str | None, rng: random.Random) -> list[str]:
-    """Return sentences that state every finding of ``order``, some of them in pairs."""
+def _positives(
+    order: Sequence[str], cause: str | None, places: Places, rng: random.Random, *, clear: bool
+) -> list[str]:
+    """Return sentences that state every finding of ``order``, some of them in pairs; none of opacity if ``clear``."""
     sentences, rest = [], list(order)
+    joined = {LUNG_OPACITY, "Pneumonia"} <= set(order) and "Pneumonia" not in places and rng.random() < 0.8
+    if joined:
+        rest.remove("Pneumonia")
+    # A place beside two findings could be either's.
+    alone = {*places, "COVID-19"} | ({LUNG_OPACITY} if joined else set())
     while rest:
         finding = rest.pop(0)
+        if joined and finding == LUNG_OPACITY:
+            frame = rng.choice(phrases.OPACITY_OF_PNEUMONIA)
+            opacity, disease = _noun(finding, None, places, rng), _noun("Pneumonia", cause, places, rng)
+            sentences.append(_say(frame, rng, np=opacity, disease=disease))
+            continue
         crowded = len(order) > 3
-        if rest and finding != "COVID-19" and rng.random() < (0.8 if crowded else 0.3):
+        pairs = bool(rest) and not {finding, rest[0]} & alone
+        if pairs and rng.random() < (0.8 if crowded else 0.3):
             frame = rng.choice(phrases.PRESENT_PAIR_FRAMES)
-            sentences.append(_say(frame, rng, a=_noun(finding, cause, rng), b=_noun(rest.pop(0), cause, rng)))
+            first, second = _noun(finding, cause, places, rng), _noun(rest.pop(0), cause, places, rng)
+            sentences.append(_say(frame, rng, a=first, b=second))
             continue
         wording = WORDINGS[finding]
-        frame = rng.choice(wording.present if rng.random() < wording.own else phrases.PRESENT_FRAMES)
-        sentences.append(_say(frame, rng, np=_noun(finding, cause, rng)))
+        own = [text for text in wording.present if _fits(text, clear=clear, placed=finding in places)]
+        frame = rng.choice(own if rng.random() < wording.own and own else phrases.PRESENT_FRAMES)
+        sentences.append(_say(frame, rng, np=_noun(finding, cause, places, rng)))
     if cause is not None and not any(cause in sentence.lower() for sentence in sentences):
         sentences.append(_say(rng.choice(phrases.CAUSE_SENTENCES), rng, cause=cause))
     return sentences
 
 
-def _noun(finding: str, cause: str | None, rng: random.Random) -> str:
+def _fits(frame: str, *, clear: bool, placed: bool) -> bool:
+    """Return whether a sentence says no opacity where there is none, and has room for a place where there is one."""
+    return not (clear and "opacit" in frame) and not (placed and "{np}" not in frame)
+
+
+def _noun(finding: str, cause: str | None, places: Places, rng: random.Random) -> str:
     if finding == "Pneumonia" and cause is not None and rng.random() < 0.35:
         return f"{cause} pneumonia"
-    return rng.choice(WORDINGS[finding].nouns)
+    noun = rng.choice(WORDINGS[finding].nouns)
+    return placed_noun(noun, places[finding], rng) if finding in places else noun
 
 
 def _negatives(order: Sequence[str], universe: Collection[str], rng: random.Random, *, most: int) -> list[str]:
@@ -147,7 +191,7 @@ def _negatives(order: Sequence[str], universe: Collection[str], rng: random.Rand
         while open_to_denial and len(names) < 3 and rng.random() < 0.5:
             names.append(_take(open_to_denial, rng))
         nouns = [rng.choice(WORDINGS[name].absent) for name in names]
-        sentences.append(_say(rng.choice(phrases.ABSENT_FRAMES), rng, np=_list(nouns, "or")))
+        sentences.append(_say(rng.choice(phrases.ABSENT_FRAMES), rng, np=join_words(nouns, "or")))
     return sentences
 
 
@@ -179,9 +223,17 @@ def _normal_impression(universe: Collection[str], age_group: AgeGroup | None, rn
     return sentences
 
 
-def _impression(order: Sequence[str], cause: str | None, rng: random.Random) -> list[str]:
+def _impression(order: Sequence[str], cause: str | None, places: Places, rng: random.Random) -> list[str]:
     """Return one or two sentences that name every finding once more, pneumonia first if there is one."""
     ranked = sorted(order, key=lambda finding: finding != "Pneumonia")
+    told = next((finding for finding in ranked if finding in places), None)
+    if told is not None and len(order) < 4 and rng.random() < 0.6:
+        ranked.remove(told)
+        groups = [
+            [placed_noun(WORDINGS[told].nouns[0], places[told], rng)],
+            [WORDINGS[name].nouns[0] for name in ranked],
+        ]
+        return [_say(rng.choice(phrases.IMPRESSION_FRAMES), rng, np=join_words(group)) for group in groups if group]
     nouns = [WORDINGS[finding].nouns[0] for finding in ranked]
     if ranked[0] == "Pneumonia" and cause is not None:
         nouns[0] = _say(rng.choice(phrases.CAUSED), rng, sentence=False, cause=cause)
@@ -189,11 +241,7 @@ def _impression(order: Sequence[str], cause: str | None, rng: random.Random) -> 
     split = len(nouns) > 1 and (comma or rng.random() < 0.4)
     groups = [nouns[:1], nouns[1:]] if split else [nouns]
     frames = phrases.IMPRESSION_FRAMES[:2] if comma else phrases.IMPRESSION_FRAMES
-    return [_say(rng.choice(frames), rng, np=_list(group, "and")) for group in groups]
-
-
-def _list(nouns: Sequence[str], word: str) -> str:
-    return nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} {word} {nouns[-1]}"
+    return [_say(rng.choice(frames), rng, np=join_words(group)) for group in groups]
 
 
 def _say(frame: str, rng: random.Random, *, sentence: bool = True, **slots: str) -> str:

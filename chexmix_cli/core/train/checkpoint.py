@@ -35,7 +35,10 @@ _NAME = re.compile(r"checkpoint-(\d{8})")
 _HEADER = "checkpoint.json"
 _SCHEMA = 1
 #: Settings that say how a run is computed or kept, not what it learns: a resumed run may have others.
-_FREE_SETTINGS = ("parallel", "compile", "checkpoint_activations", "checkpoint_every", "keep_checkpoints")
+_FREE_SETTINGS = (
+    *("parallel", "compile", "checkpoint_activations", "deterministic", "timeout_minutes"),
+    *("checkpoint_every", "keep_checkpoints"),
+)
 #: What checkpoints of 0.1.0 do not say, and what they mean where a setting is missing.
 _SINCE = {"data", "init"}
 _DEFAULTS_SINCE = {"model.decoder.attention": "causal"}

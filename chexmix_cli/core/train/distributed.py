@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from chexmix_cli.core.errors import ChexmixError, ExitCode, MachineError, SettingsError
@@ -23,6 +25,8 @@ from chexmix_cli.core.settings.training import LoopSettings
 Item = TypeVar("Item")
 
 _FAILED = "chexmix-failed"
+#: As ``LoopSettings.timeout_minutes`` has it.
+_TIMEOUT = timedelta(minutes=30)
 
 
 class PeerError(MachineError):
@@ -34,31 +38,37 @@ class PeerError(MachineError):
 
 
 @contextmanager
-def joined(device: str) -> Iterator[torch.device]:
+def joined(device: str, timeout: timedelta = _TIMEOUT) -> Iterator[torch.device]:
     """Join the run's other processes, if a launcher started this one, and give the device to train on.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``; each process of a node takes the GPU of its local rank. ``cuda:N`` is
-            for a process that runs alone.
+        device: ``auto``, ``cpu`` or ``cuda``; each process of a node takes the GPU of its local rank, or the one that
+            its launcher lets it see. ``cuda:N`` is for a process that runs alone.
+        timeout: how long a process waits for the others.
 
     Raises:
         SettingsError, MachineError: as :func:`runtime.choose_device`.
         PeerError: instead of any error, if another process met one first.
-        MachineError: if another process ended without a word.
+        MachineError: if another process does not come, ended without a word, or does not answer in time.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield choose_device(device)
         return
-    store, rank, size = next(rendezvous("env://"))
+    store, rank, size = _meet(timeout)
     try:
         chosen = _device_of_rank(device)
         backend = "cpu:gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         yield chosen
     except Exception as error:
         # Who comes first tells the user; an error that all share is told once.
-        if int(store.add(_FAILED, 1)) > 1:
+        if _is_told(store):
             raise PeerError(error.exit_code if isinstance(error, ChexmixError) else ExitCode.FAILED) from error
+        if _is_timeout(error):
+            raise MachineError(
+                f"another process of the run did not answer for {timeout}",
+                hint="one of them hangs, or works longer than train.timeout_minutes; --resume continues the run",
+            ) from error
         if _is_lost_connection(error):
             raise MachineError(
                 "another process of the run ended without a word",
@@ -67,6 +77,34 @@ def joined(device: str) -> Iterator[torch.device]:
         raise
     # Not after an error: with ranks that are gone, taking the group down may wait for them.
     distributed.destroy_process_group()
+
+
+def _meet(timeout: timedelta) -> tuple[Store, int, int]:
+    """Return the store that the processes share, this one's number and how many there are."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+    except (distributed.DistError, RuntimeError, ValueError) as error:
+        raise MachineError(
+            f"the other processes of the run cannot be met ({type(error).__name__})",
+            where=f"MASTER_ADDR and MASTER_PORT, {place}",
+            expected="rank 0 to listen there, and all processes to start within train.timeout_minutes",
+        ) from error
+    # A launcher that restarts processes may keep the store: what an earlier attempt left there is not ours.
+    return PrefixStore(f"attempt-{_attempt()}", store), rank, size
+
+
+def _attempt() -> str:
+    """Return which start of the run this is, by torchrun's count of restarts or Slurm's; 0 with another launcher."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or "0"
+
+
+def _is_told(store: Store) -> bool:
+    """Return whether another process has failed before; where rank 0 took the store away with it, nobody says."""
+    try:
+        return int(store.add(_FAILED, 1)) > 1
+    except (distributed.DistError, RuntimeError):
+        return False
 
 
 def rank() -> int:
@@ -164,10 +202,15 @@ def _device_of_rank(name: str) -> torch.device:
     if ":" in name:
         raise SettingsError(f"is {name!r}", where="--device", expected="auto, cpu or cuda: each process takes its own")
     chosen = choose_device(name)
-    if chosen.type == "cuda":
-        chosen = choose_device(f"cuda:{local_rank}")
-        torch.cuda.set_device(chosen)
-    return chosen
+    # A launcher that shows each task one card of its own (Slurm with --gpus-per-task) numbers that one 0.
+    has_own = "CUDA_VISIBLE_DEVICES" in os.environ and torch.cuda.device_count() == 1
+    return choose_device(f"cuda:{local_rank}") if chosen.type == "cuda" and not has_own else chosen
+
+
+def _is_timeout(error: Exception) -> bool:
+    # gloo says "Timed out waiting", the store "wait timeout" or, as a DistStoreError, how long it waited.
+    is_ours = isinstance(error, (RuntimeError, distributed.DistError))
+    return is_ours and any(words in str(error).lower() for words in ("timed out", "timeout"))
 
 
 def _is_lost_connection(error: Exception) -> bool:

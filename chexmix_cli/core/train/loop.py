@@ -17,7 +17,14 @@ from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.files import write_json
 from chexmix_cli.core.runtime import code_state
 from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
-from chexmix_cli.core.train.checkpoint import Position, TrainState, load_newest, require_space, save_checkpoint
+from chexmix_cli.core.train.checkpoint import (
+    Position,
+    TrainState,
+    list_checkpoints,
+    load_newest,
+    require_space,
+    save_checkpoint,
+)
 from chexmix_cli.core.train.curves import write_curves
 from chexmix_cli.core.train.distributed import barrier, from_main, is_any, is_main, share, world_size
 from chexmix_cli.core.train.ema import WeightAverage
@@ -202,6 +209,24 @@ class Trainer:
             where=str(path),
             hint="the file lists the batch; resume with a lower optimizer.learning_rate from the last checkpoint",
         )
+
+
+def resumes(out: Path, is_asked: bool, report: OnRecord) -> bool:
+    """Return whether a run goes on from a checkpoint: with ``--resume``, where there is one; else it starts.
+
+    So one command serves the first start and every restart by a launcher, also after one that came before the first
+    checkpoint. Every rank calls it.
+
+    Raises:
+        TrainingError: if the folder holds a run that was not asked to go on.
+    """
+    folder = out / "checkpoints"
+    if not is_asked and (folder.exists() or (out / RUN_MODEL).exists()):
+        raise TrainingError("holds a run already", where=str(out), hint="add --resume, or choose another --out")
+    has_checkpoint: bool = is_asked and from_main(bool(list_checkpoints(folder)))
+    if is_asked and not has_checkpoint and is_main():
+        report({"remark": "there is no checkpoint to go on from: the run starts"})
+    return has_checkpoint
 
 
 @contextmanager

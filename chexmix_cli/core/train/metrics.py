@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chexmix_cli.core.files import write_text
+from chexmix_cli.core.files import naming, write_text
 from chexmix_cli.core.train.distributed import is_main, sum_over_ranks
 
 
@@ -64,9 +64,10 @@ class StepSums:
     def over_ranks(self) -> dict[str, tuple[float, float]]:
         """Return the sums over all ranks, name -> (sum, number of units)."""
         names = sorted(self._sums)
-        local = torch.tensor(
-            [[float(value), count] for value, count in (self._sums[name] for name in names)], dtype=torch.float64
-        )
+        counts = torch.tensor([float(self._sums[name][1]) for name in names], dtype=torch.float64)
+        # One wait for all of them, on a GPU.
+        values = torch.stack([self._sums[name][0] for name in names]).cpu().double() if names else counts
+        local = torch.stack((values, counts), dim=1)
         return {
             name: (value, count) for name, (value, count) in zip(names, sum_over_ranks(local).tolist(), strict=True)
         }
@@ -103,7 +104,7 @@ class RunLog:
         """Append one record and flush it."""
         if not is_main():
             return
-        with self._path.open("a", encoding="utf-8") as file:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
             for name, value in record.items():

@@ -16,6 +16,7 @@ from chexmix_cli.core.kernels.masked_tokens.op import hide_tokens
 from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
 from chexmix_cli.core.models.attention import AttentionPlan, Context, ContextPart
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.training import MaskedLoss
 from chexmix_cli.core.vocab import Vocabulary
 
@@ -26,6 +27,8 @@ IGNORED = reference.IGNORED
 @dataclass(frozen=True, slots=True)
 class Documents:
     """Documents, or pieces that a row's end cut them into, side by side; padded at the end, which no model ever sees.
+
+    On the CPU: how many positions count, and which, is asked of them, and a GPU would have to be waited for.
 
     Attributes:
         input_BT: what the decoder reads, int64.
@@ -58,10 +61,6 @@ class Documents:
     def num_tokens(self) -> int:
         """Return the number of tokens the decoder reads."""
         return sum(self.lengths)
-
-    def to(self, device: torch.device) -> Documents:
-        """Return the documents on a device."""
-        return dataclasses.replace(self, input_BT=self.input_BT.to(device), target_BT=self.target_BT.to(device))
 
     def contexts(self) -> list[Context]:
         """Return what attends to itself only: each document, or each row."""
@@ -177,13 +176,31 @@ def masked_next_token(
 def token_losses(decoder: Decoder, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
     """Return the cross-entropy (nats) of the targets that count, in raster order: summed, each, and the targets.
 
-    Only the sum, a scalar, has a gradient; losses and targets are (M,). Neither padding nor a target that does not
-    count costs anything in the decoder or in the head.
+    Only the sum, a scalar, has a gradient; losses and targets are (M,), the losses on the decoder's device and the
+    targets on the CPU. Neither padding nor a target that does not count costs anything in the decoder or in the head.
     """
     input_1T, target_1T = documents.flat()
-    state_1TD = decoder(input_1T, attend_BTS=AttentionPlan(documents.contexts(), input_1T.device))
-    counts_1T = target_1T != IGNORED
-    target_M = target_1T[counts_1T]
+    place_M = (target_1T[0] != IGNORED).nonzero()[:, 0]
+    target_M = target_1T[0, place_M]
+    device = decoder.embedding.weight.device
+    packed = sent(torch.cat((input_1T[0], place_M, target_M)), device)
+    input_T, there_M, goal_M = packed.split((input_1T.shape[1], len(place_M), len(target_M)))
+    state_1TD = decoder(input_T[None], attend_BTS=AttentionPlan(documents.contexts(), device))
     head = decoder.head
-    total, loss_M = linear_cross_entropy(state_1TD[counts_1T], head.weight, head.bias, target_M)
+    total, loss_M = linear_cross_entropy(state_1TD[0].index_select(0, there_M), head.weight, head.bias, goal_M)
     return total, loss_M, target_M
+
+
+def sums_by_kind(loss_M: Tensor, target_M: Tensor, vocabulary: Vocabulary) -> dict[str, tuple[Tensor, int]]:
+    """Return ``loss_image`` and ``loss_text``: the summed losses of each kind of target, and how many it has.
+
+    Args:
+        loss_M, target_M: as :func:`token_losses` gives them.
+        vocabulary: the id table.
+    """
+    sums = {}
+    is_image_M = vocabulary.is_image(target_M)
+    for name, is_kind_M in (("loss_image", is_image_M), ("loss_text", ~is_image_M)):
+        place_K = is_kind_M.nonzero()[:, 0]
+        sums[name] = (loss_M.index_select(0, sent(place_K, loss_M.device)).sum(), len(place_K))
+    return sums

@@ -52,11 +52,12 @@ class Layout:
         task.module.to(device)
         self._module = task.module
         self._step = StepModule(task, train)
-        for block in task.blocks if train.checkpoint_activations else ():
-            # In place of the method, so that the block's hooks (FSDP2's) stay outside what is computed twice.
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        # In place of the method, so that the block's hooks (FSDP2's) stay outside what is compiled and computed twice;
+        # compiled first: nothing of a block that is already wrapped would be.
         for block in task.blocks if train.compile else ():
-            block.compile()
+            block.forward = torch.compile(block.forward)
+        for block in task.blocks if train.checkpoint_activations else ():
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         self._run: nn.Module = self._step
         if world_size() > 1 and train.parallel == "fsdp":
             self._shard(task, device)

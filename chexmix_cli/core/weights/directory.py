@@ -96,9 +96,11 @@ class WeightsDir:
     def fingerprint(self) -> str:
         """Return the sha256 over the digests of the weight files and the settings, without the model's name."""
         settings = {key: value for key, value in to_dict(self.settings).items() if key != "name"}
-        # Older files keep it apart from the settings: what was made with them has their fingerprint without it. It
+        # What was made with weights of 0.1.0 has their fingerprint without these, which it did not know. The first
         # stands in the header of the decoder's file, and so in that file's digest.
         del settings["decoder"]["attention"]
+        if not settings["decoder"]["rope_grid"]:
+            del settings["decoder"]["rope_grid"]
         networks = [path for path in (self.decoder_file, self.vqgan_file) if path is not None]
         digests = [file_sha256(part) for path in networks for part in network_files(path)]
         return hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()

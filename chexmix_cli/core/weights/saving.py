@@ -68,7 +68,7 @@ def write_config(directory: Path, settings: ModelSettings, dtype_name: str) -> l
     A decoder that reads images whole has none, and one that lies there goes: it would make ``transformers`` read it as
     a causal one.
     """
-    if settings.decoder.attention != "causal":
+    if settings.decoder.attention != "causal" or settings.decoder.rope_grid:
         (directory / files.CONFIG_FILE).unlink(missing_ok=True)
         return []
     write_text(directory / files.CONFIG_FILE, config_text(settings, dtype_name))

@@ -224,6 +224,26 @@ def _tensors(path: Path) -> bytes:
     return content[8 + int.from_bytes(content[:8], "little") :]
 
 
+def test_codes_from_shards_give_the_probe_that_encoding_gives(call, manifest, debug_weights, tmp_path):
+    paths = tmp_path / "paths.jsonl"
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    paths.write_text("".join(json.dumps(line | {"file": str(manifest.parent / line["file"])}) + "\n" for line in lines))
+    shards = tmp_path / "shards"
+    made = call("tokenize", "-", "--weights", debug_weights, "-o", shards, stdin=paths.read_text())
+    assert made.code == 0, made.stderr
+    base = ("finetune", "--task", "classify", "--method", "probe", "--data", manifest, "--init", debug_weights)
+    for name, more in (("films", ()), ("tokens", ("--tokens", shards))):
+        done = call(*base, "--out", tmp_path / name, *more)
+        assert done.code == 0, done.stderr
+    first, second = (Head.load(tmp_path / name / "model" / "head.safetensors") for name in ("films", "tokens"))
+    assert np.array_equal(first.weight_KD, second.weight_KD)
+    assert first.validation == second.validation
+    base = ("finetune", "--task", "classify", *DEBUG, "--data", manifest, "--init", debug_weights)
+    refused = call(*base, "--out", tmp_path / "more", "--tokens", shards, "--set", "films.variants=2")
+    assert refused.code == 2
+    assert "films.variants: is 2; expected 1" in refused.stderr
+
+
 def test_bad_requests_stop_before_the_first_step(call, manifest, debug_weights, tmp_path):
     run = tmp_path / "run"
     base = ("finetune", *DEBUG, "--data", manifest, "--init", debug_weights, "--out", run)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from chexmix_cli.core.data.shards import ShardIdentity, ShardSet, ShardWriter, find_sets, merge_sets, verify_set
 from chexmix_cli.core.data.shards.merge import new_list_hash, update_list_hash
 from chexmix_cli.core.data.shards.writer import ShardTokens
-from chexmix_cli.core.errors import DataError, Reason, SettingsError, VocabularyError
+from chexmix_cli.core.errors import DataError, MachineError, Reason, SettingsError, VocabularyError
 
 IDENTITY = ShardIdentity(
     codebook_hash="aaaaaaaaaaaa",
@@ -389,3 +389,18 @@ def test_writing_takes_the_memory_of_a_shard_whatever_the_length(tmp_path):
 
     few, many = peak(150), peak(1500)
     assert many < 1.2 * few + 20_000
+
+
+def test_one_process_at_a_time_writes_a_set(tmp_path):
+    first = ShardWriter(tmp_path / "set", IDENTITY)
+    with pytest.raises(MachineError, match="another process is writing it"):
+        ShardWriter(tmp_path / "set", IDENTITY)
+    first.finish(num_listed=0, list_hash="")
+    ShardWriter(tmp_path / "set", IDENTITY).finish(num_listed=0, list_hash="")
+
+
+def test_codes_of_a_gpu_are_not_put_beside_those_of_a_cpu(tmp_path):
+    """Both round, and not alike: the identity says which arithmetic it was."""
+    ShardWriter(tmp_path / "set", IDENTITY).finish(num_listed=0, list_hash="")
+    with pytest.raises(DataError, match="shards of device cpu; expected device cuda"):
+        ShardWriter(tmp_path / "set", dataclasses.replace(IDENTITY, device="cuda"))

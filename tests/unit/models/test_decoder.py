@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.models.attention import causal_mask
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.decoder import Decoder, grid_positions, rotary_table
 from chexmix_cli.core.models.init import init_code_rows, init_decoder
 from chexmix_cli.core.settings.model import DecoderSettings
 
@@ -50,6 +52,37 @@ def test_a_mask_of_its_own_decides_what_is_seen(decoder):
     changed[0, 5] = (changed[0, 5] + 1) % 50
     is_same = (decoder(changed, attend_BTS=attend[None]) == decoder(ids(1, 12), attend_BTS=attend[None])).all(dim=-1)[0]
     assert is_same.tolist() == [position != 5 for position in range(12)]
+
+
+def test_codes_lie_on_their_grid_and_text_goes_on_from_its_last_corner():
+    rows, columns = grid_positions(torch.arange(13)[None], side=3)
+    assert rows.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4, 5]]
+    assert columns.tolist() == [[0, 0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 5]]
+
+
+@torch.inference_mode()
+def test_on_a_grid_the_code_above_is_as_near_as_the_one_beside():
+    """With all else equal, the code above turns rows as the one to the left turns columns."""
+    settings = dataclasses.replace(SETTINGS, rope_grid=4)
+    cosine, sine = rotary_table(settings, torch.arange(17)[None], torch.float32)
+    turns = torch.complex(cosine, sine)[0, 0]  # (positions, R): rows first, then columns
+    relative = turns[6].conj() * turns  # angles from code 6: second row, second column
+    up, left = relative[2], relative[5]
+    assert torch.allclose(up, left.flip(0), atol=1e-6)
+    assert not torch.allclose(up, left, atol=1e-2)
+    flat = rotary_table(SETTINGS, torch.arange(17)[None], torch.float32)[0]
+    assert not torch.allclose(flat, cosine, atol=1e-2)
+
+
+@torch.inference_mode()
+def test_a_decoder_on_a_grid_goes_on_from_its_cache(decoder):
+    gridded = Decoder(dataclasses.replace(SETTINGS, rope_grid=3)).eval()
+    gridded.load_state_dict(decoder.state_dict())
+    whole = gridded(ids(2, 14))
+    cache = gridded.new_cache(2, 14)
+    parts = [gridded(ids(2, 14)[:, start:stop], cache=cache) for start, stop in ((0, 10), (10, 11), (11, 14))]
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-5)
+    assert not torch.allclose(whole, decoder(ids(2, 14)), atol=1e-2)
 
 
 @torch.inference_mode()

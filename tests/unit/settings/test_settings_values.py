@@ -29,9 +29,9 @@ def test_every_model_preset_is_a_whole_model_and_survives_json(name):
 
 
 def test_the_embedded_vocabulary_is_compact():
-    assert build(ModelSettings, preset("mini")).vocabulary == compact(
-        num_text=1024, num_codes=1024, tokens_per_image=256
-    )
+    found = build(ModelSettings, preset("mini")).vocabulary
+    sizes = {name: getattr(found, name) for name in ("num_text", "num_codes", "tokens_per_image")}
+    assert found == compact(**sizes)
 
 
 def test_the_released_size_is_the_published_one():
@@ -100,22 +100,23 @@ def test_an_image_tokenizer_that_cannot_be_is_refused(change, message):
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("decoder", {"num_rows": 2051}, "decoder.num_rows: is 2051; expected the vocabulary's 2050 rows"),
-        ("vqgan", {"num_codes": 512}, "vqgan.num_codes: is 512; expected the vocabulary's 1024 codes"),
+        ("decoder", {"num_rows": 1091}, "decoder.num_rows: is 1091; expected the vocabulary's 1090 rows"),
+        ("vqgan", {"num_codes": 512}, "vqgan.num_codes: is 512; expected the vocabulary's 64 codes"),
         ("image", {"resolution_px": 130}, "image.resolution_px: is 130; expected a multiple of 8"),
-        ("image", {"resolution_px": 256}, "vocabulary.tokens_per_image: is 256; expected 32 x 32 codes"),
+        ("image", {"resolution_px": 256}, "vocabulary.tokens_per_image: is 16; expected 32 x 32 codes"),
         (
             "decoder",
-            {"max_positions": 259},
-            "decoder.max_positions: is 259; expected more than the report prompt's 259",
+            {"max_positions": 19},
+            "decoder.max_positions: is 19; expected more than the report prompt's 19",
         ),
         ("image", {"geometry": "stretch"}, "image.geometry: 'stretch' is not a choice"),
         ("decoder", {"rope_dtype": "float16"}, "decoder.rope_dtype: 'float16' is not a choice"),
-        ("vocabulary", {"pad": 2048}, "are not distinct"),
+        ("vocabulary", {"pad": 1088}, "are not distinct"),
+        ("decoder", {"rope_grid": 5}, "decoder.rope_grid: is 5; expected 0, or the 4 codes of an image's side"),
     ],
 )
 def test_a_model_whose_parts_disagree_is_refused(section, change, message):
-    values = preset("mini")
+    values = preset("debug")
     values[section] = {**values[section], **change}
     with pytest.raises(ChexmixError, match=message):
         build(ModelSettings, values)

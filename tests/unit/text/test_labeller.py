@@ -7,8 +7,10 @@ import pytest
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, NIH_FINDINGS
 from chexmix_cli.core.text.finding_patterns import CONCEPTS, FINDINGS
 from chexmix_cli.core.text.labeller import READABLE, find_mentions, label_concepts, label_report, sentences
+from chexmix_cli.core.text.places import SIDES, ZONES, Place
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
 
+PLACES = [Place(side, zone) for side in SIDES for zone in ZONES]
 #: Sentence to what it says, by concept.
 SAID = {
     # lists of denials
@@ -132,6 +134,9 @@ def test_only_findings_and_impression_are_read():
         ("Small effusion. No acute disease otherwise.", 0),
         ("Possible pneumonia.", 0),
         ("Emphysema.", 0),
+        ("Abnormal chest radiograph without lung opacity.", 0),
+        ("No lung opacity, but the film is not normal.", 0),
+        ("No abnormal chest radiograph. No effusion.", 1),
         ("The film is rotated.", None),
         ("", None),
     ],
@@ -172,18 +177,21 @@ def test_mentions_come_in_order_with_their_places():
 def test_template_reports_are_read_exactly(source):
     """What a template report says is known by construction: what it states is present, and nothing else is."""
     universe = UNIVERSES[source]
-    findings = [name for name in sorted(universe) if name not in ("Bacterial", "Viral")]
+    # What claims an opacity is not labelled beside the absence of one.
+    claims = ("Pneumonia", "Consolidation", "Infiltration") if "Lung Opacity" in universe else ()
+    findings = [name for name in sorted(universe) if name not in ("Bacterial", "Viral", *claims)]
     rng = random.Random(source)
     for _ in range(150):
         drawn = rng.sample(
             [name for name in findings if name != "No Finding"],
-            min(rng.choice((0, 1, 2, 3)), 1 + 2 * (source == "nih14")),
+            min(rng.choice((0, 1, 2, 3)), 1 + 2 * (len(findings) > 3)),
         )
         labels = drawn or (["COVID-19"] if source == "hannover" else ["No Finding"])
         cause = rng.choice(("Bacterial", "Viral", None)) if source == "kermany" and drawn else None
         stated = [*labels, cause] if cause else labels
-        age = rng.choice(("child", "adult", None))
-        said, impression = write_report(stated, universe=universe, view="PA", age_group=age, rng=rng)
+        age = rng.choice(("child", None, None) if cause else ("child", "adult", None))
+        places = {name: rng.sample(PLACES, rng.choice((1, 2, 3))) for name in drawn if rng.random() < 0.3}
+        said, impression = write_report(stated, universe=universe, view="PA", age_group=age, rng=rng, places=places)
         found = label_report(f"FINDINGS: {said}\nIMPRESSION: {impression}", findings)
         assert {name for name, label in found.items() if label == 1} == set(labels), (said, impression)
         # The findings alone leave at most a doubt.

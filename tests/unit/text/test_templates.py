@@ -10,6 +10,8 @@ import pytest
 
 from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.text import phrases
+from chexmix_cli.core.text.labeller import label_report
+from chexmix_cli.core.text.places import SIDES, ZONES, Place
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
 
 #: finding -> how a reader recognises that a sentence speaks of it.
@@ -41,7 +43,10 @@ UNSAYABLE = re.compile(
     re.IGNORECASE,
 )
 SINGLES = [
-    (name, (finding,)) for name, universe in UNIVERSES.items() for finding in sorted(universe - {"Bacterial", "Viral"})
+    (name, (finding,))
+    for name, universe in UNIVERSES.items()
+    for finding in sorted(universe - {"Bacterial", "Viral", "Lung Opacity"})
+    if name != "rsna_normal" or finding == "No Finding"
 ]
 PAIRS = [("nih14", pair) for pair in itertools.combinations(sorted(UNIVERSES["nih14"] - {"No Finding"}), 2)]
 CASES = [*SINGLES, *PAIRS, ("kermany", ("Pneumonia", "Bacterial")), ("kermany", ("Pneumonia", "Viral")),
@@ -64,6 +69,7 @@ def readings(text: str) -> tuple[set[str], set[str]]:
 def reports(name: str, labels: tuple[str, ...], count: int = 40):
     for seed in range(count):
         view, age_group = (("PA", "adult"), ("AP", "child"), (None, None), ("AP", None))[seed % 4]
+        age_group = "child" if name == "kermany" and age_group else age_group
         yield write_report(
             labels, universe=UNIVERSES[name], view=view, age_group=age_group, rng=random.Random(f"{name}{labels}{seed}")
         )
@@ -166,3 +172,106 @@ def test_every_phrase_has_balanced_choices():
     assert len(texts) > 60
     for text in texts:
         assert text.count("[") == text.count("]"), text
+
+
+ADULT = sorted(UNIVERSES["rsna_normal"])
+CLAIM_OPACITY = {"Pneumonia", "Consolidation", "Infiltration"}
+
+
+def film(seed: int):
+    """Return labels, universe, places and generator of an adult film of which experts and texts know something each."""
+    rng = random.Random(f"film {seed}")
+    findings = [name for name in ADULT if name not in ("No Finding", "Lung Opacity")]
+    opacity = rng.choice((1, 0, None))
+    labels = set(rng.sample(findings, rng.choice((0, 1, 2, 3, 5))))
+    unknown = set(rng.sample(findings, 2)) - labels
+    if opacity == 1:
+        labels.add("Lung Opacity")
+    elif opacity == 0:
+        unknown |= labels & CLAIM_OPACITY
+        labels -= CLAIM_OPACITY
+    if opacity is None:
+        unknown.add("Lung Opacity")
+        labels = labels or {"No Finding"}
+    elif not labels and rng.random() < 0.7:
+        unknown |= set(rng.choice(((), ("No Finding",))))
+    elif not labels:
+        labels = {"No Finding"}
+    everywhere = [Place(side, zone) for side in SIDES for zone in ZONES]
+    places = {name: rng.sample(everywhere, rng.choice((1, 1, 2, 3))) for name in sorted(labels) if rng.random() < 0.4}
+    return labels, set(ADULT) - unknown, places, rng
+
+
+def write_film(seed: int):
+    labels, universe, places, rng = film(seed)
+    view, age_group = rng.choice(("PA", "AP", None)), rng.choice(("adult", None))
+    texts = write_report(labels, universe=universe, view=view, age_group=age_group, rng=rng, places=places)
+    return labels, universe, places, *texts
+
+
+def test_findings_and_impression_are_read_as_labelled_and_never_contradict_each_other():
+    for seed in range(500):
+        labels, universe, _, findings, impression = write_film(seed)
+        whole = label_report(f"FINDINGS: {findings}\nIMPRESSION: {impression}", ADULT)
+        said, concluded = label_report(findings, ADULT), label_report(impression, ADULT)
+        assert {name for name in universe if whole[name] == 1} == labels, (labels, findings, impression)
+        assert -1 not in whole.values(), (findings, impression)
+        # A pneumonia is told from an opacity, an infiltrate is one: what is not labelled may be read, not the contrary.
+        extra = {name for name, label in whole.items() if label == 1} - labels
+        assert extra <= ({"Lung Opacity", "No Finding"} - universe), (labels, findings, impression)
+        for name in set(ADULT) - {"No Finding"}:
+            assert {said[name], concluded[name]} != {0, 1}, (name, findings, impression)
+
+
+def test_a_film_without_opacity_of_which_nothing_else_is_known_is_not_called_normal():
+    seen = set()
+    for seed in range(200):
+        known = ("No Finding", "Lung Opacity", "Effusion") if seed % 2 else ("Lung Opacity", "Effusion")
+        text = ["FINDINGS: {}\nIMPRESSION: {}".format(*write_report(
+            [], universe=known, view="PA", age_group=None, rng=random.Random(seed)))][0]  # fmt: skip
+        assert label_report(text, ["Lung Opacity"]) == {"Lung Opacity": 0}, text
+        assert not re.search(r"(?<!not )normal|unremarkable|clear|no acute", text.lower().replace("abnormal", "")), text
+        seen.add((seed % 2, label_report(text, ["No Finding"])["No Finding"]))
+    assert seen == {(1, 0), (0, 1)}
+
+
+def read_places(text: str) -> set[Place]:
+    """Return every place a text names, apart from the writer's own code."""
+    found = set()
+    for part in re.findall(r"in ((?:the|both) (?:[a-z]+,? )*?(?:zones?(?: of both lungs)?|lung)(?: and the [a-z ,]+?"
+                           r"(?:zones?|lung))?)", text):  # fmt: skip
+        named = [(side, zones) for side, zones in re.findall(r"(right|left) ((?:(?:upper|mid|lower|and)[ ,]*)+)", part)]
+        for side, zones in named or [(side, part) for side in SIDES]:
+            found |= {Place(side, zone) for zone in ZONES if zone in zones}
+    return found
+
+
+def test_places_are_named_as_given_and_never_otherwise():
+    told = 0
+    for seed in range(500):
+        _, _, places, findings, impression = write_film(seed)
+        expected = {place for name, where in places.items() if name not in phrases.UNPLACED for place in where}
+        if "No Finding" in places:
+            expected = set()
+        assert read_places(findings) == expected, (places, findings)
+        assert read_places(impression) <= expected, (places, impression)
+        assert ("bilateral" not in findings.lower()) or {place.side for place in expected} == set(SIDES), findings
+        told += bool(expected)
+        if not expected:
+            assert not UNSAYABLE.search(f"{findings} {impression}"), findings
+    assert told > 150
+
+
+@pytest.mark.parametrize("age_group", ["adult", None, "child"])
+def test_only_a_childs_pneumonia_has_a_cause(age_group):
+    for cause in ("Bacterial", "Viral"):
+        for seed in range(100):
+            rng = random.Random(seed)
+            arguments = {"universe": UNIVERSES["kermany"], "view": "AP", "age_group": age_group, "rng": rng}
+            if age_group == "adult":
+                with pytest.raises(DataError, match="children's films"):
+                    write_report(["Pneumonia", cause], **arguments)
+            else:
+                assert cause.lower() in " ".join(write_report(["Pneumonia", cause], **arguments)).lower()
+    for seed in range(300):
+        assert not re.search("bacterial|viral", " ".join(write_film(seed)[-2:]).lower())

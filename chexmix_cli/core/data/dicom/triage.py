@@ -5,11 +5,13 @@ No value of the header reaches a message unless it is a word of the tables below
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from chexmix_cli.core.data.dicom.file import DicomFile
 from chexmix_cli.core.data.views import View, view_of_code, view_of_orientation, view_of_words, words
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.text.header import AgeGroup, age_group_of
 
 
 def _words(text: str) -> frozenset[str]:
@@ -66,6 +68,10 @@ _SERIES_TEXTS = (
     "AcquisitionProtocolDescription",
     "AcquisitionDeviceProcessingDescription",
 )
+#: DICOM's age strings, and how many of each unit are a year; dates.
+_AGE = re.compile(r"(\d{3})([DWMY])")
+_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}
+_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")
 _STUDY_TEXTS = ("StudyDescription", "PerformedProcedureStepDescription", "RequestedProcedureDescription")
 
 
@@ -77,11 +83,13 @@ class HeaderFacts:
         view: projection.
         is_for_processing: raw detector data.
         notes: what a reader of the result should know; no text of the header.
+        age_group: of the patient; the age itself stays in the header.
     """
 
     view: View
     is_for_processing: bool
     notes: tuple[str, ...]
+    age_group: AgeGroup | None
 
 
 def judge(file: DicomFile) -> HeaderFacts:
@@ -100,7 +108,19 @@ def judge(file: DicomFile) -> HeaderFacts:
         notes.append("the header says that annotations are burned into the pixels")
     if any(0x6000 <= tag.group <= 0x60FF for tag in file.dataset.keys()):  # noqa: SIM118  (pydicom iterates elements)
         notes.append("overlay planes are not drawn")
-    return HeaderFacts(view_of(file), is_for_processing(file), tuple(notes))
+    return HeaderFacts(view_of(file), is_for_processing(file), tuple(notes), age_group_of(_years(file)))
+
+
+def _years(file: DicomFile) -> float | None:
+    """Return the patient's age: as it is stated (``045Y``, ``010M``), or from birth to the study."""
+    stated = _AGE.fullmatch(file.text("PatientAge") or "")
+    if stated:
+        return int(stated[1]) / _PER_YEAR[stated[2]]
+    born, studied = (_DATE.fullmatch(file.text(name) or "") for name in ("PatientBirthDate", "StudyDate"))
+    if not born or not studied or born[0] >= studied[0]:
+        return None
+    is_before_birthday = (studied[2], studied[3]) < (born[2], born[3])
+    return int(studied[1]) - int(born[1]) - is_before_birthday
 
 
 def is_for_processing(file: DicomFile) -> bool:

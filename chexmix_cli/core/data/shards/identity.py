@@ -24,6 +24,8 @@ class ShardIdentity:
         codebook_hash: of the image tokenizer, as ``WeightsDir.codebook_hash``.
         preset, preset_hash: image preset.
         dtype: the image tokenizer computed in.
+        device: what kind of device it computed on, ``cpu``, ``cuda`` or ``mps``: one sums in another order than the
+            other, and a latent halfway between two codes may get the other one.
         views, frame: as in ``InputSettings``.
         num_codes, tokens_per_image: of the image tokenizer.
         num_text: text ids of the vocabulary.
@@ -44,6 +46,7 @@ class ShardIdentity:
     num_text: int
     text_tokenizer_hash: str | None
     rows: int
+    device: str = "cpu"  # what sets that do not say were made on, or nobody knows
     part: int = 0
     num_parts: int = 1
     schema_version: int = SCHEMA_VERSION

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from chexmix_cli.core.data.shards.files import IndexEntry, ShardHeader
 from chexmix_cli.core.data.shards.identity import ShardIdentity
 from chexmix_cli.core.data.shards.reader import ShardSet
 from chexmix_cli.core.errors import DataError, Reason, VocabularyError
-from chexmix_cli.core.files import atomic_write, write_json
+from chexmix_cli.core.files import LOCK_FILE, atomic_write, held, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,19 @@ class ShardWriter:
 
     Raises:
         DataError: if the folder holds something else, a set of another identity, or a damaged one.
+        MachineError: if another process writes to it.
     """
 
     def __init__(self, folder: Path, identity: ShardIdentity) -> None:
         self.folder, self.identity = folder, identity
-        finished = _begin(folder, identity)
+        # Until finish(), or until the process ends.
+        self._hold = ExitStack()
+        self._hold.enter_context(held(folder))
+        try:
+            finished = _begin(folder, identity)
+        except BaseException:
+            self._hold.close()
+            raise
         self._totals = finished.totals
         self.num_finished = finished.num_records
         self._passed = 0
@@ -133,6 +142,7 @@ class ShardWriter:
             raise self._other_inputs(f"a list of {num_listed}", f"the {self._totals['num_listed']} they were made of")
         if not self._totals:
             _write_set_file(self.folder, self.identity, totals)
+        self._hold.close()
         return ShardSet.open(self.folder)
 
     def _packed(self, tokens: ShardTokens) -> ShardTokens:
@@ -210,7 +220,7 @@ def _begin(folder: Path, identity: ShardIdentity) -> ShardSet:
     for leftover in folder.glob(".shard*.partial"):
         leftover.unlink(missing_ok=True)
     if not (folder / files.SET_FILE).exists():
-        if any(folder.iterdir()):
+        if any(path.name != LOCK_FILE for path in folder.iterdir()):
             raise DataError(Reason.UNKNOWN_FORMAT, "is not empty and holds no shard set", where=str(folder))
         _write_set_file(folder, identity, None)
     found = ShardSet.open(folder, allow_partial=True)

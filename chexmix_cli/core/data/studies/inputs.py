@@ -26,7 +26,7 @@ from chexmix_cli.core.data.views import View, view_of_words
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.inference import InputSettings
 
-__all__ = ["Refusal", "Study", "StudyImage", "discover", "load_pixels", "study_of_file"]
+__all__ = ["Refusal", "Study", "StudyImage", "discover", "load_pixels", "study_of_file", "with_stated_view"]
 
 #: Folders that name a study, as in MIMIC-CXR and CheXpert.
 _STUDY_FOLDER = re.compile(r"s\d{8}|study\d+", re.IGNORECASE)
@@ -129,6 +129,15 @@ def study_of_source(source: Source, settings: InputSettings, record_id: str) -> 
     return _Studies(settings, ids).close(_Group(record_id, images=[result.image]))
 
 
+def with_stated_view(study: Study, view: View) -> Study:
+    """Return a study of one file with the view that its line of a manifest states, if the file itself states none."""
+    if study.chosen.view is not View.UNKNOWN or view is View.UNKNOWN:
+        return study
+    notes = tuple(note for note in study.chosen.notes if note != _VIEW_NOTES[View.UNKNOWN])
+    image = _noted(dataclasses.replace(study.chosen, view=view, view_source="manifest", notes=notes))
+    return Study(study.id, (image,), image)
+
+
 class _GivenIds(IdMaker):
     """Gives one id, whatever is asked for."""
 
@@ -218,6 +227,8 @@ def _dicom_image(file: DicomFile, source: Source, image_id: str, settings: Input
         is_for_processing=findings.is_for_processing,
         notes=findings.notes,
         settings=settings,
+        view_source=None if findings.view is View.UNKNOWN else "header",
+        age_group=findings.age_group,
     )
 
 
@@ -239,6 +250,7 @@ def _examine_picture(found: FoundFile, settings: InputSettings) -> _Accepted:
         is_for_processing=False,
         notes=(),
         settings=settings,
+        view_source=None if view is View.UNKNOWN else "name",
     )
     return _Accepted(image, key, name, None)
 

@@ -15,6 +15,7 @@ from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.data.views import PREFERENCE, View
 from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.settings.inference import InputSettings
+from chexmix_cli.core.text.header import AgeGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class StudyImage:
         id: name of the image; of a DICOM image a salted hash.
         source: where its bytes are. Not for records or logs: a DICOM file's path may name a patient.
         view: projection, as far as the file says.
+        view_source: what says it: ``header``, ``name`` (of a picture in a study's folder), ``manifest``; None where
+            nothing does.
+        age_group: of the patient, by the header.
         is_dicom: False for a plain picture.
         is_for_processing: raw detector data.
         notes: from the header.
@@ -38,6 +42,8 @@ class StudyImage:
     is_for_processing: bool
     notes: tuple[str, ...]
     settings: InputSettings
+    view_source: str | None = None
+    age_group: AgeGroup | None = None
 
     def load(self, preset: ResolvedPreset) -> LoadedImage:
         """Return the whole film in 8 bits, with the notes of header and pixels.

@@ -16,20 +16,23 @@ from chexmix_cli.core.vocab import grid_side
 Pixels = NDArray[np.float32]
 
 
-def small_pixels(pixels_CYX: Pixels, side_px: int, grid_size: int) -> Pixels:
-    """Return an image as means of square parts, (side, side) float32, so that no part crosses the grid's lines.
+def small_pixels(pixels_CYX: Pixels, most_px: int, grid_size: int) -> Pixels:
+    """Return an image as means of equal square parts, (side, side) float32, none of which crosses the grid's lines.
 
-    An image that is smaller stays as it is.
+    Args:
+        pixels_CYX: an image whose side is a multiple of the grid's.
+        most_px: the side is as large as it can be up to this.
+        grid_size: cells along a side.
 
     Raises:
-        SettingsError: if the side is not a multiple of the grid's, or does not divide the image's.
+        SettingsError: if that is less than a pixel a cell.
     """
     side = pixels_CYX.shape[-1]
-    side_px = min(side, side_px)
-    if side % side_px or side_px % grid_size:
+    if most_px < grid_size:
         raise SettingsError(
-            f"is {side_px}", where="sweep.baseline_side_px", expected=f"a multiple of {grid_size} that divides {side}"
+            f"is {most_px}", where="sweep.baseline_side_px", expected=f"{grid_size} or more, a pixel for each code"
         )
+    side_px = max(px for px in range(grid_size, min(side, most_px) + 1, grid_size) if side % px == 0)
     step = side // side_px
     grey_YX = pixels_CYX.mean(axis=0)
     found: Pixels = grey_YX.reshape(side_px, step, side_px, step).mean(axis=(1, 3)).astype(np.float32)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.models.attention import causal_mask
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.decoder import Decoder, KvCache
 
 
 class Batch:
@@ -21,6 +21,8 @@ class Batch:
     prompt does not, nor does a draft that it took back while another row kept its own. Each row counts its positions
     by what counts, and attends to that; a padding position attends to itself (a row of the mask that is all False has
     no softmax). While everything counts in every row, the decoder's plain causal path is taken.
+
+    What rows hold is kept on the CPU, where it is decided: asking a GPU for it would wait for the GPU.
 
     Args:
         decoder: the model.
@@ -44,13 +46,12 @@ class Batch:
         num_spare: int = 0,
     ) -> None:
         longest = max(len(prompt) for prompt in prompts)
-        device = decoder.embedding.weight.device
         padded = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        self._decoder = decoder
-        self._prompt_BT = torch.tensor(padded, device=device)
+        self._decoder, self._device = decoder, decoder.embedding.weight.device
+        self._prompt_BT = torch.tensor(padded)
         # The last new token is chosen, never read.
-        self._cache = decoder.new_cache(len(prompts), longest + max_new_tokens - 1 + num_spare)
-        self._length_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        self._cache = self._new_cache(len(prompts), longest + max_new_tokens - 1 + num_spare)
+        self._length_B = torch.tensor([len(prompt) for prompt in prompts])
         #: What counts of the slots in use, (B, S); None: everything.
         self._counts_BS: Tensor | None = None
         self.num_passes = self.num_attended = 0
@@ -62,19 +63,23 @@ class Batch:
 
     def read_prompts(self) -> Tensor:
         """Return the final hidden states of the prompts, (B, T, D), aligned at their ends."""
-        longest, device = self._prompt_BT.shape[1], self._prompt_BT.device
-        is_token_BT = torch.arange(longest, device=device) >= longest - self._length_B[:, None]
+        longest = self._prompt_BT.shape[1]
+        is_token_BT = torch.arange(longest) >= longest - self._length_B[:, None]
         self._count_only(is_token_BT)
         position_BT = (is_token_BT.cumsum(dim=1) - 1).clamp(min=0)
         return self._pass(self._prompt_BT, position_BT, self._counts_BS)
 
     def read(self, token_ids_BT: Tensor) -> Tensor:
-        """Return the final hidden states (B, T, D) of tokens after those read so far; all stay in the cache."""
+        """Return the final hidden states (B, T, D) of tokens after those read so far; all stay in the cache.
+
+        Args:
+            token_ids_BT: int64 on the CPU; the states are on the decoder's device.
+        """
         num_rows, num_new = token_ids_BT.shape
         if self._counts_BS is not None:
             new_BT = self._counts_BS.new_ones(num_rows, num_new)
             self._counts_BS = torch.cat((self._counts_BS, new_BT), dim=1)
-        position_BT = self._length_B[:, None] + torch.arange(num_new, device=token_ids_BT.device)
+        position_BT = self._length_B[:, None] + torch.arange(num_new)
         state_BTD = self._pass(token_ids_BT, position_BT, self._counts_BS)
         self._length_B = self._length_B + num_new
         self.num_attended += num_rows * self._cache.length
@@ -84,18 +89,23 @@ class Batch:
         """Forget the last positions of the pass before: of each row so many, none to all that it has read there."""
         common, length = min(num_positions), self._cache.length - min(num_positions)
         self._cache.truncate(length)
-        device = self._length_B.device
-        self._length_B = self._length_B - torch.tensor(num_positions, device=device)
+        self._length_B = self._length_B - torch.tensor(num_positions)
         counts_BS = None if self._counts_BS is None else self._counts_BS[:, :length]
         if any(num > common for num in num_positions):
-            end_B = torch.tensor([length - (num - common) for num in num_positions], device=device)
-            is_kept_BS = torch.arange(length, device=device) < end_B[:, None]
+            end_B = torch.tensor([length - (num - common) for num in num_positions])
+            is_kept_BS = torch.arange(length) < end_B[:, None]
             counts_BS = is_kept_BS if counts_BS is None else counts_BS & is_kept_BS
         self._counts_BS = counts_BS
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows, ascending; they become rows 0, 1, ..."""
         self._cache.keep_rows(rows)
+        self._keep_lengths(rows)
+
+    def _new_cache(self, num_rows: int, capacity: int) -> KvCache:
+        return self._decoder.new_cache(num_rows, capacity)
+
+    def _keep_lengths(self, rows: Sequence[int]) -> None:
         self._length_B = self._length_B[list(rows)]
         if self._counts_BS is not None:
             self._count_only(self._counts_BS[list(rows)])
@@ -104,13 +114,13 @@ class Batch:
         attend_BTS = None
         if counts_BS is not None:
             num_new, num_all = token_ids_BT.shape[1], counts_BS.shape[1]
-            place_S = torch.arange(num_all, device=token_ids_BT.device)
-            attend_BTS = causal_mask(num_new, num_all, token_ids_BT.device) & counts_BS[:, None]
+            place_S = torch.arange(num_all, device=self._device)
+            attend_BTS = causal_mask(num_new, num_all, self._device) & counts_BS.to(self._device)[:, None]
             attend_BTS |= place_S == place_S[num_all - num_new :, None]
         self.num_passes += 1
         state_BTD: Tensor = self._decoder(
-            token_ids_BT,
-            positions_BT=None if attend_BTS is None else position_BT,
+            token_ids_BT.to(self._device),
+            positions_BT=None if attend_BTS is None else position_BT.to(self._device),
             attend_BTS=attend_BTS,
             cache=self._cache,
         )

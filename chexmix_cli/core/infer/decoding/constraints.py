@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,16 +38,19 @@ class Mask:
     denied: Tensor
     ends: Tensor
 
-    def apply(self, logits_MR: Tensor, is_early_M: Tensor | None) -> Tensor:
+    def apply(self, logits_MR: Tensor, is_early: Sequence[bool]) -> Tensor:
         """Switch off, in place, what cannot be chosen.
 
         Args:
             logits_MR: logits of the constraint's rows.
-            is_early_M: True where the row is still shorter than its minimum; None where none is.
+            is_early: for each of them, whether the row is still shorter than its minimum.
         """
         if len(self.denied):
             logits_MR.index_fill_(1, self.denied, -torch.inf)
-        if is_early_M is not None:
+        if all(is_early):
+            logits_MR.index_fill_(1, self.ends, -torch.inf)
+        elif any(is_early):
+            is_early_M = torch.tensor(is_early, device=logits_MR.device)
             end_ME = logits_MR.index_select(1, self.ends)
             logits_MR.index_copy_(1, self.ends, end_ME.masked_fill(is_early_M[:, None], -torch.inf))
         return logits_MR

@@ -12,6 +12,7 @@ Shape letters: B rows still decoding, T positions of a pass, M choices, R ids to
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from chexmix_cli.core.infer.decoding.batch import Batch
 from chexmix_cli.core.infer.decoding.constraints import Constraint
 from chexmix_cli.core.infer.decoding.drafts import Drafter
 from chexmix_cli.core.infer.decoding.sampling import Chooser, row_draws
-from chexmix_cli.core.infer.decoding.static_batch import StaticBatch
+from chexmix_cli.core.infer.decoding.static_batch import Recordings, StaticBatch
 from chexmix_cli.core.infer.decoding.stats import EngineStats
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
@@ -88,12 +89,14 @@ class Engine:
     Attributes:
         decoder, pad, constraints: as given.
         stats: what the calls so far have cost.
+        recordings: passes recorded for a GPU, kept from call to call.
     """
 
     def __init__(self, decoder: Decoder, *, pad: int, constraints: Mapping[str, Constraint]) -> None:
         self.decoder = decoder.eval()
         self.pad, self.constraints = pad, constraints
         self.stats = EngineStats()
+        self.recordings = Recordings()
 
     @torch.inference_mode()
     def generate(
@@ -167,8 +170,9 @@ class _Decoding:
         self._chooser = Chooser(self._constraint, settings, self._decoder.embedding.weight.device)
         limit = max(row.limit for row in rows)
         drafts_apart = drafter is not None and len(rows) > 1
-        make_batch = StaticBatch if self._decoder.embedding.weight.device.type == "cuda" else Batch
-        self._batch = make_batch(
+        is_on_gpu = self._decoder.embedding.weight.device.type == "cuda"
+        make_batch = functools.partial(StaticBatch, recordings=engine.recordings) if is_on_gpu else Batch
+        self._batch: Batch = make_batch(
             self._decoder,
             [row.prompt for row in rows],
             max_new_tokens=limit,
@@ -211,14 +215,13 @@ class _Decoding:
             (row, draft[:count]) for row, draft in zip(live, drafts, strict=True) for count in range(len(draft) + 1)
         ]
         guard = self._guard
-        chosen_M, logprob_M = self._chooser.choose(
+        # Only here does a pass wait for the device.
+        choices = self._chooser.choose(
             self._decoder.logits(_behind_drafts(state_BTD, drafts), self._chooser.rows),
             [len(row.token_ids) + len(ahead) for row, ahead in behind],
             [row.draw(len(ahead)) for row, ahead in behind],
             denied=None if guard is None else [guard.denied(row.index, ahead) for row, ahead in behind],
         )
-        # Only here does a pass wait for the device.
-        choices = list(zip(chosen_M.tolist(), logprob_M.tolist(), strict=True))
         agreed, start = [], 0
         for row, draft in zip(live, drafts, strict=True):
             own = choices[start : start + len(draft) + 1]
@@ -267,7 +270,7 @@ class _Decoding:
             [row.token_ids[-1], *draft, *[self._pad] * (width - len(draft))]
             for row, draft in zip(live, drafts, strict=True)
         ]
-        return self._batch.read(torch.tensor(padded, device=self._decoder.embedding.weight.device))
+        return self._batch.read(torch.tensor(padded))
 
 
 def spare_places(limit: int) -> int:

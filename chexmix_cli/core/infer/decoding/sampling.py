@@ -37,8 +37,8 @@ class Chooser:
         draws: Sequence[float],
         *,
         denied: Sequence[Sequence[int]] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the chosen token ids, (M,) int64, and their log-probabilities, (M,) float32.
+    ) -> list[tuple[int, float]]:
+        """Return the chosen token ids and their log-probabilities; on a GPU this is the one wait for it.
 
         Args:
             logits_MR: logits of the constraint's rows, any dtype; not kept.
@@ -50,7 +50,7 @@ class Chooser:
         """
         logits_MR = logits_MR.float()
         is_early = [count < self._settings.min_new_tokens for count in num_before]
-        self._mask.apply(logits_MR, torch.tensor(is_early, device=self._device) if any(is_early) else None)
+        self._mask.apply(logits_MR, is_early)
         for row_R, ids in zip(logits_MR, denied or (), strict=False):
             columns = [token_id - self.rows.start for token_id in ids if self.rows.start <= token_id < self.rows.stop]
             row_R[torch.tensor(columns, dtype=torch.int64, device=self._device)] = -torch.inf
@@ -60,7 +60,9 @@ class Chooser:
             draws_M = draws_on(self._device, draws)
             column_M = sample(logits_MR, draws_M, temperature=self._settings.temperature, top_p=self._settings.top_p)
         logprob_M = logits_MR.gather(1, column_M[:, None])[:, 0] - logits_MR.logsumexp(dim=-1)
-        return column_M + self.rows.start, logprob_M
+        # One copy to the host for both, so one wait: the bits of the float32 numbers travel as whole ones.
+        both_2M = torch.stack((column_M + self.rows.start, logprob_M.view(torch.int32).long())).cpu().numpy()
+        return list(zip(both_2M[0].tolist(), both_2M[1].astype(np.int32).view(np.float32).tolist(), strict=True))
 
 
 def draws_on(device: torch.device, draws: Sequence[Any]) -> Tensor:

@@ -3,14 +3,16 @@
 A pass over a few positions is hundreds of small kernels, and starting them one by one takes longer than running them. A
 graph starts them all at once, but plays back the very same addresses and shapes. So here the key-value cache is as long
 as it will ever be and every pass attends to all of it under a mask, rows that are done keep their index, and what
-changes from pass to pass is written into buffers that stay. The results are those of :class:`Batch`.
+changes from pass to pass is written into one buffer that stays, by one copy from pinned memory. Cache and graphs are
+kept for later calls that fit them (:class:`Recordings`). The results are those of :class:`Batch`.
 
-Shape letters: B rows still decoding, P rows at the start, T positions of a pass, S positions of the cache,
+Shape letters: B rows still decoding, P rows of the cache, T positions of a pass, S positions of the cache,
 D hidden, N heads, H head size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,6 +26,12 @@ from chexmix_cli.core.models.decoder import Decoder, KvCache
 
 #: Makes of a pass over fixed buffers something that can be called again and again.
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+
+#: A cache has a multiple of so many positions, so that calls of nearly the same length share one.
+_STEP = 128
+#: A cache is used for a call that needs no less than this share of its rows, and of its positions: masked places are
+#: computed and read all the same.
+_LEAST_SHARE = 0.5
 
 
 class StaticCache(KvCache):
@@ -39,6 +47,15 @@ class StaticCache(KvCache):
         self.capacity, self.num_rows, self.length = like.capacity, like.num_rows, like.length
         self.place_T: Tensor | None = None
         self._start_B: Tensor | None = None
+
+    @property
+    def num_places(self) -> tuple[int, int]:
+        """Return how many rows and positions there are, in use or not: those that a recorded pass computes."""
+        return self.keys_LBNSH.shape[1], self.keys_LBNSH.shape[3]
+
+    def begin(self, num_rows: int, capacity: int) -> None:
+        """Forget all positions, and use some of the rows and positions."""
+        self.num_rows, self.capacity, self.length = num_rows, capacity, 0
 
     def append(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values to their slots and return the whole cache, each (B, N, S, H)."""
@@ -61,30 +78,58 @@ class StaticCache(KvCache):
         return q_BNTH, keys_BNSH, values_BNSH
 
 
+class _Inputs:
+    """What changes from pass to pass, in one piece of memory: on the device, or where it is filled in for it.
+
+    Attributes:
+        buffer: all of it, uint8.
+        place_T: positions of the cache that the pass writes to, int64.
+        token_ids_PT, position_PT: what it reads, and where in its sequence, int64.
+        row_P: rows of the cache that still decode, the first ones of these, int64.
+        attend_PTS: what each position attends to.
+    """
+
+    def __init__(self, cache: StaticCache, width: int, **memory: object) -> None:
+        num_rows, num_places = cache.num_places
+        shapes = ((width,), (num_rows, width), (num_rows, width), (num_rows,))
+        sizes = [math.prod(shape) for shape in shapes]
+        num_bytes = 8 * sum(sizes)
+        self.buffer = torch.zeros(num_bytes + num_rows * width * num_places, dtype=torch.uint8, **memory)  # type: ignore[call-overload]
+        parts = self.buffer[:num_bytes].view(torch.int64).split(sizes)
+        self.place_T, self.token_ids_PT, self.position_PT, self.row_P = (
+            part.view(shape) for part, shape in zip(parts, shapes, strict=True)
+        )
+        self.attend_PTS = self.buffer[num_bytes:].view(torch.bool).view(num_rows, width, num_places)
+
+
 class _Pass:
-    """A pass of one width: its buffers, and what plays it back."""
+    """A pass of one width: its inputs, and what plays it back."""
 
     def __init__(self, decoder: Decoder, cache: StaticCache, width: int, record: Capture) -> None:
-        device, num_places = decoder.embedding.weight.device, cache.num_rows
+        device = decoder.embedding.weight.device
         self._decoder, self._cache, self._record = decoder, cache, record
-        self.token_ids_PT = torch.zeros(num_places, width, dtype=torch.int64, device=device)
-        self.position_PT = torch.zeros_like(self.token_ids_PT)
-        self.place_T = torch.zeros(width, dtype=torch.int64, device=device)
-        self.attend_PTS = torch.zeros(num_places, width, cache.capacity, dtype=torch.bool, device=device)
+        self._device = _Inputs(cache, width, device=device)
+        #: To be filled in before :meth:`run`, on the CPU.
+        self.inputs = _Inputs(cache, width, pin_memory=device.type == "cuda")
         self._play: Callable[[], Tensor] | None = None
 
-    def run(self) -> Tensor:
-        """Return the final hidden states (P, T, D) of what the buffers hold; recorded when called first."""
+    def run(self, num_rows: int) -> Tensor:
+        """Return the final hidden states (B, T, D) of the first rows of ``row_P``; recorded when called first.
+
+        Whoever calls it waits for what it chooses from them before it fills in the next inputs.
+        """
+        self._device.buffer.copy_(self.inputs.buffer, non_blocking=True)
         if self._play is None:
             self._play = self._record(self._compute)
-        return self._play()
+        # A copy: the next pass writes over what was played back.
+        return self._play().index_select(0, self._device.row_P[:num_rows])
 
     def _compute(self) -> Tensor:
         cache, start = self._cache, self._cache.length
-        cache.place_T = self.place_T
+        inputs, cache.place_T = self._device, self._device.place_T
         try:
             state_PTD: Tensor = self._decoder(
-                self.token_ids_PT, positions_BT=self.position_PT, attend_BTS=self.attend_PTS, cache=cache
+                inputs.token_ids_PT, positions_BT=inputs.position_PT, attend_BTS=inputs.attend_PTS, cache=cache
             )
         finally:
             # The decoder counts on; recording computes more than once, playing back not at all.
@@ -92,12 +137,47 @@ class _Pass:
         return state_PTD
 
 
-class StaticBatch(Batch):
-    """A :class:`Batch` whose passes after the prompts have fixed shapes.
+class Recordings:
+    """The cache and the recorded passes of an engine's last call, for the next one that fits: recording is slow.
 
     Args:
         record: how passes are recorded; default: as CUDA graphs. On a CPU, where there is nothing to gain, a test
             gives ``lambda compute: compute``.
+    """
+
+    def __init__(self, record: Capture | None = None) -> None:
+        self._record = record
+        self._cache: StaticCache | None = None
+        self._passes: dict[int, _Pass] = {}
+
+    def begin(self, decoder: Decoder, num_rows: int, capacity: int) -> StaticCache:
+        """Return an empty cache for so many rows and positions: the one that is there, if it fits."""
+        needed = (num_rows, -(-capacity // _STEP) * _STEP)
+        if self._cache is None or not _fits(needed, self._cache.num_places):
+            # Before the new ones are made: there may be no room for both.
+            self._cache, self._passes = None, {}
+            self._cache = StaticCache(decoder.new_cache(*needed))
+        self._cache.begin(num_rows, capacity)
+        return self._cache
+
+    def of_width(self, decoder: Decoder, width: int) -> _Pass:
+        """Return the pass over so many positions."""
+        assert self._cache is not None, "begin() makes it"
+        if width not in self._passes:
+            record = self._record = self._record or CudaGraphs(decoder.embedding.weight.device)
+            self._passes[width] = _Pass(decoder, self._cache, width, record)
+        return self._passes[width]
+
+
+def _fits(needed: tuple[int, int], there: tuple[int, int]) -> bool:
+    return all(_LEAST_SHARE * most <= least <= most for least, most in zip(needed, there, strict=True))
+
+
+class StaticBatch(Batch):
+    """A :class:`Batch` whose passes after the prompts have fixed shapes.
+
+    Args:
+        recordings: of earlier calls with the same decoder.
         decoder, prompts, max_new_tokens, pad, num_spare: as :class:`Batch`.
     """
 
@@ -109,21 +189,21 @@ class StaticBatch(Batch):
         max_new_tokens: int,
         pad: int,
         num_spare: int = 0,
-        record: Capture | None = None,
+        recordings: Recordings,
     ) -> None:
+        self._recordings = recordings
         super().__init__(decoder, prompts, max_new_tokens=max_new_tokens, pad=pad, num_spare=num_spare)
-        self._static = self._cache = StaticCache(self._cache)
-        self._record = record or cuda_graph
         #: Place of each row that is left.
-        self._places = torch.arange(len(prompts), device=decoder.embedding.weight.device)
-        self._passes: dict[int, _Pass] = {}
+        self._places = list(range(len(prompts)))
+
+    def _new_cache(self, num_rows: int, capacity: int) -> KvCache:
+        self._static = self._recordings.begin(self._decoder, num_rows, capacity)
+        return self._static
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows, ascending; they become rows 0, 1, ..., and stay where they are in the cache."""
-        kept = list(rows)
-        self._places, self._length_B = self._places[kept], self._length_B[kept]
-        if self._counts_BS is not None:
-            self._count_only(self._counts_BS[kept])
+        self._places = [self._places[row] for row in rows]
+        self._keep_lengths(rows)
 
     def _pass(self, token_ids_BT: Tensor, position_BT: Tensor, counts_BS: Tensor | None) -> Tensor:
         cache, width = self._static, token_ids_BT.shape[1]
@@ -132,42 +212,55 @@ class StaticBatch(Batch):
         start, end = cache.length, cache.length + width
         if end > cache.capacity:
             raise ShapeError(f"{end} positions in a cache of {cache.capacity}", where="StaticBatch")
-        if width not in self._passes:
-            self._passes[width] = _Pass(self._decoder, cache, width, self._record)
-        made, places = self._passes[width], self._places
-        made.place_T.copy_(torch.arange(start, end, device=places.device))
-        made.token_ids_PT[places] = token_ids_BT
-        made.position_PT[places] = position_BT
-        causal_TS = causal_mask(width, end, places.device)
+        made = self._recordings.of_width(self._decoder, width)
+        inputs, places = made.inputs, self._places
+        inputs.place_T.copy_(torch.arange(start, end))
+        inputs.row_P[: len(places)] = torch.tensor(places)
+        inputs.token_ids_PT[places] = token_ids_BT
+        inputs.position_PT[places] = position_BT
+        causal_TS = causal_mask(width, end, torch.device("cpu"))
         own_TS = torch.zeros_like(causal_TS)
-        own_TS[:, start:] = torch.eye(width, dtype=torch.bool, device=places.device)
+        own_TS[:, start:] = torch.eye(width, dtype=torch.bool)
         # A row that is done attends to itself: a row of the mask that is all False has no softmax.
-        made.attend_PTS.zero_()
-        made.attend_PTS[:, :, :end] = own_TS
-        made.attend_PTS[places, :, :end] = causal_TS if counts_BS is None else (causal_TS & counts_BS[:, None]) | own_TS
-        state_PTD = made.run()
+        inputs.attend_PTS.zero_()
+        inputs.attend_PTS[:, :, :end] = own_TS
+        inputs.attend_PTS[places, :, :end] = (
+            causal_TS if counts_BS is None else (causal_TS & counts_BS[:, None]) | own_TS
+        )
+        state_BTD = made.run(len(places))
         cache.length = end
         self.num_passes += 1
-        # A copy: the next pass writes over what was played back.
-        return state_PTD[places]
+        return state_BTD
 
 
-def cuda_graph(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Return a function that plays back what ``compute`` does on the GPU, and gives its result.
+class CudaGraphs:
+    """Records passes as CUDA graphs, which share the memory they compute in: one is played back at a time.
 
-    Source: torch's notes on CUDA graphs: warmed up on another stream first, so that libraries have set themselves up.
+    Args:
+        device: whose passes they are.
     """
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        compute()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = compute()
 
-    def play() -> Tensor:
-        graph.replay()
-        return result
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._pool = device, torch.cuda.graph_pool_handle()
 
-    return play
+    def __call__(self, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return a function that plays back what ``compute`` does on the GPU, and gives its result.
+
+        Source: torch's notes on CUDA graphs: warmed up on another stream first, so that libraries have set themselves
+        up. All of it on the pass's own device: on another, which may be the current one, the graph would be empty.
+        """
+        with torch.cuda.device(self._device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                compute()
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                result = compute()
+
+        def play() -> Tensor:
+            graph.replay()
+            return result
+
+        return play

@@ -1,1 +1,1 @@
-"""Reports: written from image codes, guarded against comparisons, and explained."""
+"""Reports: written from image codes, kept from phrases that no report may hold, and explained."""

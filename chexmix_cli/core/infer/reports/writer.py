@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.decoding.drafts import Drafter
 from chexmix_cli.core.infer.decoding.engine import Generation
-from chexmix_cli.core.infer.reports.comparison_guard import ComparisonGuard
 from chexmix_cli.core.infer.reports.engine import ReportFinish, report_engine, report_finish
+from chexmix_cli.core.infer.reports.phrase_guard import PhraseGuard
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
-from chexmix_cli.core.text.comparisons import find_comparisons
+from chexmix_cli.core.text.comparisons import PHRASES, find_comparisons
+from chexmix_cli.core.text.header import Header
 from chexmix_cli.core.text.tokenizer import TextStream, TextTokenizer
 from chexmix_cli.core.vocab import Vocabulary
 
@@ -35,6 +36,8 @@ class WrittenReport:
         logprob: log-probability of all new ids.
         logprobs: of each of ``report_ids``.
         comparisons: words of the text that claim a comparison with an earlier study, unless they are allowed.
+        against_header: words of the text that contradict what is known of the film, unless they are allowed.
+        held_to: attributes of the header that the text was kept from contradicting.
     """
 
     token_ids: list[int]
@@ -45,6 +48,8 @@ class WrittenReport:
     logprob: float
     logprobs: list[float]
     comparisons: list[str]
+    against_header: list[str] = field(default_factory=list)
+    held_to: list[str] = field(default_factory=list)
 
 
 class ReportWriter:
@@ -61,7 +66,7 @@ class ReportWriter:
 
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary, tokenizer: TextTokenizer | None) -> None:
         self.vocabulary, self.tokenizer = vocabulary, tokenizer
-        self._guard: ComparisonGuard | None = None
+        self._guard: PhraseGuard | None = None
         ordinary_ids = None if tokenizer is None else _ordinary_ids(tokenizer)
         self.engine = report_engine(decoder, vocabulary, ordinary_ids=ordinary_ids)
 
@@ -73,6 +78,7 @@ class ReportWriter:
         seed: int = 0,
         on_text: OnText | None = None,
         drafter: Drafter | None = None,
+        headers: Sequence[Header] | None = None,
         on_prompts: Callable[[Tensor], None] | None = None,
     ) -> list[WrittenReport]:
         """Return the report of each image, all decoded in one batch.
@@ -84,6 +90,7 @@ class ReportWriter:
             on_text: called with the image's index and the next piece of its report's text, as soon as it is decoded;
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
             drafter: proposes what follows in a report (``decode.draft_rows``); None: no drafts.
+            headers: what is known of each film besides its codes; None: nothing.
             on_prompts: called with the final hidden states of the prompts, as in :meth:`Engine.generate`.
 
         Raises:
@@ -95,26 +102,33 @@ class ReportWriter:
         streams = None
         if on_text is not None and self.tokenizer is not None:
             streams = _Streams(self.tokenizer, len(prompts), on_text)
-        guard = None
-        if settings.comparisons == "block":
-            if self.tokenizer is None:
-                raise SettingsError("is 'block'", where="decode.comparisons", expected="weights with a text tokenizer")
-            guard = self._guard = self._guard or ComparisonGuard(self.tokenizer)
-            guard.reset()
+        known = [Header()] * len(prompts) if headers is None else list(headers)
         generations = self.engine.generate(
             prompts,
             settings,
             seed=seed,
             on_token=None if streams is None else streams.push,
-            guard=guard,
+            guard=self._guard_of(known, settings),
             drafter=drafter,
             on_prompts=on_prompts,
         )
         if streams is not None:
             streams.finish()
-        return [self._report(generation, settings) for generation in generations]
+        return [self._report(one, header, settings) for one, header in zip(generations, known, strict=True)]
 
-    def _report(self, generation: Generation, settings: DecodeSettings) -> WrittenReport:
+    def _guard_of(self, headers: Sequence[Header], settings: DecodeSettings) -> PhraseGuard | None:
+        """Return the guard of a batch, or None where nothing is kept out."""
+        if settings.comparisons == "block" and self.tokenizer is None:
+            raise SettingsError("is 'block'", where="decode.comparisons", expected="weights with a text tokenizer")
+        always = PHRASES if settings.comparisons == "block" else ()
+        rows = [(*always, *(header.against_phrases if settings.header == "block" else ())) for header in headers]
+        if self.tokenizer is None or not any(rows):
+            return None
+        self._guard = self._guard or PhraseGuard(self.tokenizer)
+        self._guard.reset(rows)
+        return self._guard
+
+    def _report(self, generation: Generation, header: Header, settings: DecodeSettings) -> WrittenReport:
         report_ids = self.vocabulary.cut_report(generation.token_ids)
         text_ids = [token_id for token_id in report_ids if token_id < self.vocabulary.num_text]
         text = None if self.tokenizer is None else self.tokenizer.decode(text_ids)
@@ -127,6 +141,8 @@ class ReportWriter:
             logprob=generation.logprob,
             logprobs=generation.logprobs[: len(report_ids)],
             comparisons=[] if text is None or settings.comparisons == "allow" else find_comparisons(text),
+            against_header=[] if text is None or settings.header == "allow" else header.contradictions(text),
+            held_to=list(header.against) if text is not None and settings.header == "block" else [],
         )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from filelock import FileLock, Timeout
-
 from chexmix_cli.core.errors import DataError, MachineError, Reason
-from chexmix_cli.core.files import atomic_write, write_json
+from chexmix_cli.core.files import LOCK_FILE, atomic_write, held, write_json
 from chexmix_cli.core.infer.retrieval.vector_index import (
     INDEX_FILE,
     KINDS,
@@ -24,8 +23,6 @@ from chexmix_cli.core.infer.retrieval.vector_index import (
     part_path,
     part_tensors,
 )
-
-_LOCK_FILE = ".lock"
 
 
 def digest_of(content: bytes) -> int:
@@ -48,18 +45,15 @@ class IndexWriter:
 
     def __init__(self, folder: Path, identity: IndexIdentity, *, rows: int) -> None:
         self._folder, self._identity, self._rows = folder, identity, rows
+        self._hold = ExitStack()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / _LOCK_FILE, blocking=False)
-            self._lock.acquire()
-        except Timeout:
-            raise MachineError("another process is writing it", where=str(folder)) from None
+            self._hold.enter_context(held(folder))
         except OSError as error:
             raise MachineError(f"cannot be written ({error.strerror})", where=str(folder)) from None
         try:
             self._known, self._numbers = self._begin()
         except BaseException:
-            self._lock.release()
+            self._hold.close()
             raise
         self._waiting: dict[Kind, list[Item]] = {kind: [] for kind in KINDS}
 
@@ -74,7 +68,7 @@ class IndexWriter:
             for each in KINDS:
                 self._write(each)
         finally:
-            self._lock.release()
+            self._hold.close()
 
     def holds(self, kind: Kind, item_id: str, digest: int) -> bool:
         """Return whether an item is indexed already.
@@ -104,7 +98,7 @@ class IndexWriter:
         path = self._folder / INDEX_FILE
         if not path.exists():
             names = [found.name for found in self._folder.iterdir()]
-            if any(name != _LOCK_FILE and not name.endswith(".partial") for name in names):
+            if any(name != LOCK_FILE and not name.endswith(".partial") for name in names):
                 raise DataError(Reason.UNKNOWN_FORMAT, "is not empty and holds no index", where=str(self._folder))
             values = {"schema": SCHEMA, "identity": dataclasses.asdict(self._identity)}
             write_json(path, values)

@@ -54,8 +54,9 @@ class Tower(nn.Module):
         self.scale_D: Tensor
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """Return the projections (B, E) of pooled states (B, D)."""
-        return F.normalize(self.projection((pooled_BD - self.mean_D) / self.scale_D).float(), dim=-1)
+        """Return the projections (B, E) of pooled states (B, D); in float32, whatever autocast says."""
+        with torch.autocast(pooled_BD.device.type, enabled=False):
+            return F.normalize(self.projection((pooled_BD - self.mean_D) / self.scale_D), dim=-1)
 
 
 class Projection(nn.Module):

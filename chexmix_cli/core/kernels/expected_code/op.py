@@ -13,7 +13,7 @@ from chexmix_cli.core.kernels.backend import is_interpreted, uses_triton
 from chexmix_cli.core.kernels.expected_code import reference
 from chexmix_cli.core.kernels.expected_code.reference import Expected
 from chexmix_cli.core.kernels.expected_code.tuning import CONFIGS, WIDEST
-from chexmix_cli.core.kernels.launch import blocks, power_of_two
+from chexmix_cli.core.kernels.launch import blocks, current_device, power_of_two
 
 
 @torch.no_grad()
@@ -33,7 +33,8 @@ def expected_code(
             where="expected code",
             expected=f"float32, bfloat16 or float16, and at most {WIDEST}",
         )
-    return Expected(*torch.ops.chexmix.expected_code(state_MD, weight_KD, bias_K, codebook_KE, temperature))
+    with current_device(state_MD):
+        return Expected(*torch.ops.chexmix.expected_code(state_MD, weight_KD, bias_K, codebook_KE, temperature))
 
 
 @torch.library.custom_op("chexmix::expected_code", mutates_args=())

@@ -24,6 +24,8 @@ from torch import Tensor
 
 #: Most bytes of one chunk's logits, about 500 tokens of the released vocabulary: fewer make the products slower.
 _CHUNK_BYTES = 128 << 20
+#: The same where a chunk costs the start of a dozen kernels, and memory is passed over as fast as it is: on a GPU.
+_GPU_CHUNK_BYTES = 1 << 30
 #: A chunk is a multiple of so many tokens, as far as there are so many.
 _STEP = 64
 #: Most bytes of the logits that are turned into gradients at a time: they stay in the cache for all passes over them.
@@ -125,7 +127,8 @@ class _Gradients:
 def _to_gradient(logits_VC: Tensor, bias_V: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
     """Overwrite products with ``e - z onehot``; return the loss of each token and its ``z``, both (C,)."""
     wide, num_tokens = _wide(logits_VC.dtype), logits_VC.shape[1]
-    size = max(1, _CACHE_BYTES // (4 * num_tokens))
+    # Not in blocks on a GPU: each pass over one would be a kernel of its own.
+    size = len(logits_VC) if logits_VC.is_cuda else max(1, _CACHE_BYTES // (4 * num_tokens))
     blocks = [slice(start, start + size) for start in range(0, len(logits_VC), size)]
     top_C = torch.full((num_tokens,), -torch.inf, dtype=wide, device=logits_VC.device)
     for block in blocks:
@@ -150,7 +153,7 @@ def _chunks(count: int, w_VD: Tensor) -> list[slice]:
 
 def _chunk_size(w_VD: Tensor) -> int:
     """Return how many tokens a chunk has at most."""
-    fitting = _CHUNK_BYTES // (4 * len(w_VD))
+    fitting = (_GPU_CHUNK_BYTES if w_VD.is_cuda else _CHUNK_BYTES) // (4 * len(w_VD))
     return max(1, fitting - fitting % _STEP if fitting > _STEP else fitting)
 
 

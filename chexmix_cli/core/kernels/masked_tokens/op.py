@@ -10,6 +10,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import uses_triton
+from chexmix_cli.core.kernels.launch import current_device
 from chexmix_cli.core.kernels.masked_tokens import reference
 from chexmix_cli.core.kernels.masked_tokens.reference import IGNORED, Hiding
 from chexmix_cli.core.kernels.masked_tokens.tuning import CONFIGS
@@ -27,7 +28,9 @@ def hide_tokens(
             f"{input_BT.shape[1]} positions", where="masked tokens", expected=f"at most {CONFIGS[-1].block_t}"
         )
     numbers, only = hiding.numbers(), hiding.masked_targets_only
-    found: tuple[Tensor, Tensor] = torch.ops.chexmix.hide_tokens(input_BT, target_BT, length_B, seed_B, numbers, only)
+    found: tuple[Tensor, Tensor]
+    with current_device(input_BT):
+        found = torch.ops.chexmix.hide_tokens(input_BT, target_BT, length_B, seed_B, numbers, only)
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import is_interpreted, uses_triton
-from chexmix_cli.core.kernels.launch import blocks
+from chexmix_cli.core.kernels.launch import blocks, current_device
 from chexmix_cli.core.kernels.nearest_code import reference
 from chexmix_cli.core.kernels.nearest_code.tuning import CONFIGS
 
@@ -29,7 +29,7 @@ def nearest_code(z_ME: Tensor, codebook_KE: Tensor) -> Tensor:
         ShapeError: if E differs between the two, K is 0, or the dtype is none of these.
 
     Numerics: products accumulate in float32; equal to ``reference.nearest_code`` but where two distances differ by less
-    than float32 rounds them. Where the dtypes differ, both are widened to float32.
+    than float32 rounds them, whatever autocast says. Where the dtypes differ, both are widened to float32.
     """
     reference.check(z_ME, codebook_KE)
     if not uses_triton(z_ME.device):
@@ -38,7 +38,8 @@ def nearest_code(z_ME: Tensor, codebook_KE: Tensor) -> Tensor:
         z_ME, codebook_KE = z_ME.float(), codebook_KE.float()
     if z_ME.dtype not in CONFIGS:
         raise ShapeError(f"latents of {z_ME.dtype}", where="nearest_code", expected="float32, bfloat16 or float16")
-    codes_M: Tensor = torch.ops.chexmix.nearest_code(z_ME, codebook_KE)
+    with current_device(z_ME):
+        codes_M: Tensor = torch.ops.chexmix.nearest_code(z_ME, codebook_KE)
     return codes_M
 
 

@@ -24,16 +24,18 @@ def nearest_code(z_ME: Tensor, codebook_KE: Tensor) -> Tensor:
     Raises:
         ShapeError: if E differs between the two, or K is 0.
 
-    Numerics: distances in float32, as ``|z|^2 + |e|^2 - 2 z.e``, the form of taming-transformers' VectorQuantizer2.
+    Numerics: distances in float32, as ``|z|^2 + |e|^2 - 2 z.e``, the form of taming-transformers' VectorQuantizer2;
+    under autocast too, which would round the product to eight bits: a third of the codes would be others.
     """
     check(z_ME, codebook_KE)
     codebook_KE = codebook_KE.float()
     norm_K = codebook_KE.square().sum(dim=1)
     codes = torch.empty(len(z_ME), dtype=torch.int64, device=z_ME.device)
-    for start in range(0, len(z_ME), _ROWS):
-        rows_RE = z_ME[start : start + _ROWS].float()
-        distance_RK = rows_RE.square().sum(dim=1, keepdim=True) + norm_K - 2 * rows_RE @ codebook_KE.T
-        codes[start : start + _ROWS] = distance_RK.argmin(dim=1)
+    with torch.autocast(z_ME.device.type, enabled=False):
+        for start in range(0, len(z_ME), _ROWS):
+            rows_RE = z_ME[start : start + _ROWS].float()
+            distance_RK = rows_RE.square().sum(dim=1, keepdim=True) + norm_K - 2 * rows_RE @ codebook_KE.T
+            codes[start : start + _ROWS] = distance_RK.argmin(dim=1)
     return codes
 
 

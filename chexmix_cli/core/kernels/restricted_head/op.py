@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import is_interpreted, uses_triton
-from chexmix_cli.core.kernels.launch import blocks
+from chexmix_cli.core.kernels.launch import blocks, current_device
 from chexmix_cli.core.kernels.restricted_head import reference
 from chexmix_cli.core.kernels.restricted_head.reference import Choice
 from chexmix_cli.core.kernels.restricted_head.tuning import CONFIGS, FEW
@@ -35,7 +35,8 @@ def choose_row(
         return reference.choose_row(state_MD, weight_RD, bias_R, temperature=temperature, seed_M=seed_M)
     _require_dtype(state_MD)
     seeds_M = torch.empty(0, dtype=torch.int64, device=state_MD.device) if seed_M is None else seed_M
-    return Choice(*torch.ops.chexmix.choose_row(state_MD, weight_RD, bias_R, temperature, seeds_M))
+    with current_device(state_MD):
+        return Choice(*torch.ops.chexmix.choose_row(state_MD, weight_RD, bias_R, temperature, seeds_M))
 
 
 @torch.no_grad()
@@ -45,7 +46,8 @@ def row_logprob(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, row_M: Tens
     if not uses_triton(state_MD.device):
         return reference.row_logprob(state_MD, weight_RD, bias_R, row_M)
     _require_dtype(state_MD)
-    logprob_M: Tensor = torch.ops.chexmix.row_logprob(state_MD, weight_RD, bias_R, row_M)
+    with current_device(state_MD):
+        logprob_M: Tensor = torch.ops.chexmix.row_logprob(state_MD, weight_RD, bias_R, row_M)
     return logprob_M
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import is_interpreted, uses_triton
-from chexmix_cli.core.kernels.launch import blocks
+from chexmix_cli.core.kernels.launch import blocks, current_device
 from chexmix_cli.core.kernels.rotary_cache import reference
 from chexmix_cli.core.kernels.rotary_cache.tuning import CONFIGS
 
@@ -33,7 +33,8 @@ def rotate_and_cache(
             where="rotary cache",
             expected=f"at most {CONFIGS[-1].block_h}, float32, bfloat16 or float16, features side by side",
         )
-    q_BNTH: Tensor = torch.ops.chexmix.rotate_and_cache(*tensors, start_B)
+    with current_device(fused_BTX):
+        q_BNTH: Tensor = torch.ops.chexmix.rotate_and_cache(*tensors, start_B)
     return q_BNTH
 
 

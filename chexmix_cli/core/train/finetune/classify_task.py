@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
+from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.finetuning import ClassifyFinetuning
 from chexmix_cli.core.train.examples.splits import Codes
 from chexmix_cli.core.train.finetune import labels
@@ -61,7 +62,7 @@ class Labelled:
 
     def to(self, device: torch.device) -> Labelled:
         """Return the images on a device."""
-        return Labelled(self.token_ids_BT.to(device), self.is_image_BT.to(device), self.target_BL.to(device))
+        return Labelled(*(sent(part, device) for part in (self.token_ids_BT, self.is_image_BT, self.target_BL)))
 
 
 class FindingsModel(TrainedParts):
@@ -79,8 +80,10 @@ class FindingsModel(TrainedParts):
 
     def forward(self, images: Labelled) -> Tensor:
         state_BD = pooled_state(self.decoder, images.token_ids_BT, images.is_image_BT, self.layer)
-        logit_BL: Tensor = self.head((state_BD - self.mean_D) / self.scale_D)
-        return logit_BL.float()
+        # In float32, as the exported head computes: under autocast close logits would tie.
+        with torch.autocast(state_BD.device.type, enabled=False):
+            logit_BL: Tensor = self.head((state_BD - self.mean_D) / self.scale_D)
+        return logit_BL
 
 
 class ClassifyTask:
@@ -151,9 +154,9 @@ class ClassifyTask:
 
     def loss(self, batch: Labelled) -> Terms:
         """Return the summed cross-entropy of the labels that count."""
-        images = batch.to(device_of(self.module))
-        loss = label_losses(self.module(images), images.target_BL, self._present_weight_L.to(images.target_BL.device))
-        count = self.num_units(images)
+        device, count = device_of(self.module), self.num_units(batch)
+        images = batch.to(device)
+        loss = label_losses(self.module(images), images.target_BL, sent(self._present_weight_L, device))
         return Terms(loss, {"loss": (loss.detach(), count)} if count else {})
 
     def after_step(self, generator: Generator) -> None:

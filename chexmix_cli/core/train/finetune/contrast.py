@@ -22,9 +22,12 @@ def contrastive_losses(image_BE: Tensor, text_BE: Tensor, temperature: Tensor, r
         temperature: a scalar.
         report_B: number of each pair's report; equal reports have equal numbers.
 
+    Numerics: cosines in float32 under autocast too: divided by a low temperature, what eight bits lose is a nat.
+
     Source: Radford et al. 2021 (CLIP), figure 3; leaving equal reports out is ours.
     """
-    logit_BB = image_BE.float() @ text_BE.float().T / temperature.float()
+    with torch.autocast(image_BE.device.type, enabled=False):
+        logit_BB = image_BE.float() @ text_BE.float().T / temperature.float()
     is_twin_BB = (report_B[:, None] == report_B).fill_diagonal_(False)
     logit_BB = logit_BB.masked_fill(is_twin_BB, -math.inf)
     own_B = torch.arange(len(logit_BB), device=logit_BB.device)

@@ -14,9 +14,9 @@ from chexmix_cli.core.settings.finetuning import ReportFinetuning
 from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.examples import draw_variants, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained
-from chexmix_cli.core.train.objectives import IGNORED, Documents, next_token, token_losses
+from chexmix_cli.core.train.objectives import IGNORED, Documents, next_token, sums_by_kind, token_losses
 from chexmix_cli.core.train.order import batch_indices, step_generator
-from chexmix_cli.core.train.task import Terms, autocast, device_of
+from chexmix_cli.core.train.task import Terms, autocast
 from chexmix_cli.core.vocab import Vocabulary
 
 
@@ -82,12 +82,10 @@ class ReportTask:
 
     def loss(self, batch: Documents) -> Terms:
         """Return the summed cross-entropy, and it apart for image and text targets."""
-        total, loss_M, target_M = self.module(batch.to(device_of(self.module)))
-        is_image_M = self._vocabulary.is_image(target_M)
-        sums: dict[str, tuple[Tensor, int]] = {"loss": (total.detach(), len(loss_M))}
-        for name, is_kind_M in (("loss_image", is_image_M), ("loss_text", ~is_image_M)):
-            if bool(is_kind_M.any()):
-                sums[name] = (loss_M[is_kind_M].sum(), int(is_kind_M.sum()))
+        total, loss_M, target_M = self.module(batch)
+        kinds = sums_by_kind(loss_M, target_M, self._vocabulary)
+        # Where only the report counts there is no loss of the image.
+        sums = {"loss": (total.detach(), len(loss_M)), **{name: pair for name, pair in kinds.items() if pair[1]}}
         return Terms(total, sums)
 
     def after_step(self, generator: Generator) -> None:

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
+from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.finetuning import RetrieveFinetuning
 from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.contrast import contrastive_losses, recall_figures
@@ -49,7 +50,7 @@ class Side:
 
     def to(self, device: torch.device) -> Side:
         """Return the side on a device."""
-        return Side(self.input.to(device), None if self.is_pooled_BT is None else self.is_pooled_BT.to(device))
+        return Side(sent(self.input, device), None if self.is_pooled_BT is None else sent(self.is_pooled_BT, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class PairBatch:
 
     def to(self, device: torch.device) -> PairBatch:
         """Return the pairs on a device."""
-        return PairBatch(self.image.to(device), self.text.to(device), self.report_B.to(device))
+        return PairBatch(self.image.to(device), self.text.to(device), sent(self.report_B, device))
 
 
 class PairModel(TrainedParts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.data.manifest import ManifestRow
+from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.errors import SettingsError, TrainingError
-from chexmix_cli.core.files import write_json, write_text
+from chexmix_cli.core.files import held, write_json, write_text
 from chexmix_cli.core.infer.embeddings import require_grid
+from chexmix_cli.core.infer.manifest_images import StoredCodes
 from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.lora import check_rank
@@ -35,12 +38,25 @@ from chexmix_cli.core.train.finetune.labels import choose_findings, make_targets
 from chexmix_cli.core.train.finetune.probing import fit_findings
 from chexmix_cli.core.train.finetune.report_task import ReportTask
 from chexmix_cli.core.train.finetune.retrieve_task import RetrieveTask
-from chexmix_cli.core.train.loop import OnRecord, Trainer
+from chexmix_cli.core.train.loop import OnRecord, Trainer, resumes
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
 from chexmix_cli.core.weights.files import RUN_MODEL
 
 Rows = dict[str, list[ManifestRow]]
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuningData:
+    """What a run learns from.
+
+    Attributes:
+        manifest: with ``train`` and ``val`` rows.
+        tokens: token shards of its images to take codes from; they hold one encoding of each. None encodes.
+    """
+
+    manifest: Path
+    tokens: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,7 @@ class FinetuningRun:
         settings: root of the task.
         start: the start weights.
         rows: manifest rows by split.
+        stored: where codes are taken from, in place of encoding.
         device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
@@ -59,6 +76,7 @@ class FinetuningRun:
     settings: Finetuning
     start: WeightsDir
     rows: Rows
+    stored: StoredCodes | None
     device: torch.device
     report: OnRecord
     progress: Progress
@@ -71,6 +89,8 @@ class FinetuningRun:
 
     def encode(self, vqgan: Vqgan) -> dict[str, Codes]:
         """Return the image codes of every split."""
+        if self.stored is not None:
+            return {split: self.stored.of_all(rows)[:, None] for split, rows in self.rows.items()}
         films, seed = self.settings.films, self.settings.train.seed
         return encode_splits(self.rows, vqgan, self.start.settings, films, seed=seed, progress=self.progress)
 
@@ -82,7 +102,7 @@ class FinetuningRun:
 def finetune(
     settings: Finetuning,
     *,
-    data: Path,
+    data: FinetuningData,
     out: Path,
     init: str | None,
     resume: bool,
@@ -94,10 +114,10 @@ def finetune(
 
     Args:
         settings: root of the task.
-        data: manifest with ``train`` and ``val`` rows.
-        out: run folder. A new run wants it without checkpoints; ``resume`` wants one.
+        data: manifest, and codes of its images if there are any.
+        out: run folder. A new run wants it without checkpoints; with ``resume`` it may hold some.
         init: weights to start from: name, directory or run folder; None is the embedded model.
-        resume: go on from the newest checkpoint.
+        resume: go on from the newest checkpoint, or start where there is none.
         device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
@@ -111,13 +131,15 @@ def finetune(
     if is_fit and world_size() > 1:
         raise SettingsError("a probe is fitted by one process", where="torchrun", hint="leave torchrun out")
     require_fitting_batch(settings.train)
-    if not resume and ((out / "checkpoints").exists() or (out / RUN_MODEL).exists()):
-        hint = "choose another --out" if is_fit else "add --resume, or choose another --out"
-        raise TrainingError("holds a run already", where=str(out), hint=hint)
+    if is_fit and ((out / "checkpoints").exists() or (out / RUN_MODEL).exists()):
+        raise TrainingError("holds a run already", where=str(out), hint="choose another --out")
+    resume = not is_fit and resumes(out, resume, report)
     torch.manual_seed(settings.train.seed)
     start = open_weights(init)
     _check_start(settings, start)
-    run = FinetuningRun(settings, start, read_splits(data), device, report, progress)
+    run = FinetuningRun(
+        settings, start, read_splits(data.manifest), _stored(settings, data.tokens, start), device, report, progress
+    )
     # A checkpoint holds what was trained: without the rest of its start weights, and its data, it means nothing.
     plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
     if isinstance(settings, ClassifyFinetuning) and is_fit:
@@ -131,11 +153,24 @@ def finetune(
     words = None if is_classify else start.text_tokenizer_hash
     plain["data"] = manifest_identity(run.rows, has_labels=is_classify, text_tokenizer=words)
     out.mkdir(parents=True, exist_ok=True)
-    # A resumed run has the settings that stand there; one that is refused must not change them.
-    if is_main() and not resume:
-        write_json(out / "settings.json", plain)
-    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
-    return trainer.run(resume=resume)
+    with held(out) if is_main() else nullcontext():
+        # A resumed run has the settings that stand there; one that is refused must not change them.
+        if is_main() and not resume:
+            write_json(out / "settings.json", plain)
+        trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
+        return trainer.run(resume=resume)
+
+
+def _stored(settings: Finetuning, tokens: Path | None, start: WeightsDir) -> StoredCodes | None:
+    """Open the token shards to take codes from; refuse what they cannot give."""
+    if tokens is None:
+        return None
+    if settings.films.variants > 1:
+        raise SettingsError(
+            f"is {settings.films.variants}", where="films.variants", expected="1: token shards hold one encoding"
+        )
+    preset = resolve_preset("model", start.settings.image, start.settings.vqgan.image_channels)
+    return StoredCodes.open(tokens, codebook_hash=start.codebook_hash, preset_hash=preset.hash)
 
 
 def _check_start(settings: Finetuning, start: WeightsDir) -> None:

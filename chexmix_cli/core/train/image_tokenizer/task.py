@@ -1,6 +1,6 @@
 """Stage ``tokenizer``: the VQGAN learns to rebuild radiographs through its codebook.
 
-B images, C Y X channels, rows, columns, E code size, K codes, M latents.
+B images, C Y X channels, rows, columns, E code size, K codes, J of them, M latents.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from chexmix_cli.core.evals.metrics.images import psnr, ssim
 from chexmix_cli.core.kernels.nearest_code.op import nearest_code
 from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.training import TokenizerTraining
 from chexmix_cli.core.train.distributed import rank, sum_over_ranks, tensor_from_main, world_size
 from chexmix_cli.core.train.examples.films import Films, stack
@@ -48,23 +49,27 @@ class RunningCodebook(nn.Module):
         self.register_buffer("count_K", torch.zeros(embedding.num_embeddings))
         self.register_buffer("sum_KE", torch.zeros_like(embedding.weight))
         self._seen: list[Tensor] = []
+        self._is_seeded = False
         self.count_K: Tensor
         self.sum_KE: Tensor
 
     @property
     def is_seeded(self) -> bool:
         """Return whether the first batch has been seen."""
-        return bool(self.count_K.any())
+        # Once it has, it stays so: a GPU is not asked again.
+        self._is_seeded = self._is_seeded or bool(self.count_K.any())
+        return self._is_seeded
 
     def seed(self, z_ME: Tensor) -> None:
         """Put every code onto a latent of the first micro-batch of all (rank 0's), spread evenly over it."""
         z_ME, num_codes = tensor_from_main(z_ME), len(self.count_K)
         rows = torch.linspace(0, len(z_ME) - 1, num_codes).round().long()
-        self._write(torch.ones(num_codes, dtype=torch.bool, device=z_ME.device), z_ME[rows])
+        self._write(torch.arange(num_codes, device=z_ME.device), z_ME[rows.to(z_ME.device)])
 
     def keep(self) -> None:
         """Take the existing vectors as the result of earlier training, instead of seeding codes again."""
-        self._write(torch.ones_like(self.count_K, dtype=torch.bool), self._embedding[0].weight.clone())
+        vectors = self._embedding[0].weight.detach().clone()
+        self._write(torch.arange(len(vectors), device=vectors.device), vectors)
 
     def observe(self, z_ME: Tensor) -> None:
         """Remember a micro-batch's latents until :meth:`update`."""
@@ -76,15 +81,16 @@ class RunningCodebook(nn.Module):
         z_ME = torch.cat(self._seen)
         self._seen.clear()
         codes_M = nearest_code(z_ME, self._embedding[0].weight)
-        uses_K = torch.bincount(codes_M, minlength=len(self.count_K)).float()
+        # As bincount, which waits for the device: the largest code could be beyond the last.
+        uses_K = torch.zeros_like(self.count_K).index_add_(0, codes_M, torch.ones_like(z_ME[:, 0]))
         total_KE = torch.zeros_like(self.sum_KE).index_add_(0, codes_M, z_ME)
         self.count_K.lerp_(sum_over_ranks(uses_K), 1 - self.decay)
         self.sum_KE.lerp_(sum_over_ranks(total_KE), 1 - self.decay)
-        alive_K = self.count_K >= self.revive_below
-        self._embedding[0].weight[alive_K] = self.sum_KE[alive_K] / self.count_K[alive_K, None]
-        num_dead = int((~alive_K).sum())
-        if num_dead:
-            self._write(~alive_K, self._drawn(z_ME, num_dead, generator))
+        alive_K, vector_KE = self.count_K >= self.revive_below, self._embedding[0].weight
+        vector_KE.copy_(torch.where(alive_K[:, None], self.sum_KE / self.count_K[:, None], vector_KE))
+        dead_J = (~alive_K).nonzero()[:, 0]  # the one wait for the device: how many are drawn
+        if len(dead_J):
+            self._write(dead_J, self._drawn(z_ME, len(dead_J), generator))
 
     def _drawn(self, z_ME: Tensor, count: int, generator: Generator) -> Tensor:
         """Return ``count`` of the latents of all ranks, drawn alike on each: the owner's vector, zeros from others."""
@@ -95,10 +101,10 @@ class RunningCodebook(nn.Module):
         return sum_over_ranks(torch.where(is_own[:, None], z_ME[rows.clamp(0, num_local - 1)], 0.0))
 
     @torch.no_grad()
-    def _write(self, is_new_K: Tensor, vectors: Tensor) -> None:
-        self._embedding[0].weight[is_new_K] = vectors
-        self.count_K[is_new_K] = 1.0
-        self.sum_KE[is_new_K] = vectors
+    def _write(self, codes_J: Tensor, vectors_JE: Tensor) -> None:
+        self._embedding[0].weight.index_copy_(0, codes_J, vectors_JE)
+        self.count_K.index_fill_(0, codes_J, 1.0)
+        self.sum_KE.index_copy_(0, codes_J, vectors_JE)
 
 
 class TokenizerTask:
@@ -176,7 +182,7 @@ class TokenizerTask:
         The discriminator's own loss is in the total, which is what is minimised, and not in ``loss``, which is what
         the image tokenizer is judged by: neither side's gradient reaches the other's weights.
         """
-        batch = batch.to(device_of(self.vqgan))
+        batch = sent(batch, device_of(self.vqgan))
         latent_BEYX = self.vqgan.latents(batch).float()
         z_ME = latent_BEYX.detach().permute(0, 2, 3, 1).flatten(0, 2)
         if not self.codebook.is_seeded:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
 from chexmix_cli.core.train.examples.documents import DocumentSource
 from chexmix_cli.core.train.examples.packing import Piece, RowPlan
-from chexmix_cli.core.train.objectives import Documents, masked_next_token, shifted, token_losses
+from chexmix_cli.core.train.objectives import Documents, masked_next_token, shifted, sums_by_kind, token_losses
 from chexmix_cli.core.train.order import step_generator
-from chexmix_cli.core.train.task import Terms, autocast, device_of
+from chexmix_cli.core.train.task import Terms, autocast
 
 #: Validation masks are drawn from this stream, so that every validation hides the same tokens.
 _VALIDATION_STREAM = 2_000_003
@@ -77,14 +77,11 @@ class DecoderTask:
 
     def loss(self, batch: Documents) -> Terms:
         """Return the summed cross-entropy, and it apart for image and text targets."""
-        total, loss_M, target_M = token_losses(self._decoder, batch.to(device_of(self._decoder)))
-        is_image_M = self._vocabulary.is_image(target_M)
-        sums: dict[str, tuple[Tensor, int]] = {"loss": (total.detach(), len(loss_M))}
-        for name, is_kind_M in (("loss_image", is_image_M), ("loss_text", ~is_image_M)):
-            sums[name] = (loss_M[is_kind_M].sum(), int(is_kind_M.sum()))
+        total, loss_M, target_M = token_losses(self._decoder, batch)
+        sums = {"loss": (total.detach(), len(loss_M)), **sums_by_kind(loss_M, target_M, self._vocabulary)}
         if self._settings.packing.row_tokens and self.module.training:
             budget = len(batch.rows) * self._settings.packing.row_tokens
-            sums["row_fill"] = (total.new_tensor(batch.num_tokens()), budget)
+            sums["row_fill"] = (total.new_full((), batch.num_tokens()), budget)
         return Terms(total, sums)
 
     def after_step(self, generator: Generator) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from chexmix_cli.core.errors import TrainingError, WeightsError
-from chexmix_cli.core.files import write_json
+from chexmix_cli.core.files import held, write_json
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import StageTraining, TokenizerTraining
@@ -18,7 +19,7 @@ from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.train.examples.splits import Progress, read_splits
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
 from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
-from chexmix_cli.core.train.loop import OnRecord, Trainer
+from chexmix_cli.core.train.loop import OnRecord, Trainer, resumes
 from chexmix_cli.core.train.pretrain.decoder_stage import decoder_task, require_same
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
@@ -41,10 +42,10 @@ def pretrain(
     Args:
         settings: root of the stage.
         data: manifest with ``train`` and ``val`` rows; for the decoder stages, or a folder of token shards.
-        out: run folder. A new run wants it without checkpoints; ``resume`` wants one.
+        out: run folder. A new run wants it without checkpoints; with ``resume`` it may hold some.
         init: weights to start from: name, directory or run folder. The decoder stages take the image tokenizer and
             text tokenizer from it, and the decoder if it has one; the tokenizer stage its VQGAN.
-        resume: go on from the newest checkpoint.
+        resume: go on from the newest checkpoint, or start where there is none.
         device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
@@ -52,8 +53,7 @@ def pretrain(
     Raises:
         TrainingError, DataError, WeightsError: before the first step wherever that can be known.
     """
-    if not resume and (out / "checkpoints").exists():
-        raise TrainingError("holds a run already", where=str(out), hint="add --resume, or choose another --out")
+    resume = resumes(out, resume, report)
     require_fitting_batch(settings.train)
     torch.manual_seed(settings.train.seed)
     start = None if init is None else _open_start(init)
@@ -65,11 +65,12 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     # A checkpoint holds what was trained: without its data and the rest of its start weights it means nothing.
     plain = {**to_dict(settings), "init": None if start is None else start.fingerprint, "data": learnt}
-    # A resumed run has the settings that stand there; one that is refused must not change them.
-    if is_main() and not resume:
-        write_json(out / "settings.json", plain)
-    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
-    return trainer.run(resume=resume)
+    with held(out) if is_main() else nullcontext():
+        # A resumed run has the settings that stand there; one that is refused must not change them.
+        if is_main() and not resume:
+            write_json(out / "settings.json", plain)
+        trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
+        return trainer.run(resume=resume)
 
 
 def _tokenizer_task(

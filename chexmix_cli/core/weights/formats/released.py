@@ -179,11 +179,13 @@ def config_text(settings: ModelSettings, dtype_name: str) -> str:
         WeightsError: if images are read whole: a PhiForCausalLM cannot, and would be given other states without a word.
     """
     decoder, vocabulary = settings.decoder, settings.vocabulary
-    if decoder.attention != "causal":
+    for key, value, expected in (("attention", decoder.attention, "causal"), ("rope_grid", decoder.rope_grid, 0)):
+        if value == expected:
+            continue
         raise WeightsError(
-            f"decoder.attention is {decoder.attention!r}, which PhiForCausalLM cannot express",
+            f"decoder.{key} is {value!r}, which PhiForCausalLM cannot express",
             where=settings.name,
-            expected="'causal'",
+            expected=repr(expected),
             hint="use these weights with chexmix; `chexmix weights convert` keeps them whole",
         )
     values = {

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
+import torch
 
 from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.commands.shared.ranks import training_process
 from chexmix_cli.core import runtime
+from chexmix_cli.core.settings.training import LoopSettings
 
 
 @pytest.mark.parametrize(
@@ -20,9 +23,22 @@ from chexmix_cli.core import runtime
 )
 def test_a_precision_that_is_slow_here_is_warned_of(monkeypatch, capsys, has_bfloat16, precision, quiet, count):
     monkeypatch.setattr(runtime, "has_cpu_bfloat16", lambda: has_bfloat16)
-    with training_process(RunOptions(device="cpu", is_quiet=quiet), precision) as (place, console):
+    train = LoopSettings(steps=1, batch_size=1, micro_batch_size=1, precision=precision)
+    with training_process(RunOptions(device="cpu", is_quiet=quiet), train) as (place, console):
         assert place.type == "cpu"
         assert console.is_quiet is quiet
     said = capsys.readouterr().err
     assert said.count("does not multiply in bfloat16: --set train.precision=float32 is faster here") == count
+    logging.getLogger("chexmix").handlers.clear()
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_determinism_is_asked_for_and_ends_with_the_run(monkeypatch, is_asked):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    train = LoopSettings(steps=1, batch_size=1, micro_batch_size=1, deterministic=is_asked)
+    with training_process(RunOptions(device="cpu", is_quiet=True), train):
+        assert torch.are_deterministic_algorithms_enabled() is is_asked
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is is_asked
+    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     logging.getLogger("chexmix").handlers.clear()

@@ -134,6 +134,30 @@ def test_view(judged, attributes, view):
     assert judged(**attributes).view is view
 
 
+@pytest.mark.parametrize(
+    ("attributes", "age_group"),
+    [
+        ({"PatientAge": "045Y"}, "adult"),
+        ({"PatientAge": "018Y"}, "adult"),
+        ({"PatientAge": "017Y"}, "child"),
+        ({"PatientAge": "215M"}, "child"),
+        ({"PatientAge": "216M"}, "adult"),
+        ({"PatientAge": "003D"}, "child"),
+        ({"PatientAge": "45"}, None),
+        ({}, None),
+        # The age itself comes before the dates.
+        ({"PatientAge": "010Y", "PatientBirthDate": "19700101", "StudyDate": "20200101"}, "child"),
+        ({"PatientBirthDate": "20020301", "StudyDate": "20200301"}, "adult"),
+        ({"PatientBirthDate": "20020302", "StudyDate": "20200301"}, "child"),
+        ({"PatientBirthDate": "20020302", "StudyDate": ""}, None),
+        # Removed dates are often all one day.
+        ({"PatientBirthDate": "19000101", "StudyDate": "19000101"}, None),
+    ],
+)
+def test_age_group(judged, attributes, age_group):
+    assert judged(**attributes).age_group == age_group
+
+
 def test_raw_detector_data(judged):
     assert judged(PresentationIntentType="FOR PROCESSING").is_for_processing
     assert judged(SOPClassUID=RAW_DX, Modality="DX").is_for_processing

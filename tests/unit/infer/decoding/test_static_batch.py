@@ -14,7 +14,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer.decoding import engine as engine_module
-from chexmix_cli.core.infer.decoding.static_batch import StaticBatch
+from chexmix_cli.core.infer.decoding import static_batch
+from chexmix_cli.core.infer.decoding.batch import Batch
+from chexmix_cli.core.infer.decoding.static_batch import Recordings, StaticBatch
 from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models import decoder as decoder_module
 from chexmix_cli.core.settings.inference import DecodeSettings
@@ -51,7 +53,7 @@ def static(monkeypatch):
 
     def use(record=None):
         record = record or Traces()
-        monkeypatch.setattr(engine_module, "Batch", partial(StaticBatch, record=record))
+        monkeypatch.setattr(engine_module, "Batch", partial(StaticBatch, recordings=Recordings(record)))
         return record
 
     return use
@@ -113,18 +115,27 @@ def test_drafts_of_several_lengths_are_passes_of_several_widths(engine, prompts,
     assert 1 < traces.count <= 4
 
 
+def test_recordings_are_kept_for_calls_that_fit(engine, prompts, static):
+    """What an earlier call left in the cache, in rows that this one has not, changes nothing."""
+    traces = static()
+    for chosen, count in ((prompts[:4], 1), (prompts[1:4], 1), (prompts[2:4], 1), (prompts[:1], 2), (prompts, 3)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_module, "Batch", Batch)
+            expected = engine.generate(chosen, LONG)
+        same(engine.generate(chosen, LONG), expected)
+        assert traces.count == count, f"after {len(chosen)} rows"
+
+
 def test_a_pass_that_bakes_in_where_it_writes_is_found(engine, prompts, static, monkeypatch):
     """The stand-in for the graph sees what it is for: a place that is a number instead of a buffer."""
     expected = engine.generate(prompts[:1], LONG)
-    plain = StaticBatch._pass
 
-    def moved(self, *rest):
-        self._passes = {
-            width: made for width, made in self._passes.items() if setattr(made, "place_T", made.place_T + 0) is None
-        }
-        return plain(self, *rest)
+    class Apart(static_batch._Inputs):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.place_T = self.place_T.clone()
 
-    monkeypatch.setattr(StaticBatch, "_pass", moved)
+    monkeypatch.setattr(static_batch, "_Inputs", Apart)
     static()
     found = engine.generate(prompts[:1], LONG)
     assert found[0].logprobs != pytest.approx(expected[0].logprobs, abs=1e-4)
@@ -132,7 +143,9 @@ def test_a_pass_that_bakes_in_where_it_writes_is_found(engine, prompts, static, 
 
 @torch.inference_mode()
 def test_what_does_not_fit_is_refused(engine, prompts):
-    batch = StaticBatch(engine.decoder, prompts[:1], max_new_tokens=3, pad=0, record=lambda compute: compute)
+    batch = StaticBatch(
+        engine.decoder, prompts[:1], max_new_tokens=3, pad=0, recordings=Recordings(lambda compute: compute)
+    )
     batch.read_prompts()
     batch.read(torch.tensor([[1, 2]]))
     assert batch.room == 0

@@ -37,6 +37,6 @@ def test_an_ordinary_id_must_be_text(token_id):
 def test_ends_are_held_back_row_by_row():
     mask = constrain(compact(num_text=6, num_codes=2, tokens_per_image=4), "text", [1]).on(torch.device("cpu"))
     # Columns 0..3 are ids 1..4: 1 is ordinary, 2 unknown, 3 T_s, 4 I_s.
-    masked = mask.apply(torch.zeros(2, 4), torch.tensor([True, False]))
+    masked = mask.apply(torch.zeros(2, 4), [True, False])
     assert torch.isinf(masked).tolist() == [[False, True, True, True], [False, True, False, False]]
-    assert torch.isinf(mask.apply(torch.zeros(1, 4), None)).tolist() == [[False, True, False, False]]
+    assert torch.isinf(mask.apply(torch.zeros(1, 4), [False])).tolist() == [[False, True, False, False]]

@@ -30,6 +30,17 @@ def test_the_loss_is_the_mean_of_both_directions_without_twins():
     assert not torch.allclose(found, contrastive_losses(image, text, torch.tensor(0.2), torch.arange(5)), atol=1e-3)
 
 
+def test_autocast_does_not_round_the_cosines():
+    image, text = sides(64)
+    inputs = (image, text, torch.tensor(0.01), torch.arange(64))
+    expected = contrastive_losses(*(value.double() if value.is_floating_point() else value for value in inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = contrastive_losses(*inputs)
+        rounded = image @ text.T / 0.01
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-4)
+    assert (rounded.double() - image.double() @ text.double().T / 0.01).abs().max() > 0.1, "what it would lose"
+
+
 def test_a_batch_of_one_report_has_nothing_to_learn_and_no_nan():
     image, text = sides(4)
     image.requires_grad_()

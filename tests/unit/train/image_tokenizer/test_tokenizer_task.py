@@ -176,6 +176,23 @@ def test_the_reported_loss_is_the_tokenizers_and_the_total_has_both(make_task):
     assert {count for _, count in terms.sums.values()} == {4}
 
 
+def test_a_step_in_bfloat16_searches_codes_in_float32(make_task):
+    """The networks run in bfloat16; what their latents commit to is the nearest code, not the nearest when rounded."""
+    task = make_task(adversarial=0.0)
+    with torch.no_grad():
+        task.vqgan.quant_conv.weight.mul_(30)  # latents far from zero, as trained ones: products lose their last bits
+        task.vqgan.quant_conv.bias.add_(20)
+    batch = task.prepare(task.select(0), torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = task.loss(batch)
+        (z_ME,), codebook_KE = task.codebook._seen, task.vqgan.quantize.embedding.weight
+        rounded_M = (codebook_KE.square().sum(dim=1) - 2 * z_ME @ codebook_KE.T).argmin(dim=1)
+    square_MK = torch.cdist(z_ME.double(), codebook_KE.double()).square()
+    nearest = square_MK.amin(dim=1).sum() / 64  # the mean over 4 x 16 latent numbers of a film, summed over films
+    assert float(terms.sums["commitment"][0]) == pytest.approx(float(nearest), rel=1e-4)
+    assert float(square_MK.gather(1, rounded_M[:, None]).sum() / 64) > 1.1 * float(nearest), "what rounding would do"
+
+
 def test_the_discriminator_has_an_optimiser_group_of_its_own(make_task):
     task = make_task()
     optimizer = build_optimizer(task.module, OptimizerSettings(learning_rate=1e-3, weight_decay=0.1))

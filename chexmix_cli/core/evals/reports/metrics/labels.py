@@ -38,7 +38,7 @@ def label_metrics(predicted: Sequence[Labels], stated: Sequence[Labels], fields:
     as CheXbert's evaluation does, ``zero:out`` leaves it out.
     """
     found = Found()
-    base = {**fields, "labeller": "rules-2"}
+    base = {**fields, "labeller": "rules-3"}
     for uncertain, policy in _UNCERTAIN.items():
         for name, findings in _SETS.items():
             counts_NL3 = _counts(predicted, stated, findings, policy)
