@@ -124,8 +124,9 @@ class Pointer:
     def point(self, film: Film) -> None:
         """Add the maps and the cells' states of a film."""
         codes, image = film.codes, slice(1, 1 + len(film.codes))
-        film.maps["sentence"] = self._blocks_map(self._sentence_drops(codes))
-        film.maps["occlusion"] = self._blocks_map(self._logit_drops(codes))
+        if self._blocks:
+            film.maps["sentence"] = self._blocks_map(self._sentence_drops(codes))
+            film.maps["occlusion"] = self._blocks_map(self._logit_drops(codes))
         gradient_PH, change_PH, states_PH = self._gradient(codes, image)
         film.maps["gradient"] = -(gradient_PH * change_PH).sum(axis=1).reshape(self._side, -1)
         film.states_PH = states_PH
@@ -317,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--head", type=Path, help=f"default: {HEAD_FILE} of the weights")
     parser.add_argument("--finding", help="default: Lung Opacity, or Pneumonia where the head has none")
     parser.add_argument("--sentence", default="FINDINGS: There is a lung opacity.")
-    parser.add_argument("--blocks", type=int, default=4, help="along a side, hidden one by one")
+    parser.add_argument("--blocks", type=int, default=4, help="along a side, hidden one by one; 0 hides none")
     parser.add_argument("--films", type=int, help="most films of a split; default: all")
     parser.add_argument("-o", "--output", type=Path, help="write the figures, as JSON")
     options = parser.parse_args(arguments)

@@ -71,8 +71,8 @@ class Typicality:
         """Return what to say of a film that is unlike the train films."""
         if not self.is_unlike:
             return []
-        known = f"{self.share:.0%} of the films it learnt from are above {self.threshold:.2f}"
-        return [f"unlike what this model knows: {self.score:.2f}, {known}"]
+        known = f"of the films it learnt from, {self.share:.0%} are above {self.threshold:.2f}"
+        return [f"unlike what this model knows: {self.score:.2f} ({known})"]
 
     def to_dict(self) -> dict[str, float]:
         """Return the plain form, as a record has it."""
