@@ -28,7 +28,7 @@ PLAIN = {"--json", "--quiet", "-q", "--verbose", "-v"}
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare"},
     "generate-report": COMMON | {"--seed", "--picture", "--explain", "--quantize", "--stats"},
-    "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--resume", "--device"},
+    "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--tokens", "--resume", "--device"},
     "inpaint": COMMON
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
     | {"--seed"},

@@ -152,6 +152,7 @@ def cut_decoder(model: ModelSettings, size: DecoderSize) -> ModelSettings:
 def cut_picture(model: ModelSettings, side_px: int) -> ModelSettings:
     """Return the model for pictures of that side."""
     image = dataclasses.replace(model.image, resolution_px=side_px)
-    tokens = (side_px // model.vqgan.downsampling) ** 2
-    vocabulary = dataclasses.replace(model.vocabulary, tokens_per_image=tokens)
-    return dataclasses.replace(model, image=image, vocabulary=vocabulary)
+    grid = side_px // model.vqgan.downsampling
+    vocabulary = dataclasses.replace(model.vocabulary, tokens_per_image=grid**2)
+    decoder = dataclasses.replace(model.decoder, rope_grid=grid if model.decoder.rope_grid else 0)
+    return dataclasses.replace(model, image=image, vocabulary=vocabulary, decoder=decoder)

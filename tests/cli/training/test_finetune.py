@@ -197,7 +197,7 @@ def test_a_probe_finds_masses_in_films_it_has_not_seen(call, tmp_path):
     assert _tensors(weights.path / "model.safetensors") == _tensors(start.path / "model.safetensors")
     head = Head.load(weights.path / "head.safetensors")
     head.require_model(weights.fingerprint, "the run")
-    codes = [[index % 7 for index in range(256)]]
+    codes = [[index % 7 for index in range(weights.settings.vocabulary.tokens_per_image)]]
     decoder = weights.load_decoder("cpu", torch.float32)
     states = image_embeddings(decoder, weights.settings.vocabulary, codes, layers=[head.layer])
     assert 0 < head.probabilities(states[:, 0].numpy())[0, 0] < 1
