@@ -76,7 +76,7 @@ def test_verify_passes_and_fails_with_every_problem(capsys: Capture, debug_dir: 
     assert (code, record["status"], record["error"]["code"]) == (1, "error", "WEIGHTS")
     assert "settings files: " in record["error"]["message"]
     assert "text tokenizer: " in record["error"]["message"]
-    assert "2 of 9 checks failed" in errors
+    assert "2 of 10 checks failed" in errors
 
 
 def test_convert_makes_the_released_layout_describe_itself(capsys: Capture, tmp_path: Path, shared: Path) -> None:
