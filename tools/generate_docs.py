@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the commands and settings themselves; the test suite fails while it is stale.
+"""Write docs/commands/ from the commands and settings themselves, a page a command; a test fails while it is stale.
 
 Usage: python tools/generate_docs.py
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from chexmix_cli.app import app
+from chexmix_cli.app import COMMANDS, app
 from chexmix_cli.commands.shared.help import COMMON_OPTIONS
 from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.core.settings.classification import ClassifySettings, EvaluateClassificationSettings
@@ -35,29 +35,31 @@ from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 from chexmix_cli.core.settings.retrieval import IndexSettings, QuerySettings, RetrievalEvaluationSettings
 from chexmix_cli.core.settings.training import STAGES
 
-TARGET = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "commands"
 
-INTRO = """# Commands
+GENERATED = "<!-- Written by tools/generate_docs.py from the commands themselves; change them, not this page. -->"
 
-<!-- Written by tools/generate_docs.py from the commands themselves; change them, not this page. -->
+INTRO = f"""# Commands
+
+{GENERATED}
 
 What all commands have in common:
 
 - Data goes to stdout as JSON Lines (readable text on a terminal; `--json` forces JSON), everything else to stderr.
 - One record in, one record out, in the same order: `id`, `status` (`ok` or `error`), then the result or
-  `error {code, message}`. The codes are in [data.md](data.md#reason-codes). One bad input never stops the others,
+  `error {{code, message}}`. The codes are in [data.md](../data.md#reason-codes). One bad input never stops the others,
   unless `--fail-fast` is given.
 - Exit codes: 0 done, 1 failed (no record succeeded, or nothing could start), 2 usage or settings, 3 finished but
   some records failed, 4 the machine lacks something, 70 a bug of ours, 130 interrupted.
 - Settings come in layers: built-in default, preset, `--config FILE` (TOML), `--set a.b=c`, explicit flag.
   `--show-config` prints the result and which layer set each value. An unknown key is an error that names the nearest.
-- Records carry no patient data; see [data.md](data.md#ids-and-privacy). Only `weights fetch` touches the network.
+- Records carry no patient data; see [data.md](../data.md#ids-and-privacy). Only `weights fetch` touches the network.
 - `-h` or `--help` explains a command, its own options first. A mistyped command or option is answered with the nearest.
 - `chexmix --install-completion` makes the shell complete commands and options (bash, zsh, fish, PowerShell).
 
-![chexmix --help in a terminal of 80 columns](images/help.png)
+![chexmix --help in a terminal of 80 columns](../images/help.png)
 
-![chexmix generate-report --help: arguments, its own options, then the common ones](images/help-generate-report.png)
+![chexmix generate-report --help: arguments, its own options, then the common ones](../images/help-generate-report.png)
 """
 
 ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
@@ -86,17 +88,30 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
 
 
 def main() -> None:
-    """Write the page."""
-    TARGET.write_text(page(), encoding="utf-8")
+    """Write the pages."""
+    TARGET.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (TARGET / name).write_text(text, encoding="utf-8")
     sys.stdout.write(f"wrote {TARGET}\n")
 
 
-def page() -> str:
-    """Return the whole page."""
+def pages() -> dict[str, str]:
+    """Return every page by its file's name: the index, and one for each command of the first level."""
     commands = _commands(typer.main.get_command(app), ())
-    parts = [INTRO, _common_section([command for _, command in commands])]
-    parts += [_command_section(path, command) for path, command in commands]
-    return "\n".join(parts)
+    found: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
+    for path, command in commands:
+        found.setdefault(path[0], []).append((path, command))
+    listed = "\n".join(f"| [{name}]({name}.md) | {COMMANDS[name][2].replace('|', '/')} |" for name in found)
+    index = [INTRO, f"| command | |\n|---|---|\n{listed}\n", _common_section([command for _, command in commands])]
+    return {"index.md": "\n".join(index)} | {f"{name}.md": _page(name, parts) for name, parts in found.items()}
+
+
+def _page(name: str, commands: list[tuple[tuple[str, ...], Any]]) -> str:
+    """Return the page of a command, or of a group of subcommands under a heading each."""
+    if len(commands[0][0]) == 1:
+        return _command_section("# ", *commands[0], note=GENERATED)
+    head = f"# {name}\n\n{GENERATED}\n\n{COMMANDS[name][2]}\n"
+    return "\n".join([head, *(_command_section("## ", *one) for one in commands)])
 
 
 def _commands(group: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
@@ -111,14 +126,14 @@ def _commands(group: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], 
     return found
 
 
-def _command_section(path: tuple[str, ...], command: Any) -> str:
+def _command_section(mark: str, path: tuple[str, ...], command: Any, note: str | None = None) -> str:
     name = " ".join(path)
     own = [one for one in command.params if not _is_common(one)]
-    lines = [f"## {name}", "", *_help_lines(command.help or "")]
+    lines = [f"{mark}{name}", "", *([note, ""] if note else []), *_help_lines(command.help or "")]
     if own:
         lines += ["", "| option | |", "|---|---|", *map(_parameter_row, own)]
     shared = ", ".join(f"`{one.opts[0]}`" for one in command.params if _is_common(one))
-    lines += ["", f"[Common options](#common-options): {shared}."]
+    lines += ["", f"[Common options](index.md#common-options): {shared}."]
     for title, root in ROOTS.get(name, []):
         lines += ["", f"Settings {title}".strip() + ":", "", *_settings_table(root)]
     return "\n".join(lines) + "\n"
@@ -129,7 +144,7 @@ def _common_section(commands: list[Any]) -> str:
     found = {one.name: one for command in commands for one in command.params if _is_common(one)}
     order = [field.name for field in dataclasses.fields(RunOptions)]
     rows = [_parameter_row(found[name]) for name in order]
-    intro = "Each command takes those of them that mean something to it; its own options stand with it below."
+    intro = "Each command takes those of them that mean something to it; its own options stand on its page."
     return "\n".join(["## Common options", "", intro, "", "| option | |", "|---|---|", *rows]) + "\n"
 
 
@@ -157,7 +172,7 @@ def _help_lines(text: str) -> list[str]:
 def _parameter_name(parameter: Any) -> str:
     names = ", ".join(f"`{option}`" for option in parameter.opts if option.startswith("-"))
     if not names:
-        return f"`{parameter.metavar or parameter.name}`"
+        return f"`{parameter.metavar or parameter.name}`".replace("|", "\\|")
     takes_value = not getattr(parameter, "is_flag", False)
     return f"{names} `{parameter.metavar or 'VALUE'}`".replace("|", "\\|") if takes_value else names
 

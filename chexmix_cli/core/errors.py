@@ -8,7 +8,7 @@ from typing import ClassVar
 
 
 class ExitCode(IntEnum):
-    """Process exit status of every command (documented in docs/commands.md)."""
+    """Process exit status of every command (documented in docs/commands/index.md)."""
 
     DONE = 0
     FAILED = 1

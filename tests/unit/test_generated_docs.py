@@ -7,10 +7,10 @@ import runpy
 from PIL import Image
 
 
-def test_the_commands_page_is_fresh(repository):
+def test_the_pages_of_the_commands_are_fresh(repository):
     generator = runpy.run_path(str(repository / "tools" / "generate_docs.py"))
-    written = (repository / "docs" / "commands.md").read_text(encoding="utf-8")
-    assert written == generator["page"](), "run: python tools/generate_docs.py"
+    written = {page.name: page.read_text(encoding="utf-8") for page in (repository / "docs" / "commands").iterdir()}
+    assert written == generator["pages"](), "run: python tools/generate_docs.py"
 
 
 def test_the_pictures_of_the_help_show_what_it_says(repository):
