@@ -103,7 +103,7 @@ def int8_product(x: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor |
         # Scales of 1: this product takes them in bfloat16 only, and a rounded scale shifts its whole row.
         ones_O = torch.ones(len(scale_O), dtype=torch.bfloat16)
         y_RO = torch.ops.aten._weight_int8pack_mm(x_RI.bfloat16(), weight_OI, ones_O).float().mul_(scale_O)
-    elif has_cpu_int8():
+    elif has_cpu_int8() and x_RI.shape[1] > 1:  # of one column torch's product makes nonsense (2.13, AVX512-VNNI)
         step_R1 = (x_RI.float().abs().amax(dim=1, keepdim=True) / _STEPS).clamp_(min=torch.finfo(torch.float32).tiny)
         steps_RI = (x_RI / step_R1).round_().to(torch.int8)
         y_RO = torch._int_mm(steps_RI, weight_OI.t()).float().mul_(step_R1).mul_(scale_O)

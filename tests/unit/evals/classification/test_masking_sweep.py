@@ -111,7 +111,8 @@ def test_components_are_those_of_the_train_images():
     train_NYX, seen_NYX = pixels(), pixels(seed=1)
     found = PixelComponents(train_NYX, 5, seed=0)
     assert found.features(train_NYX).mean(0) == pytest.approx(np.zeros(5), abs=1e-4)
-    assert np.array_equal(found.features(seen_NYX)[:3], found.features(seen_NYX[:3]))
+    # How a product of matrices is rounded may depend on their size.
+    assert found.features(seen_NYX)[:3] == pytest.approx(found.features(seen_NYX[:3]), abs=1e-5)
     assert PixelComponents(train_NYX[:3], 5, seed=0).features(train_NYX).shape == (40, 2)  # three images lie in a plane
 
 
