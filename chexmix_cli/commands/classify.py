@@ -10,7 +10,7 @@ import typer
 
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RunOptions
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RecordsOut, RunOptions
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.classification import ClassifySettings
 
@@ -44,6 +44,7 @@ ZeroShotFlag = Annotated[
 def classify(
     call: Call[ClassifySettings],
     inputs: Inputs = None,
+    out: RecordsOut = None,
     head: HeadFile = None,
     embeddings: Embeddings = False,
     layer: Layers = None,
@@ -58,13 +59,13 @@ def classify(
 
     Examples:
 
-        chexmix classify study/ --weights runs/probe
+        chexmix classify studies/ -o findings.xlsx --paths
 
         chexmix tokenize studies/ | chexmix classify - --embeddings --layer 4 > embeddings.jsonl
     """
     asked = Asked(head=head, embeddings=embeddings, layers=layer, mask_ratio=mask_ratio, zero_shot=zero_shot)
     asked.check()
-    return _run(check_arguments(inputs), call.options, call.settings, asked)
+    return _run(check_arguments(inputs), call.options, call.settings, asked, out)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,14 +84,13 @@ class Asked:
             raise SettingsError("is given without --embeddings", where="--layer", expected="both; a head has its layer")
 
 
-def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: Asked) -> int:
+def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: Asked, out: Path | None) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
-    from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.library.classification import MARK, Classifier
 
     model = run.open_model(settings.input)
-    writer = Writer(run.is_json)
     all_layers = range(model.weights.settings.decoder.num_layers + 1)
     classifier = Classifier(
         model,
@@ -101,20 +101,19 @@ def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: 
         is_zero_shot=asked.zero_shot,
         seed=run.seed,
     )
-    if writer.is_text:
-        run.console.note(MARK)
     provenance = run.provenance_of(model)
-    loop: Loop[Film] = Loop(
-        process=lambda films: [{**found.fields(), **provenance} for found in classifier(films)],
-        describe=_describe,
-        batch_size=settings.input.batch_size,
-        fail_fast=run.fail_fast,
-        writer=writer,
-        console=run.console,
-        workers=settings.input.workers,
-    )
     reader = model.reader(keep_uids=run.keep_uids, with_others=settings.study != "one")
-    return loop.run(film_jobs(inputs, reader), "studies").exit_code
+    with Sinks(run, out) as sinks:
+        if sinks.is_text:
+            run.console.note(MARK)
+        loop: Loop[Film] = Loop(
+            process=lambda films: [{**found.fields(), **provenance} for found in classifier(films)],
+            describe=_describe,
+            batch_size=settings.input.batch_size,
+            sinks=sinks,
+            workers=settings.input.workers,
+        )
+        return loop.run(film_jobs(inputs, reader), "studies").exit_code
 
 
 def _describe(record: Record) -> str:

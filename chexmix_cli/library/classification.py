@@ -217,6 +217,8 @@ def _load_head(model: OpenModel, asked: Path | None) -> Head:
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.weights.files import HEAD_FILE
 
+    if asked is None and model.head is not None:
+        return model.head
     path = asked or model.weights.path / HEAD_FILE
     head = Head.load(path)
     head.require_model(model.weights.fingerprint, str(path))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from chexmix_cli.core.data.presets import ResolvedPreset
     from chexmix_cli.core.data.rendering.loaded_image import GreyScale
+    from chexmix_cli.core.data.sources import Source
     from chexmix_cli.core.data.studies.inputs import Refusal, Study, StudyImage
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
     from chexmix_cli.core.settings.inference import InputSettings
@@ -44,6 +45,7 @@ class Film:
         scale: what decided the picture's grey scale, with ``picture``; None for a picture that was in memory.
         image: where it was read from, with ``picture``; None for a picture that was in memory.
         others: the study's other images, where they are asked for.
+        source: the file it was read from, if any. Not for records or logs.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Film:
     scale: GreyScale | None = None
     image: StudyImage | None = None
     others: tuple[Film, ...] = ()
+    source: Source | None = None
 
     @property
     def views(self) -> tuple[Film, ...]:
@@ -287,8 +290,8 @@ def _film_of_study(study: Study, preset: ResolvedPreset, keeps_picture: bool, wi
         fields["notes"] = notes
     pixels = fit(loaded.image, preset.image, preset.channels)
     if not keeps_picture:
-        return Film(study.id, pixels, None, fields, others=films)
-    return Film(study.id, pixels, None, fields, loaded.image, loaded.scale, read.image, films)
+        return Film(study.id, pixels, None, fields, others=films, source=image.source)
+    return Film(study.id, pixels, None, fields, loaded.image, loaded.scale, image, films, image.source)
 
 
 def _other_films(images: Sequence[StudyImage], preset: ResolvedPreset) -> tuple[tuple[Film, ...], list[str]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from chexmix_cli.core.data.presets import ResolvedPreset
+    from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.decoding.drafts import Drafter
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
     from chexmix_cli.core.infer.inpainting.restorer import Restorer
@@ -105,6 +106,23 @@ class OpenModel:
         typical = Typical.load(path)
         typical.require_model(self.weights.fingerprint, str(path))
         return typical
+
+    @cached_property
+    def head(self) -> Head | None:
+        """Return the head of findings that came with the weights, or None.
+
+        Raises:
+            WeightsError: if the file is damaged, or of other weights.
+        """
+        from chexmix_cli.core.infer.classification.heads import Head
+        from chexmix_cli.core.weights.files import HEAD_FILE
+
+        path = self.weights.path / HEAD_FILE
+        if not path.is_file():
+            return None
+        head = Head.load(path)
+        head.require_model(self.weights.fingerprint, str(path))
+        return head
 
     @cached_property
     def reports(self) -> ReportWriter:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.library.agreement import SecondOpinion, second_opinion
 from chexmix_cli.library.films import Film, encode_films, film_levels
 from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from chexmix_cli.core.infer.reports.evidence import SentenceEvidence
@@ -35,6 +38,7 @@ class StudyReport:
         report: as decoded: token ids, why decoding stopped, log-probabilities.
         sentences: what each sentence depends on, where that was asked for.
         typicality: how like the train films the film is; None if the weights do not say what is typical.
+        second: what the head of findings says beside the report, and the report against itself.
     """
 
     film: Film
@@ -42,6 +46,7 @@ class StudyReport:
     report: WrittenReport
     sentences: list[SentenceEvidence] | None = None
     typicality: Typicality | None = None
+    second: SecondOpinion = field(default_factory=SecondOpinion)
 
     @property
     def id(self) -> str:
@@ -69,6 +74,13 @@ class StudyReport:
         notes = self.film.notes + ([] if self.typicality is None else self.typicality.notes)
         return notes + ([f"{left_out} tokens are not text and are left out"] if left_out else [])
 
+    @property
+    def conflicts(self) -> list[str]:
+        """Return a sentence for each conflict of the report: with itself, with the head, with the film's header."""
+        said = ", ".join(self.report.against_header)
+        header = [f"the report contradicts what the file says of the film ({said})"] if said else []
+        return [*self.second.conflicts, *header]
+
     def fields(self) -> Record:
         """Return the result fields of a ``chexmix generate-report`` record."""
         report = self.report
@@ -80,6 +92,8 @@ class StudyReport:
             record["comparisons"] = report.comparisons
         record |= {"held_to": report.held_to} if report.held_to else {}
         record |= {"against_header": report.against_header} if report.against_header else {}
+        record |= self.second.fields()
+        record |= {"conflicts": self.conflicts} if self.conflicts else {}
         if self.notes:
             record["notes"] = self.notes
         if self.typicality is not None:
@@ -106,7 +120,7 @@ class Reporter:
         self.model, self.decode, self.explain, self.seed = model, decode, explain, seed
         if explain is not None and model.reports.tokenizer is None:
             raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))
-        self._drafter, self._typical = model.drafter(decode), model.typical
+        self._drafter, self._typical, self._head = model.drafter(decode), model.typical, model.head
 
     def __call__(
         self, films: Sequence[Film], *, on_text: Callable[[int, str], None] | None = None
@@ -118,11 +132,7 @@ class Reporter:
             on_text: called with a film's index and the next piece of its report's text, as soon as it is decoded.
         """
         codes = encode_films(films, self.model.images)
-        typicality_B: list[Typicality] = []
-
-        def judge(state_BTH: Tensor) -> None:
-            typicality_B.extend(self._judge(state_BTH, codes))
-
+        seen = _Seen(self.model, codes)
         found = self.model.reports.write(
             codes,
             self.decode,
@@ -130,12 +140,23 @@ class Reporter:
             on_text=on_text,
             drafter=self._drafter,
             headers=[film.header for film in films],
-            on_prompts=None if self._typical is None else judge,
+            on_prompts=None if self._typical is None and self._head is None else seen.read,
         )
-        judged: list[Typicality | None] = [*typicality_B] or [None] * len(films)
         return [
-            StudyReport(film, film_codes, report, self._evidence(film_codes, report), typicality)
-            for film, film_codes, report, typicality in zip(films, codes, found, judged, strict=True)
+            StudyReport(
+                film,
+                codes[row],
+                report,
+                self._evidence(codes[row], report),
+                seen.typicality_B[row] if seen.typicality_B else None,
+                second_opinion(
+                    report.text,
+                    film.header,
+                    self._head,
+                    None if seen.probability_BK is None else seen.probability_BK[row],
+                ),
+            )
+            for row, (film, report) in enumerate(zip(films, found, strict=True))
         ]
 
     def draw(self, result: StudyReport, path: Path) -> None:
@@ -166,9 +187,28 @@ class Reporter:
             return None
         return find_evidence(self.model.reports.engine.decoder, tokenizer, codes, report, self.explain)
 
-    def _judge(self, state_BTH: Tensor, codes: list[list[int]]) -> list[Typicality]:
+
+class _Seen:
+    """What the pass over the prompts shows of the films, besides what it is made for: how typical they are, findings.
+
+    Args:
+        model: in use.
+        codes: of each film.
+    """
+
+    def __init__(self, model: OpenModel, codes: list[list[int]]) -> None:
+        self._model, self._codes = model, codes
+        self.typicality_B: list[Typicality] = []
+        self.probability_BK: NDArray[np.floating[Any]] | None = None
+
+    def read(self, layer: int, state_BTH: Tensor) -> None:
+        """Take what a layer's states show."""
+        from chexmix_cli.core.infer.embeddings import image_means
         from chexmix_cli.core.infer.typicality import film_statistics
 
-        assert self._typical is not None
-        decoder, vocabulary = self.model.reports.engine.decoder, self.model.weights.settings.vocabulary
-        return self._typical.judge(film_statistics(decoder, vocabulary, state_BTH, codes))
+        decoder, vocabulary = self._model.reports.engine.decoder, self._model.weights.settings.vocabulary
+        head, typical = self._model.head, self._model.typical
+        if head is not None and layer == head.layer:
+            self.probability_BK = head.probabilities(image_means(state_BTH, vocabulary, head.grid).cpu().numpy())
+        if typical is not None and layer == decoder.settings.num_layers:
+            self.typicality_B = typical.judge(film_statistics(decoder, vocabulary, state_BTH, self._codes))

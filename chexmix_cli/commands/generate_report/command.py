@@ -12,10 +12,11 @@ import typer
 from chexmix_cli.commands.records.output_paths import OutputPaths
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RunOptions, Sets
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RecordsOut, RunOptions, Sets
 from chexmix_cli.core.settings.inference import GenerateReportSettings
 
 if TYPE_CHECKING:
+    from chexmix_cli.commands.shared.console import Console
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.job import Record
     from chexmix_cli.library.reports import Reporter, StudyReport
@@ -46,6 +47,7 @@ Stats = Annotated[
 def generate_report(
     call: Call[GenerateReportSettings],
     inputs: Inputs = None,
+    out: RecordsOut = None,
     preset: Preset = None,
     picture: Picture = None,
     explain: Explain = False,
@@ -61,16 +63,19 @@ def generate_report(
 
         chexmix generate-report study/ --picture report.png --explain
 
+        chexmix generate-report studies/ -o reports.xlsx --paths
+
         chexmix tokenize studies/ | chexmix generate-report - > reports.jsonl
     """
-    show = _Show(picture=picture, is_explained=explain, has_stats=stats)
+    show = _Show(out=out, picture=picture, is_explained=explain, has_stats=stats)
     return _run(check_arguments(inputs), call.options, call.settings, show)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Show:
-    """What is shown besides the records."""
+    """Where records go, and what is shown besides."""
 
+    out: Path | None
     picture: Path | None
     is_explained: bool
     has_stats: bool
@@ -84,27 +89,27 @@ def _run(
 ) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
-    from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.library.reports import MARK, Reporter
 
     model = run.open_model(settings.input, quantize=settings.quantize)
-    writer = Writer(run.is_json)
     explain = settings.explain if shown.is_explained else None
     reporter = Reporter(model, settings.decode, explain, seed=run.seed)
-    if writer.is_text:
-        run.console.note(MARK)
-    records = _Records(reporter, run, shown, settings.explain.folder, show=writer.show if writer.is_text else None)
-    loop = Loop(
-        process=records.process,
-        describe=records.describe,
-        # A person at a terminal reads along, so reports come one by one there.
-        batch_size=1 if writer.is_text else settings.input.batch_size,
-        fail_fast=run.fail_fast,
-        writer=writer,
-        console=run.console,
-        workers=settings.input.workers,
-    )
-    tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids)), "reports")
+    with Sinks(run, shown.out) as sinks:
+        if sinks.is_text:
+            run.console.note(MARK)
+        records = _Records(reporter, run, shown, settings.explain.folder, show=sinks.show if sinks.is_text else None)
+        loop = Loop(
+            process=records.process,
+            describe=records.describe,
+            # A person at a terminal reads along, so reports come one by one there.
+            batch_size=1 if sinks.is_text else settings.input.batch_size,
+            sinks=sinks,
+            is_named_before=True,
+            workers=settings.input.workers,
+        )
+        tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids)), "reports")
+    records.report(run.console)
     if shown.has_stats and tally.num_ok:
         from chexmix_cli.commands.generate_report.decoding_stats import show_costs
         from chexmix_cli.core.infer.decoding.costs import decode_costs
@@ -130,12 +135,15 @@ class _Records:
         self._maps = None if maps is None else OutputPaths(maps, (".png",))
         #: Shows text as it comes, where a person reads along.
         self._show = show
+        self._num_reports = self._num_in_conflict = 0
 
     def process(self, films: list[Film]) -> list[Record]:
         """Return the result fields of a batch."""
         results = self._reporter(films, on_text=self._on_text(films))
         records = [{**result.fields(), **self._provenance} for result in results]
         for result, record in zip(results, records, strict=True):
+            self._num_reports += 1
+            self._num_in_conflict += bool(result.conflicts)
             if self._pictures is not None:
                 path = self._pictures.path(result.id)
                 self._reporter.draw(result, path)
@@ -156,13 +164,18 @@ class _Records:
         self._reporter.draw_evidence(result, path)
         record["evidence_picture"] = str(path)
 
+    def report(self, console: Console) -> None:
+        """Say on stderr in how many reports something is in conflict."""
+        if self._num_in_conflict:
+            share = f"{self._num_in_conflict} of {self._num_reports} reports"
+            console.note(f"{share} are in conflict with themselves, the classifier or the file: see conflicts")
+
     def describe(self, record: Record) -> str:
         """Return what follows a report on a terminal, where its text is already."""
         notes = "".join(f"\n    note: {note}" for note in record.get("notes", []))
         if "comparisons" in record:
             notes += f"\n    claims a comparison, and no earlier study was given: {', '.join(record['comparisons'])}"
-        if "against_header" in record:
-            notes += f"\n    contradicts what the file says of the film: {', '.join(record['against_header'])}"
+        notes += "".join(f"\n    conflict: {conflict}" for conflict in record.get("conflicts", []))
         notes += "".join(f"\n    {_evidence_line(sentence)}" for sentence in record.get("sentences", []))
         drawn = f"\n    picture: {record['picture']}" if "picture" in record else ""
         text = "" if "report" in record else f"{len(record['token_ids'])} token ids; there is no text tokenizer"
@@ -172,7 +185,9 @@ class _Records:
         show = self._show
         if show is None:
             return None
-        show(f"{films[0].id} ({films[0].view or 'unknown view'})\n")
+        film = films[0]
+        named = "" if film.source is None or film.source.name == film.id else f"{film.source.name}\n"
+        show(f"{named}{film.id} ({film.view or 'unknown view'})\n")
         return lambda _, piece: show(piece)
 
 

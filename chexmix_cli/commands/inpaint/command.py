@@ -130,22 +130,21 @@ def _run(inputs: list[str], run: RunOptions, settings: InpaintSettings, asked: A
     from chexmix_cli.commands.inpaint.records import InpaintRecords
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
-    from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.library.inpainting import Inpainter
 
     mask = asked.mask(settings)
     model = run.open_model(settings.input)
     records = InpaintRecords(Inpainter(model, settings, mask, seed=run.seed), out, run.provenance_of(model))
-    loop = Loop(
-        process=records.process,
-        describe=records.describe,
-        batch_size=settings.input.batch_size,
-        fail_fast=run.fail_fast,
-        writer=Writer(run.is_json),
-        console=run.console,
-        workers=settings.input.workers,
-    )
-    tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True)), "inpaint")
+    with Sinks(run) as sinks:
+        loop = Loop(
+            process=records.process,
+            describe=records.describe,
+            batch_size=settings.input.batch_size,
+            sinks=sinks,
+            workers=settings.input.workers,
+        )
+        tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True)), "inpaint")
     summary = records.audit_summary()
     if summary is not None:
         run.console.note(summary)

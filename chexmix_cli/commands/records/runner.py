@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
-from chexmix_cli.commands.records.streams import Writer, error_record
+from chexmix_cli.commands.records.sinks import Sinks
+from chexmix_cli.commands.records.streams import error_record
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.core.errors import ChexmixError, ExitCode
 from chexmix_cli.library.batches import run_batches
 from chexmix_cli.library.job import Job, Prepared, Record
+
+if TYPE_CHECKING:
+    from chexmix_cli.core.data.sources import Source
 
 
 def _keep(job: Job[Prepared], record: Record) -> Record:
@@ -51,49 +55,66 @@ class Loop(Generic[Prepared]):
         process: turns prepared inputs into result fields, in order.
         describe: the readable form of a finished record.
         batch_size: inputs processed together.
-        fail_fast: raise the first record's error, once the records before it are written, instead of going on.
+        sinks: where records go. With ``--fail-fast`` the first record's error is raised, once the records before it are
+            written, instead of going on.
         finish: gets every record, and the job it came from, before it is written; returns what is written.
         group: a batch ends with every so many records, whatever its size; 0 is never.
         workers: processes that prepare inputs ahead; 0 prepares each here when its turn comes.
+        is_named_before: ``process`` shows a film's name itself, ahead of its result.
     """
 
     process: Callable[[list[Prepared]], list[Record]]
     describe: Callable[[Record], str]
     batch_size: int
-    fail_fast: bool
-    writer: Writer
-    console: Console
+    sinks: Sinks
     finish: Callable[[Job[Prepared], Record], Record] = _keep
     group: int = 0
     workers: int = 0
+    is_named_before: bool = False
 
     def run(self, jobs: Iterator[Job[Prepared]], label: str, tally: Tally | None = None) -> Tally:
         """Process all jobs and write a record each; return the tally, which may have begun before."""
         tally = Tally() if tally is None else tally
         batches = run_batches(
             jobs,
-            self.process,
+            self._process,
             batch_size=self.batch_size,
             workers=self.workers,
             group=self.group,
-            stops_at_error=self.fail_fast,
+            stops_at_error=self.sinks.fail_fast,
         )
-        with self.console.progress(label, among_records=True) as move, closing(batches) as results:
+        console, stdout = self.sinks.console, self.sinks.uses_stdout
+        with console.progress(label, among_records=stdout) as move, closing(batches) as results:
             for number, (job, result) in enumerate(results, start=1):
                 self._write(job, result, tally)
                 move(number, None)
-        tally.report(self.console)
+        tally.report(console)
         return tally
 
-    def _write(self, job: Job[Prepared], result: Record | ChexmixError, tally: Tally) -> None:
+    def _process(self, prepared: list[Prepared]) -> list[tuple[Record, Source | None]]:
+        records = self.process(prepared)
+        sources = [getattr(one, "source", None) for one in prepared]
+        return list(zip(records, sources, strict=True))
+
+    def _write(self, job: Job[Prepared], result: tuple[Record, Source | None] | ChexmixError, tally: Tally) -> None:
         if isinstance(result, ChexmixError):
-            if self.fail_fast:
+            if self.sinks.fail_fast:
                 raise result
             record = self.finish(job, error_record(job.id, result))
+            self.sinks.refuse(job.id, record["error"], job.sources)
             tally.codes[record["error"]["code"]] += 1
-            text = f"{job.id}: not done ({record['error']['code']}): {record['error']['message']}"
+            # Of a study that failed, the first file: any of them leads to it.
+            source = next(iter(job.sources), None)
+            error = record["error"]
+            text = f"{_named(source, job.id)}{job.id}: not done ({error['code']}): {error['message']}"
         else:
-            record = self.finish(job, {"id": job.id, "status": "ok", **result})
+            fields, source = result
+            record = self.finish(job, {"id": job.id, "status": "ok", **fields})
             tally.num_ok += 1
-            text = self.describe(record)
-        self.writer.write(record, text)
+            text = ("" if self.is_named_before else _named(source, job.id)) + self.describe(record)
+        self.sinks.write(record, text, source)
+
+
+def _named(source: Source | None, record_id: str) -> str:
+    """Return the line with a file's name that goes before a text, unless the text begins with it anyway."""
+    return "" if source is None or source.name == record_id else f"{source.name}\n"

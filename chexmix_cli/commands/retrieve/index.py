@@ -47,7 +47,7 @@ WithText = Annotated[
 _DIGEST_BYTES = 1 << 16
 
 
-@command(IndexSettings, *MODEL, "is_json", "fail_fast")
+@command(IndexSettings, *MODEL, "is_json", "fail_fast", "with_paths", "quarantine")
 def index(
     call: Call[IndexSettings],
     source: Source,
@@ -85,7 +85,7 @@ def _run(
     with_text: bool,
 ) -> int:
     from chexmix_cli.commands.records.runner import Loop
-    from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
     from chexmix_cli.core.infer.retrieval.vector_index import IndexIdentity
     from chexmix_cli.library.retrieval import RetrievalModel
@@ -94,15 +94,13 @@ def _run(
     found = RetrievalModel(model, settings.embedding)
     identity = IndexIdentity(**found.identity(), with_text=with_text, with_codes=settings.store.codes)
     rows = _rows(source, model, found, split, keep_uids=run.keep_uids)
-    with IndexWriter(out, identity, rows=settings.store.rows) as writer:
+    with Sinks(run) as sinks, IndexWriter(out, identity, rows=settings.store.rows) as writer:
         indexer = _Indexer(found, writer, kinds, with_text=with_text, with_codes=settings.store.codes)
         loop = Loop(
             process=indexer.process,
             describe=lambda record: f"{record['id']}: {', '.join(record['indexed']) or 'was there already'}",
             batch_size=settings.input.batch_size,
-            fail_fast=run.fail_fast,
-            writer=Writer(run.is_json),
-            console=run.console,
+            sinks=sinks,
             workers=settings.input.workers,
         )
         tally = loop.run(indexer.jobs(rows), "index")

@@ -46,7 +46,7 @@ ScorerName = Annotated[
 ]
 
 
-@command(QuerySettings, *MODEL, "is_json", "fail_fast", "keep_uids")
+@command(QuerySettings, *MODEL, "is_json", "fail_fast", "keep_uids", "with_paths", "quarantine")
 def query(
     call: Call[QuerySettings],
     index: Index,
@@ -98,26 +98,20 @@ def _run(
 ) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.runner import Loop
-    from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.core.infer.retrieval.vector_index import VectorIndex
     from chexmix_cli.library.job import Job
 
     index = VectorIndex.open(folder)
     model = run.open_model(settings.input)
     searcher = _Searcher(index, model, settings, wanted, is_text=bool(texts))
-    writer = Writer(run.is_json)
-    common: dict[str, Any] = {
-        "describe": searcher.describe,
-        "batch_size": settings.input.batch_size,
-        "fail_fast": run.fail_fast,
-        "writer": writer,
-        "console": run.console,
-    }
-    if texts:
-        jobs = (Job(f"text-{number}", _given(text)) for number, text in enumerate(texts, start=1))
-        return Loop(process=searcher.of_texts, **common).run(jobs, "queries").exit_code
-    found = Loop(process=searcher.of_films, workers=settings.input.workers, **common)
-    return found.run(film_jobs(films, model.reader(keep_uids=run.keep_uids)), "queries").exit_code
+    common: dict[str, Any] = {"describe": searcher.describe, "batch_size": settings.input.batch_size}
+    with Sinks(run) as sinks:
+        if texts:
+            jobs = (Job(f"text-{number}", _given(text)) for number, text in enumerate(texts, start=1))
+            return Loop(process=searcher.of_texts, sinks=sinks, **common).run(jobs, "queries").exit_code
+        found = Loop(process=searcher.of_films, sinks=sinks, workers=settings.input.workers, **common)
+        return found.run(film_jobs(films, model.reader(keep_uids=run.keep_uids)), "queries").exit_code
 
 
 def _given(text: str) -> Callable[[], str]:

@@ -41,6 +41,16 @@ Inputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="IN", help="Files, folders, globs, zip archives, or - for paths or records on stdin."),
 ]
+RecordsOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        show_default=False,
+        help="Write the records there instead: .jsonl, or a table as .csv, .xlsx or .parquet.",
+    ),
+]
 Preset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="Image preset, such as voi or official. Default: the model's own."),
@@ -49,7 +59,7 @@ Preset = Annotated[
 
 #: Common options by the names of their fields, as :func:`command.command` takes them.
 MODEL = ("weights", "device", "dtype")
-RECORDS = ("is_json", "fail_fast", "provenance", "keep_uids")
+RECORDS = ("is_json", "fail_fast", "provenance", "keep_uids", "with_paths", "quarantine")
 SETTINGS = ("config", "assignments", "show_config")
 ALWAYS = ("is_quiet", "is_verbose")
 
@@ -85,6 +95,18 @@ class RunOptions:
     keep_uids: Annotated[
         bool, typer.Option("--keep-uids", help="Identify DICOM studies by UID instead of a salted hash.")
     ] = False
+    with_paths: Annotated[
+        bool, typer.Option("--paths", help="Name the file of each record in it; paths may name patients.")
+    ] = False
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(
+            "--quarantine",
+            metavar="FILE",
+            show_default=False,
+            help="List the files of failed records as JSON Lines; holds paths, which may name patients (mode 0600).",
+        ),
+    ] = None
     is_quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")] = False
     is_verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr; tracebacks of errors.")] = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,8 +17,8 @@ from chexmix_cli.library.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.records.parts import Part
-    from chexmix_cli.commands.records.quarantine import Quarantine
     from chexmix_cli.commands.records.runner import Tally
+    from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.commands.tokenize.shard_output import ShardOutput
     from chexmix_cli.core.settings.inference import TokenizeSettings
     from chexmix_cli.library.films import Film
@@ -42,15 +41,6 @@ Shard = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Do share I (from 0) of N, split by study. torchrun sets it itself."),
 ]
-QuarantineFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--quarantine",
-        metavar="FILE",
-        show_default=False,
-        help="List the files of failed records as JSON Lines; holds paths, which may name patients (mode 0600).",
-    ),
-]
 Compare = Annotated[
     tuple[str, str] | None,
     typer.Option("--compare", metavar="A B", help="Compare two image presets instead: equal codes and PSNR, by study."),
@@ -64,7 +54,6 @@ def tokenize(
     preset: Preset = None,
     out: Out = None,
     shard: Shard = None,
-    quarantine: QuarantineFile = None,
     compare: Compare = None,
     no_codes: NoCodes = False,
 ) -> int:
@@ -87,7 +76,7 @@ def tokenize(
     if compare is not None:
         return _compare(check_arguments(inputs), run, call.settings, compare, out)
     task = _Task(check_arguments(inputs), run, call.settings, part, no_codes)
-    return task.run(out, quarantine)
+    return task.run(out)
 
 
 def _compare(
@@ -110,32 +99,26 @@ class _Task:
     part: Part
     no_codes: bool
 
-    def run(self, out: Path | None, quarantine_file: Path | None) -> int:
+    def run(self, out: Path | None) -> int:
         from chexmix_cli.commands.records.film_jobs import film_jobs
         from chexmix_cli.commands.records.parts import own
-        from chexmix_cli.commands.records.quarantine import Quarantine
         from chexmix_cli.commands.records.runner import Loop, Tally
-        from chexmix_cli.commands.records.streams import Writer
+        from chexmix_cli.commands.records.sinks import Sinks
         from chexmix_cli.commands.tokenize.shard_output import ShardOutput
 
         model = self.options.open_model(self.settings.input, needs_decoder=False)
         rows, console = self.settings.shards.rows, self.options.console
         output = None if out is None else ShardOutput(out, model, rows, self.part)
         tally, jobs = Tally(), film_jobs(self.inputs, model.reader(keep_uids=self.options.keep_uids))
-        with ExitStack() as stack:
-            quarantine = None
-            if quarantine_file is not None:
-                quarantine = stack.enter_context(Quarantine(quarantine_file, console))
-            ends = _Ends(output, quarantine, tally, drops_codes=self.no_codes and output is None)
+        with Sinks(self.options) as sinks:
+            ends = _Ends(output, sinks, tally, drops_codes=self.no_codes and output is None)
             if output is not None and output.num_finished:
                 console.note(f"{output.num_finished} records are in the shards already")
             loop = Loop(
                 process=lambda films: [self._fields(tokens, model) for tokens in model.encode(films)],
                 describe=_describe,
                 batch_size=self.settings.input.batch_size,
-                fail_fast=self.options.fail_fast,
-                writer=Writer(self.options.is_json),
-                console=console,
+                sinks=sinks,
                 finish=ends.finish,
                 # A shard's bytes must not depend on where a run before this one stopped.
                 group=0 if output is None else rows,
@@ -159,14 +142,12 @@ class _Ends:
     """Where finished records go, besides stdout."""
 
     output: ShardOutput | None
-    quarantine: Quarantine | None
+    sinks: Sinks
     tally: Tally
     drops_codes: bool
 
     def finish(self, job: Job[Film], record: Record) -> Record:
         """Take a record; return what stdout gets of it."""
-        if self.quarantine is not None and record["status"] == "error":
-            self.quarantine.add(job.id, record["error"], job.sources)
         if self.output is not None:
             return self.output.take(job, record)
         return {key: value for key, value in record.items() if key != "codes"} if self.drops_codes else record
@@ -177,8 +158,7 @@ class _Ends:
             self.tally.num_ok += 1
             return
         self.tally.codes[entry["error"]["code"]] += 1
-        if self.quarantine is not None:
-            self.quarantine.add(job.id, entry["error"], job.sources)
+        self.sinks.refuse(job.id, entry["error"], job.sources)
 
 
 def _describe(record: Record) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.commands.records.film_jobs import film_jobs
 from chexmix_cli.commands.records.runner import Loop
-from chexmix_cli.commands.records.streams import Writer
+from chexmix_cli.commands.records.sinks import Sinks
 from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.core.errors import ExitCode, SettingsError
 from chexmix_cli.library.films import Film, FilmReader
@@ -51,15 +51,10 @@ def compare_presets(
     def process(pairs: list[Pair]) -> list[Record]:
         return [_compare(pair, left, right, totals) for pair in pairs]
 
-    loop = Loop(
-        process=process,
-        describe=_describe,
-        batch_size=1,
-        fail_fast=run.fail_fast,
-        writer=Writer(run.is_json),
-        console=run.console,
-    )
-    tally = loop.run(_pairs(inputs, *(model.reader(keep_uids=run.keep_uids) for model in (left, right))), "compare")
+    readers = (model.reader(keep_uids=run.keep_uids) for model in (left, right))
+    with Sinks(run) as sinks:
+        loop = Loop(process=process, describe=_describe, batch_size=1, sinks=sinks)
+        tally = loop.run(_pairs(inputs, *readers), "compare")
     if totals.equal:
         share = sum(totals.equal) / len(totals.equal)
         line = f"{presets[0]} and {presets[1]}: {share:.1%} of codes equal"

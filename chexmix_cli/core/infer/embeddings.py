@@ -17,7 +17,7 @@ from torch import Tensor
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
-from chexmix_cli.core.vocab import Vocabulary, grid_side
+from chexmix_cli.core.vocab import Vocabulary
 
 
 @torch.inference_mode()
@@ -63,7 +63,7 @@ def image_embeddings(
     with memory_errors("embedding images", "--set input.batch_size=1"):
         for layer, state_BTH in enumerate(decoder.layer_states(token_ids_BT)):
             if layer in wanted:
-                means[layer] = _grid_means(state_BTH[:, image], grid).cpu()
+                means[layer] = image_means(state_BTH, vocabulary, grid).cpu()
             if layer == last:
                 break
         if on_final is not None:
@@ -96,11 +96,18 @@ def embed_codes(
     return {layer: states_NLD[:, place] for place, layer in enumerate(layers)}
 
 
-def _grid_means(state_BPH: Tensor, grid: int) -> Tensor:
-    """Return the means over the squares of a grid, (B, grid * grid * H) float32."""
+def image_means(state_BTH: Tensor, vocabulary: Vocabulary, grid: int) -> Tensor:
+    """Return the embeddings of images whose sequences begin with ``I_s`` and their codes, (B, grid * grid * H) float32.
+
+    Args:
+        state_BTH: one layer's hidden states.
+        vocabulary: the model's ids.
+        grid: parts along a side; 1 is the mean over the whole image.
+    """
+    state_BPH = state_BTH[:, 1 : 1 + vocabulary.tokens_per_image]
     if grid == 1:
         return state_BPH.mean(dim=1, dtype=torch.float32)
-    side = grid_side(state_BPH.shape[1])
+    side = vocabulary.grid_size
     squares = state_BPH.reshape(-1, grid, side // grid, grid, side // grid, state_BPH.shape[2])
     return squares.mean(dim=(2, 4), dtype=torch.float32).flatten(1)
 

@@ -10,7 +10,7 @@ key is which slice is a matter of loading (``core/weights/formats/keys.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -26,6 +26,9 @@ from chexmix_cli.core.models.linear import Int8Linear, Linear, quantize_rows
 from chexmix_cli.core.settings.model import DecoderSettings
 
 _ROPE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+#: Is told a layer's number and its hidden states, (B, T, D), as a pass comes to them.
+OnLayer = Callable[[int, Tensor], None]
 
 
 class KvCache:
@@ -246,12 +249,18 @@ class Decoder(nn.Module):
         positions_BT: Tensor | None = None,
         attend_BTS: Tensor | AttentionPlan | None = None,
         cache: KvCache | None = None,
+        on_layer: OnLayer | None = None,
     ) -> Tensor:
-        """Return the last hidden state after the final norm, (B, T, D); arguments as :meth:`layer_states`."""
+        """Return the last hidden state after the final norm, (B, T, D); arguments as :meth:`layer_states`.
+
+        Args:
+            on_layer: called with the number and the states of each layer as they come: 0 the token embeddings.
+        """
         states = self.layer_states(token_ids_BT, positions_BT=positions_BT, attend_BTS=attend_BTS, cache=cache)
-        state_BTD = next(states)
-        for later_BTD in states:
-            state_BTD = later_BTD
+        state_BTD = token_ids_BT
+        for layer, state_BTD in enumerate(states):
+            if on_layer is not None:
+                on_layer(layer, state_BTD)
         return state_BTD
 
     def logits(self, state_BTD: Tensor, rows: slice | None = None) -> Tensor:

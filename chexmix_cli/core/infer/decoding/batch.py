@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.models.attention import causal_mask
-from chexmix_cli.core.models.decoder import Decoder, KvCache
+from chexmix_cli.core.models.decoder import Decoder, KvCache, OnLayer
 
 
 class Batch:
@@ -61,13 +61,17 @@ class Batch:
         """Return how many slots of the cache are free."""
         return self._cache.capacity - self._cache.length
 
-    def read_prompts(self) -> Tensor:
-        """Return the final hidden states of the prompts, (B, T, D), aligned at their ends."""
+    def read_prompts(self, on_layer: OnLayer | None = None) -> Tensor:
+        """Return the final hidden states of the prompts, (B, T, D), aligned at their ends.
+
+        Args:
+            on_layer: called with the number and the states of each layer, the last one's too.
+        """
         longest = self._prompt_BT.shape[1]
         is_token_BT = torch.arange(longest) >= longest - self._length_B[:, None]
         self._count_only(is_token_BT)
         position_BT = (is_token_BT.cumsum(dim=1) - 1).clamp(min=0)
-        return self._pass(self._prompt_BT, position_BT, self._counts_BS)
+        return self._pass(self._prompt_BT, position_BT, self._counts_BS, on_layer)
 
     def read(self, token_ids_BT: Tensor) -> Tensor:
         """Return the final hidden states (B, T, D) of tokens after those read so far; all stay in the cache.
@@ -110,7 +114,9 @@ class Batch:
         if self._counts_BS is not None:
             self._count_only(self._counts_BS[list(rows)])
 
-    def _pass(self, token_ids_BT: Tensor, position_BT: Tensor, counts_BS: Tensor | None) -> Tensor:
+    def _pass(
+        self, token_ids_BT: Tensor, position_BT: Tensor, counts_BS: Tensor | None, on_layer: OnLayer | None = None
+    ) -> Tensor:
         attend_BTS = None
         if counts_BS is not None:
             num_new, num_all = token_ids_BT.shape[1], counts_BS.shape[1]
@@ -123,6 +129,7 @@ class Batch:
             positions_BT=None if attend_BTS is None else position_BT.to(self._device),
             attend_BTS=attend_BTS,
             cache=self._cache,
+            on_layer=on_layer,
         )
         return state_BTD
 

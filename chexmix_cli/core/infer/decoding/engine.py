@@ -30,7 +30,7 @@ from chexmix_cli.core.infer.decoding.drafts import Drafter
 from chexmix_cli.core.infer.decoding.sampling import Chooser, row_draws
 from chexmix_cli.core.infer.decoding.static_batch import Recordings, StaticBatch
 from chexmix_cli.core.infer.decoding.stats import EngineStats
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.decoder import Decoder, OnLayer
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.inference import DecodeSettings
 
@@ -108,7 +108,7 @@ class Engine:
         on_token: OnToken | None = None,
         guard: TokenGuard | None = None,
         drafter: Drafter | None = None,
-        on_prompts: Callable[[Tensor], None] | None = None,
+        on_prompts: OnLayer | None = None,
     ) -> list[Generation]:
         """Return what follows each prompt, in order.
 
@@ -119,8 +119,8 @@ class Engine:
             on_token: called with the prompt's index and each new id as soon as it is chosen.
             guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
             drafter: proposes what follows, for up to ``settings.draft_rows`` positions a pass; None: no drafts.
-            on_prompts: called with the final hidden states of the prompts that have room for a token, (B, T, D),
-                aligned at their ends; not called if none has.
+            on_prompts: called with the number of each layer (0: token embeddings) and its hidden states of the prompts
+                that have room for a token, (B, T, D), aligned at their ends; not called if none has.
 
         Raises:
             VocabularyError: if a prompt is empty or holds an id the decoder has no row for.
@@ -181,15 +181,12 @@ class _Decoding:
         )
         self._stats = EngineStats(num_reports=len(rows), num_prompt_tokens=sum(len(row.prompt) for row in rows))
 
-    def run(self, on_prompts: Callable[[Tensor], None] | None = None) -> EngineStats:
+    def run(self, on_prompts: OnLayer | None = None) -> EngineStats:
         """Decode until every row is done; return what it cost."""
         stats, live = self._stats, self._rows
         drafts: list[list[int]] = [[] for _ in live]
         started = time.perf_counter()
-        prompt_BTD, first_token_s = self._batch.read_prompts(), None
-        if on_prompts is not None:
-            on_prompts(prompt_BTD)
-        state_BTD = prompt_BTD[:, -1:]
+        state_BTD, first_token_s = self._batch.read_prompts(on_prompts)[:, -1:], None
         while True:
             agreed = self._choose(state_BTD, live, drafts)
             first_token_s = first_token_s or time.perf_counter()

@@ -22,7 +22,7 @@ from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer.decoding.batch import Batch
 from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.attention import causal_mask
-from chexmix_cli.core.models.decoder import Decoder, KvCache
+from chexmix_cli.core.models.decoder import Decoder, KvCache, OnLayer
 
 #: Makes of a pass over fixed buffers something that can be called again and again.
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -205,10 +205,12 @@ class StaticBatch(Batch):
         self._places = [self._places[row] for row in rows]
         self._keep_lengths(rows)
 
-    def _pass(self, token_ids_BT: Tensor, position_BT: Tensor, counts_BS: Tensor | None) -> Tensor:
+    def _pass(
+        self, token_ids_BT: Tensor, position_BT: Tensor, counts_BS: Tensor | None, on_layer: OnLayer | None = None
+    ) -> Tensor:
         cache, width = self._static, token_ids_BT.shape[1]
         if cache.length == 0:  # the prompts: of any length, and read once
-            return super()._pass(token_ids_BT, position_BT, counts_BS)
+            return super()._pass(token_ids_BT, position_BT, counts_BS, on_layer)
         start, end = cache.length, cache.length + width
         if end > cache.capacity:
             raise ShapeError(f"{end} positions in a cache of {cache.capacity}", where="StaticBatch")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.decoding.drafts import Drafter
 from chexmix_cli.core.infer.decoding.engine import Generation
 from chexmix_cli.core.infer.reports.engine import ReportFinish, report_engine, report_finish
 from chexmix_cli.core.infer.reports.phrase_guard import PhraseGuard
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.decoder import Decoder, OnLayer
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.text.comparisons import PHRASES, find_comparisons
 from chexmix_cli.core.text.header import Header
@@ -79,7 +77,7 @@ class ReportWriter:
         on_text: OnText | None = None,
         drafter: Drafter | None = None,
         headers: Sequence[Header] | None = None,
-        on_prompts: Callable[[Tensor], None] | None = None,
+        on_prompts: OnLayer | None = None,
     ) -> list[WrittenReport]:
         """Return the report of each image, all decoded in one batch.
 
@@ -91,7 +89,7 @@ class ReportWriter:
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
             drafter: proposes what follows in a report (``decode.draft_rows``); None: no drafts.
             headers: what is known of each film besides its codes; None: nothing.
-            on_prompts: called with the final hidden states of the prompts, as in :meth:`Engine.generate`.
+            on_prompts: called with each layer's hidden states of the prompts, as in :meth:`Engine.generate`.
 
         Raises:
             SettingsError: if comparisons are to be blocked and there is no text tokenizer.

@@ -1,0 +1,95 @@
+"""Where the records of a run go: stdout or the file of ``--out``, and the list of files of ``--quarantine``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from chexmix_cli.commands.records.quarantine import Quarantine
+from chexmix_cli.commands.records.record_file import RecordFile
+from chexmix_cli.commands.records.streams import Writer
+from chexmix_cli.library.job import Record
+
+if TYPE_CHECKING:
+    from chexmix_cli.commands.shared.console import Console
+    from chexmix_cli.commands.shared.options import RunOptions
+    from chexmix_cli.core.data.sources import Source
+
+
+class Sinks:
+    """Takes each record once. A context: what was taken is whole when it ends, however it ends.
+
+    Args:
+        run: common options: ``--json``, ``--paths``, ``--quarantine``.
+        out: file that takes the records in place of stdout.
+
+    Attributes:
+        is_text: records are shown as text, to a person who reads along.
+    """
+
+    def __init__(self, run: RunOptions, out: Path | None = None) -> None:
+        self._run, self._stack = run, ExitStack()
+        self._writer = Writer(run.is_json)
+        self._file = None if out is None else RecordFile(out)
+        self._quarantine = None if run.quarantine is None else Quarantine(run.quarantine, run.console)
+        self.is_text = self._writer.is_text and self._file is None
+
+    @property
+    def console(self) -> Console:
+        """Return the stderr side of the command."""
+        return self._run.console
+
+    @property
+    def fail_fast(self) -> bool:
+        """Return whether the first record that fails ends the run."""
+        return self._run.fail_fast
+
+    @property
+    def uses_stdout(self) -> bool:
+        """Return whether records go to stdout."""
+        return self._file is None
+
+    def show(self, text: str) -> None:
+        """Show text on the terminal."""
+        self._writer.show(text)
+
+    def write(self, record: Record, text: str, source: Source | None) -> None:
+        """Take a record.
+
+        Args:
+            record: as it is written.
+            text: the same, for a person.
+            source: its file; None where there is none.
+        """
+        if self._run.with_paths and source is not None:
+            record = {**record, "file": path_text(source)}
+        if self._file is not None:
+            self._file.add(record)
+            return
+        self._writer.write(record, text)
+
+    def refuse(self, record_id: str, error: dict[str, str], sources: Iterable[Source]) -> None:
+        """Take note of a record that was not done."""
+        if self._quarantine is not None:
+            self._quarantine.add(record_id, error, sources)
+
+    def __enter__(self) -> Self:
+        for part in (self._file, self._quarantine):
+            if part is not None:
+                self._stack.enter_context(part)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        if self._file is not None:
+            self.console.note(f"{self._file.path}: {self._file.num_records} records")
+
+
+def path_text(source: Source) -> str:
+    """Return a file's path for its owner; of a member of an archive, both."""
+    return str(source.path) if source.member is None else f"{source.path}!{source.member}"
