@@ -166,7 +166,8 @@ class Reporter:
         images = self.model.images
         original, roundtrip = film_levels(result.film, result.codes, images), images.decode([result.codes])[0]
         text = "(no text tokenizer)" if result.text is None else result.text
-        report_picture(original, roundtrip, text, path=path, note=self._small_print(result))
+        said = [f"Conflict: {conflict}" for conflict in result.conflicts]
+        report_picture(original, roundtrip, text, path=path, note=self._small_print(result), conflicts=said)
 
     def draw_evidence(self, result: StudyReport, path: Path) -> None:
         """Write a PNG of the film once a sentence, warm where hiding it makes the sentence less probable."""

@@ -19,15 +19,15 @@ from chexmix_cli.commands.shared.help import COMMON_OPTIONS
 from chexmix_cli.commands.shared.options import RunOptions
 
 COMMON = {"--weights", "--device", "--dtype", "--config", "--set", "--show-config", "--json", "--fail-fast"}
-COMMON |= {"--provenance", "--keep-uids", "--quiet", "-q", "--verbose", "-v", "--preset"}
+COMMON |= {"--provenance", "--keep-uids", "--paths", "--quarantine", "--quiet", "-q", "--verbose", "-v", "--preset"}
 TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", "-v", "--preset"}
 EVALUATION = TRAINING - {"--preset"} | {"--json", "--out", "-o", "--html", "--plots", "--split", "--manifest"}
 EVALUATION |= {"--weights", "--device", "--dtype", "--seed"}
 RETRIEVAL = COMMON - {"--preset", "--provenance", "--keep-uids"}
 PLAIN = {"--json", "--quiet", "-q", "--verbose", "-v"}
 FLAGS = {
-    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--quarantine", "--compare"},
-    "generate-report": COMMON | {"--seed", "--picture", "--explain", "--quantize", "--stats"},
+    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--compare"},
+    "generate-report": COMMON | {"--seed", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"},
     "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--tokens", "--resume", "--device"},
     "inpaint": COMMON
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
@@ -41,7 +41,7 @@ FLAGS = {
     "data info": PLAIN,
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
-    "classify": COMMON | {"--seed", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
+    "classify": COMMON | {"--seed", "--out", "-o", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
     "evaluate classification": EVALUATION | {"--mask-ratios", "--head", "--tokens"},
     "evaluate inpainting": EVALUATION | {"--mask-ratios", "--patterns"},
     "evaluate table": PLAIN | {"--data", "--judge", "--results", "--weights", "--device", "--dtype"},

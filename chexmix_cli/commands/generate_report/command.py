@@ -192,6 +192,4 @@ class _Records:
 
 
 def _evidence_line(sentence: Record) -> str:
-    verdict = "text prior only" if sentence["text_prior_only"] else "depends on the image"
-    lost = f"{-sentence['drop']:+.2f} nats a token without the image"
-    return f"{sentence['logprob']:.2f} nats a token, {lost}, {verdict}: {sentence['text']}"
+    return f"{sentence['badge']}: {sentence['text']}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 3
-_PANEL_IN, _TEXT_IN, _HEAD_IN = 3.4, 0.85, 0.75
+_PANEL_IN, _TEXT_IN, _HEAD_IN = 3.4, 1.0, 0.75
 _LETTERS_A_LINE, _MOST_LINES = 50, 3
 _OPACITY = 0.55
 
@@ -30,12 +30,12 @@ class ShownSentence(Protocol):
         """Return the sentence."""
 
     @property
-    def drop(self) -> float:
-        """Return nats a token lost without the image."""
+    def badge(self) -> str:
+        """Return what it rests on, in words."""
 
     @property
-    def drop_blocks(self) -> NDArray[np.float64]:
-        """Return nats a token lost without each block, (Y, X)."""
+    def evident_blocks(self) -> NDArray[np.float64]:
+        """Return nats a token lost without each block, 0 where that may be chance, (Y, X)."""
 
     @property
     def is_text_prior_only(self) -> bool:
@@ -63,7 +63,7 @@ def evidence_picture(film: Any, sentences: Sequence[ShownSentence], *, path: Pat
     figure = Figure(figsize=(columns * _PANEL_IN + 0.4, height_in), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     figure.text(0.02, 1 - 0.3 / height_in, "Evidence by hiding", fontsize=13, weight="bold", va="center")
-    scale = max([float(one.drop_blocks.max()) for one in sentences] + [1e-6])
+    scale = max([float(one.evident_blocks.max()) for one in sentences] + [1e-6])
     top = f"warm: hiding this block makes the sentence less probable (up to {scale:.2g} nats a token)"
     figure.text(0.02, 1 - 0.58 / height_in, top, fontsize=8, color="#444", va="center")
     for place, sentence in enumerate(sentences):
@@ -87,7 +87,7 @@ def _draw(axes: Axes, film: Any, sentence: ShownSentence, scale: float) -> None:
     pixels = np.asarray(film)
     height, width = pixels.shape[:2]
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
-    strength_YX = np.clip(sentence.drop_blocks / scale, 0, 1)
+    strength_YX = np.clip(sentence.evident_blocks / scale, 0, 1)
     axes.imshow(
         strength_YX,
         cmap="inferno",
@@ -101,8 +101,8 @@ def _draw(axes: Axes, film: Any, sentence: ShownSentence, scale: float) -> None:
     axes.set_yticks([])
     lines = textwrap.wrap(" ".join(sentence.text.split()), _LETTERS_A_LINE)
     shown = lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1][:-2] + " \u2026"]
-    verdict = "text prior only" if sentence.is_text_prior_only else "depends on the image"
+    place = [] if sentence.evident_blocks.any() else ["no part of it alone matters more than chance"]
     # A dollar sign would start a formula.
-    text = "\n".join([*shown, f"without the image: {-sentence.drop:+.2f} nats a token: {verdict}"]).replace("$", r"\$")
+    text = "\n".join([*shown, sentence.badge, *place]).replace("$", r"\$")
     colour = "#9c1c1c" if sentence.is_text_prior_only else "#1b1b1b"
     axes.text(0, -0.03, text, transform=axes.transAxes, va="top", fontsize=7.5, color=colour)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from bisect import bisect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ def report_picture(
     path: Path,
     title: str = "Chest radiograph",
     note: str | None = None,
+    conflicts: Sequence[str] = (),
 ) -> None:
     """Write a PNG of a radiograph, its round trip through the image tokens, and the report.
 
@@ -54,6 +56,7 @@ def report_picture(
         path: where to write; the folder is made, an old file is replaced only by a finished new one.
         title: heading of the picture. Give nothing that names a patient.
         note: small print at the bottom, such as the model's name.
+        conflicts: drawn in the colour of the mark under the report, a line each.
 
     Raises:
         ShapeError: if a picture is not 8-bit grey or RGB.
@@ -66,11 +69,12 @@ def report_picture(
     figure = Figure(figsize=(_WIDTH_IN, 1.0), dpi=_DPI, facecolor="white")
     canvas: Any = FigureCanvasAgg(figure)
     lines = _wrap(report, canvas.get_renderer(), _WIDTH_IN - 2 * _MARGIN_IN)
-    height_in = _HEAD_IN + _PANEL_IN + 0.45 + _LINE_IN * (len(lines) + 1) + _MARGIN_IN
+    warned = _wrap("\n".join(conflicts), canvas.get_renderer(), _WIDTH_IN - 2 * _MARGIN_IN) if conflicts else []
+    height_in = _HEAD_IN + _PANEL_IN + 0.45 + _LINE_IN * (len(lines) + len(warned) + 1) + _MARGIN_IN
     figure.set_size_inches(_WIDTH_IN, height_in)
     _draw_head(figure, title, height_in)
     _draw_panels(figure, pictures, height_in)
-    _draw_report(figure, lines, note, height_in)
+    _draw_report(figure, lines, warned, note, height_in)
     metadata = {
         "Software": f"chexmix {__version__}",
         "Title": title,
@@ -170,10 +174,10 @@ def _draw_panels(figure: Figure, pictures: tuple[NDArray[np.uint8], ...], height
             )  # fmt: skip
 
 
-def _draw_report(figure: Figure, lines: list[str], note: str | None, height_in: float) -> None:
+def _draw_report(figure: Figure, lines: list[str], warned: list[str], note: str | None, height_in: float) -> None:
     x, top_in = _MARGIN_IN / _WIDTH_IN, height_in - _HEAD_IN - _PANEL_IN - 0.45
-    for number, line in enumerate(lines):
-        y = (top_in - number * _LINE_IN) / height_in
-        figure.text(x, y, line, size=_TEXT_POINTS, va="top", parse_math=False)
+    for number, line in enumerate([*lines, *warned]):
+        y, colour = (top_in - number * _LINE_IN) / height_in, "black" if number < len(lines) else _WARNING_COLOUR
+        figure.text(x, y, line, size=_TEXT_POINTS, va="top", color=colour, parse_math=False)
     if note is not None:
         figure.text(x, 0.16 / height_in, note, size=8.5, color="#555555", va="center", parse_math=False)

@@ -119,18 +119,21 @@ class ExplainSettings:
         blocks: blocks along a side of the image; each is hidden in turn.
         least_drop: a sentence that loses less than this when the whole image is hidden, in nats a token, counts as
             written from the text before it alone.
+        least_block: a block that alone loses less than this is not painted on a heat map, in nats a token.
         batch_size: sequences scored together.
         folder: where heat maps go; with ``--picture`` they go next to the picture.
     """
 
     blocks: int = 4
     least_drop: float = 0.05
+    least_block: float = 0.02
     batch_size: int = 6
     folder: Path | None = None
 
     def __post_init__(self) -> None:
         require_range("explain.blocks", self.blocks, 1, 32)
-        require(self.least_drop >= 0, "explain.least_drop", self.least_drop, "0 or more")
+        for name in ("least_drop", "least_block"):
+            require(getattr(self, name) >= 0, f"explain.{name}", getattr(self, name), "0 or more")
         require(self.batch_size > 0, "explain.batch_size", self.batch_size, "a positive number")
 
 

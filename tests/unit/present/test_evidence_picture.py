@@ -13,14 +13,16 @@ from chexmix_cli.core.present.evidence import evidence_picture
 @dataclass
 class Sentence:
     text: str
-    drop: float
-    drop_blocks: np.ndarray
+    badge: str
+    evident_blocks: np.ndarray
     is_text_prior_only: bool = False
 
 
 def draw(path, blocks: np.ndarray, count: int = 1) -> np.ndarray:
     film = np.full((64, 64), 90, np.uint8)
-    sentences = [Sentence(f"Sentence {n} costs $5. " * 3, 0.1, blocks, n == 1) for n in range(count)]
+    sentences = [
+        Sentence(f"Sentence {n} costs $5. " * 3, "rests on $5", np.maximum(blocks, 0), n == 1) for n in range(count)
+    ]
     evidence_picture(film, sentences, path=path, note="model m")
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
@@ -30,7 +32,7 @@ def test_the_block_that_matters_is_warm_and_the_others_are_the_film(tmp_path):
     blocks[0, 1] = 0.3
     blocks[1, 0] = -0.5
     pixels = draw(tmp_path / "a.png", blocks)
-    grey = draw(tmp_path / "b.png", np.zeros((2, 2)))
+    grey = draw(tmp_path / "b.png", np.full((2, 2), 1e-9))  # the words under it are the same
     changed = np.abs(pixels - grey).max(axis=2) > 12
     film_rows, film_columns = np.nonzero((np.abs(grey - 90) <= 2).all(axis=2))
     middle_y, middle_x = np.median(film_rows), np.median(film_columns)

@@ -37,6 +37,7 @@ class SentenceEvidence:
         drop: nats a token lost with the whole image hidden; below 0 where it becomes more probable.
         drop_blocks: the same, each block hidden alone, (Y, X).
         is_text_prior_only: the drop is less than ``explain.least_drop``.
+        least_block: ``explain.least_block``.
     """
 
     text: str
@@ -45,6 +46,25 @@ class SentenceEvidence:
     drop: float
     drop_blocks: NDArray[np.float64]
     is_text_prior_only: bool
+    least_block: float = 0.0
+
+    @property
+    def badge(self) -> str:
+        """Return in plain words what the sentence rests on, with the number behind it."""
+        what = "text alone" if self.is_text_prior_only else "the image"
+        return f"rests on {what} ({self.drop:.2f} nats a token lost without the image)"
+
+    @property
+    def evident_blocks(self) -> NDArray[np.float64]:
+        """Return ``drop_blocks`` with 0 for all that chance may have done, (Y, X).
+
+        Nothing rests on a block that makes a sentence more probable when it is hidden, so such gains show how far
+        chance goes: what loses less than twice the largest of them, or less than ``explain.least_block``, is not shown,
+        nor is anything of a sentence that rests on text alone.
+        """
+        noise = 2 * max(0.0, -float(self.drop_blocks.min(initial=0.0)))
+        is_shown_YX = (self.drop_blocks >= max(noise, self.least_block)) & (not self.is_text_prior_only)
+        return np.where(is_shown_YX, self.drop_blocks, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form, numbers rounded to what a record needs."""
@@ -55,6 +75,8 @@ class SentenceEvidence:
             "drop": round(self.drop, 4),
             "drop_blocks": np.round(self.drop_blocks, 4).tolist(),
             "text_prior_only": self.is_text_prior_only,
+            "badge": self.badge,
+            "is_located": bool(self.evident_blocks.any()),
         }
 
 
@@ -101,6 +123,7 @@ def find_evidence(
                 drop=float(drop_V[0]),
                 drop_blocks=drop_V[1:].reshape(grid_side(len(blocks)), -1),
                 is_text_prior_only=bool(drop_V[0] < settings.least_drop),
+                least_block=settings.least_block,
             )
         )
     return found

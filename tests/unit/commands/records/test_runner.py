@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from chexmix_cli.commands.records.runner import Loop, Tally
-from chexmix_cli.commands.records.streams import Writer
-from chexmix_cli.commands.shared.console import Console
+from chexmix_cli.commands.records.sinks import Sinks
+from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.core.errors import DataError, ExitCode, MachineError, Reason, ShapeError
 from chexmix_cli.library.job import Job
 
@@ -26,9 +26,7 @@ class Bench:
             process=self._process,
             describe=lambda record: record["id"],
             batch_size=batch_size,
-            fail_fast=fail_fast,
-            writer=Writer(is_json=True),
-            console=Console(is_quiet=False, is_verbose=False),
+            sinks=Sinks(RunOptions(is_json=True, fail_fast=fail_fast)),
         )
 
     def run(self, numbers) -> Tally:

@@ -8,7 +8,12 @@ import torch
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.reports.engine import ReportFinish
-from chexmix_cli.core.infer.reports.evidence import block_positions, find_evidence, sentence_tokens
+from chexmix_cli.core.infer.reports.evidence import (
+    SentenceEvidence,
+    block_positions,
+    find_evidence,
+    sentence_tokens,
+)
 from chexmix_cli.core.infer.reports.writer import WrittenReport
 from chexmix_cli.core.settings.inference import ExplainSettings
 
@@ -89,8 +94,35 @@ def test_a_sentence_that_does_not_need_the_image_is_flagged(decoder, tokenizer, 
     assert all(abs(sentence.drop) < 1e-5 for sentence in found)
     eager = ExplainSettings(least_drop=0.0)
     record = find_evidence(decoder, tokenizer, codes[0], make_report(tokenizer), eager)[0].to_dict()
-    assert set(record) == {"text", "logprob", "lowest", "drop", "drop_blocks", "text_prior_only"}
+    assert set(record) == {"text", "logprob", "lowest", "drop", "drop_blocks", "text_prior_only", "badge", "is_located"}
     assert np.shape(record["drop_blocks"]) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "shown"),
+    [
+        ([[0.5, 0.01], [0.0, -0.02]], [[0.5, 0], [0, 0]]),
+        ([[0.5, 0.03], [0.0, -0.3]], [[0, 0], [0, 0]]),  # hiding another block gains more than half of what this loses
+        ([[0.03, 0.019], [0.01, 0.0]], [[0.03, 0], [0, 0]]),
+    ],
+)
+def test_what_chance_may_have_done_is_not_shown(blocks, shown):
+    def sentence(is_text_prior_only):
+        return SentenceEvidence(
+            text="A mass.",
+            logprob=-0.1,
+            lowest=("A", -0.2),
+            drop=0.3,
+            drop_blocks=np.array(blocks),
+            is_text_prior_only=is_text_prior_only,
+            least_block=0.02,
+        )
+
+    assert np.array_equal(sentence(False).evident_blocks, np.array(shown))
+    assert sentence(False).to_dict()["is_located"] is bool(np.any(shown))
+    assert sentence(False).badge == "rests on the image (0.30 nats a token lost without the image)"
+    assert not sentence(True).evident_blocks.any()
+    assert sentence(True).badge.startswith("rests on text alone (")
 
 
 def test_an_empty_report_has_no_evidence(decoder, tokenizer, codes):
