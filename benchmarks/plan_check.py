@@ -125,7 +125,7 @@ def chexmix(command: str, case: Case, data: Path, more: tuple[str, ...]) -> tupl
     """Return what a command prints and the peak of its resident memory in bytes."""
     words = ["plan", "pretrain"] if command == "plan" else [command]
     settings = [word for assignment in case.settings for word in ("--set", assignment)]
-    arguments = ["--stage", case.stage, "--preset", case.preset, "--data", str(data), *settings, *more]
+    arguments = ["--stage", case.stage, "--preset", case.preset, "--manifest", str(data), *settings, *more]
     process = subprocess.Popen([*LAUNCH, *words, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     printed = process.stdout.read().decode()

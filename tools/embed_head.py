@@ -1,6 +1,6 @@
 """Put a probe's head of findings into the embedded model, so that ``chexmix classify`` answers out of the box.
 
-    chexmix finetune --task classify --method probe --data manifest.jsonl --out runs/findings --set probe.grid=4
+    chexmix finetune --task classify --method probe --manifest manifest.jsonl --out runs/findings --set probe.grid=4
     python tools/embed_head.py runs/findings
     python tools/renew_sha256.py
 

@@ -66,7 +66,7 @@ def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
         settings = [f'labels.names=["{label}"]', rows, "sweep.seeds=1", "sweep.by_label=true"]
         settings += [f"probe.grid={_GRID}"] if part != source else []
         found = ["evaluate", "classification", "--manifest", str(folder / f"{source}.jsonl"), "--split", "val"]
-        found += ["--mask-ratios", options.ratios, *(["--tokens", str(options.tokens)] if options.tokens else [])]
+        found += ["--mask-ratio", options.ratios, *(["--tokens", str(options.tokens)] if options.tokens else [])]
     elif part == "inpainting":
         settings = [f"images={options.films}", "masks.ring=0", 'methods.strategies=["single"]']
         found = ["evaluate", "inpainting", "--manifest", str(folder / "all.jsonl"), "--split", "val"]

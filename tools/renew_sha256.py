@@ -2,7 +2,7 @@
 
     python tools/renew_sha256.py
 
-``chexmix weights verify`` holds the files against them.
+``chexmix weights check`` holds the files against them.
 """
 
 from __future__ import annotations

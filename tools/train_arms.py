@@ -84,7 +84,7 @@ def command(name: str, seed: int, options: argparse.Namespace) -> list[str]:
     init = options.init if arm.behind is None else folder.parent / arm.behind
     settings = [*_COMMON, *arm.settings, f"train.steps={arm.steps}", "train.validate_every=125", f"train.seed={seed}"]
     found = [sys.executable, "-m", "chexmix_cli", "pretrain", "--stage", arm.stage, "--preset", "mini"]
-    found += ["--data", str(options.data), "--init", str(init), "--out", str(folder)]
+    found += ["--manifest", str(options.data), "--init", str(init), "--out", str(folder)]
     found += [part for setting in settings for part in ("--set", setting)]
     return [*found, "--resume"] if (folder / "checkpoints").is_dir() else found
 

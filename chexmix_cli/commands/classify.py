@@ -121,7 +121,7 @@ def _describe(record: Record) -> str:
     lines = [f"{record['id']} ({record.get('view') or 'unknown view'})"]
     if "probabilities" in record:
         ordered = sorted(record["probabilities"].items(), key=lambda pair: -pair[1])
-        known = record.get("validation_auroc", {})
+        known = record.get("val_auroc", {})
         for name, value in ordered[:_MOST_SHOWN]:
             auroc = known.get(name)
             lines.append(f"    {value:.3f}  {name}" + ("" if auroc is None else f" (AUROC in validation {auroc:.3f})"))

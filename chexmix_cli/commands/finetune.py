@@ -20,13 +20,13 @@ Method = Annotated[
 ]
 PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Fine-tuning preset: mini, phi2 or debug.")]
 Data = Annotated[
-    Path, typer.Option("--data", metavar="MANIFEST", help="JSON Lines with train and val rows.", show_default=False)
+    Path, typer.Option("--manifest", metavar="MANIFEST", help="JSON Lines with train and val rows.", show_default=False)
 ]
 TokenShards = Annotated[
     Path | None,
     typer.Option("--tokens", metavar="SHARDS", help="Take the images' codes from token shards instead of encoding."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.", show_default=False)]
 Init = Annotated[
     str | None,
     typer.Option("--init", metavar="NAME|DIR|RUN", help="Start weights. Default: the embedded chexmix-mini."),
@@ -52,9 +52,9 @@ def finetune(
 
     Examples:
 
-        chexmix finetune --task classify --data films.jsonl --out runs/findings
+        chexmix finetune --task classify --manifest films.jsonl --out runs/findings
 
-        chexmix finetune --task report --method lora --data films.jsonl --out runs/r
+        chexmix finetune --task report --method lora --manifest films.jsonl --out runs/r
     """
     from chexmix_cli.core.train.finetune.run import FinetuningData
     from chexmix_cli.core.train.finetune.run import finetune as run_finetune

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Tell whether a command will fit this machine, and how long it will take.")
 
 Data = Annotated[
-    Path | None, typer.Option("--data", metavar="MANIFEST", help="The run's manifest: its size and reports count.")
+    Path | None, typer.Option("--manifest", metavar="MANIFEST", help="The run's manifest: its size and reports count.")
 ]
 Memory = Annotated[
     float | None,
@@ -53,7 +53,7 @@ def plan_pretrain(
 
     Examples:
 
-        chexmix plan pretrain --stage 1 --preset mini --data films.jsonl
+        chexmix plan pretrain --stage 1 --preset mini --manifest films.jsonl
 
         chexmix plan pretrain --stage 1 --preset phi2 --memory 24
     """

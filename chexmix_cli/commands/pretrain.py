@@ -20,13 +20,13 @@ PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Prese
 Data = Annotated[
     Path,
     typer.Option(
-        "--data",
+        "--manifest",
         metavar="MANIFEST|SHARDS",
         help="JSON Lines, or token shards, with train and val rows.",
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.", show_default=False)]
 Init = Annotated[
     str | None,
     typer.Option("--init", metavar="NAME|DIR|RUN", help="Start weights; stages 1 and 2 need an image tokenizer."),
@@ -52,9 +52,9 @@ def pretrain(
 
     Examples:
 
-        chexmix pretrain --stage tokenizer --data films.jsonl --out runs/vq
+        chexmix pretrain --stage tokenizer --manifest films.jsonl --out runs/vq
 
-        chexmix pretrain --stage 1 --data films.jsonl --init runs/vq --out runs/1
+        chexmix pretrain --stage 1 --manifest films.jsonl --init runs/vq --out runs/1
     """
     from chexmix_cli.core.train.pretrain.run import pretrain as run_pretrain
 

@@ -84,7 +84,7 @@ class SecondOpinion:
             record["head"] = {
                 "probabilities": {name: one.probability for name, one in self.opinions.items()},
                 "threshold": {name: one.threshold for name, one in self.opinions.items()},
-                **({"validation_auroc": known} if known else {}),
+                **({"val_auroc": known} if known else {}),
                 "agreement": {name: one.agreement.value for name, one in self.opinions.items()},
             }
         return record | ({"contradictions": list(self.contradictions)} if self.contradictions else {})

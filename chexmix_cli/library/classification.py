@@ -35,7 +35,7 @@ class Findings:
         film: of the study.
         probabilities: of each finding, by name; empty where only embeddings were asked for.
         embeddings: layer to the mean hidden state of the study's first view, (D,) float32.
-        details: the other fields of the record: ``scored_by``, ``validation_auroc``, ``scored_images``, ``masked``.
+        details: the other fields of the record: ``scored_by``, ``val_auroc``, ``scored_images``, ``masked``.
         typicality: how like the train films the study's first view is; None where no probabilities were asked for,
             tokens are masked, or the weights do not say what is typical.
     """
@@ -204,7 +204,7 @@ class Classifier:
             details["scored_by"] = "head" if self._zero_shot is None else "zero-shot"
             # Measured on whole images.
             if self._head is not None and self._head.validation and not self._mask_ratio:
-                details["validation_auroc"] = {name: known.auroc for name, known in self._head.validation.items()}
+                details["val_auroc"] = {name: known.auroc for name, known in self._head.validation.items()}
             if self._settings.study != "one":
                 details["scored_images"] = num_views
         if self._mask_ratio:

@@ -53,7 +53,7 @@ def page(tmp_path_factory) -> Path:
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
     target = folder / "page.html"
     code = run(
-        ["evaluate", "inpainting", "--manifest", str(folder / "manifest.jsonl"), "--mask-ratios", "0.2,0.5"]
+        ["evaluate", "inpainting", "--manifest", str(folder / "manifest.jsonl"), "--mask-ratio", "0.2,0.5"]
         + ["--patterns", "random,block", "--html", str(target), "-o", str(folder / "result.json"), "--quiet"]
     )
     assert code == 0

@@ -47,7 +47,7 @@ _INFERENCE = (
         "classification",
         "--manifest",
         "{manifest}",
-        "--mask-ratios",
+        "--mask-ratio",
         "0,0.5",
         sets=f"{_EVALUATION} sweep.seeds=1 probe.c=[0.1]",
     ),
@@ -57,7 +57,7 @@ _INFERENCE = (
         "inpainting",
         "--manifest",
         "{manifest}",
-        "--mask-ratios",
+        "--mask-ratio",
         "0.5",
         "--patterns",
         "block",
@@ -73,7 +73,15 @@ _STEPS = "train.steps=2 train.validate_every=2 train.checkpoint_every=2 train.lo
 
 def _trained(name: str, *words: str, sets: str = "") -> Scenario:
     return _one(
-        name, *words, "--preset", "debug", "--data", "{manifest}", "--out", "{out}/run", sets=f"{_STEPS} {_RATE} {sets}"
+        name,
+        *words,
+        "--preset",
+        "debug",
+        "--manifest",
+        "{manifest}",
+        "--out",
+        "{out}/run",
+        sets=f"{_STEPS} {_RATE} {sets}",
     )
 
 

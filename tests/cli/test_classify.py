@@ -77,9 +77,9 @@ def test_what_validation_showed_stands_beside_the_probabilities(call, films, deb
     head.save(tmp_path / "known.safetensors")
     common = ("classify", films, "--weights", debug_weights, "--head", tmp_path / "known.safetensors")
     for record in call(*common).records:
-        assert record["validation_auroc"] == {LABELS[0]: 0.8125}
+        assert record["val_auroc"] == {LABELS[0]: 0.8125}
     # It was measured on whole images.
-    assert all("validation_auroc" not in record for record in call(*common, "--mask-ratio", "0.5").records)
+    assert all("val_auroc" not in record for record in call(*common, "--mask-ratio", "0.5").records)
 
 
 def test_records_of_tokenize_and_manifest_lines_give_the_same(call, films, debug_weights, head_file):

@@ -19,39 +19,50 @@ from chexmix_cli.commands.shared.help import COMMON_OPTIONS
 from chexmix_cli.commands.shared.options import RunOptions
 
 COMMON = {"--weights", "--device", "--dtype", "--config", "--set", "--show-config", "--json", "--fail-fast"}
-COMMON |= {"--provenance", "--keep-uids", "--paths", "--quarantine", "--quiet", "-q", "--verbose", "-v", "--preset"}
+COMMON |= {
+    "--provenance",
+    "--keep-uids",
+    "--paths",
+    "--quarantine",
+    "--quiet",
+    "-q",
+    "--verbose",
+    "-v",
+    "--image-preset",
+}
 TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", "-v", "--preset"}
 EVALUATION = TRAINING - {"--preset"} | {"--json", "--out", "-o", "--html", "--plots", "--split", "--manifest"}
 EVALUATION |= {"--weights", "--device", "--dtype", "--seed"}
-RETRIEVAL = COMMON - {"--preset", "--provenance", "--keep-uids"}
+RETRIEVAL = COMMON - {"--image-preset", "--provenance", "--keep-uids"}
 PLAIN = {"--json", "--quiet", "-q", "--verbose", "-v"}
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--compare"},
     "generate-report": COMMON | {"--seed", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"},
-    "finetune": TRAINING | {"--task", "--method", "--data", "--out", "--init", "--tokens", "--resume", "--device"},
+    "finetune": TRAINING
+    | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device"},
     "inpaint": COMMON
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
     | {"--seed"},
-    "pretrain": TRAINING | {"--stage", "--data", "--out", "--init", "--resume", "--device"},
-    "plan pretrain": TRAINING | {"--stage", "--data", "--memory", "--device", "--json"},
+    "pretrain": TRAINING | {"--stage", "--manifest", "--out", "-o", "--init", "--resume", "--device"},
+    "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--device", "--json"},
     "plan generate-report": TRAINING | {"--weights", "--memory", "--device", "--dtype", "--json"},
-    "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--rejects"},
+    "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--quarantine"},
     "data check": TRAINING - {"--preset"} | {"--json"},
     "data merge": PLAIN | {"--out", "-o"},
     "data info": PLAIN,
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
     "classify": COMMON | {"--seed", "--out", "-o", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
-    "evaluate classification": EVALUATION | {"--mask-ratios", "--head", "--tokens"},
-    "evaluate inpainting": EVALUATION | {"--mask-ratios", "--patterns"},
-    "evaluate table": PLAIN | {"--data", "--judge", "--results", "--weights", "--device", "--dtype"},
+    "evaluate classification": EVALUATION | {"--mask-ratio", "--head", "--tokens"},
+    "evaluate inpainting": EVALUATION | {"--mask-ratio", "--patterns"},
+    "evaluate table": PLAIN | {"--manifest", "--judge", "--results", "--weights", "--device", "--dtype"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "evaluate retrieval": EVALUATION,
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
     "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids"},
     "weights list": PLAIN,
     "weights info": PLAIN,
-    "weights verify": PLAIN,
+    "weights check": PLAIN,
     "weights convert": PLAIN | {"--out", "-o", "--dtype"},
     "weights export": PLAIN | {"--out", "-o", "--dtype", "--format"},
     "weights drafts": TRAINING - {"--preset"} | {"--weights", "--out", "-o", "--json"},
@@ -172,8 +183,8 @@ def test_a_group_alone_shows_its_help_and_exits_2(call, name):
         ("chexmix ev", {"evaluate"}),
         ("chexmix --v", {"--version"}),
         ("chexmix evaluate re", {"report", "retrieval"}),
-        ("chexmix evaluate classification --ma", {"--manifest", "--mask-ratios"}),
-        ("chexmix tokenize a.png --pr", {"--preset", "--provenance"}),
+        ("chexmix evaluate classification --ma", {"--manifest", "--mask-ratio"}),
+        ("chexmix tokenize a.png --p", {"--paths", "--provenance"}),
     ],
 )
 def test_words_are_completed_as_bash_asks_for_them(call, monkeypatch, capsys, line, expected):
@@ -231,17 +242,23 @@ def test_help_explains_itself_with_an_example(call, name):
         (["tokenize", "x", "-"], "- cannot be combined with other inputs"),
         (["generate-report", "x", "--set", "decode.min_new_tokens=300"], "decode.min_new_tokens"),
         (["generate-report", "x", "--set", "decode.temperature=hot"], "decode.temperature"),
-        (["pretrain", "--stage", "3", "--data", "m", "--out", "o"], "unknown stage '3'"),
-        (["pretrain", "--stage", "1", "--preset", "minni", "--data", "m", "--out", "o"], "did you mean 'mini'?"),
+        (["pretrain", "--stage", "3", "--manifest", "m", "--out", "o"], "unknown stage '3'"),
+        (["pretrain", "--stage", "1", "--preset", "minni", "--manifest", "m", "--out", "o"], "did you mean 'mini'?"),
         (
-            ["pretrain", "--stage", "2", "--data", "m", "--out", "o", "--set", "masking.image_ratio=[0.9,0.1]"],
+            ["pretrain", "--stage", "2", "--manifest", "m", "--out", "o", "--set", "masking.image_ratio=[0.9,0.1]"],
             "masking",
         ),
-        (["pretrain", "--stage", "1", "--data", "m", "--out", "o", "--set", "masking.loss=all"], "unknown setting"),
-        (["finetune", "--task", "segment", "--data", "m", "--out", "o"], "unknown task 'segment'"),
-        (["finetune", "--task", "report", "--method", "prob", "--data", "m", "--out", "o"], "did you mean 'probe'?"),
-        (["finetune", "--task", "report", "--data", "m", "--out", "o", "--set", "lora.targets=['w']"], "lora.targets"),
-        (["finetune", "--task", "report", "--data", "m", "--out", "o", "--set", "head.layer=1"], "unknown setting"),
+        (["pretrain", "--stage", "1", "--manifest", "m", "--out", "o", "--set", "masking.loss=all"], "unknown setting"),
+        (["finetune", "--task", "segment", "--manifest", "m", "--out", "o"], "unknown task 'segment'"),
+        (
+            ["finetune", "--task", "report", "--method", "prob", "--manifest", "m", "--out", "o"],
+            "did you mean 'probe'?",
+        ),
+        (
+            ["finetune", "--task", "report", "--manifest", "m", "--out", "o", "--set", "lora.targets=['w']"],
+            "lora.targets",
+        ),
+        (["finetune", "--task", "report", "--manifest", "m", "--out", "o", "--set", "head.layer=1"], "unknown setting"),
     ],
 )
 def test_wrong_usage_and_settings_exit_2_with_the_reason(call, arguments, message):
@@ -255,7 +272,15 @@ def test_show_config_says_where_each_value_comes_from(call, tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text("[input]\nbatch_size = 7\n[decode]\ntop_p = 0.5\n")
     result = call(
-        "generate-report", "x", "--config", config, "--set", "decode.top_p=0.9", "--preset", "voi", "--show-config"
+        "generate-report",
+        "x",
+        "--config",
+        config,
+        "--set",
+        "decode.top_p=0.9",
+        "--image-preset",
+        "voi",
+        "--show-config",
     )
     shown = json.loads(result.stdout)
     assert shown["settings"]["input"]["batch_size"] == 7
@@ -281,8 +306,8 @@ def test_a_missing_gpu_exits_4(call, films, debug_weights):
     [
         ["tokenize"],
         ["generate-report"],
-        ["pretrain", "--stage", "2", "--data", "none.jsonl", "--out", "none"],
-        ["finetune", "--task", "classify", "--data", "none.jsonl", "--out", "none"],
+        ["pretrain", "--stage", "2", "--manifest", "none.jsonl", "--out", "none"],
+        ["finetune", "--task", "classify", "--manifest", "none.jsonl", "--out", "none"],
         ["plan", "pretrain", "--stage", "tokenizer"],
         ["plan", "generate-report"],
     ],

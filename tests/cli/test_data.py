@@ -34,7 +34,7 @@ def dataset(tmp_path):
 
 def test_a_data_set_becomes_a_manifest_that_is_sound(call, dataset, tmp_path):
     manifest, rejects = tmp_path / "m.jsonl", tmp_path / "rejects.jsonl"
-    result = call("data", "import", "folder", dataset, "-o", manifest, "--rejects", rejects)
+    result = call("data", "import", "folder", dataset, "-o", manifest, "--quarantine", rejects)
     assert result.code == 3
     (record,) = result.records
     assert (record["id"], record["status"], record["kind"], record["rows"]) == (str(manifest), "ok", "folder", 8)
@@ -91,7 +91,7 @@ def test_nothing_found_leaves_no_manifest_and_exits_1(call, dataset, tmp_path):
     manifest, rejects = tmp_path / "m.jsonl", tmp_path / "rejects.jsonl"
     for path in dataset.glob("*.png"):
         path.unlink()
-    result = call("data", "import", "folder", dataset, "-o", manifest, "--rejects", rejects)
+    result = call("data", "import", "folder", dataset, "-o", manifest, "--quarantine", rejects)
     assert (result.code, result.stdout) == (1, "")
     assert "(BAD_RECORD: 1, NOT_FOUND: 9); expected files such as" in result.stderr
     assert "hint: --set images=DIR" in result.stderr
@@ -123,7 +123,7 @@ def test_an_output_that_cannot_be_written_exits_4(call, dataset):
     result = call("data", "import", "folder", dataset, "-o", dataset / "films.csv" / "m.jsonl")
     assert (result.code, result.stdout) == (4, "")
     assert "manifest cannot be written" in result.stderr
-    result = call("data", "import", "folder", dataset, "--rejects", dataset / "films.csv" / "r.jsonl")
+    result = call("data", "import", "folder", dataset, "--quarantine", dataset / "films.csv" / "r.jsonl")
     assert (result.code, result.stdout) == (4, "")
 
 
@@ -143,7 +143,7 @@ def test_flags_are_frozen_and_the_help_names_every_kind():
         name: {flag for parameter in command.params for flag in parameter.opts if flag.startswith("-")} - {"--help"}
         for name, command in commands.items()
     }
-    assert flags["import"] == common | {"--out", "-o", "--rejects"}
+    assert flags["import"] == common | {"--out", "-o", "--quarantine"}
     assert flags["check"] == common
     (kind,) = (parameter for parameter in commands["import"].params if parameter.name == "kind")
     assert set(re.split(r", | or ", kind.help.rstrip("."))) == set(KINDS)

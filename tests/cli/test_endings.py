@@ -127,7 +127,7 @@ def test_a_stopped_training_leaves_a_checkpoint_and_exits_130(repository, films,
     ]
     (films / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     command = [sys.executable, "-m", "chexmix_cli", "pretrain", "--stage", "tokenizer", "--preset", "debug"]
-    command += ["--data", str(films / "manifest.jsonl"), "--out", str(tmp_path / "run")]
+    command += ["--manifest", str(films / "manifest.jsonl"), "--out", str(tmp_path / "run")]
     command += ["--set", "train.steps=100000", "--set", "train.validate_every=100000"]
     command += ["--set", "train.checkpoint_every=100000"]
     process = subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True)

@@ -201,7 +201,7 @@ def test_wrong_usage_exits_2(fill, films, arguments, message):
 
 def test_grey_scales_that_hang_on_hidden_pixels_are_noted(fill, films):
     (fixed,) = fill(films / "a.png", "--block", 0.2).records
-    (stretched,) = fill(films / "a.png", "--block", 0.2, "--preset", "percentile").records
+    (stretched,) = fill(films / "a.png", "--block", 0.2, "--image-preset", "percentile").records
     deep = films / "deep.png"
     Image.fromarray(np.asarray(Image.open(films / "a.png")).astype(np.uint16) * 200).save(deep)
     (by_percentiles,) = fill(deep, "--block", 0.2).records

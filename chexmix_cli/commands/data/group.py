@@ -41,7 +41,7 @@ Output = Annotated[
 ]
 Rejects = Annotated[
     Path | None,
-    typer.Option("--rejects", metavar="FILE", help="Write a record for each image that is left out, with the reason."),
+    typer.Option("--quarantine", metavar="FILE", help="List the images that are left out, with the reason."),
 ]
 Manifest = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="A manifest: JSON Lines, one image a line; or a folder of films.")

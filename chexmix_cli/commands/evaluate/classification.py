@@ -22,7 +22,7 @@ Manifest = Annotated[
 ]
 Ratios = Annotated[
     str | None,
-    typer.Option("--mask-ratios", metavar="R,R", help="Also mask these shares of the image, such as 0,0.2,0.4."),
+    typer.Option("--mask-ratio", metavar="R,R", help="Also mask these shares of the image, such as 0,0.2,0.4."),
 ]
 TokenShards = Annotated[
     Path | None,
@@ -48,11 +48,11 @@ def evaluate_classification(
     """Measure the classification of findings: AUROC, AUPRC, F1 and calibration, by label, with 95 % intervals.
 
     Without predictions, linear probes are fitted on embeddings of the manifest's train rows (all choices by
-    cross-validation over patients). With --mask-ratios, AUROC while tokens are masked, with a pixel baseline.
+    cross-validation over patients). With --mask-ratio, AUROC while tokens are masked, with a pixel baseline.
 
     Examples:
 
-        chexmix evaluate classification --manifest films.jsonl --mask-ratios 0,0.2,0.4,0.6,0.8 --html page.html
+        chexmix evaluate classification --manifest films.jsonl --mask-ratio 0,0.2,0.4,0.6,0.8 --html page.html
 
         chexmix evaluate classification --manifest films.jsonl --tokens shards --set probe.grid=4
 
@@ -60,7 +60,7 @@ def evaluate_classification(
     """
     ratios = _ratios(mask_ratios)
     if predictions is not None and (ratios or head is not None or tokens is not None):
-        others = "--mask-ratios, --head or --tokens"
+        others = "--mask-ratio, --head or --tokens"
         raise SettingsError(f"predictions cannot be combined with {others}", where="PRED", expected="one of them")
     from chexmix_cli.library.evaluation.classification import evaluate_given, evaluate_model
     from chexmix_cli.library.evaluation.rows import EvaluationOptions
@@ -94,7 +94,7 @@ def evaluate_classification(
 def _ratios(text: str | None) -> list[float]:
     if text is None:
         return []
-    problem = SettingsError(f"{text!r}", where="--mask-ratios", expected="numbers in 0..1, with commas")
+    problem = SettingsError(f"{text!r}", where="--mask-ratio", expected="numbers in 0..1, with commas")
     try:
         ratios = {float(part) for part in text.split(",")}
     except ValueError:

@@ -22,9 +22,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise SettingsError(
-            f"{text!r} is not a number", where="--mask-ratios", expected="such as 0.2,0.5,0.8"
-        ) from None
+        raise SettingsError(f"{text!r} is not a number", where="--mask-ratio", expected="such as 0.2,0.5,0.8") from None
 
 
 def _patterns(text: str) -> list[str]:
@@ -34,7 +32,7 @@ def _patterns(text: str) -> list[str]:
 Manifest = Annotated[Path, typer.Option("--manifest", metavar="FILE", help="Films: a manifest, see docs/data.md.")]
 MaskRatios = Annotated[
     str | None,
-    typer.Option("--mask-ratios", metavar="R,R,...", help="Shares of codes hidden. Default: 0.2,0.5,0.8."),
+    typer.Option("--mask-ratio", metavar="R,R,...", help="Shares of codes hidden. Default: 0.2,0.5,0.8."),
     Sets("masks.ratios", read=_ratios),
 ]
 Patterns = Annotated[
@@ -61,7 +59,7 @@ def evaluate_inpainting(
 
     Examples:
 
-        chexmix evaluate inpainting --manifest manifest.jsonl --mask-ratios 0.2,0.5,0.8 --patterns random,block
+        chexmix evaluate inpainting --manifest manifest.jsonl --mask-ratio 0.2,0.5,0.8 --patterns random,block
 
         chexmix evaluate inpainting --manifest m.jsonl --set images=100 --html page.html -o result.json
     """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Data = Annotated[
     list[str] | None,
     typer.Option(
-        "--data", metavar="NAME=MANIFEST", help="Images of some rows: reports, rexgradient, images or chexpert."
+        "--manifest", metavar="NAME=MANIFEST", help="Images of some rows: reports, rexgradient, images or chexpert."
     ),
 ]
 Judge = Annotated[Path | None, typer.Option("--judge", metavar="DIR", help="Weights of a GREEN judge.")]
@@ -65,7 +65,7 @@ def table(
 
         chexmix evaluate table
 
-        chexmix evaluate table --data chexpert=chexpert.jsonl --data images=chexpert.jsonl --weights chexmix
+        chexmix evaluate table --manifest chexpert=chexpert.jsonl --manifest images=chexpert.jsonl --weights chexmix
     """
     from chexmix_cli.core.evals.published_table import missing, published_table
     from chexmix_cli.core.weights import open_weights
@@ -106,7 +106,7 @@ def _named_files(data: list[str], known: set[str]) -> dict[str, Path]:
         name, separator, path = text.partition("=")
         if not separator or name not in known:
             names = ", ".join(f"{one}=MANIFEST" for one in sorted(known))
-            raise SettingsError(f"is {text!r}", where="--data", expected=f"one of {names}")
+            raise SettingsError(f"is {text!r}", where="--manifest", expected=f"one of {names}")
         found[name] = Path(path)
     return found
 

@@ -53,7 +53,11 @@ RecordsOut = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", metavar="NAME", help="Image preset, such as voi or official. Default: the model's own."),
+    typer.Option(
+        "--image-preset",
+        metavar="NAME",
+        help="How films become pixels, such as voi or official. Default: the model's own.",
+    ),
     Sets("input.preset"),
 ]
 

@@ -65,7 +65,7 @@ def tokenize(
 
         chexmix tokenize study/ --json
 
-        chexmix tokenize *.png --weights DIR --preset official > codes.jsonl
+        chexmix tokenize *.png --weights DIR --image-preset official > codes.jsonl
 
         chexmix tokenize - -o shards --quarantine refused.jsonl < manifest.jsonl
     """

@@ -139,7 +139,7 @@ class ShardOutput:
                     Reason.WRONG_TOKENS,
                     f"codes of {name} {line.get(name)}",
                     expected=f"{name} {getattr(self.identity, name)}, as the shards have",
-                    hint="run `chexmix tokenize` with the same --weights and --preset",
+                    hint="run `chexmix tokenize` with the same --weights and --image-preset",
                 )
 
     def _encode(self, report: str | None) -> list[int]:

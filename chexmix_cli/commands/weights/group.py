@@ -94,16 +94,16 @@ def info(call: Call[None], model: Model = None) -> int:
 app.command("inspect", hidden=True)(info)
 
 
-@app.command("verify")
+@app.command("check")
 @command(None, "is_json")
-def verify(call: Call[None], model: Model = None) -> int:
+def check(call: Call[None], model: Model = None) -> int:
     """Check a model before it is used: files, settings, every tensor, text tokenizer, drafts, heads, sha256.
 
     Examples:
 
-        chexmix weights verify
+        chexmix weights check
 
-        chexmix weights verify WEIGHTS --json
+        chexmix weights check WEIGHTS --json
     """
     from dataclasses import asdict
 

@@ -119,7 +119,7 @@ def published_table() -> tuple[list[PublishedRow], dict[str, Run]]:
 
 def missing(run: Run, manifests: Iterable[str], *, has_judge: bool) -> list[str]:
     """Return what the user has not given for a run, as the options that would give it."""
-    found = [] if run.manifest in manifests else [f"--data {run.manifest}=MANIFEST"]
+    found = [] if run.manifest in manifests else [f"--manifest {run.manifest}=MANIFEST"]
     return found + (["--judge DIR"] if run.needs_judge and not has_judge else [])
 
 

@@ -147,7 +147,7 @@ def quantize_rows(weight_OI: Tensor, *, where: str) -> tuple[Tensor, Tensor]:
     # Not abs(): of a head that would be a second matrix of its size.
     scale_O = torch.maximum(weight_OI.amax(dim=1), -weight_OI.amin(dim=1)).float() / _STEPS
     if not bool(scale_O.isfinite().all()):
-        raise WeightsError("holds numbers that are not finite", where=where, hint="chexmix weights verify")
+        raise WeightsError("holds numbers that are not finite", where=where, hint="chexmix weights check")
     divisor_O1 = torch.where(scale_O > 0, scale_O, 1.0)[:, None]  # a row of zeros stays one
     weight_8 = torch.empty(weight_OI.shape, dtype=torch.int8)
     size = max(1, _LARGE_PIECE // weight_OI.shape[1])

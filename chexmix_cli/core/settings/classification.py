@@ -138,7 +138,7 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepSettings:
-    """How images are masked for ``--mask-ratios``.
+    """How images are masked for ``--mask-ratio``.
 
     Attributes:
         patterns: some of random, block and border.

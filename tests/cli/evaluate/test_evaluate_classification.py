@@ -43,7 +43,7 @@ def metric(record, name, label, **fields):
 def test_a_probe_is_fitted_and_the_sweep_runs_on_nested_masks(call, manifest, debug_weights, tmp_path):
     common = ("--manifest", manifest, "--weights", debug_weights, *FAST)
     page, plots = tmp_path / "page.html", tmp_path / "plots"
-    done = call("evaluate", "classification", *common, "--mask-ratios", "0,0.5", "--html", page, "--plots", plots)
+    done = call("evaluate", "classification", *common, "--mask-ratio", "0,0.5", "--html", page, "--plots", plots)
     assert done.code == 0, done.stderr
     (record,) = done.records
     assert record["task"] == "classification"
@@ -59,7 +59,7 @@ def test_a_probe_is_fitted_and_the_sweep_runs_on_nested_masks(call, manifest, de
     assert sorted(path.name for path in plots.iterdir()) == ["masking-random.png", "precision-recall.png", "roc.png"]
     assert "surest hits" in page.read_text()
     assert "data:image/png" in page.read_text()
-    again = call("evaluate", "classification", *common, "--mask-ratios", "0,0.5")
+    again = call("evaluate", "classification", *common, "--mask-ratio", "0,0.5")
     assert again.stdout == done.stdout
 
 
@@ -72,7 +72,7 @@ def test_a_head_is_evaluated_without_a_fit_and_refused_for_another_model(call, m
     head = make_head(2, hidden, labels=("Mass", "Effusion"), layer=1, model=weights.fingerprint)
     head.save(tmp_path / "mine.safetensors")
     common = ("--manifest", manifest, "--weights", debug_weights, *FAST)
-    done = call("evaluate", "classification", *common, "--head", tmp_path / "mine.safetensors", "--mask-ratios", "0,1")
+    done = call("evaluate", "classification", *common, "--head", tmp_path / "mine.safetensors", "--mask-ratio", "0,1")
     assert done.code == 0, done.stderr
     (record,) = done.records
     assert metric(record, "auroc", "Mass")["fields"]["train"] == "head"
@@ -93,14 +93,14 @@ def test_probes_and_heads_can_read_a_grid_of_means(call, manifest, debug_weights
     from tests.unit.infer.classification.test_heads import make_head
 
     common = ("--manifest", manifest, "--weights", debug_weights, *FAST)
-    done = call("evaluate", "classification", *common, "--mask-ratios", "0,0.5", "--set", "probe.grid=2")
+    done = call("evaluate", "classification", *common, "--mask-ratio", "0,0.5", "--set", "probe.grid=2")
     assert done.code == 0, done.stderr
     found = {one["fields"]["features"] for one in done.records[0]["metrics"] if "features" in one["fields"]}
     assert len(found) == 2
     assert "pixels-pca100" in found
     (features,) = found - {"pixels-pca100"}
     assert features.endswith("-grid2")
-    whole = call("evaluate", "classification", *common, "--mask-ratios", "0,0.5").records[0]
+    whole = call("evaluate", "classification", *common, "--mask-ratio", "0,0.5").records[0]
     pixels = {"features": "pixels-pca100", "ratio": "0.5", "probe": "masked"}
     assert metric(done.records[0], "auroc", "macro", **pixels) == metric(whole, "auroc", "macro", **pixels)
     weights = open_weights(debug_weights)
@@ -118,13 +118,13 @@ def test_tokens_made_before_give_the_same_numbers_and_nothing_is_encoded(
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 
     common = ("evaluate", "classification", "--manifest", manifest, "--weights", debug_weights, *FAST)
-    common += ("--mask-ratios", "0,0.5")
+    common += ("--mask-ratio", "0,0.5")
     wanted = call(*common)
     lines = manifest.read_text().splitlines(keepends=True)
     tokenize = ("tokenize", "-", "--weights", debug_weights)
     assert call(*tokenize, "-o", tmp_path / "all", stdin=absolute(lines, manifest)).code == 0
     assert call(*tokenize, "-o", tmp_path / "some", stdin=absolute(lines[1:-1], manifest)).code == 0
-    other = ("--preset", "percentile", "-o", tmp_path / "other")
+    other = ("--image-preset", "percentile", "-o", tmp_path / "other")
     assert call(*tokenize, *other, stdin=absolute(lines, manifest)).code == 0
 
     def refuse(*_):
@@ -171,9 +171,9 @@ def test_predictions_come_from_a_file_or_stdin(call, manifest, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--mask-ratios", "0,2"], 2, "--mask-ratios: '0,2'; expected numbers in 0..1"),
-        (["--mask-ratios", "a"], 2, "expected numbers in 0..1"),
-        (["p.jsonl", "--mask-ratios", "0"], 2, "PRED: predictions cannot be combined with"),
+        (["--mask-ratio", "0,2"], 2, "--mask-ratio: '0,2'; expected numbers in 0..1"),
+        (["--mask-ratio", "a"], 2, "expected numbers in 0..1"),
+        (["p.jsonl", "--mask-ratio", "0"], 2, "PRED: predictions cannot be combined with"),
         (["p.jsonl", "--tokens", "shards"], 2, "PRED: predictions cannot be combined with"),
         (["--tokens", "nowhere"], 1, "nowhere"),
         (["nowhere.jsonl"], 1, "nowhere.jsonl: cannot be read"),

@@ -30,7 +30,7 @@ FAST = (
 
 def test_a_result_with_page_and_plots(call, manifest, debug_weights, tmp_path):
     page, plots, out = tmp_path / "page.html", tmp_path / "plots", tmp_path / "result.json"
-    arguments = ("--manifest", manifest, "--mask-ratios", "0.3,0.6", "--patterns", "block", "--weights", debug_weights)
+    arguments = ("--manifest", manifest, "--mask-ratio", "0.3,0.6", "--patterns", "block", "--weights", debug_weights)
     done = call("evaluate", "inpainting", *arguments, *FAST, "--html", page, "--plots", plots, "-o", out)
     assert done.code == 0, done.stderr
     assert done.stdout == ""
@@ -46,7 +46,7 @@ def test_a_result_with_page_and_plots(call, manifest, debug_weights, tmp_path):
 
 def test_a_film_that_cannot_be_read_is_named_and_the_others_are_done(call, manifest, films, debug_weights):
     (films / "b.png").write_bytes(b"broken")
-    arguments = ("--manifest", manifest, "--mask-ratios", "0.3", "--patterns", "random", "--weights", debug_weights)
+    arguments = ("--manifest", manifest, "--mask-ratio", "0.3", "--patterns", "random", "--weights", debug_weights)
     done = call("evaluate", "inpainting", *arguments, *FAST)
     assert done.code == 3
     (result,) = done.records
@@ -57,8 +57,8 @@ def test_a_film_that_cannot_be_read_is_named_and_the_others_are_done(call, manif
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mask-ratios", "0.3,half"], "'half' is not a number"),
-        (["--mask-ratios", "1"], "masks.ratios"),
+        (["--mask-ratio", "0.3,half"], "'half' is not a number"),
+        (["--mask-ratio", "1"], "masks.ratios"),
         (["--patterns", "stars"], "random, block, border"),
         (["--set", "methods.choices=['guess']"], "best, expected, sample"),
     ],

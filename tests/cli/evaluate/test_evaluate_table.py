@@ -39,7 +39,7 @@ def test_a_sample_hangs_on_ids_alone_and_train_rows_stay_where_they_are_needed(t
     assert all(row.split == "test" for row in chosen)
     assert len(runs["chexpert"].rows(rows, "test")) == 2000
     assert missing(run, ["reports"], has_judge=False) == ["--judge DIR"]
-    assert missing(run, ["images"], has_judge=True) == ["--data reports=MANIFEST"]
+    assert missing(run, ["images"], has_judge=True) == ["--manifest reports=MANIFEST"]
 
 
 def test_without_data_every_row_says_what_it_needs_and_how_it_is_measured(call):
@@ -53,10 +53,12 @@ def test_without_data_every_row_says_what_it_needs_and_how_it_is_measured(call):
 
 
 def test_what_is_no_data_of_the_table_is_refused(call, tmp_path):
-    done = call("evaluate", "table", "--data", "mimic=x.jsonl")
+    done = call("evaluate", "table", "--manifest", "mimic=x.jsonl")
     assert done.code == 2
     assert "expected one of chexpert=MANIFEST, images=MANIFEST, reports=MANIFEST, rexgradient=MANIFEST" in done.stderr
-    done = call("evaluate", "table", "--data", f"images={tmp_path / 'none.jsonl'}", "--results", tmp_path / "results")
+    done = call(
+        "evaluate", "table", "--manifest", f"images={tmp_path / 'none.jsonl'}", "--results", tmp_path / "results"
+    )
     assert done.code == 3
     failed = [record for record in done.records if record["status"] == "error"]
     assert [record["error"]["code"] for record in failed] == ["NOT_FOUND"]
@@ -83,7 +85,7 @@ def manifest(tmp_path):
 
 @pytest.mark.slow
 def test_rows_whose_data_is_given_are_measured_once(chexmix, manifest, debug_weights, tmp_path):
-    given = [f"--data={name}={manifest}" for name in ("reports", "images", "chexpert")]
+    given = [f"--manifest={name}={manifest}" for name in ("reports", "images", "chexpert")]
     command = ["evaluate", "table", *given, "--weights", debug_weights, "--results", tmp_path / "results"]
     done = chexmix(*command)
     assert done.code == 0, done.stderr

@@ -71,7 +71,7 @@ def test_codes_that_do_not_fit_the_model_are_refused(call, films, debug_weights,
 
 
 def test_codes_of_another_preset_are_said(call, films, debug_weights):
-    record = call("tokenize", films / "a.png", "--weights", debug_weights, "--preset", "percentile").records[0]
+    record = call("tokenize", films / "a.png", "--weights", debug_weights, "--image-preset", "percentile").records[0]
     result = call("generate-report", "-", "--weights", debug_weights, *SHORT, stdin=json.dumps(record) + "\n")
     assert result.code == 0
     assert any("encoded with preset percentile" in note for note in result.records[0]["notes"])

@@ -28,7 +28,7 @@ def test_one_film_is_told_alike_by_every_command(call, films, tmp_path):
 
     report, classified = found["generate-report"]["film.jpg"], found["classify"]["film.jpg"]
     assert report["head"]["probabilities"] == pytest.approx(classified["probabilities"], abs=1e-5)
-    assert report["head"]["validation_auroc"] == classified["validation_auroc"]
+    assert report["head"]["val_auroc"] == classified["val_auroc"]
     assert report["head"]["agreement"]["Pneumonia"] == "agrees"
 
     assert report["file"] == str(films / "film.jpg")

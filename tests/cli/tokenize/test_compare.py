@@ -26,7 +26,7 @@ def test_a_preset_equals_itself_and_differs_from_another(call, films, debug_weig
 def test_the_share_is_that_of_the_codes_themselves(call, films, debug_weights):
     compared = call("tokenize", films, "--weights", debug_weights, "--compare", "voi", "percentile").records
     left, right = (
-        call("tokenize", films, "--weights", debug_weights, "--preset", preset).records
+        call("tokenize", films, "--weights", debug_weights, "--image-preset", preset).records
         for preset in ("voi", "percentile")
     )
     for record, one, other in zip(compared, left, right, strict=True):

@@ -177,7 +177,7 @@ def test_a_finished_set_is_left_alone_and_another_list_or_model_refused(call, ar
     before = contents(tmp_path / "out")
     again = run()
     assert (again.code, again.stdout) == (3, "")
-    preset = run("--preset", "percentile")
+    preset = run("--image-preset", "percentile")
     assert preset.code == 1
     assert "preset voi; expected preset percentile" in preset.stderr
     rows = run("--set", "shards.rows=5")

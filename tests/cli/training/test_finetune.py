@@ -124,7 +124,7 @@ def check_projection(weights: WeightsDir, manifest: Path, records: list[dict[str
 )
 def test_a_task_runs_and_its_model_loads(chexmix, call, manifest, debug_weights, tmp_path, task, metric, method):
     run = tmp_path / "run"
-    base = ("finetune", "--task", task, "--method", method, *DEBUG, "--data", manifest, "--init", debug_weights)
+    base = ("finetune", "--task", task, "--method", method, *DEBUG, "--manifest", manifest, "--init", debug_weights)
     done = chexmix(*base, "--out", run)
     assert done.code == 0, done.stderr
     assert done.stdout == ""
@@ -153,7 +153,7 @@ def test_a_task_runs_and_its_model_loads(chexmix, call, manifest, debug_weights,
 def test_an_interrupted_run_goes_on_to_the_same_figures(call, manifest, debug_weights, tmp_path, monkeypatch):
     from chexmix_cli.core.train.finetune.classify_task import ClassifyTask
 
-    base = ("finetune", "--task", "classify", *DEBUG, "--data", manifest, "--init", debug_weights)
+    base = ("finetune", "--task", "classify", *DEBUG, "--manifest", manifest, "--init", debug_weights)
     assert call(*base, "--out", tmp_path / "whole").code == 0
     prepare, steps = ClassifyTask.prepare, []
 
@@ -188,7 +188,7 @@ def test_an_interrupted_run_goes_on_to_the_same_figures(call, manifest, debug_we
 def test_a_probe_finds_masses_in_films_it_has_not_seen(call, tmp_path):
     """On the embedded model: films with a bright disc against films without."""
     manifest, run = write_manifest(tmp_path / "films", 36), tmp_path / "run"
-    base = ("finetune", "--task", "classify", "--method", "probe", "--data", manifest, "--out", run)
+    base = ("finetune", "--task", "classify", "--method", "probe", "--manifest", manifest, "--out", run)
     done = call(*base, "--set", "probe.layers=[3]")
     assert done.code == 0, done.stderr
     assert metrics(run)[-1]["val_auroc"] > 0.9
@@ -208,7 +208,7 @@ def test_a_probe_finds_masses_in_films_it_has_not_seen(call, tmp_path):
 
 def test_a_probe_can_read_a_grid_of_the_image(call, manifest, debug_weights, tmp_path):
     run = tmp_path / "run"
-    base = ("finetune", "--task", "classify", "--method", "probe", "--data", manifest, "--init", debug_weights)
+    base = ("finetune", "--task", "classify", "--method", "probe", "--manifest", manifest, "--init", debug_weights)
     done = call(*base, "--out", run, "--set", "probe.grid=2", "--set", "probe.components=3")
     assert done.code == 0, done.stderr
     weights = open_weights(run)
@@ -231,14 +231,14 @@ def test_codes_from_shards_give_the_probe_that_encoding_gives(call, manifest, de
     shards = tmp_path / "shards"
     made = call("tokenize", "-", "--weights", debug_weights, "-o", shards, stdin=paths.read_text())
     assert made.code == 0, made.stderr
-    base = ("finetune", "--task", "classify", "--method", "probe", "--data", manifest, "--init", debug_weights)
+    base = ("finetune", "--task", "classify", "--method", "probe", "--manifest", manifest, "--init", debug_weights)
     for name, more in (("films", ()), ("tokens", ("--tokens", shards))):
         done = call(*base, "--out", tmp_path / name, *more)
         assert done.code == 0, done.stderr
     first, second = (Head.load(tmp_path / name / "model" / "head.safetensors") for name in ("films", "tokens"))
     assert np.array_equal(first.weight_KD, second.weight_KD)
     assert first.validation == second.validation
-    base = ("finetune", "--task", "classify", *DEBUG, "--data", manifest, "--init", debug_weights)
+    base = ("finetune", "--task", "classify", *DEBUG, "--manifest", manifest, "--init", debug_weights)
     refused = call(*base, "--out", tmp_path / "more", "--tokens", shards, "--set", "films.variants=2")
     assert refused.code == 2
     assert "films.variants: is 2; expected 1" in refused.stderr
@@ -246,7 +246,7 @@ def test_codes_from_shards_give_the_probe_that_encoding_gives(call, manifest, de
 
 def test_bad_requests_stop_before_the_first_step(call, manifest, debug_weights, tmp_path):
     run = tmp_path / "run"
-    base = ("finetune", *DEBUG, "--data", manifest, "--init", debug_weights, "--out", run)
+    base = ("finetune", *DEBUG, "--manifest", manifest, "--init", debug_weights, "--out", run)
     cases = [
         (("classify", "--set", 'labels.names=["Masses"]'), 2, "no row of split 'train' has the label 'Masses'"),
         (("classify", "--set", 'labels.names=["Hernia"]'), 2, "'Hernia' has 0 present and 12 absent"),
@@ -265,7 +265,7 @@ def test_bad_requests_stop_before_the_first_step(call, manifest, debug_weights, 
     silent = manifest.with_name("silent.jsonl")
     silent.write_text("".join(json.dumps({**line, "findings": None, "labels": {}}) + "\n" for line in lines))
     for task, message in (("report", "neither findings nor impression"), ("classify", "no finding has both classes")):
-        result = call("finetune", "--task", task, *DEBUG, "--data", silent, "--init", debug_weights, "--out", run)
+        result = call("finetune", "--task", task, *DEBUG, "--manifest", silent, "--init", debug_weights, "--out", run)
         assert (result.code, message in result.stderr) == (1, True), result.stderr
     assert not run.exists()
 
@@ -275,7 +275,7 @@ def test_start_weights_must_have_all_parts(call, manifest, debug_weights, tmp_pa
     bare.mkdir()
     for name in ("model.safetensors", "config.json"):
         (bare / name).write_bytes((debug_weights / name).read_bytes())
-    base = ("finetune", *DEBUG, "--data", manifest, "--out", tmp_path / "run", "--init", bare)
+    base = ("finetune", *DEBUG, "--manifest", manifest, "--out", tmp_path / "run", "--init", bare)
     result = call(*base, "--task", "report")
     assert (result.code, "has no image tokenizer" in result.stderr) == (1, True)
     (bare / "vqgan.safetensors").write_bytes((debug_weights / "vqgan.safetensors").read_bytes())
@@ -286,7 +286,7 @@ def test_start_weights_must_have_all_parts(call, manifest, debug_weights, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "parallel"), [("classify", "fsdp"), ("retrieve", "ddp")])
 def test_two_processes_train_as_one(repository, call, manifest, debug_weights, tmp_path, task, parallel):
-    arguments = ["finetune", "--task", task, *DEBUG, "--data", str(manifest), "--init", str(debug_weights)]
+    arguments = ["finetune", "--task", task, *DEBUG, "--manifest", str(manifest), "--init", str(debug_weights)]
     arguments += ["--device", "cpu", "--set", f"train.parallel={parallel}", "--set", "train.micro_batch_size=2"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "chexmix_cli", *arguments]

@@ -52,7 +52,7 @@ def test_wrong_plans_are_refused(call, tmp_path):
     assert (both.code, "cannot be combined with --weights" in both.stderr) == (2, True)
     unknown = call("plan", "generate-report", "--preset", "phi3")
     assert (unknown.code, "expected debug, mini, phi2" in unknown.stderr) == (2, True)
-    nowhere = call("plan", "pretrain", *DEBUG, "--data", tmp_path / "none.jsonl")
+    nowhere = call("plan", "pretrain", *DEBUG, "--manifest", tmp_path / "none.jsonl")
     assert (nowhere.code, "cannot be read" in nowhere.stderr) == (1, True)
     stage = call("plan", "pretrain", "--stage", "9")
     assert (stage.code, "unknown stage '9'" in stage.stderr) == (2, True)

@@ -43,7 +43,7 @@ def test_three_stages_make_a_model_that_writes_reports(call, manifest, films, tm
     runs = {stage: tmp_path / stage for stage in ("tokenizer", "1", "2")}
     init: tuple[object, ...] = ()
     for stage, run in runs.items():
-        result = call("pretrain", "--stage", stage, *DEBUG, "--data", manifest, "--out", run, *init)
+        result = call("pretrain", "--stage", stage, *DEBUG, "--manifest", manifest, "--out", run, *init)
         assert result.code == 0, result.stderr
         assert result.stdout == ""
         records = metrics(run)
@@ -79,7 +79,7 @@ def test_a_run_that_was_killed_and_stopped_ends_like_one_left_alone(
 ):
     """kill -9, then SIGTERM, wherever the run happens to be: the metrics are those of one left alone, to the bit."""
     more = ("--set", "train.steps=24", "--set", "train.validate_every=15", "--set", "train.log_every=3")
-    arguments = ["pretrain", "--stage", stage, *DEBUG, "--data", str(manifest), *more, "--device", "cpu"]
+    arguments = ["pretrain", "--stage", stage, *DEBUG, "--manifest", str(manifest), *more, "--device", "cpu"]
     arguments += ["--init", str(debug_weights)] if stage != "tokenizer" else []
     assert call(*arguments, "--out", tmp_path / "whole").code == 0
     run = tmp_path / "killed"
@@ -121,7 +121,7 @@ def start_ranks(repository: Path, *arguments: str) -> list[subprocess.Popen[str]
 
 @pytest.mark.slow
 def test_torchrun_trains_on_two_processes_as_on_one(repository, call, manifest, tmp_path, debug_weights):
-    arguments = ["pretrain", "--stage", "2", *DEBUG, "--data", str(manifest), "--init", str(debug_weights)]
+    arguments = ["pretrain", "--stage", "2", *DEBUG, "--manifest", str(manifest), "--init", str(debug_weights)]
     arguments += ["--device", "cpu", "--set", "train.parallel=fsdp"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "chexmix_cli"]
@@ -146,7 +146,16 @@ def test_torchrun_trains_on_two_processes_as_on_one(repository, call, manifest, 
 
 @pytest.mark.slow
 def test_an_error_of_all_processes_is_told_once(repository, manifest, tmp_path):
-    arguments = ["pretrain", "--stage", "tokenizer", *DEBUG, "--data", str(manifest), "--out", str(tmp_path / "run")]
+    arguments = [
+        "pretrain",
+        "--stage",
+        "tokenizer",
+        *DEBUG,
+        "--manifest",
+        str(manifest),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     ranks = start_ranks(repository, *arguments, "--device", "cpu", "--set", "train.micro_batch_size=4")
     said = [rank.communicate()[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2], said
@@ -157,13 +166,13 @@ def test_an_error_of_all_processes_is_told_once(repository, manifest, tmp_path):
 
 def test_a_run_is_not_overwritten(call, manifest, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    result = call("pretrain", "--stage", "tokenizer", *DEBUG, "--data", manifest, "--out", tmp_path / "run")
+    result = call("pretrain", "--stage", "tokenizer", *DEBUG, "--manifest", manifest, "--out", tmp_path / "run")
     assert result.code == 1
     assert "holds a run already" in result.stderr
 
 
 def test_pictures_alone_want_codes_to_draw(call, manifest, tmp_path):
-    arguments = ("--stage", "tokenizer", *DEBUG, "--data", manifest, "--out", tmp_path / "run")
+    arguments = ("--stage", "tokenizer", *DEBUG, "--manifest", manifest, "--out", tmp_path / "run")
     result = call("pretrain", *arguments, "--set", "reconstruction.pictures_only=true")
     assert result.code == 1
     assert "there are no codes to draw pictures from" in result.stderr
@@ -173,22 +182,24 @@ def test_pictures_alone_want_codes_to_draw(call, manifest, tmp_path):
 
 def test_bad_training_input_stops_before_the_first_step(call, manifest, films, tmp_path, debug_weights):
     base = ("pretrain", *DEBUG, "--out", tmp_path / "run")
-    nowhere = call(*base, "--stage", "tokenizer", "--data", tmp_path / "none.jsonl")
+    nowhere = call(*base, "--stage", "tokenizer", "--manifest", tmp_path / "none.jsonl")
     assert (nowhere.code, "cannot be read" in nowhere.stderr) == (1, True)
-    no_init = call(*base, "--stage", "1", "--data", manifest)
+    no_init = call(*base, "--stage", "1", "--manifest", manifest)
     assert "need a trained image tokenizer" in no_init.stderr
     lines = manifest.read_text().splitlines()
     silent = json.loads(lines[0])
     silent["findings"] = None
     (films / "silent.jsonl").write_text("\n".join([json.dumps(silent), *lines[1:]]))
-    missing = call(*base, "--stage", "1", "--data", films / "silent.jsonl", "--init", debug_weights)
+    missing = call(*base, "--stage", "1", "--manifest", films / "silent.jsonl", "--init", debug_weights)
     assert "film0: has neither findings nor impression" in missing.stderr
     broken = json.loads(lines[0])
     broken["file"] = "gone.png"
     (films / "broken.jsonl").write_text("\n".join([json.dumps(broken), *lines[1:]]))
-    gone = call(*base, "--stage", "tokenizer", "--data", films / "broken.jsonl")
+    gone = call(*base, "--stage", "tokenizer", "--manifest", films / "broken.jsonl")
     assert "film0" in gone.stderr
-    other = call(*base, "--stage", "1", "--data", manifest, "--init", debug_weights, "--set", "model.vqgan.code_size=4")
+    other = call(
+        *base, "--stage", "1", "--manifest", manifest, "--init", debug_weights, "--set", "model.vqgan.code_size=4"
+    )
     assert "vqgan differs in code_size" in other.stderr
     assert not (tmp_path / "run").exists()
     for result in (nowhere, no_init, missing, gone, other):

@@ -62,7 +62,7 @@ def losses(run: Path) -> list[dict]:
 )
 def test_shards_and_manifest_train_alike(call, manifest, shards, debug_weights, tmp_path, more):
     for name, data in (("manifest", manifest), ("shards", shards)):
-        result = call(*RUN, *more, "--init", debug_weights, "--data", data, "--out", tmp_path / name)
+        result = call(*RUN, *more, "--init", debug_weights, "--manifest", data, "--out", tmp_path / name)
         assert result.code == 0, result.stderr
     assert losses(tmp_path / "manifest") == losses(tmp_path / "shards")
     assert len(losses(tmp_path / "shards")) >= 4
@@ -77,7 +77,7 @@ def test_shards_of_other_tokens_stop_before_training(call, shards, debug_weights
     from chexmix_cli.core.weights import open_weights
 
     def refused(*more: object) -> str:
-        result = call(*RUN, "--stage", "1", "--data", shards, "--out", tmp_path / "run", *more)
+        result = call(*RUN, "--stage", "1", "--manifest", shards, "--out", tmp_path / "run", *more)
         assert result.code == 1
         assert not (tmp_path / "run").exists()
         return str(result.stderr)
@@ -116,7 +116,7 @@ def test_shards_of_another_codebook_are_refused(call, shards, debug_weights, tmp
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
     tensors["quantize.embedding.weight"] += torch.ones(())
     save_file(tensors, other / "vqgan.safetensors", metadata=metadata)
-    result = call(*RUN, "--stage", "1", "--data", shards, "--out", tmp_path / "run", "--init", other)
+    result = call(*RUN, "--stage", "1", "--manifest", shards, "--out", tmp_path / "run", "--init", other)
     assert result.code == 1
     assert "shards of codebook_hash" in result.stderr
     assert not (tmp_path / "run").exists()
@@ -124,7 +124,7 @@ def test_shards_of_another_codebook_are_refused(call, shards, debug_weights, tmp
 
 def test_settings_that_cannot_be_stop_before_training(call, shards, debug_weights, tmp_path):
     def refused(*more: object) -> tuple[int, str]:
-        result = call(*RUN, "--stage", "2", "--data", shards, "--out", tmp_path / "run", *more)
+        result = call(*RUN, "--stage", "2", "--manifest", shards, "--out", tmp_path / "run", *more)
         assert not (tmp_path / "run").exists()
         return result.code, str(result.stderr)
 
@@ -145,7 +145,7 @@ def test_a_language_model_is_no_image_tokenizer_but_a_start(call, shards, debug_
     config = json.loads((debug_weights / "config.json").read_text())
     (language / "config.json").write_text(json.dumps({**config, "vocab_size": 1100}))
     (language / "model.safetensors").write_bytes(_without_header(debug_weights / "model.safetensors"))
-    arguments = (*RUN, "--stage", "1", "--data", shards, "--out", tmp_path / "run")
+    arguments = (*RUN, "--stage", "1", "--manifest", shards, "--out", tmp_path / "run")
     result = call(*arguments, "--init", language)
     assert result.code == 1
     assert "holds a language model and no image tokenizer" in result.stderr
@@ -165,7 +165,7 @@ def _without_header(path: Path) -> bytes:
 
 
 def test_the_image_tokenizer_learns_from_no_shards(call, shards, tmp_path):
-    arguments = ("--stage", "tokenizer", "--preset", "debug", "--data", shards, "--out", tmp_path / "run")
+    arguments = ("--stage", "tokenizer", "--preset", "debug", "--manifest", shards, "--out", tmp_path / "run")
     result = call("pretrain", *arguments)
     assert result.code == 1
     assert "is a folder; expected a manifest: the image tokenizer learns from images" in result.stderr

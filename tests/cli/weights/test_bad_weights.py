@@ -102,7 +102,7 @@ def test_a_name_nobody_knows_is_refused_with_the_known_ones(call, films):
     assert "chexmix-mini" in result.stderr
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--device", "gpu"), ("--dtype", "float8"), ("--preset", "offical")])
+@pytest.mark.parametrize(("flag", "value"), [("--device", "gpu"), ("--dtype", "float8"), ("--image-preset", "offical")])
 def test_a_choice_that_is_none_exits_2_and_names_the_choices(call, films, debug_weights, flag, value):
     result = call("tokenize", films, "--weights", debug_weights, flag, value)
     assert result.code == 2

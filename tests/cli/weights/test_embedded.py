@@ -84,7 +84,7 @@ def test_findings_come_out_of_the_box_with_what_validation_showed(call):
     assert "Pneumonia" in head.labels
     assert list(record["probabilities"]) == list(head.labels)
     assert all(0 < value < 1 for value in record["probabilities"].values())
-    assert record["validation_auroc"] == {label: known.auroc for label, known in head.validation.items()}
+    assert record["val_auroc"] == {label: known.auroc for label, known in head.validation.items()}
     assert all(min(known.positives, known.negatives) >= 10 for known in head.validation.values())
 
 

@@ -66,13 +66,13 @@ def test_info_gives_settings_and_sizes(capsys: Capture, debug_dir: Path, name: s
     assert record["fingerprint"] == open_weights(debug_dir).fingerprint
 
 
-def test_verify_passes_and_fails_with_every_problem(capsys: Capture, debug_dir: Path) -> None:
-    code, [record], _ = _call(capsys, "verify", str(debug_dir))
+def test_check_passes_and_fails_with_every_problem(capsys: Capture, debug_dir: Path) -> None:
+    code, [record], _ = _call(capsys, "check", str(debug_dir))
     assert (code, record["status"]) == (0, "ok")
     assert {check["name"]: check["status"] for check in record["checks"]}["text tokenizer"] == "ok"
     (debug_dir / "tokenizer.json").write_text("{}")
     (debug_dir / "config.json").write_text("{}")
-    code, [record], errors = _call(capsys, "verify", str(debug_dir))
+    code, [record], errors = _call(capsys, "check", str(debug_dir))
     assert (code, record["status"], record["error"]["code"]) == (1, "error", "WEIGHTS")
     assert "settings files: " in record["error"]["message"]
     assert "text tokenizer: " in record["error"]["message"]
@@ -149,7 +149,7 @@ def test_a_terminal_gets_tables(capsys: Capture, monkeypatch: pytest.MonkeyPatch
     for arguments, expected in (
         (("list",), "not fetched"),
         (("info", str(debug_dir)), "decoder.hidden_size"),
-        (("verify", str(debug_dir)), "text tokenizer"),
+        (("check", str(debug_dir)), "text tokenizer"),
         (("convert", str(debug_dir), "-o", str(debug_dir)), "model.safetensors"),
     ):
         assert run(["weights", *arguments]) == 0
@@ -165,7 +165,7 @@ class _TextWriter:
         assert not is_json
 
 
-def test_list_and_verify_in_a_process_of_their_own(debug_dir: Path, repository: Path) -> None:
+def test_list_and_check_in_a_process_of_their_own(debug_dir: Path, repository: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     code = (
         "import sys; from chexmix_cli.__main__ import run; run(['weights', 'list']); sys.exit('torch' in sys.modules)"
@@ -173,7 +173,7 @@ def test_list_and_verify_in_a_process_of_their_own(debug_dir: Path, repository: 
     subprocess.run([sys.executable, "-c", code], check=True, cwd=repository, env=environment, capture_output=True)
     path = debug_dir / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    command = [sys.executable, "-m", "chexmix_cli", "weights", "verify", str(debug_dir)]
+    command = [sys.executable, "-m", "chexmix_cli", "weights", "check", str(debug_dir)]
     result = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "is cut short" in json.loads(result.stdout)["error"]["message"]

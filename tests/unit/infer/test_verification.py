@@ -1,4 +1,4 @@
-"""``weights verify`` opens every file that a command would: heads and projections, too."""
+"""``weights check`` opens every file that a command would: heads and projections, too."""
 
 from __future__ import annotations
 

@@ -77,5 +77,5 @@ def test_the_record_has_what_the_head_says():
     fields = opinion(NORMAL, (0.4, 0.1, 0.9, 0.9)).fields()["head"]
     assert fields["probabilities"]["Pneumonia"] == 0.4
     assert fields["threshold"]["Pneumonia"] == pytest.approx(0.3)
-    assert fields["validation_auroc"] == {"Pneumonia": 0.8, "Effusion": 0.8}
+    assert fields["val_auroc"] == {"Pneumonia": 0.8, "Effusion": 0.8}
     assert fields["agreement"]["Effusion"] == "agrees"

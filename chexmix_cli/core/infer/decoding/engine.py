@@ -316,7 +316,7 @@ class _Row:
             raise WeightsError(
                 f"the decoder's output is {logprob}",
                 where=f"new token {len(self.token_ids)}",
-                hint="chexmix weights verify",
+                hint="chexmix weights check",
             )
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)

@@ -91,7 +91,7 @@ def _documents(
             raise TrainingError(
                 "token shards hold one encoding of each image",
                 where=f"documents.variants = {documents.variants}",
-                expected="1, or a manifest of images as --data",
+                expected="1, or a manifest of images as --manifest",
             )
         shards = open_shards(data, start, tokenizer_file)
         train, val = (ShardDocuments(shards, split, model) for split in ("train", "val"))
