@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from chexmix_cli import __version__
 from chexmix_cli.commands.shared.help import CommandGroup, SingleCommand
+from chexmix_cli.core.text.disclaimer import UNVERIFIED
 
 #: Command to its module, what of it is the command (a function, or an app of subcommands), and its line in the help.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -86,7 +87,7 @@ app = typer.Typer(
     name="chexmix",
     cls=CommandTable,
     help="CheXmix: chest radiographs and their reports as one sequence of tokens.",
-    epilog="Results are preliminary and unverified; not for clinical use.",
+    epilog=f"Results are {UNVERIFIED}.",
     context_settings={"help_option_names": ["-h", "--help"]},
     # Plain help: half the start-up time would go into drawing boxes, and it reads the same in a pipe and in a log.
     rich_markup_mode=None,

@@ -191,7 +191,8 @@ def _settings_table(root: type[Any]) -> list[str]:
     return lines
 
 
-def _settings(cls: type[Any], prefix: str) -> list[tuple[str, str, str]]:
+def _settings(cls: type[Any], prefix: str, values: Any = None) -> list[tuple[str, str, str]]:
+    """Return key, default and text of each setting; ``values`` are the defaults, where a root has its own."""
     hints, texts = typing.get_type_hints(cls), _attribute_texts(cls)
     inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "__dataclass_fields__", {})}
     rows = []
@@ -202,9 +203,13 @@ def _settings(cls: type[Any], prefix: str) -> list[tuple[str, str, str]]:
         if dataclasses.is_dataclass(hint):
             # The model's own numbers are a preset's business; they would bury the rest here.
             if field.name != "model":
-                rows += _settings(typing.cast(type[Any], hint), f"{prefix}{field.name}.")
+                inner = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+                known = inner if dataclasses.is_dataclass(inner) else None
+                rows += _settings(typing.cast(type[Any], hint), f"{prefix}{field.name}.", known)
             continue
         default = "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
+        if values is not None and default != "required":
+            default = f"`{getattr(values, field.name)}`"
         rows.append((f"{prefix}{field.name}", default, texts.get(field.name, "")))
     return rows
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import SettingsError, WeightsError
+from chexmix_cli.core.text.disclaimer import UNVERIFIED
 from chexmix_cli.library.films import Film, encode_films
 from chexmix_cli.library.job import Record
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from chexmix_cli.library.opened import OpenModel
 
 #: In every record with probabilities.
-MARK = "preliminary, unverified; not for clinical use"
+MARK = UNVERIFIED
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from chexmix_cli.core.data.images.geometry import unfit
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.text.disclaimer import GENERATED_IN_PART
 from chexmix_cli.library.films import Film
 from chexmix_cli.library.job import Record
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.settings.inpainting import InpaintSettings
     from chexmix_cli.library.opened import OpenModel
 
-MARK = "AI-generated in part, preliminary, unverified; not for clinical use"
+MARK = GENERATED_IN_PART
 #: Presets whose grey scale depends on nothing but the header.
 _FIXED_SCALES = ("voi", "official-jpg")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.text.disclaimer import GENERATED
 from chexmix_cli.library.agreement import SecondOpinion, second_opinion
 from chexmix_cli.library.films import Film, encode_films, film_levels
 from chexmix_cli.library.job import Record
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from chexmix_cli.library.opened import OpenModel
 
 #: In every record with a report (DESIGN: reports are marked preliminary and unverified).
-MARK = "AI-generated, preliminary, unverified; not for clinical use"
+MARK = GENERATED
 
 
 @dataclass(frozen=True, slots=True)

@@ -333,3 +333,34 @@ def test_no_command_at_all_shows_the_help_and_exits_2(call):
     result = call()
     assert result.code == 2
     assert "Commands:" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["finetune", "--task", "clasify", "--manifest", "m", "-o", "o"], "did you mean 'classify'?"),
+        (["data", "import", "mimic", "x"], "did you mean 'mimic-cxr'?"),
+        (["weights", "info", "chexmix-mni"], "did you mean 'chexmix-mini'?"),
+        (["pretrain", "--stage", "1", "--data", "m"], "it is '--manifest' now"),
+        (["evaluate", "inpainting", "--manifest", "m", "--mask-ratios", "0.2"], "it is '--mask-ratio' now"),
+        (["weights", "verify"], "it is 'check' now"),
+    ],
+)
+def test_a_word_that_is_not_known_is_answered_with_one_that_is(call, arguments, hint):
+    result = call(*arguments)
+    assert result.code in (1, 2)
+    assert result.stderr.splitlines()[-1] == f"hint: {hint}"
+
+
+def test_a_table_in_place_of_a_manifest_is_told_what_makes_one(call, tmp_path):
+    (tmp_path / "labels.csv").write_text("id,file\n1,a.png\n")
+    result = call("data", "check", tmp_path / "labels.csv")
+    assert result.code == 1
+    assert "chexmix data import folder makes a manifest" in result.stderr
+
+
+def test_a_picture_is_not_written_under_the_name_of_another_kind_of_file(call, films, tmp_path):
+    result = call("inpaint", films / "a.png", "--block", "0.2", "-o", tmp_path / "out.gif")
+    assert result.code == 2
+    assert "'out.gif' ends in .gif; expected a name that ends in .png or .dcm, or a folder" in result.stderr
+    assert not list(tmp_path.glob("out*"))

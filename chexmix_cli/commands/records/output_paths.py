@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from mimetypes import guess_type
 from pathlib import Path
+
+from chexmix_cli.core.errors import SettingsError
 
 #: Letters of an id that a file's name keeps; file systems take 255 bytes.
 _LONGEST_NAME = 50
@@ -14,9 +17,17 @@ class OutputPaths:
     Args:
         target: a file's name, if it ends in one of the suffixes, or a folder.
         suffixes: that make it a file, lower case; the first is the one of files in a folder.
+
+    Raises:
+        SettingsError: if the name is that of another kind of file.
     """
 
     def __init__(self, target: Path, suffixes: tuple[str, ...]) -> None:
+        ending = target.suffix.lower()
+        if ending not in suffixes and guess_type(f"x{ending}")[0] is not None and not target.is_dir():
+            # The name of a file that nobody writes here, not of a folder.
+            expected = f"a name that ends in {' or '.join(suffixes)}, or a folder"
+            raise SettingsError(f"{target.name!r} ends in {ending}", where="output", expected=expected)
         self._target, self._suffix = target, suffixes[0]
         self.is_file = target.suffix.lower() in suffixes
         self._taken: set[str] = set()

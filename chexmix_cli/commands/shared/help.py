@@ -12,6 +12,8 @@ from chexmix_cli.core.settings.load import nearest, nearest_hint
 
 #: Heading of the options that commands share, after the command's own.
 COMMON_OPTIONS = "Common options"
+#: Words that earlier versions had, for a hint.
+RENAMED = {"--data": "--manifest", "--rejects": "--quarantine", "--mask-ratios": "--mask-ratio", "verify": "check"}
 
 
 class SingleCommand(TyperCommand):
@@ -48,7 +50,8 @@ class CommandGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, known = args[0], self.list_commands(ctx)
         if name not in known and not ctx.resilient_parsing:
-            hint = nearest_hint(name, known) or f"{ctx.command_path} --help lists them"
+            renamed = f"it is {RENAMED[name]!r} now" if RENAMED.get(name) in known else None
+            hint = renamed or nearest_hint(name, known) or f"{ctx.command_path} --help lists them"
             raise SettingsError(f"no such command {name!r}", where=ctx.command_path, hint=hint)
         return super().resolve_command(ctx, args)
 
@@ -71,6 +74,9 @@ def usage_problem(error: Any) -> SettingsError:
     if error.ctx is None:
         return SettingsError(message)
     command = error.ctx.command_path
+    if getattr(error, "option_name", None) in RENAMED:
+        hint = f"it is {RENAMED[error.option_name]!r} now"
+        return SettingsError(f"no such option {error.option_name!r}", where=command, hint=hint)
     if hasattr(error, "possibilities"):
         known = {name.lstrip("-"): name for one in error.ctx.command.get_params(error.ctx) for name in one.opts}
         # Without the dashes, which any two options have in common.

@@ -149,6 +149,10 @@ def read_text(path: Path) -> str:
         return "".join(line.checked() for line in lines)
 
 
+#: Of what does not even begin like JSON.
+_TABLE_HINT = "of a table, chexmix data import folder makes a manifest"
+
+
 def parse_json(text: str, where: str, *, expected: str | None = None) -> Any:
     """Return a JSON value, ``NaN`` as null.
 
@@ -159,7 +163,8 @@ def parse_json(text: str, where: str, *, expected: str | None = None) -> Any:
         return JSON_DECODER.decode(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
         what = f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "not JSON"
-        raise DataError(Reason.BAD_RECORD, what, where=where, expected=expected) from None
+        hint = None if text.lstrip("\ufeff \t")[:1] in ("{", "[", "") else _TABLE_HINT
+        raise DataError(Reason.BAD_RECORD, what, where=where, expected=expected, hint=hint) from None
 
 
 def id_text(value: object) -> str | None:

@@ -19,11 +19,12 @@ from chexmix_cli import __version__
 from chexmix_cli.core.data.lines import split_lines
 from chexmix_cli.core.errors import MachineError, ShapeError
 from chexmix_cli.core.files import atomic_write
+from chexmix_cli.core.text.disclaimer import GENERATED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARK = "AI-generated, preliminary, not for clinical use"
+MARK = GENERATED
 #: IPTC's term for media that models made in part.
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 

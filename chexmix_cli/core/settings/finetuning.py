@@ -10,7 +10,7 @@ from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.checks import require, require_range
 from chexmix_cli.core.settings.choices import Unstated
 from chexmix_cli.core.settings.classification import ProbeSettings
-from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
+from chexmix_cli.core.settings.load import Layer, Resolved, nearest_hint, read_preset, resolve
 from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
 
 #: Matrices of a decoder block, by the names of their checkpoint keys.
@@ -212,7 +212,8 @@ def resolve_task(task: str, method: str | None, preset: str, layers: Sequence[La
         SettingsError: as :func:`load.resolve`, or if a setting has no effect with the method.
     """
     if task not in TASKS:
-        raise SettingsError(f"unknown task {task!r}", where="--task", expected=", ".join(TASKS))
+        hint = nearest_hint(task, TASKS)
+        raise SettingsError(f"unknown task {task!r}", where="--task", expected=", ".join(TASKS), hint=hint)
     values = read_preset("finetune", preset)[task]
     methods = values.pop("with", {})
     flags: list[Layer] = [("flag", {"method": method})] if method is not None else []

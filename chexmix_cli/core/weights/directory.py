@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.settings.inference import Quantize
-from chexmix_cli.core.settings.load import to_dict
+from chexmix_cli.core.settings.load import nearest_hint, to_dict
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.detect import detect, holds_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256, tokenizer_hash
@@ -252,9 +252,9 @@ def locate(name_or_dir: str | Path | None) -> tuple[Path, ModelEntry | None]:
     path = Path(name_or_dir).expanduser()
     if not path.is_dir():
         problem = "is a file" if path.exists() else "no such weights"
-        raise WeightsError(
-            problem, where=str(name_or_dir), expected=f"a weights directory, a run, or one of {', '.join(entries)}"
-        )
+        expected = f"a weights directory, a run, or one of {', '.join(entries)}"
+        near = nearest_hint(str(name_or_dir), entries)
+        raise WeightsError(problem, where=str(name_or_dir), expected=expected, hint=near)
     if not holds_weights(path) and holds_weights(path / files.RUN_MODEL):
         path = path / files.RUN_MODEL
     owners = [entry for entry in entries.values() if entry.directory.is_dir() and entry.directory.samefile(path)]

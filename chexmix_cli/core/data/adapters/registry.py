@@ -27,6 +27,7 @@ from chexmix_cli.core.settings.datasets import (
     MimicImport,
     TableImport,
 )
+from chexmix_cli.core.settings.load import nearest_hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +66,6 @@ def kind_of(name: str) -> Kind:
         SettingsError: if there is none; the message lists them.
     """
     if name not in KINDS:
-        raise SettingsError(f"unknown kind of data set {name!r}", where="KIND", expected=", ".join(KINDS))
+        hint = nearest_hint(name, KINDS)
+        raise SettingsError(f"unknown kind of data set {name!r}", where="KIND", expected=", ".join(KINDS), hint=hint)
     return KINDS[name]
