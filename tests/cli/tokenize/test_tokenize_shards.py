@@ -326,7 +326,7 @@ def test_ctrl_c_ends_workers_and_all(repository, archive, tmp_path, debug_weight
 
 def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch):
     """Ten times the images, damaged ones among them, through the whole command: no more memory at the peak."""
-    from chexmix_cli.commands.records import parts, runner, streams
+    from chexmix_cli.commands.records import parts, runner, sinks
     from chexmix_cli.commands.shared import options
     from chexmix_cli.commands.tokenize import shard_output
     from chexmix_cli.core.errors import DataError, Reason
@@ -335,7 +335,6 @@ def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch
     from chexmix_cli.library.job import Job
     from chexmix_cli.library.opened import open_model
 
-    console = options.RunOptions(is_quiet=True).console
     model = open_model(str(debug_weights), device="cpu", settings=InputSettings(), needs_decoder=False)
     side, num_codes = model.weights.settings.image.resolution_px, model.weights.settings.vocabulary.tokens_per_image
 
@@ -356,9 +355,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch
             process=lambda items: [{**item.fields, "codes": [1] * num_codes} for item in items],
             describe=str,
             batch_size=4,
-            fail_fast=False,
-            writer=streams.Writer(True),
-            console=console,
+            sinks=sinks.Sinks(options.RunOptions(is_json=True, is_quiet=True)),
             finish=output.take,
             group=40,
         )

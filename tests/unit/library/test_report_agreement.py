@@ -36,7 +36,7 @@ def opinion(text, probabilities, header=None, **how):
 
 
 def test_each_finding_agrees_conflicts_or_is_silent():
-    found = opinion(NORMAL, (0.4, 0.1, 0.9, 0.9))
+    found = opinion(NORMAL, (0.6, 0.1, 0.9, 0.9))
     assert {name: one.agreement.value for name, one in found.opinions.items()} == {
         "Pneumonia": "conflicts",
         "Effusion": "agrees",
@@ -44,7 +44,7 @@ def test_each_finding_agrees_conflicts_or_is_silent():
         "Edema": "silent",
     }
     assert found.conflicts == [
-        "Pneumonia: present by the classifier (0.40, present from 0.30), but the report denies it"
+        "Pneumonia: present by the classifier (0.60, present from 0.30), but the report denies it"
     ]
     stated = opinion("FINDINGS: Pleural effusion. Pneumonia.", (0.9, 0.1, 0.9, 0.9))
     assert stated.conflicts == [
@@ -52,8 +52,16 @@ def test_each_finding_agrees_conflicts_or_is_silent():
     ]
 
 
+@pytest.mark.parametrize(
+    ("probability", "said"), [(0.1, "agrees"), (0.2, "silent"), (0.55, "silent"), (0.6, "conflicts"), (1, "conflicts")]
+)
+def test_near_its_threshold_a_head_is_in_doubt(probability, said):
+    """Three times the odds of 0.3 are those of 0.5625, a third of them those of 0.125."""
+    assert opinion(NORMAL, (probability, 0.1, 0.1, 0.1)).opinions["Pneumonia"].agreement.value == said
+
+
 def test_a_head_that_does_not_tell_a_finding_does_not_object_to_it():
-    found = opinion(NORMAL, (0.4, 0.1, 0.9, 0.9), lowest=0.48)
+    found = opinion(NORMAL, (0.6, 0.1, 0.9, 0.9), lowest=0.48)
     assert found.opinions["Pneumonia"].agreement.value == "conflicts"
     assert found.conflicts == []
 
@@ -74,8 +82,8 @@ def test_a_report_against_itself_is_told_without_a_head():
 
 
 def test_the_record_has_what_the_head_says():
-    fields = opinion(NORMAL, (0.4, 0.1, 0.9, 0.9)).fields()["head"]
-    assert fields["probabilities"]["Pneumonia"] == 0.4
+    fields = opinion(NORMAL, (0.6, 0.1, 0.9, 0.9)).fields()["head"]
+    assert fields["probabilities"]["Pneumonia"] == 0.6
     assert fields["threshold"]["Pneumonia"] == pytest.approx(0.3)
     assert fields["val_auroc"] == {"Pneumonia": 0.8, "Effusion": 0.8}
     assert fields["agreement"]["Effusion"] == "agrees"
