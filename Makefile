@@ -77,6 +77,9 @@ unit: $(VENV)/.dev-ready  ## tests only
 docs: $(VENV)/.dev-ready  ## check the documents: links, paths, commands
 	$(BIN)/pytest tests/unit/test_docs.py
 
+site: $(VENV)/.dev-ready  ## the documents as a site in build/site, built without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 browser: $(VENV)/.dev-ready  ## open the page of an evaluation in headless Chromium
 	OMP_NUM_THREADS=2 $(BIN)/pytest -m browser -s tests/browser
 
