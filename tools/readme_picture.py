@@ -82,9 +82,8 @@ def _told(report: StudyReport) -> list[tuple[str, str]]:
 
 def _fill_line(filled: FilledFilm) -> str:
     psnr = filled.scores["psnr"]["masked"]
-    return (
-        f"Hidden pixels against the original: {psnr['original']:.1f} dB; the image tokens alone allow {psnr['ceiling']:.1f}"
-    )
+    ceiling = filled.scores["ceiling"]["psnr"]["masked"]
+    return f"Hidden pixels against the original: {psnr['original']:.1f} dB; image tokens allow {ceiling:.1f}"
 
 
 def _hidden(filled: FilledFilm) -> Any:
