@@ -51,14 +51,14 @@ def deliver(evaluation: Evaluation, to: Delivery) -> ExitCode:
     Raises:
         MachineError: if a file cannot be written.
     """
-    record = evaluation.to_dict()
+    record = _with_headline(evaluation)
     if to.plots is not None or to.html is not None:
         _draw(evaluation, to)
     writer = Writer(to.is_json)
     if to.out is not None:
         write_file(to.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     if to.out is None or writer.is_text:
-        writer.write(record, summary(evaluation))
+        writer.write(record, (summary if to.console.is_verbose else short_summary)(evaluation))
     if evaluation.failed:
         to.console.note(f"{len(evaluation.failed)} items could not be used:")
         to.console.table(
@@ -68,6 +68,35 @@ def deliver(evaluation: Evaluation, to: Delivery) -> ExitCode:
         )
         return ExitCode.PARTIAL
     return ExitCode.DONE
+
+
+def _with_headline(evaluation: Evaluation) -> dict[str, Any]:
+    """Return a result as JSON has it, the numbers of the headline marked."""
+    from chexmix_cli.core.evals.headline import headline
+
+    record, shown = evaluation.to_dict(), {id(one) for one in headline(evaluation)}
+    for one, metric in zip(evaluation.measurements, record["metrics"], strict=True):
+        if id(one) in shown:
+            metric["headline"] = True
+    return record
+
+
+def short_summary(evaluation: Evaluation) -> str:
+    """Return the headline of a result as a table, and how many numbers there are besides."""
+    from chexmix_cli.core.evals.headline import headline, told_apart
+
+    shown = headline(evaluation)
+    rows = [
+        (one.name, what, _number(one.value), _interval(one), str(one.n))
+        for one, what in zip(shown, told_apart(shown), strict=True)
+    ]
+    parts = [f"{evaluation.task}: {_data_line(evaluation.data)}"]
+    parts.append(draw_table(("metric", "of", "value", "95 %", "n"), rows))
+    num_others = len(evaluation.measurements) - len(shown)
+    others = [f"{num_others} more numbers, each with its protocol: -v, -o FILE or --html FILE"] if num_others else []
+    if evaluation.missing:
+        others.append(f"not computed, with -v why: {', '.join(one['what'] for one in evaluation.missing)}")
+    return "\n\n".join([*parts, *(["\n".join(others)] if others else [])])
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -107,7 +136,7 @@ def _draw(evaluation: Evaluation, to: Delivery) -> None:
     if to.html is not None:
         from chexmix_cli.core.present.page import evaluation_page
 
-        write_file(to.html, evaluation_page(evaluation.to_dict(), evaluation.cases, drawn).encode())
+        write_file(to.html, evaluation_page(_with_headline(evaluation), evaluation.cases, drawn).encode())
 
 
 def _field_cell(measurement: Measurement) -> str:

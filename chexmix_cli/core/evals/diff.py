@@ -25,7 +25,7 @@ def compare(first: Evaluation, second: Evaluation, settings: BootstrapSettings) 
     for one, other in partners:
         changed = {} if one is None or other is None else _changed(one, other)
         record: dict[str, Any] = {
-            "id": _label(one or other),
+            "id": label(_either(one, other)),
             "status": "ok",
             "first": None if one is None else one.value,
             "second": None if other is None else other.value,
@@ -37,6 +37,12 @@ def compare(first: Evaluation, second: Evaluation, settings: BootstrapSettings) 
         record["remark"] = _fill(record, first, second, one, other, settings)
         records.append(record)
     return records
+
+
+def _either(one: Measurement | None, other: Measurement | None) -> Measurement:
+    found = one or other
+    assert found is not None
+    return found
 
 
 def _partners(first: Evaluation, second: Evaluation) -> list[tuple[Measurement | None, Measurement | None]]:
@@ -76,8 +82,8 @@ def _changed(one: Measurement, other: Measurement) -> dict[str, list[str | None]
     }
 
 
-def _label(measurement: Measurement | None) -> str:
-    assert measurement is not None
+def label(measurement: Measurement) -> str:
+    """Return a number's name and its fields, which tell it from the others of a result."""
     return "|".join([measurement.name, *(f"{key}:{value}" for key, value in measurement.fields.items())])
 
 
