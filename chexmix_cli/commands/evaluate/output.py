@@ -105,7 +105,7 @@ def _draw(evaluation: Evaluation, to: Delivery) -> None:
         for name, png in drawn.items():
             write_file(to.plots / f"{name}.png", png)
     if to.html is not None:
-        from chexmix_cli.core.present.page import evaluation_page
+        from chexmix_cli.core.present.pages import evaluation_page
 
         write_file(to.html, evaluation_page(evaluation.to_dict(), evaluation.cases, drawn).encode())
 
