@@ -29,7 +29,7 @@ def review(
     explain: Explain = False,
     preset: Preset = None,
 ) -> int:
-    """Write one page to go through studies: films, draft reports, what speaks against them, what was refused.
+    """Write one page to go through films and draft reports, and to correct them.
 
     The page works without a network. A reader accepts, edits or rejects each draft and exports that as JSON Lines or
     CSV, which `chexmix finetune` and `chexmix evaluate report --references` read. It names files: it is for their

@@ -70,7 +70,7 @@ class Browser:
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session is not None:
             message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
+        self._send(json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next(60)
             if answer.get("id") == number:
@@ -106,7 +106,8 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key where the focus is."""
-        text = {"text": key} if len(key) == 1 else {}
+        text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+        text |= {"windowsVirtualKeyCode": 9} if key == "Tab" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
@@ -120,6 +121,10 @@ class Browser:
         found = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
         return path
+
+    def _send(self, message: bytes) -> None:
+        while message:
+            message = message[os.write(self._write, message) :]
 
     def _next(self, seconds: float) -> dict[str, Any]:
         deadline = time.monotonic() + seconds

@@ -69,8 +69,9 @@ def table_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         row.check()
         values: dict[str, Any] = {"labels": {}}
         for name, cell in row.cells.items():
-            if name.startswith(_LABEL):
-                values["labels"][name.removeprefix(_LABEL)] = cell
-            else:
-                values[name] = blank_to_none(cell)
+            value = blank_to_none(cell)
+            if not name.startswith(_LABEL):
+                values[name] = value
+            elif value is not None:
+                values["labels"][name.removeprefix(_LABEL)] = value
         yield row.where, values

@@ -37,7 +37,7 @@ class Edits {
   /** Return a line for each study that is decided, in the page's order. */
   lines(studies) {
     const decided = studies.filter((study) => !study.error && this.of(study.id).decision);
-    const inVal = validation(decided);
+    const inVal = validation(decided.filter((study) => this.of(study.id).decision !== "rejected"));
     return decided.map((study) => {
       const entry = this.of(study.id);
       const draft = study.report ?? null;
