@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from chexmix_cli.core.present.pages import ReviewStudy, review_page
@@ -16,7 +17,6 @@ from chexmix_cli.library.job import Job, Record
 from chexmix_cli.library.results import error_code
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from chexmix_cli.core.data.sources import Source
@@ -78,14 +78,18 @@ class Review:
     def _study(self, result: StudyReport, trip: NDArray[np.uint8]) -> ReviewStudy:
         record: Record = {"id": result.id, "status": "ok", **result.fields()}
         if result.sentences is not None:
-            record["sentences"] = [sentence.to_dict() for sentence in result.sentences]
+            # The page paints what chance has not done.
+            record["sentences"] = [
+                sentence.to_dict() | {"drop_blocks": np.round(sentence.evident_blocks, 4).tolist()}
+                for sentence in result.sentences
+            ]
         film = result.film
         shown = film.picture or Image.fromarray(film_levels(film, result.codes, self._reporter.model.images))
         return ReviewStudy(
             record=record,
             film=self._packed(shown),
             roundtrip=self._packed(Image.fromarray(trip)),
-            file=None if film.image is None else self._name(film.image.source),
+            file=None if film.source is None else self._name(film.source),
         )
 
     def _packed(self, picture: Image.Image) -> bytes:

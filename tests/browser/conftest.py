@@ -77,18 +77,13 @@ def review(folder: Path) -> Path:
     """Return a page to review, with what speaks against the drafts, and a refused file."""
     head = {"probabilities": FINDINGS, "threshold": dict.fromkeys(FINDINGS, 0.5)}
     head["agreement"] = {"Pneumonia": "conflicts"}
-    sentences = [{"text": "Opacity, right.", "badge": "image", "drop": 0.41, "drop_blocks": [[0, 0.4], [0, 0]]}]
+    sentence = {"text": "Opacity, right.", "badge": "rests on the image (0.41 nats)", "text_prior_only": False}
+    sentences = [sentence | {"drop_blocks": [[0, 0.4], [0, 0]], "is_located": True}]
+    common = {"status": "ok", "view": "PA", "notes": [NASTY], "head": head}
     extra = {"=b": {"conflicts": [NASTY], "sentences": sentences, "typicality": {"score": 3.0, "threshold": 1.0}}}
     studies = [
         ReviewStudy(
-            record={
-                "status": "ok",
-                "view": "PA",
-                "notes": [NASTY],
-                "head": head,
-                **record,
-                **extra.get(record["id"], {}),
-            },
+            record={**common, **record, **extra.get(record["id"], {})},
             film=drawn_film(number, 256),
             roundtrip=drawn_film(number, 64),
             file=FILES[record["id"]],

@@ -74,7 +74,7 @@ def _shown(study: ReviewStudy) -> dict[str, Any]:
     typicality = record.get("typicality") or {}
     found: dict[str, Any] = {name: value for name, value in (study.keys or {}).items() if value is not None}
     found |= {name: record[name] for name in ("id", *_KEYS, "age_group") if record.get(name) is not None}
-    found |= {"conflicts": _conflicts(record), "notes": list(record.get("notes", []))}
+    found |= {"conflicts": list(record.get("conflicts", [])), "notes": list(record.get("notes", []))}
     found |= {} if study.file is None else {"file": study.file}
     if record["status"] != "ok":
         return found | {"error": dict(record["error"])}
@@ -88,18 +88,10 @@ def _shown(study: ReviewStudy) -> dict[str, Any]:
     return found
 
 
-def _conflicts(record: Mapping[str, Any]) -> list[str]:
-    """Return what a person is to look at: the record's own list; without one, what contradicts the header."""
-    if "conflicts" in record:
-        return list(record["conflicts"])
-    return [f"the report says {words}, the file's header does not" for words in record.get("against_header", [])]
-
-
 def _sentence(sentence: Mapping[str, Any]) -> dict[str, Any]:
-    prior = "text" if sentence.get("text_prior_only") else "image"
-    found = {"text": sentence["text"], "badge": sentence.get("badge", prior), "drop": sentence["drop"]}
-    blocks = sentence.get("drop_blocks")
-    return found | ({"blocks": blocks} if blocks and found["badge"] == "image" else {})
+    """Return a sentence with its badge, and with the squares that it rests on where there are any."""
+    found = {"text": sentence["text"], "badge": sentence["badge"], "is_text_alone": sentence["text_prior_only"]}
+    return found | ({"blocks": sentence["drop_blocks"]} if sentence["is_located"] else {})
 
 
 def _findings(head: Mapping[str, Any]) -> list[dict[str, Any]]:

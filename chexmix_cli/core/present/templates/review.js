@@ -211,12 +211,9 @@ function showReport(study) {
   byId("report").replaceChildren(...study.sentences.map((sentence, index) => sentenceButton(study, sentence, index)));
 }
 
-const RESTS = { image: "rests on the image", text: "rests on text alone", unclear: "unclear" };
-
 function sentenceButton(study, sentence, index) {
-  const lost = `${sentence.drop.toFixed(2)} nats a token lost without the image`;
   const button = make("button", { type: "button", className: "sentence" }, make("span", { textContent: sentence.text }));
-  button.append(" ", badge(`${RESTS[sentence.badge] || sentence.badge} (${lost})`, sentence.badge));
+  button.append(" ", badge(sentence.badge, sentence.is_text_alone ? "" : "image"));
   button.setAttribute("aria-pressed", "false");
   button.addEventListener("click", () => {
     view.sentence = view.sentence === index ? null : index;

@@ -183,13 +183,6 @@ def test_a_review_has_everything_a_reader_looks_at():
     assert "1 with conflicts, 1 refused" in PAGES["review"]
 
 
-def test_a_review_without_a_head_and_evidence_still_says_what_contradicts_the_header():
-    study = data_of(review_page([a_study(against_header=["lateral"])], model="m", film_px=64))["studies"][0]
-    assert study["findings"] == []
-    assert study["sentences"] == []
-    assert "lateral" in study["conflicts"][0]
-
-
 def test_a_film_is_unlike_others_beyond_the_threshold_only():
     pages = [
         a_study("a", typicality={"score": 2.0, "threshold": 1.5}),
@@ -199,15 +192,12 @@ def test_a_film_is_unlike_others_beyond_the_threshold_only():
     assert ["unlike" in study for study in studies] == [True, False]
 
 
-def test_evidence_is_painted_for_sentences_that_rest_on_the_image_only():
-    sentences = [
-        {"text": "Clear.", "drop": 0.4, "drop_blocks": [[0.4]], "text_prior_only": False},
-        {"text": "No change.", "drop": 0.0, "drop_blocks": [[0.1]], "text_prior_only": True},
-        {"text": "Small.", "drop": 0.1, "drop_blocks": [[0.1]], "text_prior_only": False, "badge": "unclear"},
-    ]
+def test_evidence_is_painted_where_it_is_located_only():
+    common = {"text": "Clear.", "drop_blocks": [[0.4]], "text_prior_only": False}
+    sentences = [common | {"badge": "rests on the image", "is_located": is_located} for is_located in (True, False)]
     shown = data_of(review_page([a_study(sentences=sentences)], model="m", film_px=64))["studies"][0]["sentences"]
-    assert [one["badge"] for one in shown] == ["image", "text", "unclear"]
-    assert ["blocks" in one for one in shown] == [True, False, False]
+    assert [one["badge"] for one in shown] == ["rests on the image"] * 2
+    assert ["blocks" in one for one in shown] == [True, False]
 
 
 def test_decisions_belong_to_the_drafts_they_were_made_on():
