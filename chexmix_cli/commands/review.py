@@ -45,8 +45,8 @@ def review(
 
 
 def _run(inputs: list[str], run: RunOptions, settings: ReviewSettings, out: Path, *, is_explained: bool) -> int:
-    from chexmix_cli.commands.evaluate.output import write_file
     from chexmix_cli.commands.records.film_jobs import film_jobs
+    from chexmix_cli.commands.records.output_paths import write_file
     from chexmix_cli.library.batches import run_batches
     from chexmix_cli.library.reports import MARK, Reporter
     from chexmix_cli.library.review import Review, common_folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from chexmix_cli.core.present.pages import ReviewStudy, review_page
+from chexmix_cli.core.present.pages.pictures import packed
 from chexmix_cli.library.films import film_levels
 from chexmix_cli.library.job import Job, Record
 from chexmix_cli.library.results import error_code
@@ -93,12 +93,7 @@ class Review:
         )
 
     def _packed(self, picture: Image.Image) -> bytes:
-        """Return a picture in grey, reduced and packed for the page."""
-        grey = picture.convert("L")
-        grey.thumbnail((self._settings.film_px,) * 2, Image.Resampling.LANCZOS)
-        written = io.BytesIO()
-        grey.save(written, format="WEBP", quality=self._settings.quality, method=2)
-        return written.getvalue()
+        return packed(picture, side_px=self._settings.film_px, quality=self._settings.quality)
 
     def _name(self, source: Source) -> str:
         """Return a file's name: within the folder, as far as it is in it, with ``!`` and the member of an archive."""

@@ -61,7 +61,8 @@ class ManifestRow:
 def read_manifest(path: Path, *, split: str | None = None) -> Iterator[ManifestRow]:
     """Yield the rows of a manifest in order, those of ``split`` only if one is given.
 
-    The exports of ``chexmix review``, JSON Lines and CSV, are read as manifests (``core/data/review_edits.py``).
+    The exports of ``chexmix review``, JSON Lines and CSV, are read as manifests; what was rejected is no row of
+    them (``core/data/review_edits.py``).
 
     Raises:
         DataError: on a line that is no JSON object, lacks ``id`` or ``file``, has an unknown field or a repeated id;
@@ -69,7 +70,12 @@ def read_manifest(path: Path, *, split: str | None = None) -> Iterator[ManifestR
     """
     seen: set[str] = set()
     for where, values in table_lines(path) if is_table(path) else read_json_lines(path):
-        row = _row(manifest_values(values, where) if DECISION in values else values, path, where)
+        if DECISION in values:
+            kept = manifest_values(values, where)
+            if kept is None:
+                continue
+            values = kept
+        row = _row(values, path, where)
         if row.id in seen:
             raise DataError(Reason.DUPLICATE, f"id {row.id!r} occurs twice", where=where)
         seen.add(row.id)

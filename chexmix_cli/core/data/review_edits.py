@@ -2,8 +2,8 @@
 
 A line has ``id``, ``file``, ``decision`` (``accepted``, ``edited`` or ``rejected``), ``report`` as the reader leaves
 it, ``model_prediction`` as the model wrote it, ``labels``, ``split`` and, where they are known, ``study``, ``patient``
-and ``view``. A CSV has a column ``labels.NAME`` for each finding. A rejected draft has no report: it is no text to
-learn from, or to compare with.
+and ``view``. A CSV has a column ``labels.NAME`` for each finding. A rejected draft has no report: there is no
+text to learn from, or to compare with, and its line is no row.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _FIELDS = frozenset({*_KEPT, DECISION, "report", "model_prediction"})
 _LABEL = "labels."
 
 
-def manifest_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return an exported line as the values of a manifest's line.
+def manifest_values(values: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    """Return an exported line as the values of a manifest's line; None for a draft that was rejected.
 
     Raises:
         DataError: ``BAD_RECORD`` on a decision, a field or a report that is none.
@@ -41,8 +41,10 @@ def manifest_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     report = values.get("report")
     if not isinstance(report, str | None):
         raise DataError(Reason.BAD_RECORD, "report is no text", where=where, expected="a text or null")
+    if values[DECISION] == "rejected":
+        return None
     found = {name: values[name] for name in _KEPT if name in values}
-    if values[DECISION] == "rejected" or not report:
+    if not report:
         return found
     sections = read_sections(report)
     if sections.findings is None and sections.impression is None:

@@ -6,25 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chexmix_cli.core.present.pages.pictures import Picture
 from chexmix_cli.core.present.pages.render import plain, render
 
 #: Fields with a place of their own on a card; of no use to a reader; or shown elsewhere on the page.
 _PLACED = frozenset({"id", "status", "error", "report", "probabilities", "notes", "conflicts", "results", "mark"})
 _PLACED |= {"head", "validation_auroc", "sentences", "files", "file"}
 _UNREAD = frozenset({"token_ids", "codes", "embeddings", "preset_hash", "provenance", "picture", "panels", "samples"})
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture of a record.
-
-    Attributes:
-        caption: what it shows.
-        content: PNG, JPEG or WebP.
-    """
-
-    caption: str
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +31,7 @@ def records_page(
     records: Sequence[Mapping[str, Any]],
     pictures: Mapping[str, Sequence[Picture]],
     *,
+    found: Mapping[str, bytes] | None = None,
     names: Mapping[str, str] | None = None,
 ) -> str:
     """Return the page of a command's records; it has no script.
@@ -50,7 +39,8 @@ def records_page(
     Args:
         command: that made them, such as ``classify``.
         records: as it writes them, failed ones among them, in order.
-        pictures: of a record, by its id; also of the ids that a query found.
+        pictures: of a record, by its id.
+        found: pictures of what queries found, by its id.
         names: the file's name, by id: the page then says that it names files.
     """
     done = [record for record in records if record["status"] == "ok"]
@@ -60,7 +50,7 @@ def records_page(
         title=f"chexmix {command}: {len(done)} of {len(records)} done",
         cards=[_card(record, pictures.get(str(record["id"]), ())) for record in done],
         failed=failed,
-        pictures=pictures,
+        found=found or {},
         names=names or {},
     )
 

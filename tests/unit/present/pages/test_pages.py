@@ -95,7 +95,8 @@ PAGES = {
         "classify",
         [{"id": HOSTILE, "status": "ok", "view": "PA", "head": HEAD, "report": HOSTILE, "notes": [HOSTILE],
           "results": [{"rank": 1, "id": "near", "score": 0.5, "report": HOSTILE}]}, REFUSED],
-        {HOSTILE: [Picture(HOSTILE, png())], "near": [Picture("film", png())]},
+        {HOSTILE: [Picture(HOSTILE, png())]},
+        found={"near": png()},
         names={HOSTILE: HOSTILE},
     ),
     "review": review_page(
