@@ -65,7 +65,7 @@ def table_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             f"a table, and no export of chexmix review ({list_columns(columns)})",
             where=path.name,
             expected="JSON Lines: one object a line",
-            hint="chexmix data import makes a manifest of a table",
+            hint="chexmix data import folder makes a manifest of a table",
         )
     for row in read_table(path):
         row.check()
