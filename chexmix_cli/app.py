@@ -27,6 +27,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "classify",
         "Give the probability of each finding in each chest radiograph study, or embeddings.",
     ),
+    "review": (
+        "review",
+        "review",
+        "Write one page to go through films and draft reports, and to correct them.",
+    ),
     "inpaint": (
         "inpaint.command",
         "inpaint",

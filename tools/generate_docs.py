@@ -29,7 +29,7 @@ from chexmix_cli.core.settings.datasets import (
 )
 from chexmix_cli.core.settings.evaluation import DiffSettings
 from chexmix_cli.core.settings.finetuning import TASKS
-from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
+from chexmix_cli.core.settings.inference import GenerateReportSettings, ReviewSettings, TokenizeSettings
 from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings, InpaintSettings
 from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 from chexmix_cli.core.settings.retrieval import IndexSettings, QuerySettings, RetrievalEvaluationSettings
@@ -65,6 +65,7 @@ What all commands have in common:
 ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "tokenize": [("", TokenizeSettings)],
     "generate-report": [("", GenerateReportSettings)],
+    "review": [("", ReviewSettings)],
     "classify": [("", ClassifySettings)],
     "evaluate classification": [("", EvaluateClassificationSettings)],
     "evaluate report": [("", ReportEvaluationSettings)],

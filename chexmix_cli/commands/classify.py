@@ -40,7 +40,7 @@ ZeroShotFlag = Annotated[
 ]
 
 
-@command(ClassifySettings, *MODEL, "seed", *RECORDS)
+@command(ClassifySettings, *MODEL, "seed", *RECORDS, "html")
 def classify(
     call: Call[ClassifySettings],
     inputs: Inputs = None,
@@ -86,6 +86,7 @@ class Asked:
 
 def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: Asked, out: Path | None) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
+    from chexmix_cli.commands.records.record_page import with_films
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.library.classification import MARK, Classifier
@@ -103,11 +104,15 @@ def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: 
     )
     provenance = run.provenance_of(model)
     reader = model.reader(keep_uids=run.keep_uids, with_others=settings.study != "one")
-    with Sinks(run, out) as sinks:
+
+    def process(films: list[Film]) -> list[Record]:
+        return [{**found.fields(), **provenance} for found in classifier(films)]
+
+    with Sinks(run, out, command="classify") as sinks:
         if sinks.is_text:
             run.console.note(MARK)
         loop: Loop[Film] = Loop(
-            process=lambda films: [{**found.fields(), **provenance} for found in classifier(films)],
+            process=with_films(process, sinks.page, model.images),
             describe=_describe,
             batch_size=settings.input.batch_size,
             sinks=sinks,

@@ -37,12 +37,13 @@ RETRIEVAL = COMMON - {"--image-preset", "--provenance", "--keep-uids"}
 PLAIN = {"--json", "--quiet", "-q", "--verbose", "-v"}
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--compare"},
-    "generate-report": COMMON | {"--seed", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"},
+    "generate-report": COMMON | {"--seed", "--html", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"},
+    "review": COMMON - {"--json", "--provenance", "--paths", "--quarantine"} | {"--seed", "--out", "-o", "--explain"},
     "finetune": TRAINING
     | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device"},
     "inpaint": COMMON
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
-    | {"--seed"},
+    | {"--seed", "--html"},
     "pretrain": TRAINING | {"--stage", "--manifest", "--out", "-o", "--init", "--resume", "--device"},
     "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--device", "--json"},
     "plan generate-report": TRAINING | {"--weights", "--memory", "--device", "--dtype", "--json"},
@@ -52,14 +53,15 @@ FLAGS = {
     "data info": PLAIN,
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
-    "classify": COMMON | {"--seed", "--out", "-o", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
+    "classify": COMMON
+    | {"--seed", "--html", "--out", "-o", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
     "evaluate classification": EVALUATION | {"--mask-ratio", "--head", "--tokens"},
     "evaluate inpainting": EVALUATION | {"--mask-ratio", "--patterns"},
     "evaluate table": PLAIN | {"--manifest", "--judge", "--results", "--weights", "--device", "--dtype"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json"},
     "evaluate retrieval": EVALUATION,
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
-    "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids"},
+    "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids", "--html"},
     "weights list": PLAIN,
     "weights info": PLAIN,
     "weights check": PLAIN,

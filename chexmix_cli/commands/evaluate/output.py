@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.commands.shared.tables import draw_table
-from chexmix_cli.core.errors import ExitCode, MachineError
-from chexmix_cli.core.files import atomic_write
+from chexmix_cli.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from chexmix_cli.core.evals.result import Evaluation, Measurement
@@ -112,20 +112,6 @@ def summary(evaluation: Evaluation) -> str:
     return "\n\n".join(parts)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file in one piece.
-
-    Raises:
-        MachineError: if it cannot be written.
-    """
-
-    try:
-        with atomic_write(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise MachineError(f"cannot be written ({error.strerror})", where=str(path)) from None
-
-
 def _draw(evaluation: Evaluation, to: Delivery) -> None:
     from chexmix_cli.core.present.plots import curve_png
 
@@ -134,7 +120,7 @@ def _draw(evaluation: Evaluation, to: Delivery) -> None:
         for name, png in drawn.items():
             write_file(to.plots / f"{name}.png", png)
     if to.html is not None:
-        from chexmix_cli.core.present.page import evaluation_page
+        from chexmix_cli.core.present.pages import evaluation_page
 
         write_file(to.html, evaluation_page(_with_headline(evaluation), evaluation.cases, drawn).encode())
 

@@ -43,7 +43,7 @@ Stats = Annotated[
 ]
 
 
-@command(GenerateReportSettings, *MODEL, "seed", *RECORDS)
+@command(GenerateReportSettings, *MODEL, "seed", *RECORDS, "html")
 def generate_report(
     call: Call[GenerateReportSettings],
     inputs: Inputs = None,
@@ -88,6 +88,7 @@ def _run(
     shown: _Show,
 ) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
+    from chexmix_cli.commands.records.record_page import with_films
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.library.reports import MARK, Reporter
@@ -95,12 +96,12 @@ def _run(
     model = run.open_model(settings.input, quantize=settings.quantize)
     explain = settings.explain if shown.is_explained else None
     reporter = Reporter(model, settings.decode, explain, seed=run.seed)
-    with Sinks(run, shown.out) as sinks:
+    with Sinks(run, shown.out, command="generate-report") as sinks:
         if sinks.is_text:
             run.console.note(MARK)
         records = _Records(reporter, run, shown, settings.explain.folder, show=sinks.show if sinks.is_text else None)
         loop = Loop(
-            process=records.process,
+            process=with_films(records.process, sinks.page, model.images),
             describe=records.describe,
             # A person at a terminal reads along, so reports come one by one there.
             batch_size=1 if sinks.is_text else settings.input.batch_size,

@@ -54,7 +54,7 @@ PaperProtocol = Annotated[
 ]
 
 
-@command(InpaintSettings, *MODEL, "seed", *RECORDS)
+@command(InpaintSettings, *MODEL, "seed", *RECORDS, "html")
 def inpaint(
     call: Call[InpaintSettings],
     inputs: Inputs = None,
@@ -135,8 +135,9 @@ def _run(inputs: list[str], run: RunOptions, settings: InpaintSettings, asked: A
 
     mask = asked.mask(settings)
     model = run.open_model(settings.input)
-    records = InpaintRecords(Inpainter(model, settings, mask, seed=run.seed), out, run.provenance_of(model))
-    with Sinks(run) as sinks:
+    inpainter = Inpainter(model, settings, mask, seed=run.seed)
+    with Sinks(run, command="inpaint") as sinks:
+        records = InpaintRecords(inpainter, out, run.provenance_of(model), sinks.page)
         loop = Loop(
             process=records.process,
             describe=records.describe,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.commands.evaluate.output import write_file
-from chexmix_cli.commands.records.output_paths import OutputPaths
+from chexmix_cli.commands.records.output_paths import OutputPaths, write_file
+from chexmix_cli.commands.records.record_page import RecordPage
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.library.films import Film
 from chexmix_cli.library.inpainting import FilledFilm, Inpainter, panels, png
@@ -23,10 +23,13 @@ class InpaintRecords:
         inpainter: fills films.
         out: file or folder of results, or None.
         provenance: the further fields of every record.
+        page: shows films and fills, or None.
     """
 
-    def __init__(self, inpainter: Inpainter, out: Path | None, provenance: Record) -> None:
-        self._inpainter, self._provenance = inpainter, provenance
+    def __init__(
+        self, inpainter: Inpainter, out: Path | None, provenance: Record, page: RecordPage | None = None
+    ) -> None:
+        self._inpainter, self._provenance, self._page = inpainter, provenance, page
         self._paths: OutputPaths | None = None
         self._writes_dicom = False
         if out is not None:
@@ -45,6 +48,8 @@ class InpaintRecords:
             record = filled.fields()
             if self._paths is not None:
                 self._write(self._paths, filled, record)
+            if self._page is not None:
+                _show(filled, self._page)
             for name, values in self._agreements.items():
                 agreement = record["audit"][name]["agreement"]
                 values += [] if agreement is None else [agreement]
@@ -94,6 +99,15 @@ class InpaintRecords:
             panels_path = paths.beside(path, "panels")
             write_file(panels_path, panels(filled, _caption(record)))
             record["panels"] = str(panels_path)
+
+
+def _show(filled: FilledFilm, page: RecordPage) -> None:
+    """Put a film on a page, whole, as the model saw it, and filled."""
+    from chexmix_cli.core.present.marking import with_mark
+
+    page.show(filled.id, "film", filled.encoded.original_YX)
+    page.show(filled.id, "its visible part", filled.encoded.masked_YX)
+    page.show(filled.id, "filled by the model", with_mark(filled.picture_YX))
 
 
 def _require_dicom(film: Film) -> None:

@@ -1,11 +1,12 @@
-"""Where the pictures of records go: a name for each, no two the same."""
+"""Where the pictures of records go: a name for each, no two the same; files written in one piece."""
 
 from __future__ import annotations
 
 from mimetypes import guess_type
 from pathlib import Path
 
-from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.errors import MachineError, SettingsError
+from chexmix_cli.core.files import atomic_write
 
 #: Letters of an id that a file's name keeps; file systems take 255 bytes.
 _LONGEST_NAME = 50
@@ -52,3 +53,16 @@ class OutputPaths:
             path = first.with_stem(f"{first.stem}-{number}")
         self._taken.add(path.name.casefold())
         return path
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file in one piece.
+
+    Raises:
+        MachineError: if it cannot be written.
+    """
+    try:
+        with atomic_write(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise MachineError(f"cannot be written ({error.strerror})", where=str(path)) from None

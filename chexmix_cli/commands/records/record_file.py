@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.core.errors import MachineError, SettingsError
-from chexmix_cli.core.files import atomic_write
 from chexmix_cli.library.job import Record
 
 #: Columns in front of the findings', in order; ``file`` is there with ``--paths``.
@@ -46,7 +46,7 @@ class RecordFile:
         self.path, self.num_records = path, 0
         ending = path.suffix.lower()
         if ending not in (".jsonl", *FORMS):
-            known = ", ".join((".jsonl", *FORMS))
+            known = ", ".join((".jsonl", *FORMS, ".html"))
             raise SettingsError(f"{path.name!r} has the ending {ending or 'of no file'}", where="--out", expected=known)
         self._rows: list[Record] = []
         self._write = FORMS.get(ending)
@@ -80,12 +80,7 @@ class RecordFile:
             self._lines.close()
             return
         assert self._write is not None
-        content = self._write(columns_of(self._rows), self._rows)
-        try:
-            with atomic_write(self.path) as file:
-                file.write(content)
-        except OSError as problem:
-            raise MachineError(f"cannot be written ({problem.strerror})", where=str(self.path)) from None
+        write_file(self.path, self._write(columns_of(self._rows), self._rows))
 
 
 def flat(record: Mapping[str, Any]) -> Record:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from chexmix_cli.commands.records.quarantine import Quarantine
 from chexmix_cli.commands.records.record_file import RecordFile
+from chexmix_cli.commands.records.record_page import ENDING, RecordPage
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.library.job import Record
 
@@ -23,19 +24,26 @@ class Sinks:
     """Takes each record once. A context: what was taken is whole when it ends, however it ends.
 
     Args:
-        run: common options: ``--json``, ``--paths``, ``--quarantine``.
+        run: common options: ``--json``, ``--paths``, ``--quarantine``, ``--html``.
         out: file that takes the records in place of stdout.
+        command: whose records they are, for the page.
 
     Attributes:
+        uses_stdout: records go to stdout.
         is_text: records are shown as text, to a person who reads along.
+        page: takes pictures of the records; None where no page is asked for.
     """
 
-    def __init__(self, run: RunOptions, out: Path | None = None) -> None:
+    def __init__(self, run: RunOptions, out: Path | None = None, *, command: str = "") -> None:
         self._run, self._stack = run, ExitStack()
         self._writer = Writer(run.is_json)
-        self._file = None if out is None else RecordFile(out)
+        is_page = out is not None and out.suffix.lower() == ENDING
+        pages = [path for path in (run.html, out if is_page else None) if path is not None]
+        self.page = RecordPage(pages, command) if pages else None
+        self._file = None if out is None or is_page else RecordFile(out)
         self._quarantine = None if run.quarantine is None else Quarantine(run.quarantine, run.console)
-        self.is_text = self._writer.is_text and self._file is None
+        self.uses_stdout = out is None
+        self.is_text = self._writer.is_text and self.uses_stdout
 
     @property
     def console(self) -> Console:
@@ -46,11 +54,6 @@ class Sinks:
     def fail_fast(self) -> bool:
         """Return whether the first record that fails ends the run."""
         return self._run.fail_fast
-
-    @property
-    def uses_stdout(self) -> bool:
-        """Return whether records go to stdout."""
-        return self._file is None
 
     def show(self, text: str) -> None:
         """Show text on the terminal."""
@@ -66,10 +69,12 @@ class Sinks:
         """
         if self._run.with_paths and source is not None:
             record = {**record, "file": path_text(source)}
+        if self.page is not None:
+            self.page.add(record)
         if self._file is not None:
             self._file.add(record)
-            return
-        self._writer.write(record, text)
+        elif self.uses_stdout:
+            self._writer.write(record, text)
 
     def refuse(self, record_id: str, error: dict[str, str], sources: Iterable[Source]) -> None:
         """Take note of a record that was not done."""
@@ -86,6 +91,10 @@ class Sinks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if self.page is not None:
+            self.page.write()
+            for path in self.page.paths:
+                self.console.note(f"{path}: a page")
         if self._file is not None:
             self.console.note(f"{self._file.path}: {self._file.num_records} records")
 

@@ -20,6 +20,7 @@ from chexmix_cli.library.job import Record
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from chexmix_cli.commands.records.record_page import RecordPage
     from chexmix_cli.core.infer.retrieval.vector_index import Kind, VectorIndex
     from chexmix_cli.core.settings.retrieval import QuerySettings
     from chexmix_cli.library.films import Film
@@ -46,7 +47,7 @@ ScorerName = Annotated[
 ]
 
 
-@command(QuerySettings, *MODEL, "is_json", "fail_fast", "keep_uids", "with_paths", "quarantine")
+@command(QuerySettings, *MODEL, "is_json", "fail_fast", "keep_uids", "with_paths", "quarantine", "html")
 def query(
     call: Call[QuerySettings],
     index: Index,
@@ -97,6 +98,7 @@ def _run(
     wanted: _Wanted,
 ) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
+    from chexmix_cli.commands.records.record_page import with_films
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.core.infer.retrieval.vector_index import VectorIndex
@@ -104,13 +106,14 @@ def _run(
 
     index = VectorIndex.open(folder)
     model = run.open_model(settings.input)
-    searcher = _Searcher(index, model, settings, wanted, is_text=bool(texts))
-    common: dict[str, Any] = {"describe": searcher.describe, "batch_size": settings.input.batch_size}
-    with Sinks(run) as sinks:
+    with Sinks(run, command="retrieve query") as sinks:
+        searcher = _Searcher(index, model, settings, wanted, is_text=bool(texts), page=sinks.page)
+        common: dict[str, Any] = {"describe": searcher.describe, "batch_size": settings.input.batch_size}
         if texts:
             jobs = (Job(f"text-{number}", _given(text)) for number, text in enumerate(texts, start=1))
             return Loop(process=searcher.of_texts, sinks=sinks, **common).run(jobs, "queries").exit_code
-        found = Loop(process=searcher.of_films, sinks=sinks, workers=settings.input.workers, **common)
+        process = with_films(searcher.of_films, sinks.page, model.images)
+        found = Loop(process=process, sinks=sinks, workers=settings.input.workers, **common)
         return found.run(film_jobs(films, model.reader(keep_uids=run.keep_uids)), "queries").exit_code
 
 
@@ -122,9 +125,16 @@ class _Searcher:
     """Answers queries of one kind from one index."""
 
     def __init__(
-        self, index: VectorIndex, model: OpenModel, settings: QuerySettings, wanted: _Wanted, *, is_text: bool
+        self,
+        index: VectorIndex,
+        model: OpenModel,
+        settings: QuerySettings,
+        wanted: _Wanted,
+        *,
+        is_text: bool,
+        page: RecordPage | None = None,
     ) -> None:
-        self._index, self._settings, self._wanted = index, settings, wanted
+        self._index, self._settings, self._wanted, self._page = index, settings, wanted, page
         self._kind = _kind(index, wanted.find, is_text=is_text)
         self._model = self._open(model, is_text=is_text)
         self._ids = index.ids(self._kind)
@@ -230,6 +240,9 @@ class _Searcher:
         results = []
         for rank, (score, place) in enumerate(found[: self._wanted.count], start=1):
             result: Record = {"rank": rank, "id": self._ids[place], "score": score}
+            if self._page is not None and self._kind == "images" and self._index.identity.with_codes:
+                shown_BYX = self._model.model.images.decode([self._index.tokens("images", place)])
+                self._page.show_found(self._ids[place], shown_BYX[0])
             if self._kind == "reports" and self._index.identity.with_text:
                 result["report"] = self._model.tokenizer.decode(self._index.tokens("reports", place))
             results.append(result)

@@ -48,7 +48,7 @@ RecordsOut = Annotated[
         "-o",
         metavar="FILE",
         show_default=False,
-        help="Write the records there instead: .jsonl, or a table as .csv, .xlsx or .parquet.",
+        help="Write the records there instead: .jsonl, a table as .csv, .xlsx or .parquet, or .html.",
     ),
 ]
 Preset = Annotated[
@@ -102,6 +102,10 @@ class RunOptions:
     with_paths: Annotated[
         bool, typer.Option("--paths", help="Name the file of each record in it; paths may name patients.")
     ] = False
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", show_default=False, help="Write a page of the records and films, too."),
+    ] = None
     quarantine: Annotated[
         Path | None,
         typer.Option(

@@ -11,6 +11,8 @@ from typing import Any
 
 from chexmix_cli.core.data.labels import named_labels
 from chexmix_cli.core.data.lines import id_text, quoted, read_json_lines
+from chexmix_cli.core.data.review_edits import DECISION, manifest_values, table_lines
+from chexmix_cli.core.data.tables import is_table
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, MachineError, Reason
 from chexmix_cli.core.files import atomic_write
@@ -59,12 +61,20 @@ class ManifestRow:
 def read_manifest(path: Path, *, split: str | None = None) -> Iterator[ManifestRow]:
     """Yield the rows of a manifest in order, those of ``split`` only if one is given.
 
+    The exports of ``chexmix review``, JSON Lines and CSV, are read as manifests; what was rejected is no row of
+    them (``core/data/review_edits.py``).
+
     Raises:
         DataError: on a line that is no JSON object, lacks ``id`` or ``file``, has an unknown field or a repeated id;
             the message names file and line.
     """
     seen: set[str] = set()
-    for where, values in read_json_lines(path):
+    for where, values in table_lines(path) if is_table(path) else read_json_lines(path):
+        if DECISION in values:
+            kept = manifest_values(values, where)
+            if kept is None:
+                continue
+            values = kept
         row = _row(values, path, where)
         if row.id in seen:
             raise DataError(Reason.DUPLICATE, f"id {row.id!r} occurs twice", where=where)

@@ -12,6 +12,7 @@ import stat
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal
 
-from chexmix_cli.core.data import gzipped
 from chexmix_cli.core.errors import DataError, Reason
 
 #: What grows more than this when inflated, and is larger than ``_SMALL_BYTES`` then, is taken for a bomb.
@@ -33,6 +33,12 @@ _CLASS_ELEMENT = b"\x02\x00\x02\x00UI"
 _DIRECTORY_CLASS = b"1.2.840.10008.1.3.10"
 #: How zip archives pack that Python's zipfile does not unpack (APPNOTE.TXT, 4.4.5).
 _UNREAD_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
+
+_GZIP_MAGIC = b"\x1f\x8b"
+#: Of a packed file, enough for the first few hundred bytes of what it holds.
+_PACKED_HEAD_BYTES = 16 << 10
+#: zlib's window bits for data with gzip's header (RFC 1952).
+_GZIP_BITS = zlib.MAX_WBITS + 16
 
 Kind = Literal["dicom", "directory", "picture", "zip"]
 
@@ -88,11 +94,11 @@ class Source:
             DataError: ``NOT_FOUND``, ``UNREADABLE`` (rights, no ordinary file, encrypted), ``TOO_LARGE``, ``CORRUPT``.
         """
         with self._open_packed(max_bytes) as stream:
-            is_packed = stream.read(2) == gzipped.MAGIC
+            is_packed = stream.read(2) == _GZIP_MAGIC
             stream.seek(0)
             if is_packed:
                 packed = stream.read()
-                data = gzipped.inflate(packed, max_bytes)
+                data = inflate(packed, max_bytes)
                 check_size(len(data), max_bytes)
                 _check_ratio(len(data), len(packed))
                 yield io.BytesIO(data)
@@ -171,9 +177,36 @@ def _media_class(head: bytes) -> bytes:
 def sniff_stream(stream: IO[bytes]) -> Kind | None:
     """Return what an open file is, or what it holds if gzip packed it."""
     head = stream.read(_HEAD_BYTES)
-    if head.startswith(gzipped.MAGIC):
-        head = gzipped.inflated_head(head + stream.read(gzipped.HEAD_BYTES), _HEAD_BYTES)
+    if head.startswith(_GZIP_MAGIC):
+        head = _inflated_head(head + stream.read(_PACKED_HEAD_BYTES), _HEAD_BYTES)
     return sniff(head)
+
+
+def _inflated_head(head: bytes, num_bytes: int) -> bytes:
+    """Return the first bytes of what a packed file holds, from its own first few KiB; empty if it is damaged."""
+    try:
+        return zlib.decompressobj(_GZIP_BITS).decompress(head, num_bytes)
+    except zlib.error:
+        return b""
+
+
+def inflate(packed: bytes, max_bytes: int) -> bytes:
+    """Return what a packed file holds, up to one byte more than ``max_bytes``.
+
+    Raises:
+        DataError: ``CORRUPT`` if it is damaged or cut.
+    """
+    inflated, rest = bytearray(), packed
+    try:
+        while rest.startswith(_GZIP_MAGIC) and len(inflated) <= max_bytes:  # several parts may follow each other
+            inflater = zlib.decompressobj(_GZIP_BITS)
+            inflated += inflater.decompress(rest, max_bytes + 1 - len(inflated))
+            if not inflater.eof and len(inflated) <= max_bytes:
+                raise DataError(Reason.CORRUPT, "the gzip file ends early")
+            rest = inflater.unused_data
+    except zlib.error:
+        raise DataError(Reason.CORRUPT, "the gzip file cannot be inflated") from None
+    return bytes(inflated)
 
 
 def _starts_with_element(head: bytes) -> bool:

@@ -22,6 +22,8 @@ _DATA = re.compile(
     r"""[-+\d.:/ ]*\d[-+\d.:/ ]*|.*[\^{}"].*|.*\.(?:png|jpe?g|tiff?|dcm|dicom)|.*\s\S+[.!?]""",
     re.IGNORECASE | re.DOTALL,
 )
+#: An apostrophe in front of what a spreadsheet takes for a formula.
+_KEPT_AS_TEXT = re.compile(r"'+[=+\-@\t\r\n]")
 
 csv.field_size_limit(_MOST_IN_CELL)
 
@@ -44,7 +46,8 @@ class TableRow:
 
     Attributes:
         where: file name and line, for messages.
-        cells: by column; a column without a name, such as the index that pandas writes, is left out.
+        cells: by column; a column without a name, such as the index that pandas writes, is left out, as is the
+            apostrophe in front of what a spreadsheet would take for a formula.
         num_cells, num_columns: differ in a row that is torn or has a stray comma.
         problem: why it cannot be read at all, or None.
     """
@@ -97,7 +100,7 @@ def read_table(path: Path, required: Sequence[str] = ()) -> Iterator[TableRow]:
                 raise _swallowed(where)
             if cells:
                 pairs = zip(columns, cells, strict=False)
-                row = {name: cell for name, cell in pairs if name}
+                row = {name: _as_text(cell) for name, cell in pairs if name}
                 yield TableRow(where, row, len(cells), len(columns))
 
 
@@ -184,6 +187,11 @@ def _has_row_inside(cells: Sequence[str], num_columns: int, delimiter: str) -> b
         return False
     parts = (line.split(delimiter) for cell in cells for line in split_lines(cell)[1:])
     return any(len(part) >= num_columns and _shape(part[0]) == shape for part in parts)
+
+
+def _as_text(cell: str) -> str:
+    """Return a cell without the apostrophe that keeps spreadsheets from computing it (our own tables have it)."""
+    return cell[1:] if _KEPT_AS_TEXT.match(cell) else cell
 
 
 def _shape(cell: str) -> str:

@@ -172,3 +172,30 @@ class GenerateReportSettings:
     input: InputSettings = field(default_factory=InputSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     explain: ExplainSettings = field(default_factory=ExplainSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReviewPageSettings:
+    """Pictures of the page.
+
+    Attributes:
+        film_px: what the longer side of a film is reduced to; larger ones show more, and make the page larger.
+        quality: of WebP, 1 to 100.
+    """
+
+    film_px: int = 512
+    quality: int = 75
+
+    def __post_init__(self) -> None:
+        require_range("page.film_px", self.film_px, 64, 4096)
+        require_range("page.quality", self.quality, 1, 100)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReviewSettings:
+    """Root of ``chexmix review``."""
+
+    input: InputSettings = field(default_factory=InputSettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    explain: ExplainSettings = field(default_factory=ExplainSettings)
+    page: ReviewPageSettings = field(default_factory=ReviewPageSettings)

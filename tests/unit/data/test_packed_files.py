@@ -11,9 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from chexmix_cli.core.data.gzipped import inflate
 from chexmix_cli.core.data.images.load import load_image
-from chexmix_cli.core.data.sources import Source
+from chexmix_cli.core.data.sources import Source, inflate
 from chexmix_cli.core.data.studies.inputs import study_of_file
 from chexmix_cli.core.data.studies.study import Refusal
 from chexmix_cli.core.errors import DataError, Reason

@@ -1,0 +1,82 @@
+"""``chexmix review``: studies, their films and draft reports on one page, for a reader to go through."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chexmix_cli.commands.records.streams import check_arguments
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, Inputs, Preset, RunOptions
+from chexmix_cli.core.errors import ChexmixError, ExitCode
+from chexmix_cli.core.settings.inference import ReviewSettings
+
+if TYPE_CHECKING:
+    from chexmix_cli.library.review import Review
+
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="HTML", help="Write the page there.", show_default=False)]
+Explain = Annotated[bool, typer.Option("--explain", help="Say what each sentence of a report rests on.")]
+
+
+@command(ReviewSettings, *MODEL, "seed", "fail_fast", "keep_uids")
+def review(
+    call: Call[ReviewSettings],
+    out: Out,
+    inputs: Inputs = None,
+    explain: Explain = False,
+    preset: Preset = None,
+) -> int:
+    """Write one page to go through films and draft reports, and to correct them.
+
+    The page works without a network. A reader accepts, edits or rejects each draft and exports that as JSON Lines or
+    CSV, which `chexmix finetune` and `chexmix evaluate report --references` read. It names files: it is for their
+    owner.
+
+    Examples:
+
+        chexmix review films/ -o films/review.html
+
+        chexmix review films/ -o films/review.html --explain --set page.film_px=768
+    """
+    return _run(check_arguments(inputs), call.options, call.settings, out, is_explained=explain)
+
+
+def _run(inputs: list[str], run: RunOptions, settings: ReviewSettings, out: Path, *, is_explained: bool) -> int:
+    from chexmix_cli.commands.records.film_jobs import film_jobs
+    from chexmix_cli.commands.records.output_paths import write_file
+    from chexmix_cli.library.batches import run_batches
+    from chexmix_cli.library.reports import MARK, Reporter
+    from chexmix_cli.library.review import Review, common_folder
+
+    model = run.open_model(settings.input)
+    reporter = Reporter(model, settings.decode, settings.explain if is_explained else None, seed=run.seed)
+    found = Review(reporter, settings.page, common_folder(inputs))
+    run.console.note(MARK)
+    batches = run_batches(
+        film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True)),
+        found.process,
+        batch_size=settings.input.batch_size,
+        workers=settings.input.workers,
+        stops_at_error=run.fail_fast,
+    )
+    with run.console.progress("studies") as move, closing(batches) as results:
+        for number, (job, result) in enumerate(results, start=1):
+            if isinstance(result, ChexmixError) and run.fail_fast:
+                raise result
+            found.add(job, result)
+            move(number, None)
+    content = found.page().encode()
+    write_file(out, content)
+    run.console.note(_summary(found, out, len(content)))
+    if not found.num_refused:
+        return ExitCode.DONE
+    return ExitCode.PARTIAL if found.num_refused < len(found.studies) else ExitCode.FAILED
+
+
+def _summary(found: Review, out: Path, size: int) -> str:
+    conflicts = sum(bool(study.record.get("conflicts")) for study in found.studies)
+    counts = f"{len(found.studies)} studies, {conflicts} with conflicts, {found.num_refused} refused"
+    return f"{out}: {counts}; {size / 1e6:.1f} MB. It names files, which may name patients"
