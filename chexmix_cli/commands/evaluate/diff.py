@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chexmix_cli.commands.evaluate.output import Html, write_file
+from chexmix_cli.commands.evaluate.output import Html
+from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.tables import draw_table
@@ -67,7 +68,7 @@ def diff(
     if html is not None:
         from chexmix_cli.core.present.pages.comparison import comparison_page
 
-        write_file(html, comparison_page(names, _rows(compared), is_headline=_headline(first)).encode())
+        write_file(html, comparison_page(names, _rows(compared), headline=_headline(first)).encode())
     if out is not None and write is not None:
         write_file(out, write(names, compared).encode())
         return ExitCode.DONE
@@ -117,7 +118,10 @@ def _records(names: Sequence[str], compared: Sequence[Sequence[Record]]) -> list
 
 def _rows(compared: Sequence[Sequence[Record]]) -> list[dict[str, Any]]:
     """Return a row a number of the first result: its value, and each other result's record."""
-    others = [{record["id"]: record for record in records} for records in compared]
+    others = [
+        {record["id"]: {**record, "is_significant": _is_significant(record)} for record in records}
+        for records in compared
+    ]
     return [
         {"id": record["id"], "first": record["first"], "others": [other.get(record["id"]) for other in others]}
         for record in compared[0]
