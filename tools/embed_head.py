@@ -12,7 +12,6 @@ known of how well they are told.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from chexmix_cli.core.infer.classification.heads import Head
@@ -26,9 +25,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--fewest", type=int, default=10)
     arguments = parser.parse_args()
-    embedded, run = open_weights(None), open_weights(arguments.run)
-    head = Head.load(run.path / HEAD_FILE)
-    head.require_model(run.fingerprint, str(run.path / HEAD_FILE))
+    embedded = open_weights(None)
+    head = Head.load(arguments.run / HEAD_FILE)
+    head.require_model(embedded.fingerprint, str(arguments.run / HEAD_FILE))
     if head.provenance.get("method") != "probe" or head.provenance.get("init") != embedded.fingerprint:
         parser.error(f"{arguments.run} is no probe of the embedded model ({embedded.fingerprint[:12]})")
     known = head.validation
@@ -38,11 +37,7 @@ def main() -> None:
         if min(known[label].positives, known[label].negatives) >= arguments.fewest
     ]
     labels = tuple(head.labels[place] for place in kept)
-    arrays = {name: getattr(head, name)[kept] for name in ("weight_KD", "bias_K", "slope_K", "offset_K", "threshold_K")}
-    validation = {label: known[label] for label in labels}
-    replace(head, labels=labels, model=embedded.fingerprint, validation=validation, **arrays).save(
-        embedded.path / HEAD_FILE
-    )
+    head.of_labels(labels).save(embedded.path / HEAD_FILE)
     for label in labels:
         low, high = known[label].interval
         print(f"{label:20} {known[label].auroc:.3f} ({low:.3f} to {high:.3f})  {known[label].positives} positive")

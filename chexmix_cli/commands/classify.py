@@ -111,6 +111,8 @@ def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: 
     with Sinks(run, out, command="classify") as sinks:
         if sinks.is_text:
             run.console.note(MARK)
+        if asked.head is not None and classifier.origin is not None:
+            run.console.note(f"{asked.head.name}: {classifier.origin}")
         loop: Loop[Film] = Loop(
             process=with_films(process, sinks.page, model.images),
             describe=_describe,

@@ -48,11 +48,12 @@ def finetune(
 ) -> int:
     """Fine-tune a model for reports, classification or retrieval.
 
-    RUN/model then works as --weights; RUN/metrics.jsonl has the losses and the task's own metric.
+    RUN/model then works as --weights; of a probe of findings, RUN/head.safetensors works as --head of classify, with
+    the model that it was fitted on. RUN/metrics.jsonl has the losses and the task's own metric.
 
     Examples:
 
-        chexmix finetune --task classify --manifest films.jsonl --out runs/findings
+        chexmix finetune --task classify --method probe --manifest films.jsonl -o head
 
         chexmix finetune --task report --method lora --manifest films.jsonl --out runs/r
     """
@@ -78,5 +79,7 @@ def finetune(
         if not is_done:
             console.note(f"stopped; a checkpoint is written. Go on with the same command and --resume (run: {out})")
             return ExitCode.INTERRUPTED
-        console.note(f"done: {out / 'model'} works as --weights")
+        head = out / "head.safetensors"
+        is_head = head.exists()
+        console.note(f"done: classify --head {head}" if is_head else f"done: {out / 'model'} works as --weights")
     return 0

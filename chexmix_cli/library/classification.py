@@ -39,6 +39,7 @@ class Findings:
         details: the other fields of the record: ``scored_by``, ``val_auroc``, ``scored_images``, ``masked``.
         typicality: how like the train films the study's first view is; None where no probabilities were asked for,
             tokens are masked, or the weights do not say what is typical.
+        head_notes: whether the head has seen few films of its kind.
     """
 
     film: Film
@@ -46,6 +47,7 @@ class Findings:
     embeddings: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     details: Record = field(default_factory=dict)
     typicality: Typicality | None = None
+    head_notes: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -55,7 +57,7 @@ class Findings:
     @property
     def notes(self) -> list[str]:
         """Return what reading the film left in doubt, and whether it is unlike what the model knows."""
-        return self.film.notes + ([] if self.typicality is None else self.typicality.notes)
+        return [*self.film.notes, *([] if self.typicality is None else self.typicality.notes), *self.head_notes]
 
     def fields(self) -> Record:
         """Return the result fields of a ``chexmix classify`` record."""
@@ -122,6 +124,11 @@ class Classifier:
         is_judged = (self._head is not None or is_zero_shot) and not mask_ratio
         self._typical = model.typical if is_judged else None
 
+    @property
+    def origin(self) -> str | None:
+        """Return what the head was trained and validated on, on one line; None without a head."""
+        return None if self._head is None else self._head.origin
+
     def __call__(self, films: Sequence[Film]) -> list[Findings]:
         """Return what is known of each study of a batch."""
         import numpy as np
@@ -139,7 +146,8 @@ class Classifier:
             # Of the first view, the one a study is known by.
             embeddings = {layer: vectors_BD[own.start] for layer, vectors_BD in embedding_LBD.items()}
             typicality = typicality_B[own.start] if typicality_B else None
-            results.append(Findings(film, probabilities, embeddings, self._details(len(film.views)), typicality))
+            notes = () if self._head is None else tuple(self._head.notes(film.fields))
+            results.append(Findings(film, probabilities, embeddings, self._details(len(film.views)), typicality, notes))
         return results
 
     def _read(
@@ -215,15 +223,11 @@ class Classifier:
 
 
 def _load_head(model: OpenModel, asked: Path | None) -> Head:
-    from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.weights.files import HEAD_FILE
 
     if asked is None and model.head is not None:
         return model.head
-    path = asked or model.weights.path / HEAD_FILE
-    head = Head.load(path)
-    head.require_model(model.weights.fingerprint, str(path))
-    return head
+    return model.load_head(asked or model.weights.path / HEAD_FILE)
 
 
 def _load_zero_shot(model: OpenModel, settings: ClassifySettings) -> ZeroShot:

@@ -14,6 +14,8 @@ from chexmix_cli.library.films import Film, FilmReader
 from chexmix_cli.library.results import Tokens
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from chexmix_cli.core.data.presets import ResolvedPreset
@@ -114,15 +116,32 @@ class OpenModel:
         Raises:
             WeightsError: if the file is damaged, or of other weights.
         """
-        from chexmix_cli.core.infer.classification.heads import Head
         from chexmix_cli.core.weights.files import HEAD_FILE
 
         path = self.weights.path / HEAD_FILE
         if not path.is_file():
             return None
+        return self.load_head(path)
+
+    def load_head(self, path: Path) -> Head:
+        """Return the head of a file, held against this model.
+
+        Raises:
+            WeightsError: if there is none, or it is damaged, or of other weights.
+        """
+        from chexmix_cli.core.infer.classification.heads import Head
+
         head = Head.load(path)
-        head.require_model(self.weights.fingerprint, str(path))
+        head.require_model(self.weights.fingerprint, str(path), lambda: self.values_hash)
         return head
+
+    @cached_property
+    def values_hash(self) -> str:
+        """Return the hash of all values that a head reads through: image encoder, codebook, decoder."""
+        from chexmix_cli.core.infer.embeddings import values_read
+        from chexmix_cli.core.weights.fingerprint import values_hash
+
+        return values_hash(values_read(self.decoder, self.images.vqgan))
 
     @cached_property
     def reports(self) -> ReportWriter:

@@ -9,7 +9,7 @@ import typer
 
 from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL
+from chexmix_cli.commands.shared.options import MODEL, Sets
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
 
@@ -31,6 +31,22 @@ TokenShards = Annotated[
 HeadFile = Annotated[Path | None, typer.Option("--head", metavar="FILE", help="Evaluate this head; nothing is fitted.")]
 
 
+At = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="WHAT=S",
+        help="Also call findings present or absent, at sensitivity=S or specificity=S of left-out train rows.",
+    ),
+    Sets("at"),
+]
+By = Annotated[
+    str | None,
+    typer.Option("--by", metavar="G,G", help="Also measure groups apart: sex, age_group, view, source."),
+    Sets("by", read=lambda text: text.split(",")),
+]
+
+
 @command(EvaluateClassificationSettings, *MODEL, "seed", "is_json")
 def evaluate_classification(
     call: Call[EvaluateClassificationSettings],
@@ -40,6 +56,8 @@ def evaluate_classification(
     mask_ratios: Ratios = None,
     head: HeadFile = None,
     tokens: TokenShards = None,
+    at: At = None,
+    by: By = None,
     split: Split = None,
     out: Out = None,
     html: Html = None,
@@ -54,7 +72,7 @@ def evaluate_classification(
 
         chexmix evaluate classification --manifest films.jsonl --mask-ratio 0,0.2,0.4,0.6,0.8 --html page.html
 
-        chexmix evaluate classification --manifest films.jsonl --tokens shards --set probe.grid=4
+        chexmix evaluate classification --manifest films.jsonl --head head.safetensors --at sensitivity=0.95 --by sex
 
         chexmix classify - < films.jsonl | chexmix evaluate classification - --manifest films.jsonl
     """

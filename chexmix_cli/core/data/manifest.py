@@ -17,6 +17,10 @@ from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, MachineError, Reason
 from chexmix_cli.core.files import atomic_write
 
+#: Of a manifest: female, male, other.
+SEXES = ("F", "M", "O")
+#: Years above this are a mistake.
+OLDEST = 130
 SPLITS = ("train", "val", "test")
 _KEYS = ("id", "study", "patient")
 #: What ``view`` may say; a view that is not known is null.
@@ -31,6 +35,9 @@ class ManifestRow:
         id: unique name of the image.
         file: the image, absolute or relative to the manifest's folder (resolved when read).
         study, patient: grouping keys; a patient never spans two splits.
+        sex: ``F``, ``M``, ``O`` (other), or None when it is not stated.
+        age: in years, or None.
+        source: what the image comes from, such as a data set or a hospital, or None.
         view: ``PA``, ``AP``, ``FRONTAL`` (one of the two), ``LATERAL``, ``OTHER``, or None when unknown.
         split: ``train``, ``val`` or ``test``.
         labels: finding -> 1 present, 0 absent, -1 uncertain, None not stated.
@@ -43,6 +50,9 @@ class ManifestRow:
     file: Path
     study: str | None = None
     patient: str | None = None
+    sex: str | None = None
+    age: float | None = None
+    source: str | None = None
     view: str | None = None
     split: str | None = None
     labels: Mapping[str, int | None] = field(default_factory=dict)
@@ -125,6 +135,7 @@ def row_line(row: ManifestRow, folder: Path | None = None) -> str:
         "findings": row.findings,
         "impression": row.impression,
     }
+    values |= {name: value for name in ("sex", "age", "source") if (value := getattr(row, name)) is not None}
     if row.notes:
         values["notes"] = dict(row.notes)
     # ASCII escapes: a file name that is no valid text survives, too.
@@ -144,14 +155,19 @@ def checked_fields(values: Mapping[str, Any], where: str | None = None) -> dict[
     found = dict(values)
     for name in _KEYS:
         found[name] = id_text(found.get(name)) or found.get(name)
-    for name in (*_KEYS, "file", "findings", "impression"):
+    for name in (*_KEYS, "source", "file", "findings", "impression"):
         if not isinstance(found.get(name), str | None):
             raise DataError(Reason.BAD_RECORD, f"{name} is no text", where=where, expected="a text or null")
     # A typo in one of the few words of these would lose rows.
-    for name, choices in (("view", VIEWS), ("split", SPLITS)):
+    for name, choices in (("view", VIEWS), ("split", SPLITS), ("sex", SEXES)):
         if found.get(name) is not None and found[name] not in choices:
             expected = f"{', '.join(choices)} or null"
             raise DataError(Reason.BAD_RECORD, f"{name} is {quoted(found[name])}", where=where, expected=expected)
+    age = found.get("age")
+    if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age <= OLDEST):
+        raise DataError(
+            Reason.BAD_RECORD, f"age is {quoted(age)}", where=where, expected=f"years, 0 to {OLDEST}, or null"
+        )
     labels = found.get("labels") or {}
     if not isinstance(labels, dict):
         raise DataError(Reason.BAD_RECORD, f"labels is a {type(labels).__name__}", where=where, expected="an object")

@@ -6,7 +6,7 @@ H for each part of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.vocab import Vocabulary
 
@@ -128,3 +129,13 @@ def wanted_layers(decoder: Decoder, layers: Sequence[int] | None) -> list[int]:
     if not wanted or not all(0 <= layer < num_states for layer in wanted):
         raise SettingsError(f"layers {wanted}", where="layers", expected=f"some of 0..{num_states - 1}")
     return wanted
+
+
+def values_read(decoder: Decoder, vqgan: Vqgan) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that hidden states of films follow from: encoder and codebook, and the decoder but its head."""
+    for name, tensor in decoder.state_dict().items():
+        if not name.startswith("head."):
+            yield f"decoder.{name}", tensor
+    for name, tensor in vqgan.state_dict().items():
+        if name.startswith(("encoder.", "quantize.", "quant_conv.")):
+            yield f"vqgan.{name}", tensor

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
+from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.checks import require
 from chexmix_cli.core.settings.choices import Pattern, Policy, StudyScore, Unstated
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
@@ -162,12 +163,46 @@ class SweepSettings:
             require(getattr(self, name) > 0, f"sweep.{name}", getattr(self, name), "a positive number")
 
 
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """What a threshold is chosen for: a share of the sick that is found, or of the healthy that is left alone.
+
+    Attributes:
+        kind: ``sensitivity`` or ``specificity``.
+        share: above 0 and below 1.
+    """
+
+    kind: str
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.share:g}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the point of ``sensitivity=0.95``.
+
+        Raises:
+            SettingsError: if it is none.
+        """
+        kind, _, number = text.partition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            share = 0.0
+        if kind not in ("sensitivity", "specificity") or not 0 < share < 1:
+            raise SettingsError(f"is {text!r}", where="--at", expected="sensitivity=S or specificity=S, S in 0..1")
+        return cls(kind, share)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateClassificationSettings:
     """Root of ``chexmix evaluate classification``.
 
     Attributes:
         study: ``one`` scores each image; ``max`` and ``mean`` each study, by its images' probabilities.
+        at: operating point, ``sensitivity=S`` or ``specificity=S``, at which findings are also called present or not.
+        by: groups that are also measured apart: ``sex``, ``age_group``, ``view``, ``source`` of the manifest.
         batch_size: images that the decoder reads together.
         cases: best and worst images shown on the page, each.
     """
@@ -179,9 +214,19 @@ class EvaluateClassificationSettings:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     sweep: SweepSettings = field(default_factory=SweepSettings)
     bootstrap: BootstrapSettings = BootstrapSettings()
+    at: str | None = None
+    by: tuple[str, ...] = ()
     batch_size: int = 16
     cases: int = 6
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
         require(self.cases >= 0, "cases", self.cases, "0 or more")
+        _ = self.point
+        known = ("sex", "age_group", "view", "source")
+        require(set(self.by) <= set(known), "by", ", ".join(self.by), f"some of {', '.join(known)}")
+
+    @property
+    def point(self) -> OperatingPoint | None:
+        """Return the operating point that is asked for, or None."""
+        return None if self.at is None else OperatingPoint.parse(self.at)

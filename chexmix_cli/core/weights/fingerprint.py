@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import write_text
 from chexmix_cli.core.text.tokenizer_identity import canonical_text
 from chexmix_cli.core.weights.files import home, tokenizer_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Newest digests kept in the cache file.
 _MAX_REMEMBERED = 1000
@@ -38,6 +42,24 @@ def file_sha256(path: Path, *, fresh: bool = False) -> str:
         raise WeightsError(f"cannot be read ({error.strerror})", where=str(path)) from None
     _remember({**known, key: digest})
     return digest
+
+
+def values_hash(states: Iterable[tuple[str, Tensor]]) -> str:
+    """Return 12 digits that stand for the values of tensors, whatever dtype they are held in.
+
+    Values are rounded to bfloat16, the coarsest form that weights are kept in: a model and its copy in another dtype
+    have the same.
+
+    Args:
+        states: names and tensors, in any order.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(states, key=lambda pair: pair[0]):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def tokenizer_hash(directory: Path) -> str | None:

@@ -107,7 +107,7 @@ def evaluate_model(
     name, rows = evaluation_rows(manifest, split)
     num_layers = model.weights.settings.decoder.num_layers
     require_grid(settings.probe.grid, model.weights.settings.vocabulary, "probe.grid")
-    head = None if head_file is None else _head(head_file, model)
+    head = None if head_file is None else model.load_head(head_file)
     protocol = ClassificationProtocol(
         settings=settings,
         seed=options.seed,
@@ -153,14 +153,6 @@ def _layers(wanted: Sequence[int], num_layers: int) -> list[int]:
     if any(layer > num_layers for layer in wanted):
         raise SettingsError(f"is {list(wanted)}", where="probe.layers", expected=f"some of 0..{num_layers}")
     return list(wanted) or list(range(1, num_layers + 1))
-
-
-def _head(path: Path, model: OpenModel) -> Head:
-    from chexmix_cli.core.infer.classification.heads import Head
-
-    head = Head.load(path)
-    head.require_model(model.weights.fingerprint, str(path))
-    return head
 
 
 def _train_rows(

@@ -56,7 +56,12 @@ def test_a_probe_is_fitted_and_the_sweep_runs_on_nested_masks(call, manifest, de
     for features in ("pixels-pca100", metric(record, "auroc", "Mass")["fields"]["features"]):
         for probe in ("clean", "masked"):
             assert metric(record, "auroc-mask-area", "macro", features=features, probe=probe)["value"] > 0
-    assert sorted(path.name for path in plots.iterdir()) == ["masking-random.png", "precision-recall.png", "roc.png"]
+    assert sorted(path.name for path in plots.iterdir()) == [
+        "calibration.png",
+        "masking-random.png",
+        "precision-recall.png",
+        "roc.png",
+    ]
     assert "surest hits" in page.read_text()
     assert "data:image/png" in page.read_text()
     again = call("evaluate", "classification", *common, "--mask-ratio", "0,0.5")

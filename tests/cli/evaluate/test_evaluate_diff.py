@@ -49,3 +49,35 @@ def test_what_is_no_result_is_refused(call, tmp_path):
     assert (done.code, "cannot be read" in done.stderr) == (1, True)
     bad.write_text("not json")
     assert "not JSON" in call("evaluate", "diff", bad, bad).stderr
+
+
+def test_three_results_stand_side_by_side(call, tmp_path):
+    values = [number / 50 for number in range(50)]
+    paths = [
+        result(tmp_path / f"{name}.json", [value + shift for value in values])
+        for name, shift in (("base", 0.0), ("better", 0.1), ("same", 0.0))
+    ]
+    records = call("evaluate", "diff", *paths).records
+    assert [(record["of"], round(record["difference"], 3)) for record in records] == [("better", 0.1), ("same", 0.0)]
+    assert call("evaluate", "diff", *paths, "-o", tmp_path / "t.tex", "--html", tmp_path / "t.html").code == 0
+    table = (tmp_path / "t.tex").read_text()
+    assert "metric & base & better & same" in table
+    assert "bleu & 0.490 & 0.590$^*$ & 0.490" in table
+    page = (tmp_path / "t.html").read_text()
+    assert "0.59" in page
+    assert "<script" not in page
+    call("evaluate", "diff", *paths, "-o", tmp_path / "t.csv")
+    lines = (tmp_path / "t.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0].startswith("metric,base,better,better difference,better low,better high,better p,better remark,")
+    assert len(lines) == 2
+
+
+def test_results_of_different_kinds_and_forms_nobody_writes_are_refused(call, tmp_path):
+    first = result(tmp_path / "a.json", [0.1, 0.2])
+    other = json.loads(first.read_text()) | {"task": "retrieval"}
+    (tmp_path / "b.json").write_text(json.dumps(other))
+    done = call("evaluate", "diff", first, tmp_path / "b.json")
+    assert done.code == 2
+    assert "results of different kinds: report, retrieval" in done.stderr
+    assert call("evaluate", "diff", first).code == 2
+    assert "ends in .jsonl, .csv, .tex" in call("evaluate", "diff", first, first, "-o", tmp_path / "t.pdf").stderr

@@ -21,6 +21,7 @@ from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
+from chexmix_cli.core.settings.classification import OperatingPoint
 from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.train.finetune.classify_task import mean_auroc
 from chexmix_cli.core.train.finetune.contrast import recall_figures
@@ -192,11 +193,11 @@ def test_a_probe_finds_masses_in_films_it_has_not_seen(call, tmp_path):
     done = call(*base, "--set", "probe.layers=[3]")
     assert done.code == 0, done.stderr
     assert metrics(run)[-1]["val_auroc"] > 0.9
-    weights, start = open_weights(run), open_weights(None)
-    # The decoder is the one it was, to the byte of its tensors.
-    assert _tensors(weights.path / "model.safetensors") == _tensors(start.path / "model.safetensors")
-    head = Head.load(weights.path / "head.safetensors")
+    weights, head = open_weights(None), Head.load(run / "head.safetensors")
+    assert not (run / "model").exists(), "the head alone: some kilobytes to give away"
     head.require_model(weights.fingerprint, "the run")
+    low, high = (head.thresholds_at(OperatingPoint("sensitivity", share))[0] for share in (0.9, 0.1))
+    assert 0 < low < high < 1
     codes = [[index % 7 for index in range(weights.settings.vocabulary.tokens_per_image)]]
     decoder = weights.load_decoder("cpu", torch.float32)
     states = image_embeddings(decoder, weights.settings.vocabulary, codes, layers=[head.layer])
@@ -211,17 +212,18 @@ def test_a_probe_can_read_a_grid_of_the_image(call, manifest, debug_weights, tmp
     base = ("finetune", "--task", "classify", "--method", "probe", "--manifest", manifest, "--init", debug_weights)
     done = call(*base, "--out", run, "--set", "probe.grid=2", "--set", "probe.components=3")
     assert done.code == 0, done.stderr
-    weights = open_weights(run)
-    head = Head.load(weights.path / "head.safetensors")
+    weights, file = open_weights(debug_weights), run / "head.safetensors"
+    head = Head.load(file)
     assert (head.grid, head.provenance["probe"]["components"]) == (2, 3)
     assert len(head.mean_D) == 4 * weights.settings.decoder.hidden_size
-    shown = call("classify", manifest.parent, "--weights", run)
+    shown = call("classify", manifest.parent, "--weights", debug_weights, "--head", file)
     assert shown.records[0]["probabilities"].keys() == set(head.labels)
-
-
-def _tensors(path: Path) -> bytes:
-    content = path.read_bytes()
-    return content[8 + int.from_bytes(content[:8], "little") :]
+    assert "head.safetensors: head of 1 findings, trained on films it does not describe" in shown.stderr
+    # The same values in another dtype are the same model; other values are another one.
+    call("weights", "convert", debug_weights, "-o", tmp_path / "narrow", "--dtype", "bfloat16")
+    assert call("classify", manifest.parent, "--weights", tmp_path / "narrow", "--head", file).code == 0
+    refused = call("classify", manifest.parent, "--head", file)
+    assert (refused.code, "was made for other weights" in refused.stderr) == (1, True)
 
 
 def test_codes_from_shards_give_the_probe_that_encoding_gives(call, manifest, debug_weights, tmp_path):
@@ -235,7 +237,7 @@ def test_codes_from_shards_give_the_probe_that_encoding_gives(call, manifest, de
     for name, more in (("films", ()), ("tokens", ("--tokens", shards))):
         done = call(*base, "--out", tmp_path / name, *more)
         assert done.code == 0, done.stderr
-    first, second = (Head.load(tmp_path / name / "model" / "head.safetensors") for name in ("films", "tokens"))
+    first, second = (Head.load(tmp_path / name / "head.safetensors") for name in ("films", "tokens"))
     assert np.array_equal(first.weight_KD, second.weight_KD)
     assert first.validation == second.validation
     base = ("finetune", "--task", "classify", *DEBUG, "--manifest", manifest, "--init", debug_weights)

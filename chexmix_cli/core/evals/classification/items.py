@@ -13,6 +13,7 @@ from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.metrics.bootstrap import group_numbers
 from chexmix_cli.core.settings.choices import Policy, StudyScore
+from chexmix_cli.core.settings.classification import OperatingPoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,8 @@ class Scored:
         names: the K labels.
         prob_NK: of the items.
         threshold_K: from which a finding counts as present, chosen on train rows; None where there is none.
+        at: operating point that is asked for, or None.
+        at_K: from which a finding counts as present there, NaN where that is not known; None where there is none.
         fit: policy of the labels it was fitted on, or None where that is not known.
         fields: what else decides the numbers: features, rows fitted on.
         absent: labels that it has no probabilities for, with the reason.
@@ -58,6 +61,8 @@ class Scored:
     fit: Policy | None
     fields: Mapping[str, str]
     absent: Mapping[str, str]
+    at: OperatingPoint | None = None
+    at_K: Floats | None = None
 
 
 def items_of(rows: Sequence[ManifestRow], study: StudyScore) -> Items:

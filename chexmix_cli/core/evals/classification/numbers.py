@@ -6,7 +6,7 @@ reason, and enters no mean. N items, K labels, Q metrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from chexmix_cli.core.data.labels import COMPETITION_FINDINGS, policy_labels
 from chexmix_cli.core.evals.classification.items import Items, Scored
 from chexmix_cli.core.evals.metrics.binary import CALIBRATION_BINS, Floats, RankedScores
-from chexmix_cli.core.evals.metrics.bootstrap import bootstrap, percentile_intervals
+from chexmix_cli.core.evals.metrics.bootstrap import weighted_intervals
 from chexmix_cli.core.evals.result import Curve, ItemStatistic, Measurement, Series
 from chexmix_cli.core.settings.choices import Policy, Unstated
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
@@ -68,9 +68,9 @@ def measure(
         return np.concatenate([table_QK, np.stack(means, axis=1)], axis=1)
 
     value_QM = numbers(np.ones(len(items.ids)))
-    intervals = _intervals(items.groups_N, numbers, value_QM.shape, settings)
+    intervals = weighted_intervals(items.groups_N, numbers, value_QM.shape, settings)
     positives_K, negatives_K = ranked.counts()
-    base = _base_fields(items, scored, policy, unstated)
+    base = base_fields(items, scored, policy, unstated)
     made = []
     for place, name in enumerate(scored.names):
         counts = f"{positives_K[place]} positive, {negatives_K[place]} negative"
@@ -101,37 +101,26 @@ def measure(
 
 
 def curves(items: Items, scored: Scored, policy: Policy, unstated: Unstated) -> list[Curve]:
-    """Return ROC and precision-recall curves of the labels with most positives, in the labels' order."""
+    """Return the precision-recall curve of the labels with most positives, in the labels' order."""
     label_NK = policy_labels(items.labels, scored.names, policy, unstated=unstated)
     ranked = RankedScores(scored.prob_NK, label_NK)
     positives_K, negatives_K = ranked.counts()
-    value_K = ranked.auroc(np.ones(len(items.ids)))
     precision_K = ranked.auprc(np.ones(len(items.ids)))
     usable = [place for place in range(len(scored.names)) if min(positives_K[place], negatives_K[place]) > 0]
     drawn = sorted(sorted(usable, key=lambda place: -positives_K[place])[:_MOST_DRAWN])
-    roc, pr = [], []
+    series = []
     for place in drawn:
-        x, y = ranked.roc_points(place)
-        roc.append(Series(name=f"{scored.names[place]} {value_K[place]:.3f}", x=x.tolist(), y=y.tolist()))
         x, y = ranked.pr_points(place)
-        pr.append(Series(name=f"{scored.names[place]} {precision_K[place]:.3f}", x=x.tolist(), y=y.tolist()))
+        series.append(Series(name=f"{scored.names[place]} {precision_K[place]:.3f}", x=x.tolist(), y=y.tolist()))
     if not drawn:
         return []
     return [
-        Curve(
-            name="roc",
-            title="ROC, with AUROC",
-            x_label="false positive rate",
-            y_label="true positive rate",
-            series=roc,
-            is_roc=True,
-        ),
         Curve(
             name="precision-recall",
             title="Precision and recall, with AUPRC",
             x_label="recall",
             y_label="precision",
-            series=pr,
+            series=series,
         ),
     ]
 
@@ -164,27 +153,8 @@ def _table(ranked: RankedScores, weight_N: Floats, threshold_K: Floats) -> Float
     )
 
 
-def _intervals(
-    groups_N: NDArray[np.int64],
-    numbers: Callable[[Floats], Floats],
-    shape: tuple[int, ...],
-    settings: BootstrapSettings,
-) -> NDArray[np.object_]:
-    found = np.full(shape, None, object)
-    if settings.resamples:
-        values_RM = bootstrap(
-            groups_N,
-            lambda index: numbers(np.bincount(index, minlength=len(groups_N)).astype(np.float64)).ravel(),
-            resamples=settings.resamples,
-            seed=settings.seed,
-        )
-        flat = found.reshape(-1)
-        for place, interval in enumerate(percentile_intervals(values_RM)):
-            flat[place] = interval
-    return found
-
-
-def _base_fields(items: Items, scored: Scored, policy: Policy, unstated: Unstated) -> dict[str, str]:
+def base_fields(items: Items, scored: Scored, policy: Policy, unstated: Unstated) -> dict[str, str]:
+    """Return the fields that all numbers of some scores have."""
     by = "image" if items.study == "one" else f"study-{items.study}"
     fitted = {} if scored.fit is None else {"fit": scored.fit}
     return {"by": by, **fitted, "policy": policy, "unstated": unstated, **scored.fields}

@@ -30,14 +30,15 @@ from chexmix_cli.core.evals.classification.masking_sweep import (
     sweep,
     sweep_head,
 )
-from chexmix_cli.core.evals.classification.numbers import curves, measure
+from chexmix_cli.core.evals.classification.numbers import base_fields, curves, measure
+from chexmix_cli.core.evals.classification.operating import Measured, at_point, by_group, plots
 from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.metrics.bootstrap import group_numbers
 from chexmix_cli.core.evals.probes.linear import ProbeFit, fit_probe
 from chexmix_cli.core.evals.result import Curve, Evaluation, Measurement
 from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.settings.choices import Policy, Unstated
-from chexmix_cli.core.settings.classification import EvaluateClassificationSettings, ProbeSettings
+from chexmix_cli.core.settings.classification import EvaluateClassificationSettings, OperatingPoint, ProbeSettings
 from chexmix_cli.core.vocab import grid_side
 
 #: Embeddings of codes: (codes (R, P), layers, masks or None, name of the bar) -> layer to (R, D).
@@ -97,7 +98,7 @@ def evaluate_probe(
     seen = embed(images.codes_RP, sorted({fit.head.layer for fit in fits.values()}), None, "evaluated rows")
     items = items_of(images.rows, settings.study)
     scored = [
-        _scored(fit.head, seen[fit.head.layer], items, policy, fit.skipped, str(len(train.rows)))
+        _scored(fit.head, seen[fit.head.layer], items, policy, fit.skipped, str(len(train.rows)), settings.point)
         for policy, fit in fits.items()
     ]
     scores = _Scores(rows=images.rows, items=items, names=fitter.names, scored=scored)
@@ -121,7 +122,7 @@ def evaluate_head(images: SplitImages, embed: Embed, head: Head, protocol: Class
     head = head.of_labels(kept)
     state_RD = embed(images.codes_RP, [head.layer], None, "evaluated rows")[head.layer]
     items = items_of(images.rows, settings.study)
-    scored = _scored(head, state_RD, items, None, absent, "head")
+    scored = _scored(head, state_RD, items, None, absent, "head", settings.point)
     scores = _Scores(rows=images.rows, items=items, names=kept, scored=[scored])
     numbers = _measure(scores, settings)
     if protocol.ratios:
@@ -160,6 +161,7 @@ def evaluate_predictions(
         fit=None,
         fields={},
         absent={name: "there are no predictions of it" for name in wanted if name not in names},
+        at=settings.point,
     )
     scores = _Scores(rows=rows, items=items, names=kept, scored=[scored])
     return _evaluation(scores, _measure(scores, settings), settings, picture, {})
@@ -190,6 +192,7 @@ class _Numbers:
     measurements: list[Measurement] = field(default_factory=list)
     columns: dict[str, list[float | None]] = field(default_factory=dict)
     curves: list[Curve] = field(default_factory=list)
+    confusion: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,7 +241,20 @@ def _measure(scores: _Scores, settings: EvaluateClassificationSettings) -> _Numb
             numbers.measurements += measure(
                 items, scored, policy, labels.unstated, settings.bootstrap, columns=numbers.columns
             )
-    numbers.curves += curves(items, scores.scored[0], labels.evaluate[0], labels.unstated)
+    first, policy = scores.scored[0], labels.evaluate[0]
+    measured = Measured(
+        items=items,
+        scored=first,
+        policy=policy,
+        unstated=labels.unstated,
+        settings=settings.bootstrap,
+        fields=base_fields(items, first, policy, labels.unstated),
+    )
+    numbers.curves += [*plots(measured), *curves(items, first, policy, labels.unstated)]
+    if first.at is not None:
+        found, numbers.confusion = at_point(measured)
+        numbers.measurements += found
+    numbers.measurements += by_group(measured, scores.rows, settings.by)
     return numbers
 
 
@@ -310,12 +326,20 @@ def _shared_labels(
 
 
 def _scored(
-    head: Head, state_RD: States, items: Items, policy: Policy | None, absent: Mapping[str, str], trained: str
+    head: Head,
+    state_RD: States,
+    items: Items,
+    policy: Policy | None,
+    absent: Mapping[str, str],
+    trained: str,
+    at: OperatingPoint | None,
 ) -> Scored:
     return Scored(
         names=head.labels,
         prob_NK=items.pooled(head.probabilities(state_RD)),
         threshold_K=head.threshold_K.astype(np.float64),
+        at=at,
+        at_K=None if at is None else head.thresholds_at(at),
         fit=policy,
         fields={"features": head.features, "calibration": head.calibration, "train": trained},
         absent=absent,
@@ -364,7 +388,7 @@ def _evaluation(
     return Evaluation(
         task="classification",
         measurements=numbers.measurements,
-        data={**counts, **facts},
+        data={**counts, **facts, **({"confusion": numbers.confusion} if numbers.confusion else {})},
         item_ids=items.ids,
         item_groups=items.groups_N.tolist(),
         columns=numbers.columns,

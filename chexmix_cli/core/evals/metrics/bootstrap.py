@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from chexmix_cli.core.settings.evaluation import BootstrapSettings
+
 #: Takes the indices of a resample (each item as often as it was drawn), gives numbers; NaN where one is undefined.
 Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
@@ -110,3 +112,31 @@ def paired_difference(
     beyond = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
     p_value = min(1.0, 2 * (beyond + 1) / (len(usable) + 1))
     return PairedDifference(value_b - value_a, percentile_intervals(difference_R[:, None])[0], p_value)
+
+
+def weighted_intervals(
+    groups_N: NDArray[np.int64],
+    numbers: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    shape: tuple[int, ...],
+    settings: BootstrapSettings,
+) -> NDArray[np.object_]:
+    """Return the 95 % interval of each of an array of numbers, or None, in the array's shape.
+
+    Args:
+        groups_N: patient of each item.
+        numbers: gives them for weights of the items, (N,): how often a resample has drawn each.
+        shape: of the numbers.
+        settings: of the bootstrap; without resamples there are no intervals.
+    """
+    found = np.full(shape, None, object)
+    if settings.resamples:
+        values_RM = bootstrap(
+            groups_N,
+            lambda index: numbers(np.bincount(index, minlength=len(groups_N)).astype(np.float64)).ravel(),
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
+        flat = found.reshape(-1)
+        for place, interval in enumerate(percentile_intervals(values_RM)):
+            flat[place] = interval
+    return found

@@ -291,17 +291,30 @@ def _calibrated(head: Head, usable: Mapping[str, _Label], left_out: Sequence[Flo
         lines = [_platt(*pair) for pair in known]
     elif settings.calibration == "temperature":
         lines = [(_inverse_temperature(known), 0.0)] * len(known)
-    thresholds = [
-        best_threshold(label_N, sigmoid(slope * logit_N + offset))
+    left_out_probabilities = [
+        (label_N, sigmoid(slope * logit_N + offset))
         for (label_N, logit_N), (slope, offset) in zip(known, lines, strict=True)
     ]
+    thresholds = [best_threshold(label_N, prob_N) for label_N, prob_N in left_out_probabilities]
+    quantiles = {
+        name: (_quantiles(prob_N[label_N == 1]), _quantiles(prob_N[label_N == 0]))
+        for name, (label_N, prob_N) in zip(usable, left_out_probabilities, strict=True)
+        if len(np.unique(label_N)) == 2
+    }
     return replace(
         head,
         slope_K=np.array([slope for slope, _ in lines], np.float32),
         offset_K=np.array([offset for _, offset in lines], np.float32),
         threshold_K=np.array(thresholds, np.float32),
+        quantiles=quantiles,
         calibration=settings.calibration,
     )
+
+
+def _quantiles(prob_N: Floats) -> tuple[float, ...]:
+    """Return the quantiles of probabilities in hundredths, each a value that occurs, in six digits."""
+    found_Q = np.quantile(prob_N, np.linspace(0, 1, 101), method="lower")
+    return tuple(float(f"{value:.6g}") for value in found_Q)
 
 
 def _platt(label_N: NDArray[np.int64], logit_N: Floats) -> tuple[float, float]:

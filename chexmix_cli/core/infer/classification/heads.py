@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from chexmix_cli.core.errors import ShapeError, WeightsError
 from chexmix_cli.core.files import atomic_write
+from chexmix_cli.core.settings.classification import OperatingPoint
 from chexmix_cli.core.weights.formats.header import HEAD_KEY, Header, read_header
 
 Array = NDArray[np.float32]
@@ -28,6 +29,8 @@ Array = NDArray[np.float32]
 _SCHEMA = 1
 #: Over what ``infer/embeddings.py`` averages: the whole image, or the squares of a grid.
 _MEAN, _GRID = "mean", re.compile(r"grid([1-9]\d*)")
+#: Share of the films it was trained on below which a head has seen few of a kind.
+_FEW = 0.02
 _FIT_HINT = "fit one: chexmix finetune --task classify --method probe"
 
 
@@ -61,6 +64,10 @@ class Head:
         threshold_K: probability from which a finding counts as present, chosen on the rows it was fitted on.
         calibration: how slope and offset came to be: ``none``, ``platt`` or ``temperature``.
         model: fingerprint of the weights it was fitted on.
+        values: hash of the values of all that it read through (``embeddings.values_read``), whatever dtype they are
+            held in; None in files that do not have it.
+        quantiles: by label, of the probabilities of positive and of negative rows that were left out of a fit in turn,
+            from the least to the greatest in hundredths: what :meth:`thresholds_at` reads; empty if they were not kept.
         validation: by label, what it does on rows it was not fitted on; empty if that was not measured.
         provenance: protocol and counts, any JSON values; no patient data.
 
@@ -80,6 +87,8 @@ class Head:
     threshold_K: Array
     calibration: str = "none"
     model: str
+    values: str | None = None
+    quantiles: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
     validation: Mapping[str, Validation] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -111,6 +120,45 @@ class Head:
         """Return the calibrated probability of each label, (B, K) float64; errors as :meth:`logits`."""
         return sigmoid(self.slope_K * self.logits(embedding_BD) + self.offset_K)
 
+    def thresholds_at(self, point: OperatingPoint) -> NDArray[np.float64]:
+        """Return the probability (K,) from which each label counts as present at an operating point.
+
+        Sensitivity s is reached by the (1 - s) quantile of the positives, specificity s by the s quantile of the
+        negatives, of rows that were left out of the fit; NaN for a label whose quantiles were not kept.
+        """
+        found = np.full(len(self.labels), np.nan)
+        for place, name in enumerate(self.labels):
+            if name in self.quantiles:
+                positives, negatives = self.quantiles[name]
+                of_positives = point.kind == "sensitivity"
+                values, share = (positives, 1 - point.share) if of_positives else (negatives, point.share)
+                found[place] = np.interp(share, np.linspace(0, 1, len(values)), values)
+        return found
+
+    @property
+    def origin(self) -> str:
+        """Return on one line what it was trained and validated on, as far as its file says."""
+        trained = self.provenance.get("trained_on", {})
+        parts = [f"{name} {_shares(counts)}" for name, counts in trained.items()]
+        aurocs = [one.auroc for one in self.validation.values() if one.auroc is not None]
+        told = f"; mean AUROC in validation {sum(aurocs) / len(aurocs):.3f}" if aurocs else ""
+        return (
+            f"head of {len(self.labels)} findings, trained on {', '.join(parts) or 'films it does not describe'}{told}"
+        )
+
+    def notes(self, fields: Mapping[str, Any]) -> list[str]:
+        """Return what to say of a film that is of a kind the head has seen few of, by what is stated of either.
+
+        Args:
+            fields: of the film's record: ``view``, ``age_group``, ``source``.
+        """
+        found = []
+        for name, counts in self.provenance.get("trained_on", {}).items():
+            value, total = fields.get(name), sum(counts.values())
+            if value is not None and total and counts.get(value, 0) < _FEW * total:
+                found.append(f"the head has seen few such films: {name} {value} in {counts.get(value, 0)} of {total}")
+        return found
+
     @property
     def pooling(self) -> str:
         """What the state is averaged over, as the file has it: ``mean`` or ``grid4``."""
@@ -121,13 +169,22 @@ class Head:
         """What the head reads, as results have it: ``layer5`` or ``layer5-grid4``."""
         return f"layer{self.layer}" + ("" if self.grid == 1 else f"-{self.pooling}")
 
-    def require_model(self, fingerprint: str, where: str) -> None:
+    def require_model(self, fingerprint: str, where: str, values: Callable[[], str] | None = None) -> None:
         """Refuse a model whose states the head was not fitted on.
+
+        Args:
+            fingerprint: of the weights in use.
+            where: the head's file, for the message.
+            values: gives the hash of their values, asked for where the fingerprints differ: a copy of the weights in
+                another dtype has the same.
 
         Raises:
             WeightsError: if it was fitted on other weights.
         """
-        if fingerprint != self.model:
+        is_same = fingerprint == self.model
+        if not is_same and self.values is not None and values is not None:
+            is_same = values() == self.values
+        if not is_same:
             raise WeightsError(
                 f"was made for other weights ({self.model[:12]})",
                 where=where,
@@ -146,6 +203,8 @@ class Head:
             "pooling": self.pooling,
             "calibration": self.calibration,
             "model": self.model,
+            **({} if self.values is None else {"values": self.values}),
+            "quantiles": {label: [list(side) for side in sides] for label, sides in self.quantiles.items()},
             "validation": {label: asdict(figures) for label, figures in self.validation.items()},
             "provenance": dict(self.provenance),
         }
@@ -159,8 +218,11 @@ class Head:
         arrays: dict[str, Any] = {
             name: getattr(self, name)[places] for name in ("weight_KD", "bias_K", "slope_K", "offset_K", "threshold_K")
         }
-        validation = {name: found for name, found in self.validation.items() if name in names}
-        return replace(self, labels=tuple(names), validation=validation, **arrays)
+        kept: dict[str, Any] = {
+            field: {name: found for name, found in getattr(self, field).items() if name in names}
+            for field in ("quantiles", "validation")
+        }
+        return replace(self, labels=tuple(names), **kept, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -188,6 +250,8 @@ class Head:
                 threshold_K=arrays["threshold"],
                 calibration=values["calibration"],
                 model=values["model"],
+                values=values.get("values"),
+                quantiles={name: (low, high) for name, (low, high) in values.get("quantiles", {}).items()},
                 validation=_validation(values.get("validation", {})),
                 provenance=values["provenance"],
             )
@@ -245,3 +309,8 @@ def _read_arrays(header: Header) -> dict[str, Array]:
     from safetensors.numpy import load_file
 
     return dict(load_file(header.path))
+
+
+def _shares(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    return " ".join(f"{value} {count / total:.0%}" for value, count in sorted(counts.items(), key=lambda one: -one[1]))

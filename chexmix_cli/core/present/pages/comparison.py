@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chexmix_cli.core.present.pages.render import render
 
 
-def comparison_page(names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, headline: Collection[str]) -> str:
+def comparison_page(names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, headline: Mapping[str, str]) -> str:
     """Return the page of a comparison; it has no script.
 
     Args:
         names: of the results; the others are compared with the first.
         rows: a number each: ``id``, ``first`` (value) and ``others``: for each other result ``second``, ``interval``
             (of the difference), ``remark`` and ``is_significant``, or None where it has no such number.
-        headline: ids of the numbers that are shown first.
+        headline: ids of the numbers that are shown first, each with a short name.
     """
-    first = [row for row in rows if row["id"] in headline]
+    first = [{**row, "id": headline[row["id"]]} for row in rows if row["id"] in headline]
     rest = [row for row in rows if row["id"] not in headline]
     return render(
         "comparison",

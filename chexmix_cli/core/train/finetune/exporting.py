@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +67,6 @@ class Exporter:
         # Apart they are of use to `peft` alone, which would read a decoder that sees images whole as a causal one.
         if is_lora and not self._start.sees_whole_image:
             self._write_adapters(directory / ADAPTER_FOLDER, self._settings.lora)
-
-    def export_head(self, directory: Path, head: Head) -> None:
-        """Write the model and a head that was fitted on the start weights' states, which are the model's too."""
-        self.export_model(directory)
-        replace(head, model=open_weights(directory).fingerprint).save(directory / HEAD_FILE)
 
     def export_findings(
         self,

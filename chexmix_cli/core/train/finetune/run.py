@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.errors import SettingsError, TrainingError
 from chexmix_cli.core.files import held, write_json, write_text
-from chexmix_cli.core.infer.embeddings import require_grid
+from chexmix_cli.core.infer.embeddings import require_grid, values_read
 from chexmix_cli.core.infer.manifest_images import StoredCodes
 from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
@@ -28,6 +30,7 @@ from chexmix_cli.core.settings.finetuning import (
     RetrieveFinetuning,
 )
 from chexmix_cli.core.settings.load import to_dict
+from chexmix_cli.core.text.header import age_group_of
 from chexmix_cli.core.train.distributed import is_main, require_fitting_batch, world_size
 from chexmix_cli.core.train.examples.data_identity import manifest_identity
 from chexmix_cli.core.train.examples.documents import DocumentSet, encode_reports
@@ -41,7 +44,8 @@ from chexmix_cli.core.train.finetune.retrieve_task import RetrieveTask
 from chexmix_cli.core.train.loop import OnRecord, Trainer, resumes
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
-from chexmix_cli.core.weights.files import RUN_MODEL
+from chexmix_cli.core.weights.files import HEAD_FILE, RUN_MODEL
+from chexmix_cli.core.weights.fingerprint import values_hash
 
 Rows = dict[str, list[ManifestRow]]
 
@@ -131,7 +135,7 @@ def finetune(
     if is_fit and world_size() > 1:
         raise SettingsError("a probe is fitted by one process", where="torchrun", hint="leave torchrun out")
     require_fitting_batch(settings.train)
-    if is_fit and ((out / "checkpoints").exists() or (out / RUN_MODEL).exists()):
+    if is_fit and (any((out / name).exists() for name in ("checkpoints", RUN_MODEL, HEAD_FILE))):
         raise TrainingError("holds a run already", where=str(out), hint="choose another --out")
     resume = not is_fit and resumes(out, resume, report)
     torch.manual_seed(settings.train.seed)
@@ -267,15 +271,27 @@ def _labelled(
 
 
 def _fit_findings(run: FinetuningRun, settings: ClassifyFinetuning, out: Path) -> dict[str, Any]:
-    """Fit the classification probe, write its model and return its metrics: no steps, nothing to resume."""
+    """Fit the classification probe, write its head and return its metrics: no steps, nothing to resume."""
     names = _findings(run, settings)
     decoder, vqgan = run.load()
     train, val = (_labelled(run, settings, split, names, codes) for split, codes in run.encode(vqgan).items())
     fit, figures = fit_findings(settings, run.start, decoder, names, train, val, run.progress)
     for name, reason in fit.skipped.items():
         run.remark(f"{name!r} is left out: {reason}")
-    Exporter(settings, run.start, decoder.requires_grad_(False), vqgan).export_head(out / RUN_MODEL, fit.head)
+    provenance = {**fit.head.provenance, "trained_on": _kinds(run.rows["train"])}
+    replace(fit.head, values=values_hash(values_read(decoder, vqgan)), provenance=provenance).save(out / HEAD_FILE)
     return {"step": 0, **figures}
+
+
+def _kinds(rows: Sequence[ManifestRow]) -> dict[str, dict[str, int]]:
+    """Return how many rows there are of each age group, view and source, as far as a manifest says so."""
+    stated: dict[str, Sequence[str | None]] = {
+        "age_group": [age_group_of(row.age) for row in rows],
+        "view": [row.view for row in rows],
+        "source": [row.source for row in rows],
+    }
+    counts = {name: dict(Counter(value for value in values if value is not None)) for name, values in stated.items()}
+    return {name: found for name, found in counts.items() if found}
 
 
 def _findings(run: FinetuningRun, settings: ClassifyFinetuning) -> tuple[str, ...]:
