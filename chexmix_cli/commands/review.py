@@ -49,11 +49,12 @@ def _run(inputs: list[str], run: RunOptions, settings: ReviewSettings, out: Path
     from chexmix_cli.commands.records.output_paths import write_file
     from chexmix_cli.library.batches import run_batches
     from chexmix_cli.library.reports import MARK, Reporter
-    from chexmix_cli.library.review import Review, common_folder
+    from chexmix_cli.library.review import Review, naming_folder
 
     model = run.open_model(settings.input)
     reporter = Reporter(model, settings.decode, settings.explain if is_explained else None, seed=run.seed)
-    found = Review(reporter, settings.page, common_folder(inputs))
+    folder, is_beside = naming_folder(inputs, out)
+    found = Review(reporter, settings.page, folder, is_beside=is_beside)
     run.console.note(MARK)
     batches = run_batches(
         film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True)),

@@ -8,6 +8,8 @@ import shutil
 
 import pytest
 
+from chexmix_cli.library.review import naming_folder
+
 PICTURE = "data:image/webp;base64,"
 
 
@@ -51,6 +53,14 @@ def test_codes_on_stdin_are_reviewed_with_what_a_manifest_says_of_them(call, fil
     assert result.code == 0, result.stderr
     (study,) = data_of(target)[1]["studies"]
     assert (study["id"], study["patient"], study["split"], study["file"]) == ("x", "p", "val", "film.jpg")
+
+
+def test_files_are_named_from_the_page_on_where_they_lie_beside_it(tmp_path):
+    films, page = tmp_path / "a" / "films", tmp_path / "a" / "review.html"
+    films.mkdir(parents=True)
+    assert naming_folder([str(films)], page) == (tmp_path / "a", True)
+    assert naming_folder([str(films), str(tmp_path / "x.png")], page) == (tmp_path, False)
+    assert naming_folder(["-"], page) == (None, False)
 
 
 def test_nothing_at_all_is_a_page_of_what_was_refused(call, films, tmp_path):

@@ -338,9 +338,8 @@ function toggleInvert() {
 
 function exportAs(kind) {
   const lines = edits.lines(studies);
-  const name = `review-${data.key.slice(0, 8)}`;
-  if (kind === "csv") download(asCsv(lines), `${name}.csv`, "text/csv");
-  else download(asJsonLines(lines), `${name}.jsonl`, "application/jsonl");
+  if (kind === "csv") download(asCsv(lines), "edits.csv", "text/csv");
+  else download(asJsonLines(lines), "edits.jsonl", "application/jsonl");
 }
 
 const CLICKS = {
