@@ -80,8 +80,8 @@ docs: $(VENV)/.dev-ready  ## check the documents: links, paths, commands
 site: $(VENV)/.dev-ready  ## the documents as a site in build/site, built without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-browser: $(VENV)/.dev-ready  ## open the page of an evaluation in headless Chromium
-	OMP_NUM_THREADS=2 $(BIN)/pytest -m browser -s tests/browser
+browser: $(VENV)/.dev-ready  ## open every kind of page in headless Chromium
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m browser -s tests/browser $(PYTEST_ARGS)
 
 aot: $(VENV)/.dev-ready  ## compile every kernel for sm_80, sm_90, sm_100 into benchmarks/aot.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/aot.py

@@ -36,13 +36,17 @@ class Review:
         reporter: writes the drafts; with ``explain`` their sentences have their evidence.
         settings: size and quality of the pictures.
         folder: what files are named within; None names them by their last part.
+        is_beside: this is the folder that the page goes to.
 
     Attributes:
         studies: so far, in order.
     """
 
-    def __init__(self, reporter: Reporter, settings: ReviewPageSettings, folder: Path | None) -> None:
+    def __init__(
+        self, reporter: Reporter, settings: ReviewPageSettings, folder: Path | None, *, is_beside: bool = False
+    ) -> None:
         self._reporter, self._settings, self._folder = reporter, settings, folder
+        self._is_beside = is_beside
         self.studies: list[ReviewStudy] = []
 
     def process(self, films: list[Film]) -> list[ReviewStudy]:
@@ -73,7 +77,7 @@ class Review:
     def page(self) -> str:
         """Return the page of all studies."""
         model = self._reporter.model.weights.name
-        return review_page(self.studies, model=model, film_px=self._settings.film_px)
+        return review_page(self.studies, model=model, film_px=self._settings.film_px, is_beside=self._is_beside)
 
     def _study(self, result: StudyReport, trip: NDArray[np.uint8]) -> ReviewStudy:
         record: Record = {"id": result.id, "status": "ok", **result.fields()}
@@ -103,8 +107,16 @@ class Review:
         return name if source.member is None else f"{name}!{source.member}"
 
 
-def common_folder(inputs: Sequence[str]) -> Path | None:
-    """Return the folder that all inputs lie in, one that was given being it; None for inputs on stdin."""
+def naming_folder(inputs: Sequence[str], page: Path) -> tuple[Path | None, bool]:
+    """Return the folder that files are named within, and whether it is the page's: so what is exported finds them.
+
+    It is the page's folder where all inputs lie in it, else the one they have in common; None for inputs on stdin.
+    """
+    common, beside = _common_folder(inputs), Path(os.path.abspath(page)).parent
+    return (beside, True) if common is not None and common.is_relative_to(beside) else (common, False)
+
+
+def _common_folder(inputs: Sequence[str]) -> Path | None:
     if "-" in inputs:
         return None
     paths = [os.path.abspath(one) for one in inputs]

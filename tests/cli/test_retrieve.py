@@ -38,9 +38,12 @@ def index(run, manifest, tmp_path):
     return folder
 
 
-def test_every_direction_finds_itself_first(run, index, films):
-    done = run("retrieve", "query", index, films, "-k", 2, "--find", "images")
+def test_every_direction_finds_itself_first(run, index, films, tmp_path):
+    page = tmp_path / "found.html"
+    done = run("retrieve", "query", index, films, "-k", 2, "--find", "images", "--html", page)
     assert done.code == 0, done.stderr
+    # Three films that ask, each with the two that it finds.
+    assert page.read_text().count("data:image/webp") == 9
     assert [record["results"][0]["id"] for record in done.records] == ["film-a", "film-b", "film-c"]
     for record in done.records:
         (first, second) = record["results"]

@@ -150,7 +150,7 @@ def read_text(path: Path) -> str:
 
 
 #: Of what does not even begin like JSON.
-_TABLE_HINT = "of a table, chexmix data import folder makes a manifest"
+TABLE_HINT = "of a table, chexmix data import folder makes a manifest"
 
 
 def parse_json(text: str, where: str, *, expected: str | None = None) -> Any:
@@ -163,7 +163,7 @@ def parse_json(text: str, where: str, *, expected: str | None = None) -> Any:
         return JSON_DECODER.decode(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
         what = f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "not JSON"
-        hint = None if text.lstrip("\ufeff \t")[:1] in ("{", "[", "") else _TABLE_HINT
+        hint = None if text.lstrip("\ufeff \t")[:1] in ("{", "[", "") else TABLE_HINT
         raise DataError(Reason.BAD_RECORD, what, where=where, expected=expected, hint=hint) from None
 
 

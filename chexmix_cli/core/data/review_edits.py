@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.core.data.lines import quoted
+from chexmix_cli.core.data.lines import TABLE_HINT, quoted
 from chexmix_cli.core.data.tables import blank_to_none, list_columns, read_columns, read_table
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.text.sections import read_sections
@@ -65,7 +65,7 @@ def table_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             f"a table, and no export of chexmix review ({list_columns(columns)})",
             where=path.name,
             expected="JSON Lines: one object a line",
-            hint="chexmix data import folder makes a manifest of a table",
+            hint=TABLE_HINT,
         )
     for row in read_table(path):
         row.check()

@@ -8,6 +8,8 @@ import shutil
 
 import pytest
 
+from chexmix_cli.library.review import Review, naming_folder
+
 PICTURE = "data:image/webp;base64,"
 
 
@@ -47,18 +49,42 @@ def test_a_folder_becomes_a_page_that_names_files_but_no_patient(call, films, tm
 def test_codes_on_stdin_are_reviewed_with_what_a_manifest_says_of_them(call, films, tmp_path):
     line = {"id": "x", "file": str(films / "inner" / "film.jpg"), "patient": "p", "split": "val", "view": "PA"}
     target = tmp_path / "review.html"
-    result = call("review", "-", "-o", target, stdin=json.dumps(line) + "\n")
-    assert result.code == 0, result.stderr
-    (study,) = data_of(target)[1]["studies"]
+    result = call("review", "-", "-o", target, stdin=f"{json.dumps(line)}\n" * 2)
+    assert result.code == 3, result.stderr
+    study, again = data_of(target)[1]["studies"]
+    assert again["error"]["code"] == "DUPLICATE", "decisions are kept by id"
     assert (study["id"], study["patient"], study["split"], study["file"]) == ("x", "p", "val", "film.jpg")
+
+
+def test_files_are_named_from_the_page_on_where_they_lie_beside_it(tmp_path):
+    films, page = tmp_path / "a" / "films", tmp_path / "a" / "review.html"
+    films.mkdir(parents=True)
+    assert naming_folder([str(films)], page) == (tmp_path / "a", True)
+    assert naming_folder([str(films), str(tmp_path / "x.png")], page) == (tmp_path, False)
+    assert naming_folder(["-"], page) == (None, False)
 
 
 def test_nothing_at_all_is_a_page_of_what_was_refused(call, films, tmp_path):
     target = tmp_path / "review.html"
+    assert call("review", films / "broken.png", "-o", tmp_path / "review.pdf").code == 2
     assert call("review", films / "broken.png", "-o", target).code == 1
     assert "error" in data_of(target)[1]["studies"][0]
     assert call("review", films / "broken.png", "-o", tmp_path / "not.html", "--fail-fast").code == 1
     assert not (tmp_path / "not.html").exists()
+
+
+def test_a_run_that_is_stopped_keeps_what_it_has(call, films, tmp_path, monkeypatch):
+    add = Review.add
+
+    def stopped(review, job, result):
+        if review.studies:
+            raise KeyboardInterrupt
+        add(review, job, result)
+
+    monkeypatch.setattr(Review, "add", stopped)
+    target = tmp_path / "review.html"
+    assert call("review", films / "broken.png", films / "study.dcm", "-o", target).code == 130
+    assert len(data_of(target)[1]["studies"]) == 1
 
 
 def test_records_are_a_page_beside_stdout_or_in_its_place(call, films, tmp_path):

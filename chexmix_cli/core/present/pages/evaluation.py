@@ -39,12 +39,13 @@ def evaluation_page(record: Mapping[str, Any], cases: Sequence[ShownCase], plots
         cases: best and worst items.
         plots: PNG bytes by the curve's name, in order.
     """
+    headlines = headline_metrics(record["metrics"])
     titles = {curve["name"]: curve["title"] for curve in record["curves"]}
     groups = {group: [case for case in cases if case.group == group] for group in dict.fromkeys(c.group for c in cases)}
     return render(
         "evaluation",
         title=f"chexmix evaluation: {record['task']}",
-        headlines=headline_metrics(record["metrics"]),
+        headlines=[(one, _telling(one, headlines)) for one in headlines],
         metrics=record["metrics"],
         plots=[(titles.get(name, name), png) for name, png in plots.items()],
         groups=groups,
@@ -59,3 +60,9 @@ def headline_metrics(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, 
     """Return the numbers that stand on top: those marked so, else the first that have a value."""
     marked = [one for one in metrics if one.get("headline")]
     return marked or [one for one in metrics if one["value"] is not None][:_MOST_HEADLINES]
+
+
+def _telling(metric: Mapping[str, Any], headlines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the fields by which a number differs from the others of its name; the rest stands in the table."""
+    others = [one["fields"] for one in headlines if one["name"] == metric["name"]]
+    return {name: value for name, value in metric["fields"].items() if any(one.get(name) != value for one in others)}

@@ -37,13 +37,14 @@ class ReviewStudy:
     keys: Mapping[str, Any] | None = None
 
 
-def review_page(studies: Sequence[ReviewStudy], *, model: str, film_px: int) -> str:
+def review_page(studies: Sequence[ReviewStudy], *, model: str, film_px: int, is_beside: bool = False) -> str:
     """Return the page.
 
     Args:
         studies: in order.
         model: its name.
         film_px: what the films' longer side was reduced to.
+        is_beside: files are named from the page's folder on, else from the folder that was reviewed.
     """
     shown = [_shown(study) for study in studies]
     ranks = {name: rank for rank, name in enumerate(sorted({_group(one) for one in shown}, key=_digest))}
@@ -62,6 +63,7 @@ def review_page(studies: Sequence[ReviewStudy], *, model: str, film_px: int) -> 
         data=as_script_json(values),
         model=model,
         film_px=film_px,
+        is_beside=is_beside,
         num_conflicts=num_conflicts,
         num_refused=num_refused,
         studies=shown,

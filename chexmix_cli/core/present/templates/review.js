@@ -22,7 +22,7 @@ function make(tag, properties = {}, ...children) {
 const badge = (text, kind = "") => make("span", { className: `badge ${kind}`, textContent: text });
 
 function badges(study) {
-  const { decision } = edits.of(study.id);
+  const decision = decisionOf(study);
   const found = decision ? [badge(decision, decision)] : [];
   if (study.error) found.push(badge("refused", "conflict"));
   if (study.conflicts.length) found.push(badge(counted(study.conflicts.length, "conflict"), "conflict"));
@@ -31,6 +31,8 @@ function badges(study) {
 }
 
 const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+/** A refused input may have the id of a study: it has no decision. */
+const decisionOf = (study) => (study.error ? undefined : edits.of(study.id).decision);
 const reportOf = (study) => edits.of(study.id).report ?? study.report ?? "";
 
 function makeCard(study) {
@@ -70,10 +72,10 @@ const FILTERS = {
   unlike: ["Unlike the train films", (study) => study.unlike !== undefined],
   notes: ["With notes", (study) => study.notes.length > 0],
   refused: ["Refused", (study) => Boolean(study.error)],
-  undecided: ["Undecided", (study) => !study.error && !edits.of(study.id).decision],
-  accepted: ["Accepted", (study) => edits.of(study.id).decision === "accepted"],
-  edited: ["Edited", (study) => edits.of(study.id).decision === "edited"],
-  rejected: ["Rejected", (study) => edits.of(study.id).decision === "rejected"],
+  undecided: ["Undecided", (study) => !study.error && !decisionOf(study)],
+  accepted: ["Accepted", (study) => decisionOf(study) === "accepted"],
+  edited: ["Edited", (study) => decisionOf(study) === "edited"],
+  rejected: ["Rejected", (study) => decisionOf(study) === "rejected"],
 };
 const findingNames = [...new Set(studies.flatMap((study) => (study.findings || []).map((one) => one.name)))].sort();
 const probability = (study, name) => (study.findings || []).find((one) => one.name === name)?.p ?? -1;
@@ -187,7 +189,7 @@ function showFlags(study) {
 }
 
 function showDecision(study) {
-  const { decision } = edits.of(study.id);
+  const decision = decisionOf(study);
   byId("decision").textContent = decision || "";
   byId("decision").className = `badge ${decision || ""}`;
   byId("decide").hidden = Boolean(study.error) || view.isEditing;
@@ -338,9 +340,8 @@ function toggleInvert() {
 
 function exportAs(kind) {
   const lines = edits.lines(studies);
-  const name = `review-${data.key.slice(0, 8)}`;
-  if (kind === "csv") download(asCsv(lines), `${name}.csv`, "text/csv");
-  else download(asJsonLines(lines), `${name}.jsonl`, "application/jsonl");
+  if (kind === "csv") download(asCsv(lines), "edits.csv", "text/csv");
+  else download(asJsonLines(lines), "edits.jsonl", "application/jsonl");
 }
 
 const CLICKS = {

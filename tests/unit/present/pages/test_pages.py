@@ -150,6 +150,20 @@ def test_an_evaluation_opens_with_numbers_plots_and_cases_and_folds_signatures_a
     assert f"no judge {html.escape(HOSTILE)}".replace("&quot;", "&#34;") in page
 
 
+def test_a_headline_says_what_tells_it_from_others_of_its_name():
+    def metric(name: str, **fields: str) -> dict[str, Any]:
+        found = {"name": name, "value": 0.5, "interval": None, "n": 3, "fields": fields, "signature": name}
+        return found | {"headline": True}
+
+    metrics = [metric("auroc", label="Edema", policy="ones"), metric("auroc", label="Mass", policy="ones")]
+    page = evaluation_page(an_evaluation(metrics=[*metrics, metric("bleu", ref="findings")]), [], {})
+    headlines = page[: page.index("All numbers")]
+    assert "label=Edema" in headlines
+    assert "policy=ones" not in headlines
+    assert "ref=findings" not in headlines
+    assert "policy=ones" in page
+
+
 def test_headlines_are_the_marked_numbers_else_the_first_that_have_a_value():
     metrics = [{"name": str(number), "value": None if number == 0 else number} for number in range(12)]
     assert [one["name"] for one in headline_metrics(metrics)] == [str(number) for number in range(1, 9)]
