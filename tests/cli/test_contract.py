@@ -55,10 +55,10 @@ FLAGS = {
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
     "classify": COMMON
     | {"--seed", "--html", "--out", "-o", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
-    "evaluate classification": EVALUATION | {"--mask-ratio", "--head", "--tokens"},
+    "evaluate classification": EVALUATION | {"--mask-ratio", "--head", "--tokens", "--at", "--by"},
     "evaluate inpainting": EVALUATION | {"--mask-ratio", "--patterns"},
     "evaluate table": PLAIN | {"--manifest", "--judge", "--results", "--weights", "--device", "--dtype"},
-    "evaluate diff": TRAINING - {"--preset"} | {"--json"},
+    "evaluate diff": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--html"},
     "evaluate retrieval": EVALUATION,
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
     "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids", "--html"},
@@ -158,7 +158,7 @@ def test_a_commands_own_flags_stand_first_and_are_few(name):
     shared = {field.name for field in dataclasses.fields(RunOptions)}
     options = [one for one in command.params if one.param_type_name == "option"]
     own = [one for one in options if one.rich_help_panel != COMMON_OPTIONS]
-    assert len(own) <= 9
+    assert len(own) <= 10
     assert options[: len(own)] == own
     assert {one.name for one in options[len(own) :]} <= shared
 

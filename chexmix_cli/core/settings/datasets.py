@@ -92,7 +92,7 @@ class ColumnSettings:
 
     Attributes:
         file: the image's path; the only required column.
-        id, patient, study, view, split: as in a manifest.
+        id, patient, study, view, sex, age, source, split: as in a manifest; an age in years or as ``058Y``.
         findings, impression: sections of the report.
         report: a whole report, which is split into sections.
         labels: columns of labels; empty: those with the name of a CheXpert or NIH finding.
@@ -103,6 +103,9 @@ class ColumnSettings:
     patient: str | None = None
     study: str | None = None
     view: str | None = None
+    sex: str | None = None
+    age: str | None = None
+    source: str | None = None
     split: str | None = None
     findings: str | None = None
     impression: str | None = None

@@ -20,6 +20,7 @@ class Entry:
         paths: where the file may be, relative to the folder of images, likeliest first.
         study, patient: as the data set names them.
         view: as stated, UNKNOWN if it is not.
+        sex, age, source: of the patient, and of the image, as in a manifest.
         split: ``train``, ``val``, ``test``, or None if the data set does not say.
         draw: splits that may be drawn for the patient if ``split`` is None; empty leaves it without.
         labels, findings, impression: as in a manifest.
@@ -31,6 +32,9 @@ class Entry:
     study: str | None = None
     patient: str | None = None
     view: View = View.UNKNOWN
+    sex: str | None = None
+    age: float | None = None
+    source: str | None = None
     split: str | None = None
     draw: tuple[str, ...] = ("train", "val", "test")
     labels: Mapping[str, Label] = field(default_factory=dict)

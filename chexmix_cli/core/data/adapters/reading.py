@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chexmix_cli.core.data.lines import quoted
+from chexmix_cli.core.data.manifest import OLDEST
 from chexmix_cli.core.data.tables import blank_to_none
 from chexmix_cli.core.data.views import View, view_of_code, words
 from chexmix_cli.core.errors import DataError, Reason
@@ -18,6 +19,13 @@ _SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_SEXES: Mapping[str, str] = {
+    **dict.fromkeys(("f", "female", "w", "woman"), "F"),
+    **dict.fromkeys(("m", "male", "man"), "M"),
+    **dict.fromkeys(("o", "other", "diverse"), "O"),
+}
+#: Of an age in years, months, weeks, days.
+_A_YEAR = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 #: Words of view columns that name how the patient stood or lay, what the film was for, or nothing.
 _NO_DIRECTION = frozenset(
     {"ERECT", "SUPINE", "UPRIGHT", "STANDING", "SITTING", "PORTABLE", "HORIZONTAL", "GENERAL", "PICC", "LINE", "UNK"}
@@ -113,6 +121,23 @@ def read_split(text: str | None) -> str | None:
     if split is None:
         raise DataError(Reason.BAD_RECORD, f"split {quoted(stated)}", expected=", ".join(_SPLITS))
     return split
+
+
+def read_sex(text: str | None) -> str | None:
+    """Return ``F``, ``M`` or ``O`` for the words that data sets have for them, None for a blank or another word."""
+    return _SEXES.get((blank_to_none(text) or "").lower())
+
+
+def read_age(text: str | None) -> float | None:
+    """Return an age in years: of a number, or of DICOM's form ``058Y``, ``013M`` (PS3.5 6.2, AS); None of all else.
+
+    Some data sets have ages of several hundred years: they are mistakes, and no age.
+    """
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)([YMWD]?)", (blank_to_none(text) or "").upper())
+    if found is None:
+        return None
+    years = round(float(found[1]) / _A_YEAR[found[2] or "Y"], 2)
+    return years if years <= OLDEST else None
 
 
 def read_view(text: str | None) -> View:

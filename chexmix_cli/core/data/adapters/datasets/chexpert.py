@@ -14,7 +14,7 @@ from pathlib import Path
 
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.layout import find_file, folders_named
-from chexmix_cli.core.data.adapters.reading import first_view, read_split, read_view
+from chexmix_cli.core.data.adapters.reading import first_view, read_age, read_sex, read_split, read_view
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, finding_name, parse_labels
 from chexmix_cli.core.data.tables import match_name, read_columns, read_table
 from chexmix_cli.core.data.views import View
@@ -92,6 +92,9 @@ def _entry(cells: Mapping[str, str], folders: list[str]) -> Entry:
         study=f"{patient}/{study}",
         patient=patient,
         view=view,
+        sex=read_sex(cells.get("Sex")),
+        age=read_age(cells.get("Age")),
+        source="chexpert",
         split=read_split(split),
         labels=parse_labels(cells, CHEXPERT_FINDINGS),
         notes={**notes, "label_source": "table"},

@@ -14,7 +14,15 @@ from chexmix_cli.core.data.adapters.datasets.chexpert import split_path, stated_
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.label_table import LabelTable
 from chexmix_cli.core.data.adapters.layout import find_file, require_file
-from chexmix_cli.core.data.adapters.reading import Report, first_view, named_sections, read_report, read_split
+from chexmix_cli.core.data.adapters.reading import (
+    Report,
+    first_view,
+    named_sections,
+    read_age,
+    read_report,
+    read_sex,
+    read_split,
+)
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS
 from chexmix_cli.core.data.lines import read_json_lines
 from chexmix_cli.core.data.tables import blank_to_none, match_name, read_table
@@ -49,6 +57,9 @@ def _entry(cells: Mapping[str, str], labels: LabelTable | None) -> Entry:
         study=f"{patient}/{study}",
         patient=blank_to_none(cells.get("deid_patient_id")) or patient,
         view=view,
+        sex=read_sex(cells.get("sex")),
+        age=read_age(cells.get("age")),
+        source="chexpert-plus",
         split=read_split(cells.get("split")) or read_split(folder),
         labels=found or {},
         **_report(cells).fields(**notes),

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.layout import find_file, folders_named, require_file
-from chexmix_cli.core.data.adapters.reading import first_view, read_view
+from chexmix_cli.core.data.adapters.reading import first_view, read_age, read_sex, read_view
 from chexmix_cli.core.data.labels import NIH_FINDINGS, NO_FINDING, Label, finding_name, listed_labels
 from chexmix_cli.core.data.lines import quoted
 from chexmix_cli.core.data.tables import match_name, read_table
@@ -43,6 +43,9 @@ def read(root: Path, settings: ImportSettings) -> Iterator[Entry | Rejection]:
             study=PurePosixPath(name).stem,
             patient=cells["Patient ID"].strip(),
             view=view,
+            sex=read_sex(cells.get("Patient Sex") or cells.get("Patient Gender")),
+            age=read_age(cells.get("Patient Age")),
+            source="nih14",
             split="test" if part == "test" else None,
             draw=draw,
             labels=_labels(cells["Finding Labels"]),

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection, entries
 from chexmix_cli.core.data.adapters.layout import require_file
-from chexmix_cli.core.data.adapters.reading import first_view, read_view, tidy
+from chexmix_cli.core.data.adapters.reading import first_view, read_sex, read_view, tidy
 from chexmix_cli.core.data.labels import Label, listed_labels
 from chexmix_cli.core.data.tables import blank_to_none, match_name, read_table
 from chexmix_cli.core.data.views import View
@@ -51,6 +51,8 @@ def _entry(cells: Mapping[str, str], settings: ListedImport) -> Entry:
         study=blank_to_none(cells["StudyID"]),
         patient=blank_to_none(cells["PatientID"]),
         view=view,
+        sex=read_sex(cells.get("PatientSex_DICOM")),
+        source="padchest",
         labels=_labels(cells["Labels"], settings.absent_is_zero),
         findings=report,
         notes={**notes, "label_source": "Labels", **_noted("label_method", cells.get("MethodLabel"))},
