@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": ("plan", "app", "Tell whether a command will fit this machine, and how long it will take."),
     "data": ("data.group", "app", "Make manifests of published data sets, and check them."),
     "weights": ("weights.group", "app", "List, describe, check, convert, export and fetch models."),
+    "help": ("help", "show_help", "Show the help of a command."),
 }
 
 

@@ -41,6 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("chexmix-home")
     monkeypatch.setenv("CHEXMIX_HOME", str(folder))
     monkeypatch.setenv("CHEXMIX_ID_SALT", "a salt for tests")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
     return folder
 
 

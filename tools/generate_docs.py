@@ -1,4 +1,6 @@
-"""Write docs/commands/ from the commands and settings themselves, a page a command; a test fails while it is stale.
+"""Write docs/commands/, a page a command, and docs/man/chexmix.1 from the commands and settings themselves.
+
+The test suite fails while they are stale.
 
 Usage: python tools/generate_docs.py
 """
@@ -15,6 +17,7 @@ from typing import Any
 
 import typer
 
+from chexmix_cli import __version__
 from chexmix_cli.app import COMMANDS, app
 from chexmix_cli.commands.shared.help import COMMON_OPTIONS
 from chexmix_cli.commands.shared.options import RunOptions
@@ -36,6 +39,7 @@ from chexmix_cli.core.settings.retrieval import IndexSettings, QuerySettings, Re
 from chexmix_cli.core.settings.training import STAGES
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "commands"
+MANUAL = TARGET.parent / "man" / "chexmix.1"
 
 GENERATED = "<!-- Written by tools/generate_docs.py from the commands themselves; change them, not this page. -->"
 
@@ -93,6 +97,8 @@ def main() -> None:
     TARGET.mkdir(exist_ok=True)
     for name, text in pages().items():
         (TARGET / name).write_text(text, encoding="utf-8")
+    MANUAL.parent.mkdir(exist_ok=True)
+    MANUAL.write_text(manual(), encoding="utf-8")
     sys.stdout.write(f"wrote {TARGET}\n")
 
 
@@ -105,6 +111,49 @@ def pages() -> dict[str, str]:
     listed = "\n".join(f"| [{name}]({name}.md) | {COMMANDS[name][2].replace('|', '/')} |" for name in found)
     index = [INTRO, f"| command | |\n|---|---|\n{listed}\n", _common_section([command for _, command in commands])]
     return {"index.md": "\n".join(index)} | {f"{name}.md": _page(name, parts) for name, parts in found.items()}
+
+
+def manual() -> str:
+    """Return the manual page, in the macros of man(7): each command with its own options, the common ones once."""
+    commands = _commands(typer.main.get_command(app), ())
+    common = {one.name: one for _, command in commands for one in command.params if _is_common(one)}
+    order = [common[field.name] for field in dataclasses.fields(RunOptions)]
+    lines = [
+        f'.TH CHEXMIX 1 "" "chexmix {__version__}" "User Commands"',
+        ".SH NAME",
+        r"chexmix \- chest radiographs and their reports as one sequence of tokens",
+        ".SH SYNOPSIS",
+        r".B chexmix",
+        r".I COMMAND",
+        "[OPTIONS] [ARGUMENTS]",
+        ".SH DESCRIPTION",
+        "Records go to stdout as JSON Lines, everything else to stderr. Results are preliminary and unverified;",
+        "not for clinical use.",
+        ".SH COMMANDS",
+    ]
+    for path, command in commands:
+        lines += [f".SS {_roff(' '.join(path))}", _roff(inspect.cleandoc(command.help or "").split("\n\n")[0])]
+        lines += [line for one in command.params if not _is_common(one) for line in _manual_option(one)]
+    lines += [".SH COMMON OPTIONS", *(line for one in order for line in _manual_option(one))]
+    codes = "0 done, 1 failed, 2 usage or settings, 3 some records failed, 4 the machine lacks something, 70 a bug, 130"
+    lines += [".SH EXIT STATUS", f"{codes} interrupted.", ".SH FILES"]
+    lines += [r".I $XDG_CONFIG_HOME/chexmix/config.toml", "Your own settings, a table for each command."]
+    return "\n".join(lines) + "\n"
+
+
+def _manual_option(parameter: Any) -> list[str]:
+    name = _parameter_name(parameter).replace("`", "").replace("\\|", "|")
+    return [
+        ".TP",
+        rf"\fB{_roff(name)}\fR",
+        _roff(_parameter_help(parameter).replace("`", "").replace("\\|", "|")) or "-",
+    ]
+
+
+def _roff(text: str) -> str:
+    """Return text that no macro or escape of roff is in."""
+    one_line = " ".join(text.split()).replace("\\", "\\e").replace("-", "\\-")
+    return f"\\&{one_line}" if one_line.startswith((".", "'")) else one_line
 
 
 def _page(name: str, commands: list[tuple[tuple[str, ...], Any]]) -> str:

@@ -120,7 +120,7 @@ def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: 
             sinks=sinks,
             workers=settings.input.workers,
         )
-        return loop.run(film_jobs(inputs, reader), "studies").exit_code
+        return loop.run(film_jobs(inputs, reader, counted=run.console.shows_progress), "studies").exit_code
 
 
 def _describe(record: Record) -> str:

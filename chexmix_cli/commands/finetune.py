@@ -8,17 +8,40 @@ from typing import Annotated, Any
 import typer
 
 from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import words
 from chexmix_cli.commands.shared.ranks import training_process
 from chexmix_cli.commands.shared.training_view import TrainingView
 from chexmix_cli.core.errors import ExitCode
 from chexmix_cli.core.settings.finetuning import resolve_task
 
-Task = Annotated[str, typer.Option("--task", metavar="NAME", help="report, classify or retrieve.")]
+Task = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        metavar="NAME",
+        help="report, classify or retrieve.",
+        autocompletion=words("report", "classify", "retrieve"),
+    ),
+]
 Method = Annotated[
     str | None,
-    typer.Option("--method", metavar="NAME", help="probe, lora or full. Default: the preset's.", show_default=False),
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="probe, lora or full. Default: the preset's.",
+        show_default=False,
+        autocompletion=words("probe", "lora", "full"),
+    ),
 ]
-PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Fine-tuning preset: mini, phi2 or debug.")]
+PresetName = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="Fine-tuning preset: mini, phi2 or debug.",
+        autocompletion=words("mini", "phi2", "debug"),
+    ),
+]
 Data = Annotated[
     Path, typer.Option("--manifest", metavar="MANIFEST", help="JSON Lines with train and val rows.", show_default=False)
 ]

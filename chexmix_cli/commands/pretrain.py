@@ -8,15 +8,30 @@ from typing import Annotated, Any
 import typer
 
 from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import words
 from chexmix_cli.commands.shared.ranks import training_process
 from chexmix_cli.commands.shared.training_view import TrainingView
 from chexmix_cli.core.errors import ExitCode
 from chexmix_cli.core.settings.training import resolve_stage
 
 Stage = Annotated[
-    str, typer.Option("--stage", metavar="NAME", help="tokenizer, 1 (next token) or 2 (masked next token).")
+    str,
+    typer.Option(
+        "--stage",
+        metavar="NAME",
+        help="tokenizer, 1 (next token) or 2 (masked next token).",
+        autocompletion=words("tokenizer", "1", "2"),
+    ),
 ]
-PresetName = Annotated[str, typer.Option("--preset", metavar="NAME", help="Preset: debug, mini, small or phi2.")]
+PresetName = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="Preset: debug, mini, small or phi2.",
+        autocompletion=words("debug", "mini", "small", "phi2"),
+    ),
+]
 Data = Annotated[
     Path,
     typer.Option(

@@ -63,7 +63,7 @@ def _run(inputs: list[str], run: RunOptions, settings: ReviewSettings, out: Path
     run.console.note(MARK)
     batches = run_batches(
         # Decisions are kept by id.
-        refuse_repeats(film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True))),
+        refuse_repeats(iter(film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True)))),
         found.process,
         batch_size=settings.input.batch_size,
         workers=settings.input.workers,

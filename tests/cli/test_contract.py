@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -69,6 +70,7 @@ FLAGS = {
     "weights export": PLAIN | {"--out", "-o", "--dtype", "--format"},
     "weights drafts": TRAINING - {"--preset"} | {"--weights", "--out", "-o", "--json"},
     "weights fetch": PLAIN | {"--accept-licence"},
+    "help": set(),
 }
 
 
@@ -187,6 +189,8 @@ def test_a_group_alone_shows_its_help_and_exits_2(call, name):
         ("chexmix evaluate re", {"report", "retrieval"}),
         ("chexmix evaluate classification --ma", {"--manifest", "--mask-ratio"}),
         ("chexmix tokenize a.png --p", {"--paths", "--provenance"}),
+        ("chexmix finetune --task ", {"report", "classify", "retrieve"}),
+        ("chexmix classify --device c", {"cpu", "cuda"}),
     ],
 )
 def test_words_are_completed_as_bash_asks_for_them(call, monkeypatch, capsys, line, expected):
@@ -366,3 +370,56 @@ def test_a_picture_is_not_written_under_the_name_of_another_kind_of_file(call, f
     assert result.code == 2
     assert "'out.gif' ends in .gif; expected a name that ends in .png or .dcm, or a folder" in result.stderr
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("words", [[], ["classify"], ["evaluate"], ["evaluate", "report"]])
+def test_help_is_a_command_too(call, words):
+    shown = call("help", *words)
+    assert (shown.code, shown.stdout) == (0, call(*words, "--help").stdout)
+
+
+def test_help_of_a_command_that_is_not_there_names_the_nearest(call):
+    result = call("help", "evaluate", "reprot")
+    assert result.code == 2
+    assert "chexmix evaluate: no such command 'reprot'" in result.stderr
+    assert "did you mean 'report'?" in result.stderr
+
+
+def test_a_users_own_settings_stand_above_the_defaults_and_below_all_else(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "chexmix" / "config.toml"
+    file.parent.mkdir()
+    file.write_text("[generate-report.decode]\nmax_new_tokens = 64\ntop_p = 0.5\n")
+    shown = json.loads(call("generate-report", "--set", "decode.top_p=0.9", "--show-config").stdout)
+    decode = shown["settings"]["decode"]
+    assert (decode["max_new_tokens"], decode["top_p"]) == (64, 0.9)
+    assert shown["set_by"]["decode.max_new_tokens"] == str(file)
+    assert json.loads(call("classify", "--show-config").stdout)["set_by"] == {}
+    file.write_text("[generate-report]\ndecod = 1\n")
+    wrong = call("generate-report", "--show-config")
+    assert wrong.code == 2
+    assert "did you mean 'decode'?" in wrong.stderr
+    file.write_text("generate-report = 1\n")
+    assert "[generate-report] is no table" in call("generate-report", "--show-config").stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_works_in_a_real_shell(shell, repository, tmp_path):
+    """The script is sourced by the shell itself; bash is asked for words as it asks when a user presses Tab."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    programme = tmp_path / "chexmix"
+    programme.write_text(f'#!/bin/sh\nexec {sys.executable} -m chexmix_cli "$@"\n')
+    programme.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(repository)}
+    asked = {
+        "bash": "source <(chexmix --show-completion bash); COMP_WORDS=(chexmix evaluate cl); COMP_CWORD=2; "
+        '_chexmix_completion chexmix; echo "${COMPREPLY[@]}"',
+        "zsh": "autoload -U compinit; compinit -u; source <(chexmix --show-completion zsh); "
+        "echo ${_comps[chexmix]:+classification}",
+        "fish": "chexmix --show-completion fish | source; complete -C 'chexmix evaluate cl' | cut -f1",
+    }
+    done = subprocess.run(
+        [shell, "-c", asked[shell]], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip() == "classification", done.stderr

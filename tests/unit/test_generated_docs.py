@@ -11,6 +11,8 @@ def test_the_pages_of_the_commands_are_fresh(repository):
     generator = runpy.run_path(str(repository / "tools" / "generate_docs.py"))
     written = {page.name: page.read_text(encoding="utf-8") for page in (repository / "docs" / "commands").iterdir()}
     assert written == generator["pages"](), "run: python tools/generate_docs.py"
+    manual = repository / "docs" / "man" / "chexmix.1"
+    assert manual.read_text(encoding="utf-8") == generator["manual"](), "run: python tools/generate_docs.py"
 
 
 def test_the_pictures_of_the_help_show_what_it_says(repository):

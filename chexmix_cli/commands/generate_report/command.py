@@ -109,7 +109,8 @@ def _run(
             is_named_before=True,
             workers=settings.input.workers,
         )
-        tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids)), "reports")
+        reader = model.reader(keep_uids=run.keep_uids)
+        tally = loop.run(film_jobs(inputs, reader, counted=run.console.shows_progress), "reports")
     records.report(run.console)
     if shown.has_stats and tally.num_ok:
         from chexmix_cli.commands.generate_report.decoding_stats import show_costs

@@ -145,7 +145,8 @@ def _run(inputs: list[str], run: RunOptions, settings: InpaintSettings, asked: A
             sinks=sinks,
             workers=settings.input.workers,
         )
-        tally = loop.run(film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True)), "inpaint")
+        reader = model.reader(keep_uids=run.keep_uids, keeps_picture=True)
+        tally = loop.run(film_jobs(inputs, reader, counted=run.console.shows_progress), "inpaint")
     summary = records.audit_summary()
     if summary is not None:
         run.console.note(summary)

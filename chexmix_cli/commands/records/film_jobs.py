@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from chexmix_cli.commands.records.streams import read_stdin
 from chexmix_cli.library.films import Film, FilmReader
 from chexmix_cli.library.job import Job, raiser
 
 
-def film_jobs(arguments: Sequence[str], reader: FilmReader) -> Iterator[Job[Film]]:
-    """Yield a job for every record the inputs will give, in order.
+def film_jobs(arguments: Sequence[str], reader: FilmReader, *, counted: bool = False) -> Iterable[Job[Film]]:
+    """Return a job for every record the inputs will give, in order.
 
     Args:
         arguments: of the command line; ``["-"]`` is stdin.
         reader: of the model in use.
+        counted: look through all files first, so that the jobs have a length; not of stdin, which may not end.
     """
     if "-" in arguments:
-        yield from _stdin_jobs(reader)
-    else:
-        yield from reader.jobs(arguments)
+        return _stdin_jobs(reader)
+    return list(reader.jobs(arguments)) if counted else reader.jobs(arguments)
 
 
 def _stdin_jobs(reader: FilmReader) -> Iterator[Job[Film]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sized
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic
@@ -72,11 +72,21 @@ class Loop(Generic[Prepared]):
     workers: int = 0
     is_named_before: bool = False
 
-    def run(self, jobs: Iterator[Job[Prepared]], label: str, tally: Tally | None = None) -> Tally:
-        """Process all jobs and write a record each; return the tally, which may have begun before."""
+    def run(
+        self, jobs: Iterable[Job[Prepared]], label: str, tally: Tally | None = None, *, total: int | None = None
+    ) -> Tally:
+        """Process all jobs and write a record each; return the tally, which may have begun before.
+
+        Args:
+            jobs: those that have a length are shown with it, and with the time that is left.
+            label: of the bar.
+            tally: to go on with.
+            total: of the jobs, where they have no length and it is known.
+        """
         tally = Tally() if tally is None else tally
+        total = len(jobs) if isinstance(jobs, Sized) else total
         batches = run_batches(
-            jobs,
+            iter(jobs),
             self._process,
             batch_size=self.batch_size,
             workers=self.workers,
@@ -87,7 +97,7 @@ class Loop(Generic[Prepared]):
         with console.progress(label, among_records=stdout) as move, closing(batches) as results:
             for number, (job, result) in enumerate(results, start=1):
                 self._write(job, result, tally)
-                move(number, None)
+                move(number, total)
         tally.report(console)
         return tally
 

@@ -21,9 +21,11 @@ from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.commands.shared.help import COMMON_OPTIONS
 from chexmix_cli.commands.shared.options import ALWAYS, SETTINGS, RunOptions, Sets
 from chexmix_cli.core.errors import ExitCode
-from chexmix_cli.core.settings.load import Layer, Resolved, parse_assignments, read_toml, resolve
+from chexmix_cli.core.settings.load import Layer, Resolved, parse_assignments, read_toml, resolve, user_layers
 
 Settings = TypeVar("Settings")
+#: Parameter by which Typer gives a command its context.
+_CONTEXT = "typer_context"
 Command = Callable[..., int]
 
 
@@ -70,8 +72,11 @@ def command(settings: Any, *common: str) -> Callable[[Callable[..., int]], Comma
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
         def run(**given: Any) -> int:
+            # ``chexmix evaluate report``: the words name the table of the user's own settings.
+            context = given.pop(_CONTEXT)
+            words = [] if context is None else context.command_path.split()[1:]
             options = RunOptions(**{name: given.pop(name) for name in taken})
-            resolved = None if settings is None else _resolved(settings, options, own, given)
+            resolved = None if settings is None else _resolved(settings, options, own, given, user_layers(words))
             if resolved is not None and options.show_config:
                 typer.echo(resolved.to_json())
                 return ExitCode.DONE
@@ -79,7 +84,8 @@ def command(settings: Any, *common: str) -> Callable[[Callable[..., int]], Comma
             return function(Call(None if resolved is None else resolved.settings, options), **given)
 
         # Typer reads both; names are all that counts, so a required flag may follow another.
-        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *_common(taken))]
+        context = inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typer.Context)
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *_common(taken))] + [context]
         run.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
         run.__name__, run.__doc__ = function.__name__, function.__doc__
@@ -107,10 +113,14 @@ def _common(taken: set[str]) -> list[inspect.Parameter]:
 
 
 def _resolved(
-    settings: Any, options: RunOptions, own: Sequence[inspect.Parameter], given: Mapping[str, Any]
+    settings: Any,
+    options: RunOptions,
+    own: Sequence[inspect.Parameter],
+    given: Mapping[str, Any],
+    user: Sequence[Layer],
 ) -> Resolved[Any]:
-    """Return a command's settings: default < preset < configuration file < ``--set`` < flag."""
-    layers: list[Layer] = []
+    """Return a command's settings: default < preset < user's file < ``--config`` < ``--set`` < flag."""
+    layers: list[Layer] = [*user]
     if options.config is not None:
         layers.append((f"--config {options.config.name}", read_toml(options.config)))
     layers += [("--set", parse_assignments(options.assignments or ())), ("flag", _flags(own, given))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,8 +35,8 @@ class Console:
 
     @property
     def shows_progress(self) -> bool:
-        """Return whether progress bars are drawn."""
-        return sys.stderr.isatty() and not self.is_quiet
+        """Return whether progress bars are drawn: not where lines cannot be written over."""
+        return sys.stderr.isatty() and not self.is_quiet and os.environ.get("TERM") != "dumb"
 
     def start_logging(self) -> None:
         """Send the library's log to stderr: warnings, with ``-v`` also information."""
@@ -55,7 +56,7 @@ class Console:
         """Print a table on stderr unless quiet: drawn on a terminal, tab-separated lines elsewhere."""
         if self.is_quiet:
             return
-        if not sys.stderr.isatty():
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             for row in rows:
                 print("\t".join(row), file=sys.stderr)
             return
@@ -81,13 +82,22 @@ class Console:
             yield lambda done, total: None
             return
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns: tuple[Any, ...] = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
         )
         # The bar must leave stdout alone: by default it takes what is written there, the records, to its own stream.
         with Progress(*columns, console=RichConsole(stderr=True), transient=True, redirect_stdout=False) as bar:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from chexmix_cli.library.opened import OpenModel
 
 
+def words(*known: str) -> Callable[[str], list[str]]:
+    """Return what completes an option's value in a shell: the known words that begin with what is typed."""
+    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+
+
 @dataclass(frozen=True, slots=True)
 class Sets:
     """Stands in a flag's annotation: the flag, where it is given, sets this setting, above all other layers.
@@ -57,6 +62,7 @@ Preset = Annotated[
         "--image-preset",
         metavar="NAME",
         help="How films become pixels, such as voi or official. Default: the model's own.",
+        autocompletion=words("model", "voi", "percentile", "mimic-jpg", "chexpert", "official"),
     ),
     Sets("input.preset"),
 ]
@@ -76,8 +82,24 @@ class RunOptions:
         str | None,
         typer.Option("--weights", metavar="NAME|DIR", help="Model to use. Default: the embedded chexmix-mini."),
     ] = None
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, float32 or bfloat16.")] = "auto"
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="auto, cpu, cuda, cuda:N or mps.",
+            autocompletion=words("auto", "cpu", "cuda", "mps"),
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="NAME",
+            help="auto, float32 or bfloat16.",
+            autocompletion=words("auto", "float32", "bfloat16"),
+        ),
+    ] = "auto"
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Seed of everything random.")
     ] = 0

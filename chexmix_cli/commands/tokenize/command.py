@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,7 +110,8 @@ class _Task:
         model = self.options.open_model(self.settings.input, needs_decoder=False)
         rows, console = self.settings.shards.rows, self.options.console
         output = None if out is None else ShardOutput(out, model, rows, self.part)
-        tally, jobs = Tally(), film_jobs(self.inputs, model.reader(keep_uids=self.options.keep_uids))
+        reader = model.reader(keep_uids=self.options.keep_uids)
+        tally, jobs = Tally(), film_jobs(self.inputs, reader, counted=console.shows_progress and self.part.count == 1)
         with Sinks(self.options) as sinks:
             ends = _Ends(output, sinks, tally, drops_codes=self.no_codes and output is None)
             if output is not None and output.num_finished:
@@ -124,8 +126,10 @@ class _Task:
                 group=0 if output is None else rows,
                 workers=self.settings.input.workers,
             )
-            selected = own(jobs, self.part) if output is None else output.select(jobs, ends.pass_over)
-            loop.run(selected, "tokenize", tally)
+            selected = own(iter(jobs), self.part) if output is None else output.select(iter(jobs), ends.pass_over)
+            num_finished = 0 if output is None else output.num_finished
+            total = len(jobs) - num_finished if isinstance(jobs, Sized) else None
+            loop.run(selected, "tokenize", tally, total=total)
             if output is not None:
                 output.close()
         return tally.exit_code

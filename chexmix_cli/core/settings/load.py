@@ -10,10 +10,11 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -89,6 +90,32 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"not valid TOML ({error})", where=str(path)) from None
     except OSError as error:
         raise SettingsError(f"cannot be read ({error.strerror})", where=str(path)) from None
+
+
+def user_file() -> Path:
+    """Return where a user's own settings are: ``chexmix/config.toml`` in the XDG folder of configurations."""
+    folder = os.environ.get("XDG_CONFIG_HOME")
+    return Path(folder or Path.home() / ".config") / "chexmix" / "config.toml"
+
+
+def user_layers(words: Sequence[str]) -> list[Layer]:
+    """Return the layer of a user's own settings for a command, if there is one: the table of its words.
+
+    ``[generate-report.decode]`` holds settings of ``chexmix generate-report``, ``[evaluate.report.labels]`` of
+    ``chexmix evaluate report``.
+
+    Raises:
+        SettingsError: if the file cannot be read, or the table is none.
+    """
+    path = user_file()
+    if not path.is_file():
+        return []
+    values: Any = read_toml(path)
+    for word in words:
+        values = values.get(word, {})
+        if not isinstance(values, dict):
+            raise SettingsError(f"[{'.'.join(words)}] is no table", where=str(path), expected="a table of settings")
+    return [(str(path), values)] if values else []
 
 
 def read_preset(group: str, name: str) -> dict[str, Any]:

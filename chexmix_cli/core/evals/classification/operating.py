@@ -67,7 +67,7 @@ def at_point(measured: Measured) -> tuple[list[Measurement], dict[str, dict[str,
         raise SettingsError(
             "has no thresholds to choose from",
             where="--at",
-            expected="a probe fitted here, or a head that `chexmix finetune --method probe` wrote since 0.5",
+            expected="a probe fitted here, or a head of `chexmix finetune --method probe` that kept them",
         )
     called_NK = scored.prob_NK >= threshold_K
 

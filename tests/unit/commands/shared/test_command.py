@@ -63,7 +63,7 @@ def call_of(function: Any, **given: Any) -> Call[Any]:
 def test_own_parameters_stand_before_those_it_takes():
     parameters = inspect.signature(fill).parameters
     settings, always = ["config", "assignments", "show_config"], ["is_quiet", "is_verbose"]
-    assert list(parameters) == ["name", "samples", "ratios", "seed", *settings, "is_json", *always]
+    assert list(parameters) == ["name", "samples", "ratios", "seed", *settings, "is_json", *always, "typer_context"]
     assert parameters["seed"].annotation.__metadata__[0].rich_help_panel == COMMON_OPTIONS
     assert parameters["samples"].annotation.__metadata__[0].rich_help_panel is None
     assert fill.__doc__ == "Fill."
