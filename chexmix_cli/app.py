@@ -102,8 +102,9 @@ app = typer.Typer(
 )
 
 
-def _print_version(value: bool) -> None:
-    if value:
+def _print_version(context: typer.Context, value: bool) -> None:
+    # A shell that completes a word behind ``--version`` must not get it as a word.
+    if value and not context.resilient_parsing:
         typer.echo(f"chexmix {__version__}")
         raise typer.Exit
 

@@ -183,3 +183,9 @@ def test_data_are_split_at_line_ends_alone(path: Path):
         return
     for node in ast.walk(ast.parse(path.read_text())):
         assert not (isinstance(node, ast.Attribute) and node.attr == "splitlines"), f"line {node.lineno}"
+
+
+def test_no_two_test_files_have_one_name():
+    """Test folders are no packages: pytest refuses the second of a name, but only where both are collected."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("test_*.py")]
+    assert {name for name in names if names.count(name) > 1} == set()

@@ -39,6 +39,8 @@ _FREE_SETTINGS = (
     *("parallel", "compile", "checkpoint_activations", "deterministic", "timeout_minutes"),
     *("checkpoint_every", "keep_checkpoints"),
 )
+#: A resumed run may be longer than it was begun.
+_STEPS = "train.steps"
 #: What checkpoints of 0.1.0 do not say, and what they mean where a setting is missing.
 _SINCE = {"data", "init"}
 _DEFAULTS_SINCE = {"model.decoder.attention": "causal"}
@@ -233,13 +235,19 @@ def _restore(path: Path, state: TrainState) -> None:
 
 
 def _check_settings(saved: dict[str, Any], current: dict[str, Any], path: Path) -> list[str]:
-    """Refuse other settings, start weights and data than a checkpoint's; return what could not be compared."""
+    """Refuse other settings, start weights and data than a checkpoint's; return what is to be remarked.
+
+    A run may have become longer: order, masks and dropout are functions of seed and step, so what was done stands.
+    """
     # Lists come back from JSON where tuples went in: compare what JSON makes of both.
     before, now = (_flat(json.loads(json.dumps(settings))) for settings in (saved, current))
     unsaid = sorted({key.split(".")[0] for key in now if key.split(".")[0] in _SINCE - saved.keys()})
     before = {**{key: value for key, value in now.items() if key.split(".")[0] in unsaid}, **_DEFAULTS_SINCE, **before}
     now = {**_DEFAULTS_SINCE, **now}
     free = {f"train.{name}" for name in _FREE_SETTINGS}
+    steps, more = before.get(_STEPS), now.get(_STEPS)
+    is_longer = steps is not None and more is not None and more > steps
+    free |= {_STEPS} if is_longer else set()
     changed = sorted(key for key in (before.keys() | now.keys()) - free if before.get(key) != now.get(key))
     learnt = [key.removeprefix("data.") for key in changed if key.startswith("data.")]
     if len(changed) > len(learnt):
@@ -255,7 +263,8 @@ def _check_settings(saved: dict[str, Any], current: dict[str, Any], path: Path) 
             where=path.name,
             hint="resume with the data the run was started with, or train on these in a new folder with --init RUN",
         )
-    return [f"{path.name} does not say its {name}: not compared" for name in unsaid]
+    longer = [f"lengthened from {steps} to {more} steps: from here on the learning rate is that of the new length"]
+    return [f"{path.name} does not say its {name}: not compared" for name in unsaid] + (longer if is_longer else [])
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -106,8 +106,19 @@ def test_resume_without_a_checkpoint_and_with_other_settings_is_refused(build, r
         build("1", tmp_path / "empty").run(resume=True)
     with pytest.raises(TrainingError, match=r"settings differ .* in train"):
         build("1", run, validate_every=9, seed=1).run(resume=True)
+    with pytest.raises(TrainingError, match=r"settings differ .* in train\.steps"):
+        build("1", run, validate_every=9, steps=5).run(resume=True)
     # How it is computed and kept may change.
     assert build("1", run, validate_every=9, keep_checkpoints=1, checkpoint_activations=True).run(resume=True)
+
+
+def test_a_run_can_be_lengthened(build, tmp_path):
+    said = []
+    build("1", tmp_path, validate_every=9).run(resume=False)
+    longer = build("1", tmp_path, validate_every=9, steps=11, report=said.append)
+    assert longer.run(resume=True)
+    assert any("lengthened from 9 to 11 steps" in record.get("remark", "") for record in said)
+    assert max(path.name for path in list_checkpoints(tmp_path / "checkpoints")) == "checkpoint-00000011"
 
 
 def test_other_data_or_start_weights_are_refused_and_named(build, tmp_path):
