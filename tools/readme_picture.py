@@ -21,20 +21,21 @@ import chexmix_cli as chexmix
 from chexmix_cli.core.present.picture import MARK, save_figure
 
 if TYPE_CHECKING:
+    from chexmix_cli.core.infer.reports.evidence import SentenceEvidence
     from chexmix_cli.library.inpainting import FilledFilm
     from chexmix_cli.library.reports import StudyReport
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images" / "overview.png"
 FILMS = {
-    "a child": "images/kermany_0a4ff4d24d3a.jpg",
-    "an adult": "images/hannover_006f3a8a.jpg",
-    "another adult": "images/nih14_00000001.jpg",
+    "a child (labelled bacterial pneumonia)": "images/kermany_00801718844d.jpg",
+    "a child (labelled normal)": "images/kermany_01580dc06f44.jpg",
+    "an adult (labelled pneumonia)": "images/nih_00001247_011.jpg",
 }
 #: The film that is filled in, and the share of it that is hidden.
-FILLED, BLOCK = "a child", 0.15
+FILLED, BLOCK = "a child (labelled normal)", 0.15
 
-_PANEL_IN, _GAP_IN, _HEAD_IN, _TEXT_IN = 2.9, 0.15, 0.42, 2.0
-_LETTERS = 47
+_PANEL_IN, _GAP_IN, _HEAD_IN, _TEXT_IN = 2.9, 0.15, 0.42, 1.75
+_LETTERS = 43
 _RED, _INK = "#9c1c1c", "#1b1b1b"
 
 
@@ -61,20 +62,18 @@ def draw(reports: dict[str, StudyReport], filled: FilledFilm, name: str) -> None
         film = np.asarray(report.film.pixels[0])
         best = max(report.sentences or [], key=lambda one: one.drop)
         _panel(figure, column, 0, title, film)
-        axes = _panel(figure, column, 1, f"rests on the image: \u201c{_short(best.text)}\u201d", film)
-        strength_YX = np.clip(best.drop_blocks / max(best.drop_blocks.max(), 1e-6), 0, 1)
-        where = axes.get_images()[0].get_extent()
-        axes.imshow(strength_YX, cmap="inferno", alpha=0.5 * strength_YX, extent=where, interpolation="bicubic")
-        _text(figure, column, _told(report))
+        _bars(figure, column, report)
+        _text(figure, column, _told(report, best))
     _panel(figure, columns - 1, 0, f"{BLOCK:.0%} of a film hidden", _hidden(filled))
     _panel(figure, columns - 1, 1, "filled in by the model", filled.picture_YX)
-    _text(figure, columns - 1, [(_fill_line(filled), _INK)])
+    _text(figure, columns - 1, [(line, _INK) for line in textwrap.wrap(_fill_line(filled), _LETTERS)])
     save_figure(figure, TARGET, {"Comment": f"{MARK}. Reports, maps and the fill are output of {name}."})
 
 
-def _told(report: StudyReport) -> list[tuple[str, str]]:
-    """Return the report's lines, each conflict in red under it."""
-    lines = [(line, _INK) for line in textwrap.wrap(" ".join((report.text or "").split()), _LETTERS)]
+def _told(report: StudyReport, best: SentenceEvidence) -> list[tuple[str, str]]:
+    """Return what the sentence above rests on, the report's lines, each conflict in red under them."""
+    lines = [(line, "#555555") for line in textwrap.wrap(f"\u201c{_short(best.text)}\u201d {best.badge}", _LETTERS)]
+    lines += [(line, _INK) for line in textwrap.wrap(" ".join((report.text or "").split()), _LETTERS)]
     for conflict in report.conflicts:
         lines += [(line, _RED) for line in textwrap.wrap(conflict, _LETTERS)]
     return lines
@@ -87,7 +86,7 @@ def _fill_line(filled: FilledFilm) -> str:
 
 
 def _hidden(filled: FilledFilm) -> Any:
-    tinted = np.repeat(filled.encoded.film.masked_YX[..., None], 3, axis=2)
+    tinted = np.repeat(filled.encoded.masked_YX[..., None], 3, axis=2)
     tinted[filled.encoded.film.is_hidden_YX] = (40, 70, 120)
     return tinted
 
@@ -114,6 +113,25 @@ def _panel(figure: Any, column: int, row: int, title: str, pixels: Any) -> Any:
     axes.set_title(title, size=9.5, pad=4)
     axes.set_axis_off()
     return axes
+
+
+def _bars(figure: Any, column: int, report: StudyReport) -> None:
+    """Draw the classifier's probabilities, a tick where each counts as present, a conflict with the report in red."""
+    opinions = report.second.opinions
+    axes = _panel(figure, column, 1, "what the classifier says", np.zeros((1, 1), np.uint8))
+    axes.clear()
+    axes.set_aspect("auto")
+    for place, one in enumerate(opinions.values()):
+        colour = _RED if one.is_conflict else "#54707c" if one.is_present else "#b9c6cc"
+        axes.barh(place, one.probability, height=0.6, color=colour)
+        axes.plot([one.threshold] * 2, [place - 0.42, place + 0.42], color=_INK, linewidth=1)
+    axes.set_yticks(range(len(opinions)), opinions, fontsize=8)
+    axes.tick_params(axis="y", direction="in", pad=-6, length=0)
+    for label in axes.get_yticklabels():
+        label.set_horizontalalignment("left")
+    axes.set(xlim=(0, 1), ylim=(len(opinions) - 0.4, -0.6), xticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_title("the classifier; | present from here on", size=9.5, pad=4)
 
 
 def _text(figure: Any, column: int, lines: list[tuple[str, str]]) -> None:
