@@ -72,6 +72,7 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "review": [("", ReviewSettings)],
     "classify": [("", ClassifySettings)],
     "evaluate classification": [("", EvaluateClassificationSettings)],
+    "evaluate rexrank": [("", GenerateReportSettings)],
     "evaluate report": [("", ReportEvaluationSettings)],
     "evaluate inpainting": [("", EvaluateInpaintingSettings)],
     "inpaint": [("", InpaintSettings)],

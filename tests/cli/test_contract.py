@@ -61,6 +61,8 @@ FLAGS = {
     "evaluate table": PLAIN | {"--manifest", "--judge", "--results", "--weights", "--device", "--dtype"},
     "evaluate diff": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--html"},
     "evaluate retrieval": EVALUATION,
+    "evaluate rexrank": TRAINING - {"--preset"}
+    | {"--weights", "--device", "--dtype", "--seed", "--input_json_file", "--save_json_file", "--img_root_dir"},
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
     "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids", "--html"},
     "weights list": PLAIN,
@@ -186,7 +188,7 @@ def test_a_group_alone_shows_its_help_and_exits_2(call, name):
         ("chexmix ", set(COMMANDS)),
         ("chexmix ev", {"evaluate"}),
         ("chexmix --v", {"--version"}),
-        ("chexmix evaluate re", {"report", "retrieval"}),
+        ("chexmix evaluate re", {"report", "retrieval", "rexrank"}),
         ("chexmix evaluate classification --ma", {"--manifest", "--mask-ratio"}),
         ("chexmix tokenize a.png --p", {"--paths", "--provenance"}),
         ("chexmix finetune --task ", {"report", "classify", "retrieve"}),

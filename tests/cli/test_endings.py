@@ -113,6 +113,7 @@ def test_control_c_ends_a_running_command_with_130(repository, films, debug_weig
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "error: interrupted"
+    assert "stopped; the 1 records before are written. To go on, give the inputs that are left" in stderr
     assert "Traceback" not in stderr
 
 

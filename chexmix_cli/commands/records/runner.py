@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.sources import Source
 
 
+#: What a person is told who stops a run that keeps no account of its inputs.
+GO_ON = "To go on, give the inputs that are left"
+
+
 def _keep(job: Job[Prepared], record: Record) -> Record:
     return record
 
@@ -60,6 +64,7 @@ class Loop(Generic[Prepared]):
         finish: gets every record, and the job it came from, before it is written; returns what is written.
         group: a batch ends with every so many records, whatever its size; 0 is never.
         workers: processes that prepare inputs ahead; 0 prepares each here when its turn comes.
+        again: what a person who stops the run is told of going on.
         is_named_before: ``process`` shows a film's name itself, ahead of its result.
     """
 
@@ -70,6 +75,7 @@ class Loop(Generic[Prepared]):
     finish: Callable[[Job[Prepared], Record], Record] = _keep
     group: int = 0
     workers: int = 0
+    again: str = GO_ON
     is_named_before: bool = False
 
     def run(
@@ -94,10 +100,15 @@ class Loop(Generic[Prepared]):
             stops_at_error=self.sinks.fail_fast,
         )
         console, stdout = self.sinks.console, self.sinks.uses_stdout
-        with console.progress(label, among_records=stdout) as move, closing(batches) as results:
-            for number, (job, result) in enumerate(results, start=1):
-                self._write(job, result, tally)
-                move(number, total)
+        try:
+            with console.progress(label, among_records=stdout) as move, closing(batches) as results:
+                for number, (job, result) in enumerate(results, start=1):
+                    self._write(job, result, tally)
+                    move(number, total)
+        except KeyboardInterrupt:
+            num_done = tally.num_ok + sum(tally.codes.values())
+            console.note(f"stopped; the {num_done} records before are written. {self.again}")
+            raise
         tally.report(console)
         return tally
 

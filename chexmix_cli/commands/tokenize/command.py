@@ -103,7 +103,7 @@ class _Task:
     def run(self, out: Path | None) -> int:
         from chexmix_cli.commands.records.film_jobs import film_jobs
         from chexmix_cli.commands.records.parts import own
-        from chexmix_cli.commands.records.runner import Loop, Tally
+        from chexmix_cli.commands.records.runner import GO_ON, Loop, Tally
         from chexmix_cli.commands.records.sinks import Sinks
         from chexmix_cli.commands.tokenize.shard_output import ShardOutput
 
@@ -125,6 +125,7 @@ class _Task:
                 # A shard's bytes must not depend on where a run before this one stopped.
                 group=0 if output is None else rows,
                 workers=self.settings.input.workers,
+                again=GO_ON if output is None else "The same command goes on behind the last whole shard",
             )
             selected = own(iter(jobs), self.part) if output is None else output.select(iter(jobs), ends.pass_over)
             num_finished = 0 if output is None else output.num_finished
