@@ -132,6 +132,38 @@ def test_cider_d_by_hand():
     )
 
 
+def test_cider_d_is_that_of_the_published_package():
+    """pycocoevalcap's class of this name without its Java tokenizer: words as we cut them go in."""
+    cider = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
+    draw = random.Random(0)
+    vocabulary = [
+        "the",
+        "lungs",
+        "are",
+        "clear",
+        "heart",
+        "size",
+        "is",
+        "normal",
+        "no",
+        "effusion",
+        "mild",
+        "opacity",
+        "in",
+        "left",
+        "right",
+        "base",
+    ]
+    references = [[draw.choice(vocabulary) for _ in range(draw.randint(3, 25))] for _ in range(40)]
+    predictions = [
+        [word if draw.random() < 0.7 else draw.choice(vocabulary) for word in report][: draw.randint(2, 25)]
+        for report in references
+    ]
+    sides = [{n: [" ".join(report)] for n, report in enumerate(side)} for side in (references, predictions)]
+    _, expected = cider.compute_score(*sides)
+    assert cider_d(predictions, references) == pytest.approx(list(expected), abs=1e-9)
+
+
 def test_cider_d_of_one_reference_is_not_defined():
     found = overlap_metrics(["clear lungs"], ["clear lungs"], FIELDS)
     assert named(found, "cider_d").reason == "document frequencies need two different references"
