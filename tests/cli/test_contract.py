@@ -33,7 +33,7 @@ COMMON |= {
 }
 TRAINING = {"--config", "--set", "--show-config", "--quiet", "-q", "--verbose", "-v", "--preset"}
 EVALUATION = TRAINING - {"--preset"} | {"--json", "--out", "-o", "--html", "--plots", "--split", "--manifest"}
-EVALUATION |= {"--weights", "--device", "--dtype", "--seed"}
+EVALUATION |= {"--weights", "--device", "--dtype", "--seed", "--quarantine"}
 RETRIEVAL = COMMON - {"--image-preset", "--provenance", "--keep-uids"}
 PLAIN = {"--json", "--quiet", "-q", "--verbose", "-v"}
 FLAGS = {

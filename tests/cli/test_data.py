@@ -42,11 +42,11 @@ def test_a_data_set_becomes_a_manifest_that_is_sound(call, dataset, tmp_path):
     assert record["views"] == {"PA": 8}
     errors = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [(error["id"], error["status"], error["error"]["code"]) for error in errors] == [
-        ("8", "error", "NOT_FOUND"),
+        ("8.png", "error", "NOT_FOUND"),
         ("0.png", "error", "BAD_RECORD"),
     ]
     rows = list(read_manifest(manifest))
-    assert [row.id for row in rows] == [str(number) for number in range(8)]
+    assert [row.id for row in rows] == [f"{number}.png" for number in range(8)]
     assert [row.labels["Edema"] for row in rows] == [-1, 0, 1, -1, 0, 1, -1, 0]
     assert json.loads(manifest.read_text().splitlines()[0])["file"] == "set/0.png"
 
@@ -61,7 +61,7 @@ def test_without_an_output_the_rows_go_to_stdout(call, dataset):
     for output in ([], ["-o", "-"]):
         result = call("data", "import", "folder", dataset, *output)
         assert result.code == 3
-        assert [record["id"] for record in result.records] == [str(number) for number in range(8)]
+        assert [record["id"] for record in result.records] == [f"{number}.png" for number in range(8)]
         assert result.records[0]["file"] == str(dataset / "0.png")
         assert result.stderr == "8 images written; 2 left out:\nBAD_RECORD\t1\nNOT_FOUND\t1\n"
     assert call("data", "import", "folder", dataset, "--quiet").stderr == ""
@@ -71,7 +71,7 @@ def test_the_rows_are_inputs_of_other_commands(call, dataset, debug_weights):
     """Manifest lines pipe: ``chexmix data import ... | chexmix tokenize -``."""
     lines = call("data", "import", "folder", dataset, "--quiet").stdout.splitlines(keepends=True)[:2]
     result = call("tokenize", "-", "--weights", debug_weights, stdin="".join(lines))
-    assert [(record["id"], record["status"]) for record in result.records] == [("0", "ok"), ("1", "ok")]
+    assert [(record["id"], record["status"]) for record in result.records] == [("0.png", "ok"), ("1.png", "ok")]
 
 
 def test_check_exits_3_when_there_are_problems(call, dataset, tmp_path):
@@ -82,7 +82,7 @@ def test_check_exits_3_when_there_are_problems(call, dataset, tmp_path):
     assert result.code == 3
     (problem,) = result.records[0]["problems"]
     assert problem["code"] == "NO_IMAGE"
-    assert problem["examples"] == [{"code": "NOT_FOUND", "count": 1, "ids": ["3"]}]
+    assert problem["examples"] == [{"code": "NOT_FOUND", "count": 1, "ids": ["3.png"]}]
     assert call("data", "check", manifest).stdout == result.stdout
     assert call("data", "check", manifest, "--set", "images.read=exists").code == 3
 
@@ -168,7 +168,7 @@ def test_tables_for_people(call, dataset, tmp_path):
     imported = call("data", "import", "folder", dataset, "-o", manifest).records[0]
     text = import_tables(imported)
     assert f"{manifest}: 8 images of folder" in text
-    assert re.search(r"^NOT_FOUND +1 +8$", text, re.MULTILINE)
+    assert re.search(r"^NOT_FOUND +1 +8\.png$", text, re.MULTILINE)
     assert re.search(r"^view sources +column view +8$", text, re.MULTILINE)
     row = json.loads(manifest.read_text().splitlines()[0]) | {"id": "[bold]x", "patient": "p3", "split": "val"}
     manifest.write_text(manifest.read_text() + json.dumps(row) + "\n")
@@ -176,7 +176,7 @@ def test_tables_for_people(call, dataset, tmp_path):
     assert {problem["code"] for problem in checked["problems"]} >= {"DUPLICATE_IMAGES"}
     text = check_tables(checked)
     assert "9 images, 4 patients; " in text
-    assert '["0", "[bold]x"]' in text  # an id is shown as it is, not as markup
+    assert '["0.png", "[bold]x"]' in text  # an id is shown as it is, not as markup
     assert re.search(r"^Edema +2 +3 +4 +0$", text, re.MULTILINE)
     assert re.search(r"^word for word an earlier one +1$", text, re.MULTILINE)
 

@@ -47,7 +47,7 @@ By = Annotated[
 ]
 
 
-@command(EvaluateClassificationSettings, *MODEL, "seed", "is_json")
+@command(EvaluateClassificationSettings, *MODEL, "seed", "is_json", "quarantine")
 def evaluate_classification(
     call: Call[EvaluateClassificationSettings],
     predictions: Predictions = None,
@@ -104,8 +104,18 @@ def evaluate_classification(
             tokens=tokens,
             options=run,
         )
+    options = call.options
     return deliver(
-        evaluation, Delivery(out=out, html=html, plots=plots, is_json=call.options.is_json, console=call.console)
+        evaluation,
+        Delivery(
+            out=out,
+            html=html,
+            plots=plots,
+            is_json=options.is_json,
+            console=call.console,
+            quarantine=options.quarantine,
+            manifest=manifest,
+        ),
     )
 
 

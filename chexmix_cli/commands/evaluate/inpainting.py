@@ -42,7 +42,7 @@ Patterns = Annotated[
 ]
 
 
-@command(EvaluateInpaintingSettings, *MODEL, "seed", "is_json")
+@command(EvaluateInpaintingSettings, *MODEL, "seed", "is_json", "quarantine")
 def evaluate_inpainting(
     call: Call[EvaluateInpaintingSettings],
     manifest: Manifest,
@@ -75,6 +75,16 @@ def evaluate_inpainting(
         split,
         options=run,
     )
+    options = call.options
     return deliver(
-        evaluation, Delivery(out=out, html=html, plots=plots, is_json=call.options.is_json, console=call.console)
+        evaluation,
+        Delivery(
+            out=out,
+            html=html,
+            plots=plots,
+            is_json=options.is_json,
+            console=call.console,
+            quarantine=options.quarantine,
+            manifest=manifest,
+        ),
     )

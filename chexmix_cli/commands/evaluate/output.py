@@ -34,13 +34,23 @@ Split = Annotated[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """Where a result goes."""
+    """Where a result goes.
+
+    Attributes:
+        out, html, plots: files and a folder.
+        is_json: JSON on a terminal, too.
+        console: the stderr side.
+        quarantine: takes the files of items that could not be used.
+        manifest: says which files those are.
+    """
 
     out: Path | None
     html: Path | None
     plots: Path | None
     is_json: bool
     console: Console
+    quarantine: Path | None = None
+    manifest: Path | None = None
 
 
 def deliver(evaluation: Evaluation, to: Delivery) -> ExitCode:
@@ -59,6 +69,8 @@ def deliver(evaluation: Evaluation, to: Delivery) -> ExitCode:
         write_file(to.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     if to.out is None or writer.is_text:
         writer.write(record, (summary if to.console.is_verbose else short_summary)(evaluation))
+    if to.quarantine is not None:
+        _quarantine(evaluation, to.quarantine, to.manifest, to.console)
     if evaluation.failed:
         to.console.note(f"{len(evaluation.failed)} items could not be used:")
         to.console.table(
@@ -68,6 +80,20 @@ def deliver(evaluation: Evaluation, to: Delivery) -> ExitCode:
         )
         return ExitCode.PARTIAL
     return ExitCode.DONE
+
+
+def _quarantine(evaluation: Evaluation, path: Path, manifest: Path | None, console: Console) -> None:
+    """List the items that could not be used with the files that the manifest has of them."""
+    from chexmix_cli.commands.records.quarantine import Quarantine
+    from chexmix_cli.core.data.manifest import read_manifest
+    from chexmix_cli.core.data.sources import Source
+
+    failed = {one["id"]: {"code": one["code"], "message": one["message"]} for one in evaluation.failed}
+    rows = read_manifest(manifest) if failed and manifest is not None else ()
+    files = {row.id: Source(row.file) for row in rows if row.id in failed}
+    with Quarantine(path, console) as quarantine:
+        for item_id, error in failed.items():
+            quarantine.add(item_id, error, [files[item_id]] if item_id in files else [])
 
 
 def _with_headline(evaluation: Evaluation) -> dict[str, Any]:

@@ -32,7 +32,7 @@ Manifest = Annotated[
 _NUM_CASES = 5
 
 
-@command(RetrievalEvaluationSettings, *MODEL, "seed", "is_json")
+@command(RetrievalEvaluationSettings, *MODEL, "seed", "is_json", "quarantine")
 def evaluate_retrieval(
     call: Call[RetrievalEvaluationSettings],
     source: Source = None,
@@ -69,6 +69,16 @@ def evaluate_retrieval(
         ids=None if manifest is None else manifest_ids(manifest),
         options=run,
     )
+    options = call.options
     return deliver(
-        evaluation, Delivery(out=out, html=html, plots=plots, is_json=call.options.is_json, console=call.console)
+        evaluation,
+        Delivery(
+            out=out,
+            html=html,
+            plots=plots,
+            is_json=options.is_json,
+            console=call.console,
+            quarantine=options.quarantine,
+            manifest=manifest,
+        ),
     )

@@ -44,13 +44,17 @@ def test_a_result_with_page_and_plots(call, manifest, debug_weights, tmp_path):
     assert json.loads(again.stdout) == result
 
 
-def test_a_film_that_cannot_be_read_is_named_and_the_others_are_done(call, manifest, films, debug_weights):
+def test_a_film_that_cannot_be_read_is_named_and_the_others_are_done(call, manifest, films, debug_weights, tmp_path):
     (films / "b.png").write_bytes(b"broken")
     arguments = ("--manifest", manifest, "--mask-ratio", "0.3", "--patterns", "random", "--weights", debug_weights)
-    done = call("evaluate", "inpainting", *arguments, *FAST)
+    refused = tmp_path / "refused.jsonl"
+    done = call("evaluate", "inpainting", *arguments, *FAST, "--quarantine", refused)
     assert done.code == 3
     (result,) = done.records
     assert [one["id"] for one in result["failed"]] == ["b"]
+    (line,) = map(json.loads, refused.read_text().splitlines())
+    assert (line["id"], line["code"]) == ("b", result["failed"][0]["code"])
+    assert line["files"] == [{"path": str(films / "b.png")}]
     assert result["data"]["images"] == 1
 
 

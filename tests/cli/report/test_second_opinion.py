@@ -39,6 +39,16 @@ def test_one_film_is_told_alike_by_every_command(call, films, tmp_path):
     assert line["files"] == [{"path": str(films / "broken.png")}]
 
 
+def test_a_manifest_of_the_folder_has_the_same_ids_and_its_view_is_kept(call, films, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a manifest states files from its own folder on
+    (films / "labels.csv").write_text("file,view\nfilm.jpg,AP\n")
+    manifest = tmp_path / "manifest.jsonl"
+    assert call("data", "import", "folder", films, "-o", manifest).code == 0
+    for command in (("classify",), ("inpaint", "--mask-ratio", "0.5")):
+        (record,) = call(*command, "-", stdin=manifest.read_text()).records
+        assert (record["id"], record["view"], record["view_source"]) == ("film.jpg", "AP", "manifest")
+
+
 def test_a_table_takes_the_records_and_stdout_stays_empty(call, films, tmp_path):
     result = call("classify", films, "-o", tmp_path / "findings.csv")
     assert (result.code, result.stdout) == (3, "")

@@ -65,7 +65,7 @@ def test_a_prefix_keeps_data_sets_apart_and_splits_as_they_are(tmp_path, do_impo
     )
     plain = do_import("folder", tmp_path, {"split": {"test": 0.4}})
     joined = do_import("folder", tmp_path, {"split": {"test": 0.4}, "prefix": "mine:"})
-    assert [(row.id, row.patient, row.study) for row in joined.rows.values()][3] == ("mine:3", "mine:p1", "mine:s3")
+    assert [(row.id, row.patient, row.study) for row in joined.rows.values()][3] == ("mine:3.png", "mine:p1", "mine:s3")
     assert [row.split for row in joined.rows.values()] == [row.split for row in plain.rows.values()]
     by_patient = {row.patient: row.split for row in plain.rows.values()}
     assert all(row.split == by_patient[row.patient] for row in plain.rows.values())
@@ -76,6 +76,6 @@ def test_examples_are_a_few_and_counts_are_all(tmp_path, do_import):
     draw_image(tmp_path / "a.png")
     write_csv(tmp_path / "t.csv", ["file"], [("a.png",), *((f"{n}.png",) for n in range(100))])
     found = do_import("folder", tmp_path)
-    assert found.summary["rejected"] == {"NOT_FOUND": {"count": 100, "examples": ["0", "1", "2", "3", "4"]}}
+    assert found.summary["rejected"] == {"NOT_FOUND": {"count": 100, "examples": [f"{n}.png" for n in range(5)]}}
     assert len(found.rejected) == 100
-    assert found.rejected["99"].message == "no such image"
+    assert found.rejected["99.png"].message == "no such image"

@@ -28,7 +28,7 @@ def test_usual_names_need_no_settings(root, do_import):
         ],
     )
     found = do_import("folder", root)
-    a, b, c = (found[name] for name in ("a", "sub/b", "c"))
+    a, b, c = (found[name] for name in ("a.png", "sub/b.png", "c.png"))
     assert (a.patient, a.view, a.split, a.findings, a.impression) == ("p1", "PA", "train", "Clear lungs.", "Normal.")
     assert a.labels == {"Edema": 1, "Effusion": None}
     assert a.notes["view_source"] == "column View"
@@ -49,9 +49,9 @@ def test_columns_by_settings(root, do_import):
         ("Clear.", {"sick": 1}, "p1"),
         ("All is well.", {"sick": 0}, "p1"),
     ]
-    assert found["a"].notes["findings_source"] == "column text/findings"
-    assert found["c"].notes["findings_source"] == "column text"
-    assert found["a"].split == found["c"].split
+    assert found["a.png"].notes["findings_source"] == "column text/findings"
+    assert found["c.png"].notes["findings_source"] == "column text"
+    assert found["a.png"].split == found["c.png"].split
     with pytest.raises(DataError, match=r"films.csv: no column 'sik' \(it has: img, who, text, file, sick\)"):
         do_import("folder", root, {"columns": {**columns, "labels": ["sik"]}})
     with pytest.raises(SettingsError, match="columns.fiel: unknown setting"):
@@ -82,10 +82,10 @@ def test_paths_stay_inside(root, do_import):
     assert [row.file.name for row in found.rows.values()] == ["a.png", "c.png"]
     codes = [(item.id, item.code) for item in found.rejected.values()]
     assert codes == [
-        ("../outside", "BAD_RECORD"),
-        (str(root.parent / "outside"), "BAD_RECORD"),
-        ("C:/films/a", "BAD_RECORD"),
-        ("a", "DUPLICATE"),
+        ("../outside.png", "BAD_RECORD"),
+        (str(root.parent / "outside.png"), "BAD_RECORD"),
+        ("C:/films/a.png", "BAD_RECORD"),
+        ("a.png", "DUPLICATE"),
     ]
     found = do_import("folder", root, {"images": str(root.parent)})
     assert {row.file.name for row in found.rows.values()} >= {"outside.png"}
@@ -93,9 +93,9 @@ def test_paths_stay_inside(root, do_import):
 
 def test_a_table_in_a_folder_of_its_own_or_anywhere(root, tmp_path_factory, do_import):
     write_csv(root / "sub" / "films.csv", ["file"], [("b.png",), ("a.png",)])
-    assert do_import("folder", root).order == ["b", "a"]
+    assert do_import("folder", root).order == ["b.png", "a.png"]
     elsewhere = write_csv(tmp_path_factory.mktemp("t") / "t.csv.gz", ["file"], [("a.png",)])
-    assert do_import("folder", root, {"table": str(elsewhere)}).order == ["a"]
+    assert do_import("folder", root, {"table": str(elsewhere)}).order == ["a.png"]
     write_csv(root / "sub" / "more.csv", ["file"], [])
     with pytest.raises(DataError, match="several files fit: sub/films.csv, sub/more.csv"):
         do_import("folder", root)
@@ -105,7 +105,7 @@ def test_torn_rows_and_other_damage(root, do_import):
     path = root / "films.csv"
     path.write_bytes(b"\xef\xbb\xbffile,findings\na.png,ok\nc.png\n\nd.png,x,y\n")
     found = do_import("folder", root)
-    assert found.order == ["a"]
+    assert found.order == ["a.png"]
     assert [item.message for item in found.rejected.values()] == [
         "films.csv:3: 1 cells; expected 2",
         "films.csv:5: 3 cells; expected 2",
@@ -117,7 +117,7 @@ def test_torn_rows_and_other_damage(root, do_import):
     with pytest.raises(DataError, match=r"films.csv: "):
         do_import("folder", root)
     path.write_bytes(b'file,findings\na.png,"' + b"x" * 200_000 + b'"\n')
-    assert len(do_import("folder", root)["a"].findings) == 200_000
+    assert len(do_import("folder", root)["a.png"].findings) == 200_000
     path.unlink()
     with pytest.raises(DataError, match="expected a CSV, or --set table=FILE"):
         do_import("folder", root)

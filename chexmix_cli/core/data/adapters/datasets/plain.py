@@ -94,7 +94,8 @@ def _entry(cells: Mapping[str, str], columns: ColumnSettings, folder: str) -> En
     if labels:
         notes["label_source"] = "table"
     return Entry(
-        id=cell(columns.id) or str(PurePosixPath(file.replace("\\", "/")).with_suffix("")),
+        # As a walk through the folder names it (core/data/studies/walking.py): predictions find their rows.
+        id=cell(columns.id) or PurePosixPath(file.replace("\\", "/")).as_posix(),
         paths=(file, f"{folder}/{file}", f"images/{file}"),
         study=cell(columns.study),
         patient=cell(columns.patient),
