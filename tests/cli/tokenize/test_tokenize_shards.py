@@ -321,7 +321,8 @@ def test_ctrl_c_ends_workers_and_all(repository, archive, tmp_path, debug_weight
     # The pipes end when the last process that holds them is gone: the workers inherited both.
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert errors == "error: interrupted\n"
+    # Of eight films some are written by then, how many is a race; a run stopped behind its last film says nothing of it.
+    assert re.fullmatch(r"(stopped; the \d records before are written\. .*\n)?error: interrupted\n", errors)
 
 
 def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch):
