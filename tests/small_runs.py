@@ -95,9 +95,10 @@ def make_trainer(
     report: Callable[[dict[str, Any]], None] = lambda record: None,
     *,
     optimizer: OptimizerSettings = OPTIMIZER,
+    has_values: bool = True,
     **loop: Any,
 ) -> Trainer:
-    """Return a fresh trainer of a stage, as a new process would make it."""
+    """Return a fresh trainer of a stage, as a new process would make it; the decoder without values if so asked."""
     torch.manual_seed(0)
     model, documents = model_settings(), document_set()
     train = dataclasses.replace(LOOP, **loop)
@@ -113,6 +114,7 @@ def make_trainer(
         settings = (Stage1Training if stage == "1" else Stage2Training)(**common)
         decoder = Decoder(model.decoder)
         init_decoder(decoder, torch.Generator().manual_seed(0))
+        decoder = decoder if has_values else decoder.to("meta")
         task = DecoderTask(settings, decoder, documents, documents, lambda directory: save_for_test(decoder, directory))
     out.mkdir(parents=True, exist_ok=True)
     return Trainer(task, train, optimizer, to_dict(settings), out=out, report=report)

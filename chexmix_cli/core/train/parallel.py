@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -42,6 +43,8 @@ class StepModule(nn.Module):
 class Layout:
     """The module a step calls, laid out as the settings say. The task's module is moved, and under FSDP2 sharded.
 
+    Under FSDP2 rank 0's values are everyone's: the others may bring a module on the meta device, without any.
+
     Args:
         task: its ``blocks`` are sharded, compiled and recomputed one by one.
         train: ``parallel``, ``compile``, ``checkpoint_activations``, ``precision``.
@@ -49,7 +52,9 @@ class Layout:
     """
 
     def __init__(self, task: Task, train: LoopSettings, device: torch.device) -> None:
-        task.module.to(device)
+        is_sharded = world_size() > 1 and train.parallel == "fsdp"
+        if not is_sharded:
+            task.module.to(device)
         self._module = task.module
         self._step = StepModule(task, train)
         # In place of the method, so that the block's hooks (FSDP2's) stay outside what is compiled and computed twice;
@@ -59,8 +64,8 @@ class Layout:
         for block in task.blocks if train.checkpoint_activations else ():
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         self._run: nn.Module = self._step
-        if world_size() > 1 and train.parallel == "fsdp":
-            self._shard(task, device)
+        if is_sharded:
+            self._shard(task, train, device)
         elif world_size() > 1:
             with warnings.catch_warnings():
                 # Its new name is not in the oldest torch we run on.
@@ -116,12 +121,41 @@ class Layout:
             if isinstance(part, FSDPModule):
                 part.reshard()
 
-    def _shard(self, task: Task, device: torch.device) -> None:
-        # FSDP2 takes no other memory format, and shards at once: every rank starts from the same whole weights.
+    def _shard(self, task: Task, train: LoopSettings, device: torch.device) -> None:
+        # FSDP2 takes no other memory format.
         task.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        whole = _tensors(task.module) if is_main() else {}
+        # Sharded before the values arrive, so that no process ever holds the model but rank 0, and that on the CPU.
+        task.module.to("meta")
         mesh = init_device_mesh(device.type, (world_size(),))
         # What no gradient reaches stays whole: a codebook that its task writes, weights under an adapter.
         frozen = {parameter for parameter in task.module.parameters() if not parameter.requires_grad}
+        shard = functools.partial(fully_shard, mesh=mesh, ignored_params=frozen)
+        # Products take bfloat16 anyway (autocast): gathered so, half the bytes travel. Gradients are summed in float32,
+        # and what autocast leaves alone stays float32: what a block is given, its norms, the rest of the module.
+        policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+        if train.precision == "bfloat16":
+            policy = dataclasses.replace(policy, param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         for block in task.blocks:
-            fully_shard(block, mesh=mesh, ignored_params=frozen)
-        fully_shard(self._step, mesh=mesh, ignored_params=frozen)
+            for norm in (part for part in block.modules() if isinstance(part, (nn.LayerNorm, nn.GroupNorm))):
+                shard(norm, reshard_after_forward=False)
+            shard(block, mp_policy=policy)
+        shard(self._step)
+        task.module.to_empty(device=device)
+        _fill(task.module, whole, mesh, device)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, whole: Mapping[str, Tensor], mesh: DeviceMesh, device: torch.device) -> None:
+    """Give a module of shards and whole tensors the values that rank 0 holds, a tensor at a time."""
+    for name, tensor in _tensors(module).items():
+        value = whole[name].to(device) if is_main() else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        if isinstance(tensor, DTensor):
+            tensor.to_local().copy_(distribute_tensor(value, mesh, tensor.placements).to_local())
+        else:
+            distributed.broadcast(value, src=0)
+            tensor.copy_(value)

@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from small_runs import STAGES, make_trainer
@@ -34,8 +35,10 @@ def stop_at(trainer: Trainer, step: int) -> None:
     trainer.task.select = stopping
 
 
-def trainer(stage: str, out: Path, parallel: str) -> Trainer:
-    return make_trainer(stage, out, steps=STEPS, parallel=parallel, ema_decay=0.5)
+def trainer(stage: str, out: Path, parallel: str, **loop: Any) -> Trainer:
+    # Sharded, every process but the first gets its values from that.
+    has_values = parallel == "ddp" or is_main()
+    return make_trainer(stage, out, steps=STEPS, parallel=parallel, ema_decay=0.5, has_values=has_values, **loop)
 
 
 def main(folder: Path) -> None:
@@ -47,6 +50,15 @@ def main(folder: Path) -> None:
         assert not stopped.run(resume=False)
         # What one process began.
         assert trainer("2", folder / f"one-{parallel}", parallel).run(resume=True)
+    gathered = trainer("1", folder / "fsdp-bfloat16", "fsdp", precision="bfloat16")
+    assert gathered.run(resume=False)
+    block = gathered.task.blocks[0]
+    block.unshard()
+    # What travels has half the bytes, what is trained and kept has all of them.
+    assert block.input_proj.weight.dtype == torch.bfloat16
+    assert block.norm.weight.dtype == torch.float32
+    block.reshard()
+    assert {parameter.dtype for parameter in gathered.task.module.parameters()} == {torch.float32}
     # What two processes began with the whole model on each.
     if is_main():
         shutil.copytree(folder / "ddp-stopped", folder / "ddp-fsdp")

@@ -51,6 +51,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     for stage in STAGES:
         make_trainer(stage, folder / f"alone-{stage}", steps=STEPS, ema_decay=0.5).run(resume=False)
+    half = make_trainer("1", folder / "alone-bfloat16", steps=STEPS, ema_decay=0.5, precision="bfloat16")
+    half.run(resume=False)
     stopped = make_trainer("2", folder / "one-ddp", steps=STEPS, checkpoint_every=2, ema_decay=0.5)
     interrupt_at(stopped, 4)
     with pytest.raises(InterruptedError):
@@ -87,6 +89,11 @@ def assert_same_run(left: Path, right: Path, rel: float) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_do_what_one_does(runs, stage, parallel):
     assert_same_run(runs / f"alone-{stage}", runs / f"{parallel}-{stage}", rel=2e-4)
+
+
+def test_weights_gathered_in_bfloat16_learn_what_one_process_does(runs):
+    """Autocast rounds the same tensors; what differs is the order in which gradients are summed."""
+    assert_same_run(runs / "alone-bfloat16", runs / "fsdp-bfloat16", rel=2e-3)
 
 
 def test_another_order_would_be_seen(runs):

@@ -15,6 +15,7 @@ from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
 from chexmix_cli.core.text.tokenizer import TextTokenizer
+from chexmix_cli.core.train.distributed import is_main
 from chexmix_cli.core.train.examples.data_identity import manifest_identity, shard_identity
 from chexmix_cli.core.train.examples.documents import DocumentSet, DocumentSource, encode_reports
 from chexmix_cli.core.train.examples.shard_documents import ShardDocuments, open_shards
@@ -124,7 +125,11 @@ def _text_tokenizer_file(name: str, start: WeightsDir) -> Path:
 
 def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir, vqgan: Vqgan) -> Decoder:
     shape, seed = settings.model.decoder, settings.train.seed
-    if settings.start.decoder != "init":
+    if settings.train.parallel == "fsdp" and not is_main():
+        # Its values come from rank 0 (``Layout``): a node's memory holds the model once.
+        with torch.device("meta"):
+            decoder = Decoder(shape)
+    elif settings.start.decoder != "init":
         folder = Path(settings.start.decoder)
         decoder = load_grown_decoder(folder, shape, settings.model.vocabulary, step_generator(seed, 0))
     elif start.has_decoder:
