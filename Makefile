@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -97,6 +97,9 @@ fuzz: $(VENV)/.dev-ready  ## read 2,000 damaged DICOM files (the tests read some
 FILMS ?= ../shared/data/radiographs/images
 kill-resume: $(VENV)/.dev-ready  ## kill a run over FILMS ten times with kill -9, compare with one left alone
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/kill_resume.py $(FILMS) --kills 10
+
+gpu-day: $(VENV)/.dev-ready  ## everything there is to find out on this machine's GPU: build/gpu-day/gpu-day.html
+	$(BIN)/python benchmarks/gpu_day.py build/gpu-day
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
