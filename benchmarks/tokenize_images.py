@@ -45,8 +45,8 @@ from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.settings.load import build, read_preset
 from chexmix_cli.core.settings.model import ModelSettings, VqganSettings
 from chexmix_cli.core.weights import open_weights
-from chexmix_cli.library.job import Job
-from chexmix_cli.library.workers import prepare_ahead
+from chexmix_cli.library.jobs.job import Job
+from chexmix_cli.library.jobs.workers import prepare_ahead
 
 Times = dict[str, float]
 

@@ -17,7 +17,7 @@ from chexmix_cli.core.settings.classification import ClassifySettings
 if TYPE_CHECKING:
     from chexmix_cli.core.settings.classification import ClassifySettings
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.job import Record
+    from chexmix_cli.library.jobs.job import Record
 
 #: Findings named on a terminal, the most probable ones.
 _MOST_SHOWN = 5

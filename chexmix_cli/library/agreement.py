@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chexmix_cli.core.infer.classification.heads import Head
-    from chexmix_cli.library.job import Record
+    from chexmix_cli.library.jobs.job import Record
 
 #: What a head's AUROC is by chance.
 _CHANCE = 0.5

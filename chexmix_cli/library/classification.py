@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from chexmix_cli.core.errors import SettingsError, WeightsError
 from chexmix_cli.core.text.disclaimer import UNVERIFIED
 from chexmix_cli.library.films import Film, encode_films
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from chexmix_cli.core.data.lines import id_text
 from chexmix_cli.core.errors import DataError, Reason
-from chexmix_cli.library.job import Job, Record, raiser
+from chexmix_cli.library.jobs.job import Job, Record, raiser
 
 if TYPE_CHECKING:
     import numpy as np

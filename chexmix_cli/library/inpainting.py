@@ -14,7 +14,7 @@ from chexmix_cli.core.data.images.geometry import unfit
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.text.disclaimer import GENERATED_IN_PART
 from chexmix_cli.library.films import Film
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.core.evals.inpainting.scores import Scorer

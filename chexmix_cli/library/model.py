@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from chexmix_cli.core.errors import ChexmixError, SettingsError
 from chexmix_cli.core.settings.inference import DecodeSettings, ExplainSettings, InputSettings, Quantize
-from chexmix_cli.library.batches import run_batches
 from chexmix_cli.library.films import Film, FilmSource
+from chexmix_cli.library.jobs.batches import run_batches
 from chexmix_cli.library.opened import OpenModel, open_model
 from chexmix_cli.library.results import Failure, Tokens
 

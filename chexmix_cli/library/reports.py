@@ -10,7 +10,7 @@ from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.text.disclaimer import GENERATED
 from chexmix_cli.library.agreement import SecondOpinion, second_opinion
 from chexmix_cli.library.films import Film, encode_films, film_levels
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from pathlib import Path

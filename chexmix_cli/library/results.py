@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from chexmix_cli.core.errors import ChexmixError, DataError
 from chexmix_cli.library.films import Film
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 
 @dataclass(frozen=True, slots=True)

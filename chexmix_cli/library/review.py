@@ -13,7 +13,7 @@ from PIL import Image
 from chexmix_cli.core.present.pages import ReviewStudy, review_page
 from chexmix_cli.core.present.pages.pictures import packed
 from chexmix_cli.library.films import film_levels
-from chexmix_cli.library.job import Job, Record
+from chexmix_cli.library.jobs.job import Job, Record
 from chexmix_cli.library.results import error_code
 
 if TYPE_CHECKING:

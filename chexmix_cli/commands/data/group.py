@@ -17,7 +17,7 @@ from chexmix_cli.core.errors import ExitCode, MachineError
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.settings.datasets import CheckSettings
 from chexmix_cli.core.settings.load import Layer, Resolved, resolve
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console

@@ -11,7 +11,7 @@ import typer
 from chexmix_cli.commands.records.streams import Writer, error_record
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.core.errors import DataError, ExitCode
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.core.data.shards import ShardSet

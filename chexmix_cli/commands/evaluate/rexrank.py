@@ -23,7 +23,7 @@ from chexmix_cli.core.settings.inference import GenerateReportSettings
 
 if TYPE_CHECKING:
     from chexmix_cli.library.films import Film, FilmReader
-    from chexmix_cli.library.job import Job
+    from chexmix_cli.library.jobs.job import Job
 
 Input = Annotated[Path | None, typer.Argument(metavar="INPUT_JSON", help="Studies by id, as the benchmark has them.")]
 Output = Annotated[Path | None, typer.Argument(metavar="SAVE_JSON", help="Where they go with model_prediction.")]
@@ -81,7 +81,7 @@ def _studies(path: Path) -> dict[str, dict[str, Any]]:
 
 def _run(call: Call[GenerateReportSettings], studies: dict[str, dict[str, Any]], target: Path, root: Path) -> int:
     from chexmix_cli.commands.records.output_paths import write_file
-    from chexmix_cli.library.batches import run_batches
+    from chexmix_cli.library.jobs.batches import run_batches
     from chexmix_cli.library.reports import Reporter
 
     settings, console = call.settings, call.console

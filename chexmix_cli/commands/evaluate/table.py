@@ -19,7 +19,7 @@ from chexmix_cli.commands.shared.options import MODEL
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 from chexmix_cli.core.files import write_text
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console

@@ -18,7 +18,7 @@ from chexmix_cli.core.settings.inference import GenerateReportSettings
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.job import Record
+    from chexmix_cli.library.jobs.job import Record
     from chexmix_cli.library.reports import Reporter, StudyReport
 
 Picture = Annotated[

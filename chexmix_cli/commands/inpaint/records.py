@@ -11,7 +11,7 @@ from chexmix_cli.commands.records.record_page import RecordPage
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.library.films import Film
 from chexmix_cli.library.inpainting import FilledFilm, Inpainter, panels, png
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 _JOINED = {"blend": "film's pixels kept, fill blended in", "paste": "film's pixels kept", "none": "drawn whole"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from chexmix_cli.commands.records.streams import read_stdin
 from chexmix_cli.library.films import Film, FilmReader
-from chexmix_cli.library.job import Job, raiser
+from chexmix_cli.library.jobs.job import Job, raiser
 
 
 def film_jobs(arguments: Sequence[str], reader: FilmReader, *, counted: bool = False) -> Iterable[Job[Film]]:

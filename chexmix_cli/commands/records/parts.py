@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.library.films import Film
-from chexmix_cli.library.job import Job
+from chexmix_cli.library.jobs.job import Job
 
 
 @dataclass(frozen=True, slots=True)

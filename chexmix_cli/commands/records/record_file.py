@@ -17,7 +17,7 @@ from typing import IO, Any, Self
 
 from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.core.errors import MachineError, SettingsError
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 #: Columns in front of the findings', in order; ``file`` is there with ``--paths``.
 COLUMNS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.commands.records.output_paths import write_file
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer

@@ -12,8 +12,8 @@ from chexmix_cli.commands.records.sinks import Sinks
 from chexmix_cli.commands.records.streams import error_record
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.core.errors import ChexmixError, ExitCode
-from chexmix_cli.library.batches import run_batches
-from chexmix_cli.library.job import Job, Prepared, Record
+from chexmix_cli.library.jobs.batches import run_batches
+from chexmix_cli.library.jobs.job import Job, Prepared, Record
 
 if TYPE_CHECKING:
     from chexmix_cli.core.data.sources import Source

@@ -12,7 +12,7 @@ from chexmix_cli.commands.records.quarantine import Quarantine
 from chexmix_cli.commands.records.record_file import RecordFile
 from chexmix_cli.commands.records.record_page import ENDING, RecordPage
 from chexmix_cli.commands.records.streams import Writer
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from chexmix_cli.core.data.lines import TextLine, json_objects, read_lines
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason, SettingsError
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 from chexmix_cli.library.results import error_code
 
 #: What tables and JSON have between and around their values.

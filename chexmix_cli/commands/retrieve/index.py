@@ -14,14 +14,14 @@ from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, RunOptions
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.core.settings.retrieval import IndexSettings
-from chexmix_cli.library.job import Record, raiser
+from chexmix_cli.library.jobs.job import Record, raiser
 
 if TYPE_CHECKING:
     from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
     from chexmix_cli.core.infer.retrieval.vector_index import Item, Kind
     from chexmix_cli.core.settings.retrieval import IndexSettings
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.job import Job
+    from chexmix_cli.library.jobs.job import Job
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel
 
@@ -267,7 +267,7 @@ def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: st
     from chexmix_cli.core.data.shards import ShardSet
     from chexmix_cli.core.weights.fingerprint import known_tokenizer_hash
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.job import Job
+    from chexmix_cli.library.jobs.job import Job
 
     shards = ShardSet.open(folder)
     hashes: dict[str, Any] = {"codebook_hash": model.weights.codebook_hash, "preset_hash": model.preset.hash}

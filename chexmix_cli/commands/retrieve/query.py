@@ -15,7 +15,7 @@ from chexmix_cli.commands.shared.options import MODEL, RunOptions
 from chexmix_cli.commands.shared.tables import draw_table
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.core.settings.retrieval import QuerySettings
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ def _run(
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.core.infer.retrieval.vector_index import VectorIndex
-    from chexmix_cli.library.job import Job
+    from chexmix_cli.library.jobs.job import Job
 
     index = VectorIndex.open(folder)
     model = run.open_model(settings.input)

@@ -14,7 +14,7 @@ from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RunOptions
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.inference import TokenizeSettings
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.records.parts import Part
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from chexmix_cli.commands.tokenize.shard_output import ShardOutput
     from chexmix_cli.core.settings.inference import TokenizeSettings
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.job import Job
+    from chexmix_cli.library.jobs.job import Job
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.results import Tokens
 

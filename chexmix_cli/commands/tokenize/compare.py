@@ -12,7 +12,7 @@ from chexmix_cli.commands.records.sinks import Sinks
 from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.core.errors import ExitCode, SettingsError
 from chexmix_cli.library.films import Film, FilmReader
-from chexmix_cli.library.job import Job, Record
+from chexmix_cli.library.jobs.job import Job, Record
 from chexmix_cli.library.opened import OpenModel
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 from chexmix_cli.commands.records.parts import Part, numbered, own, refuse_repeats
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.library.films import Film
-from chexmix_cli.library.job import Job, Record
+from chexmix_cli.library.jobs.job import Job, Record
 from chexmix_cli.library.opened import OpenModel
 
 _LOG = logging.getLogger("chexmix")

@@ -12,7 +12,7 @@ from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.core.errors import ExitCode, WeightsError
 from chexmix_cli.core.settings.inference import DraftIndexSettings
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     from chexmix_cli.core.data.report_files import ReportText

@@ -13,7 +13,7 @@ from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.weights.drafts import drafts
 from chexmix_cli.core.errors import ExitCode, SettingsError, WeightsError
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 
 from chexmix_cli.core.errors import DataError, Reason
-from chexmix_cli.library.job import Job
-from chexmix_cli.library.workers import WorkerBugError, prepare_ahead
+from chexmix_cli.library.jobs.job import Job
+from chexmix_cli.library.jobs.workers import WorkerBugError, prepare_ahead
 
 
 def square(number: int) -> int:

@@ -334,7 +334,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch
     from chexmix_cli.core.errors import DataError, Reason
     from chexmix_cli.core.settings.inference import InputSettings
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.job import Job
+    from chexmix_cli.library.jobs.job import Job
     from chexmix_cli.library.opened import open_model
 
     model = open_model(str(debug_weights), device="cpu", settings=InputSettings(), needs_decoder=False)

@@ -12,7 +12,7 @@ from chexmix_cli.commands.records.runner import Loop, Tally
 from chexmix_cli.commands.records.sinks import Sinks
 from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.core.errors import DataError, ExitCode, MachineError, Reason, ShapeError
-from chexmix_cli.library.job import Job
+from chexmix_cli.library.jobs.job import Job
 
 
 class Bench:

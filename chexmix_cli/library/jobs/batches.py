@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 
 from chexmix_cli.core.errors import ChexmixError
-from chexmix_cli.library.job import RECORD_ERRORS, Job, Prepared, Result, attempt
-from chexmix_cli.library.workers import prepare_ahead
+from chexmix_cli.library.jobs.job import RECORD_ERRORS, Job, Prepared, Result, attempt
+from chexmix_cli.library.jobs.workers import prepare_ahead
 
 #: Results, in batches, that wait for a batch to fill: many errors after one good input must not pile up.
 _MOST_WAITING = 16

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason
-from chexmix_cli.library.job import RECORD_ERRORS, Job, attempt
+from chexmix_cli.library.jobs.job import RECORD_ERRORS, Job, attempt
 
 Prepared = TypeVar("Prepared")
 

@@ -1,0 +1,1 @@
+"""A record to come, batches of them, and processes that prepare them."""
