@@ -15,7 +15,8 @@ from transformers import PhiForCausalLM
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import open_weights, save_model
-from chexmix_cli.core.weights.convert import convert, export_hf
+from chexmix_cli.core.weights.convert import convert
+from chexmix_cli.core.weights.export import export_hf
 from chexmix_cli.core.weights.describe import describe_weights
 from chexmix_cli.core.weights.hub import fetch as fetch_module
 from chexmix_cli.core.weights.hub.fetch import fetch
