@@ -82,7 +82,9 @@ def test_it_survives_every_way_of_writing_weights(
 
 
 def test_transformers_is_not_given_what_it_cannot_express(tmp_path: Path, whole_dir: Path) -> None:
-    with pytest.raises(WeightsError, match=r"decoder.attention is 'bidirectional', which a Phi of other programs") as caught:
+    with pytest.raises(
+        WeightsError, match=r"decoder.attention is 'bidirectional', which a Phi of other programs"
+    ) as caught:
         export_hf(whole_dir, tmp_path / "hf")
     assert "weights convert" in str(caught.value.hint)
     assert not (tmp_path / "hf").exists()

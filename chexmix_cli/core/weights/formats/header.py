@@ -138,8 +138,11 @@ def read_header(path: Path) -> Header:
             start = file.read(_LONGEST_START)
             length = int.from_bytes(start[:8], "little")
             _refuse_placeholder(start, path)
-            if len(start) < 8 or not 2 <= length <= _MAX_HEADER_BYTES or start[8:9] != b"{":
+            if len(start) < 8 or length < 2 or start[8:9] != b"{":
                 raise WeightsError("is not a safetensors file", where=str(path), hint=_AGAIN)
+            if length > _MAX_HEADER_BYTES:
+                expected = f"at most {_MAX_HEADER_BYTES}"
+                raise WeightsError(f"has a header of {length} bytes", where=str(path), expected=expected, hint=_AGAIN)
             if 8 + length > size:
                 raise _cut_short(path, size, 8 + length)
             file.seek(8)
@@ -222,8 +225,11 @@ def _check_bytes(path: Path, tensors: Mapping[str, TensorInfo], data_bytes: int)
                 f"tensor {name} has dtype {info.dtype}", where=str(path), expected=", ".join(DTYPE_BYTES)
             )
         is_whole = min(info.shape, default=0) >= 0 and info.stop - info.start == math.prod(info.shape) * item_bytes
-        if info.start != end or not is_whole:
-            raise WeightsError(f"has a damaged header (bytes of {name})", where=str(path), hint=_AGAIN)
+        problem = "" if is_whole else "are not those of its shape"
+        if info.start != end:
+            problem = "overlap those of another tensor" if info.start < end else "leave a gap before them"
+        if problem:
+            raise WeightsError(f"has a damaged header (the bytes of {name} {problem})", where=str(path), hint=_AGAIN)
         end = info.stop
     if end > data_bytes:
         raise _cut_short(path, data_bytes, end)

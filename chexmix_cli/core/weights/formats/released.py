@@ -14,7 +14,7 @@ from typing import Any
 
 from chexmix_cli.core.errors import ChexmixError, SettingsError, WeightsError
 from chexmix_cli.core.settings.model import DecoderSettings, ModelSettings, VqganSettings
-from chexmix_cli.core.weights.formats.header import refuse_placeholder
+from chexmix_cli.core.weights.formats.header import parse_object, refuse_placeholder
 
 #: Names of the tanh approximation of GELU, the only activation of the decoder.
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
@@ -87,11 +87,9 @@ def is_tied(path: Path) -> bool:
 def _read_phi(path: Path) -> dict[str, Any]:
     where = str(path)
     try:
-        values = json.loads(_read(path))
+        values = parse_object(_read(path).encode())
     except ValueError as error:
         raise WeightsError(f"is not JSON ({error})", where=where) from None
-    if not isinstance(values, dict):
-        raise WeightsError("is not a JSON object", where=where)
     if values.get("model_type") != "phi":
         raise WeightsError(f"model_type is {values.get('model_type')!r}", where=where, expected="'phi'")
     return values
@@ -124,7 +122,7 @@ def read_vqgan_config(path: Path) -> tuple[VqganSettings, int]:
     where = str(path)
     try:
         values = yaml.safe_load(_read(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise WeightsError(f"is not YAML ({' '.join(str(error).split())})", where=where) from None
     try:
         model = values.get("model", values)
