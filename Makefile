@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -100,6 +101,10 @@ kill-resume: $(VENV)/.dev-ready  ## kill a run over FILMS ten times with kill -9
 
 gpu-day: $(VENV)/.dev-ready  ## everything there is to find out on this machine's GPU: build/gpu-day/gpu-day.html
 	$(BIN)/python benchmarks/gpu_day.py build/gpu-day
+# It has no wheels and wants a C++ compiler and minutes, so it is in no extra. One thread: see the tests.
+peers: $(VENV)/.dev-ready  ## build llama.cpp, and hold exported weights against it and transformers
+	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.36
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit/weights/test_export.py tests/cli/weights/test_serving_page.py $(PYTEST_ARGS)
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

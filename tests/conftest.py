@@ -80,3 +80,29 @@ def debug_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = REPOSITORY / "chexmix_cli/assets/chexmix-mini/tokenizer.json"
     save_model(folder, settings, decoder=decoder, vqgan=vqgan, tokenizer_file=tokenizer)
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the embedded model as a decoder that other programs have: with one position a token, in bfloat16.
+
+    It was trained with rows and columns, so its reports say little; but its numbers are those of a trained model.
+    """
+    import dataclasses
+
+    import torch
+
+    from chexmix_cli.core.weights import open_weights, save_model
+
+    mini = open_weights(None)
+    decoder = dataclasses.replace(mini.settings.decoder, rope_grid=0)
+    settings = dataclasses.replace(mini.settings, name="plain", decoder=decoder)
+    folder = tmp_path_factory.mktemp("plain-weights")
+    save_model(
+        folder,
+        settings,
+        decoder=mini.load_decoder("cpu", torch.bfloat16),
+        vqgan=mini.load_vqgan("cpu", torch.bfloat16),
+        tokenizer_file=mini.tokenizer_file,
+    )
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from chexmix_cli.commands.shared.console import Console
+    from chexmix_cli.core.weights import WeightsDir
 
 app = typer.Typer(help="List, describe, check, convert, export and fetch models.")
 
@@ -34,7 +36,21 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to
 Dtype = Annotated[
     str, typer.Option("--dtype", help="stored (bit for bit), float32, bfloat16 or float16.", show_default=True)
 ]
-Format = Annotated[str, typer.Option("--format", help="hf: what transformers loads as PhiForCausalLM.")]
+Format = Annotated[
+    str, typer.Option("--format", help="hf: PhiForCausalLM of transformers and vLLM; gguf: llama.cpp (extra gguf).")
+]
+Exported = Annotated[str, typer.Argument(metavar="NAME|DIR", help="A model's name, a weights directory, a run.")]
+QuantizeGguf = Annotated[
+    str | None, typer.Option("--quantize", metavar="q8_0", help="gguf: hold the matrices in 8 bits.")
+]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size",
+        metavar="SIZE",
+        help="Split what is larger into files with an index: 5GB, 500MB. Default: as the source is.",
+    ),
+]
 AcceptLicence = Annotated[
     bool, typer.Option("--accept-licence", help="You have read the model's licence and your use is within it.")
 ]
@@ -132,42 +148,71 @@ def convert(
     source: Source,
     out: Out,
     dtype: Dtype = "stored",
+    max_shard_size: MaxShardSize = None,
 ) -> int:
     """Turn weights into safetensors that describe themselves; vqgan.ckpt is read without running code from it.
+
+    A GGUF file that `chexmix weights export` wrote is read back, with its text tokenizer.
 
     Examples:
 
         chexmix weights convert WEIGHTS -o CONVERTED
 
         chexmix weights convert WEIGHTS/vqgan.ckpt -o WEIGHTS
+
+        chexmix weights convert WEIGHTS -o SHARDED --max-shard-size 5GB
     """
+    from chexmix_cli.core.weights import open_weights
     from chexmix_cli.core.weights.convert import convert as run_convert
 
-    written = run_convert(source, out, dtype=_dtype(dtype))
-    return _report_files(source, out, written, call)
+    written = run_convert(source, out, dtype=_dtype(dtype), max_bytes=_bytes(max_shard_size))
+    return _report_files(source, written, open_weights(out), call)
 
 
 @app.command("export")
 @command(None, "is_json")
 def export(
     call: Call[None],
-    source: Source,
+    source: Exported,
     out: Out,
     target: Format = "hf",
     dtype: Dtype = "stored",
+    quantize: QuantizeGguf = None,
+    max_shard_size: MaxShardSize = None,
 ) -> int:
-    """Write the decoder and text tokenizer for another program.
+    """Write the decoder and text tokenizer for another program, which then reads and writes the same token ids.
+
+    hf is read by transformers and vLLM; gguf by llama.cpp. What their Phi cannot be, rotary positions by row and column
+    or attention to the whole image, is refused. docs/serving-elsewhere.md says how to go on.
 
     Examples:
 
-        chexmix weights export chexmix-mini --format hf -o mini-hf
-    """
-    from chexmix_cli.core.weights.convert import export_hf
+        chexmix weights export WEIGHTS --format hf -o EXPORTED --dtype bfloat16
 
-    if target != "hf":
-        raise SettingsError(f"{target!r} is not a format", where="--format", expected="hf")
-    written = export_hf(source, out, dtype=_dtype(dtype))
-    return _report_files(source, out, written, call)
+        chexmix weights export WEIGHTS --format gguf -o EXPORTED --quantize q8_0
+    """
+    from chexmix_cli.core.weights import open_weights
+    from chexmix_cli.core.weights.export import export_gguf, export_hf
+    from chexmix_cli.core.weights.model_card import differences
+
+    if target not in ("hf", "gguf"):
+        raise SettingsError(f"{target!r} is not a format", where="--format", expected="hf, gguf")
+    if quantize not in (None, "q8_0"):
+        raise SettingsError(f"{quantize!r} is not known", where="--quantize", expected="q8_0")
+    if target == "gguf":
+        if max_shard_size is not None:
+            raise SettingsError("a GGUF export is one file", where="--max-shard-size", expected="--format hf")
+        if quantize is not None and dtype != "stored":
+            raise SettingsError("leaves nothing for --dtype to say", where="--quantize", expected="one of the two")
+        written = export_gguf(source, out, dtype=_dtype(dtype), quantize="q8_0" if quantize else None)
+    else:
+        if quantize is not None:
+            raise SettingsError("is a form of GGUF", where="--quantize", expected="--format gguf")
+        written = export_hf(source, out, dtype=_dtype(dtype), max_bytes=_bytes(max_shard_size))
+    weights = open_weights(source)
+    for difference in differences(weights.settings):
+        call.console.note(difference)
+    return _report_files(source, written, weights, call)
 
 
 @app.command("fetch")
@@ -185,6 +230,7 @@ def fetch(
 
         chexmix weights fetch chexmix --accept-licence
     """
+    from chexmix_cli.core.weights import open_weights
     from chexmix_cli.core.weights.hub.fetch import fetch as run_fetch
     from chexmix_cli.core.weights.hub.registry import registry
 
@@ -199,19 +245,18 @@ def fetch(
             entry, accept_licence=accept_licence, progress=lambda _, done, total: move(done >> 20, total >> 20)
         )
     files = [entry.directory / file for file in lock.files]
-    return _report_files(name, entry.directory, files, call)
+    return _report_files(name, files, open_weights(name), call)
 
 
 app.command("drafts")(drafts)
 
 
-def _report_files(source: str, out: Path, written: list[Path], call: Call[None]) -> int:
-    """Write the record of a command that made files, with their digests."""
-    from chexmix_cli.core.weights import open_weights
+def _report_files(source: str, written: list[Path], weights: WeightsDir, call: Call[None]) -> int:
+    """Write the record of a command that made files, with their digests, and the terms of the weights in them."""
     from chexmix_cli.core.weights.fingerprint import file_sha256
 
     writer = Writer(call.options.is_json)
-    _note_licence(call.console, open_weights(out).licence_notice)
+    _note_licence(call.console, weights.licence_notice)
     digests = [(path, path.stat().st_size, file_sha256(path)) for path in written]
     if writer.is_text:
         _print_table(("file", "size", "sha256"), [(str(path), _size(size), digest) for path, size, digest in digests])
@@ -236,6 +281,17 @@ def _dtype(name: str) -> torch.dtype | None:
     import torch
 
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(name)
+
+
+def _bytes(size: str | None) -> int | None:
+    """Return a size as transformers writes it, in bytes; GB is 10^9, GiB 2^30."""
+    if size is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B", size, re.IGNORECASE)
+    count = 0.0 if found is None else float(found[1])
+    if found is None or count == 0:
+        raise SettingsError(f"{size!r} is no size", where="--max-shard-size", expected="such as 5GB or 500MB")
+    return int(count * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
 
 
 def _where(record: Record) -> str:

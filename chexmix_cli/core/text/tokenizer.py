@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.text.row_names import without_rows
 from chexmix_cli.core.vocab import Vocabulary
 
 END_OF_TEXT, BEGIN_IMAGE, END_IMAGE = "<|endoftext|>", "<|img|>", "<|/img|>"
@@ -87,6 +88,8 @@ class TextTokenizer:
 def read_backend(directory: Path) -> Any | None:
     """Return the ``tokenizers.Tokenizer`` of a directory as its files have it, or None if it has none.
 
+    Names that an export gave to ids of no text (``row_names``) are left out.
+
     Raises:
         WeightsError: if the files are incomplete or damaged.
     """
@@ -133,7 +136,10 @@ def _read_json_tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        description = json.loads(backend.to_str())
+        plain = without_rows(description)
+        return backend if plain == description else Tokenizer.from_str(json.dumps(plain))
     except Exception as error:  # the package raises bare Exception for every kind of bad file
         raise WeightsError(f"not a tokenizer file ({error})", where=str(path)) from None
 

@@ -19,7 +19,8 @@ from chexmix_cli.core.infer.typicality import Typical
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import open_weights, save_model
-from chexmix_cli.core.weights.convert import convert, export_hf
+from chexmix_cli.core.weights.convert import convert
+from chexmix_cli.core.weights.export import export_hf
 from chexmix_cli.core.weights.hub.registry import RELEASED_ENTRY
 
 

@@ -87,21 +87,31 @@ class Header:
             WeightsError: if it is damaged or of a newer schema.
         """
         text = self.metadata.get(DESCRIPTION_KEY)
-        if text is None:
-            return None
-        where = f"{self.path.name}: header key {DESCRIPTION_KEY!r}"
-        try:
-            values = json.loads(text)
-            schema = values["schema"]
-            if schema != SCHEMA:
-                raise WeightsError(f"schema {schema}", where=where, expected=str(SCHEMA), hint="use a newer chexmix")
-            return _description(values["model"], values.get("provenance") or {})
-        except WeightsError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"cannot be read ({error!r})", where=where, hint=_AGAIN) from None
-        except ChexmixError as error:
-            raise WeightsError(str(error), where=where) from None
+        return None if text is None else description_of(text, f"{self.path.name}: header key {DESCRIPTION_KEY!r}")
+
+
+def description_of(text: str, where: str) -> Description:
+    """Return the description that a file holds as JSON.
+
+    Args:
+        text: as :meth:`Description.to_json` writes it.
+        where: what messages name.
+
+    Raises:
+        WeightsError: if it is damaged or of a newer schema.
+    """
+    try:
+        values = parse_object(text.encode())
+        schema = values["schema"]
+        if schema != SCHEMA:
+            raise WeightsError(f"schema {schema}", where=where, expected=str(SCHEMA), hint="use a newer chexmix")
+        return _description(values["model"], values.get("provenance") or {})
+    except WeightsError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"cannot be read ({error!r})", where=where, hint=_AGAIN) from None
+    except ChexmixError as error:
+        raise WeightsError(str(error), where=where) from None
 
 
 def _description(model: dict[str, Any], provenance: dict[str, Any]) -> Description:
@@ -128,8 +138,11 @@ def read_header(path: Path) -> Header:
             start = file.read(_LONGEST_START)
             length = int.from_bytes(start[:8], "little")
             _refuse_placeholder(start, path)
-            if len(start) < 8 or not 2 <= length <= _MAX_HEADER_BYTES or start[8:9] != b"{":
+            if len(start) < 8 or length < 2 or start[8:9] != b"{":
                 raise WeightsError("is not a safetensors file", where=str(path), hint=_AGAIN)
+            if length > _MAX_HEADER_BYTES:
+                expected = f"at most {_MAX_HEADER_BYTES}"
+                raise WeightsError(f"has a header of {length} bytes", where=str(path), expected=expected, hint=_AGAIN)
             if 8 + length > size:
                 raise _cut_short(path, size, 8 + length)
             file.seek(8)
@@ -139,13 +152,38 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise WeightsError(f"cannot be read ({error.strerror})", where=str(path)) from None
     try:
-        values = json.loads(text.decode("utf-8"))
+        values = parse_object(text)
         metadata = {str(key): str(value) for key, value in values.pop("__metadata__", {}).items()}
         tensors = {name: _tensor_info(value) for name, value in values.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"has a damaged header ({error})", where=str(path), hint=_AGAIN) from None
     _check_bytes(path, tensors, size - 8 - length)
     return Header(path, tensors, metadata)
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Return the JSON object of a file's text.
+
+    Raises:
+        ValueError: if it is none, is nested deeper than any such file is, or has a name twice: readers would differ
+            on which of the two counts.
+    """
+    try:
+        values = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    return values
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r} is there twice")
+        values[name] = value
+    return values
 
 
 def refuse_placeholder(path: Path) -> None:
@@ -168,8 +206,14 @@ def _refuse_placeholder(start: bytes, path: Path) -> None:
 
 
 def _tensor_info(value: Any) -> TensorInfo:
-    start, stop = (int(offset) for offset in value["data_offsets"])
-    return TensorInfo(str(value["dtype"]), tuple(int(extent) for extent in value["shape"]), start, stop)
+    start, stop = (_whole(offset) for offset in value["data_offsets"])
+    return TensorInfo(str(value["dtype"]), tuple(_whole(extent) for extent in value["shape"]), start, stop)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value
 
 
 def _check_bytes(path: Path, tensors: Mapping[str, TensorInfo], data_bytes: int) -> None:
@@ -181,8 +225,11 @@ def _check_bytes(path: Path, tensors: Mapping[str, TensorInfo], data_bytes: int)
                 f"tensor {name} has dtype {info.dtype}", where=str(path), expected=", ".join(DTYPE_BYTES)
             )
         is_whole = min(info.shape, default=0) >= 0 and info.stop - info.start == math.prod(info.shape) * item_bytes
-        if info.start != end or not is_whole:
-            raise WeightsError(f"has a damaged header (bytes of {name})", where=str(path), hint=_AGAIN)
+        problem = "" if is_whole else "are not those of its shape"
+        if info.start != end:
+            problem = "overlap those of another tensor" if info.start < end else "leave a gap before them"
+        if problem:
+            raise WeightsError(f"has a damaged header (the bytes of {name} {problem})", where=str(path), hint=_AGAIN)
         end = info.stop
     if end > data_bytes:
         raise _cut_short(path, data_bytes, end)

@@ -14,7 +14,7 @@ from typing import Any
 
 from chexmix_cli.core.errors import ChexmixError, SettingsError, WeightsError
 from chexmix_cli.core.settings.model import DecoderSettings, ModelSettings, VqganSettings
-from chexmix_cli.core.weights.formats.header import refuse_placeholder
+from chexmix_cli.core.weights.formats.header import parse_object, refuse_placeholder
 
 #: Names of the tanh approximation of GELU, the only activation of the decoder.
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
@@ -87,11 +87,9 @@ def is_tied(path: Path) -> bool:
 def _read_phi(path: Path) -> dict[str, Any]:
     where = str(path)
     try:
-        values = json.loads(_read(path))
+        values = parse_object(_read(path).encode())
     except ValueError as error:
         raise WeightsError(f"is not JSON ({error})", where=where) from None
-    if not isinstance(values, dict):
-        raise WeightsError("is not a JSON object", where=where)
     if values.get("model_type") != "phi":
         raise WeightsError(f"model_type is {values.get('model_type')!r}", where=where, expected="'phi'")
     return values
@@ -124,7 +122,7 @@ def read_vqgan_config(path: Path) -> tuple[VqganSettings, int]:
     where = str(path)
     try:
         values = yaml.safe_load(_read(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise WeightsError(f"is not YAML ({' '.join(str(error).split())})", where=where) from None
     try:
         model = values.get("model", values)
@@ -168,6 +166,22 @@ def read_vqgan_config(path: Path) -> tuple[VqganSettings, int]:
     return settings, sizes["resolution"]
 
 
+def require_phi(settings: ModelSettings) -> None:
+    """Raise WeightsError, with the reason, if a Phi of other programs cannot be the decoder.
+
+    They would give other states without a word: they read a sequence causally, one position after the other.
+    """
+    decoder = settings.decoder
+    for key, value, expected in (("attention", decoder.attention, "causal"), ("rope_grid", decoder.rope_grid, 0)):
+        if value != expected:
+            raise WeightsError(
+                f"decoder.{key} is {value!r}, which a Phi of other programs cannot express",
+                where=settings.name,
+                expected=repr(expected),
+                hint="use these weights with chexmix; `chexmix weights convert` keeps them whole",
+            )
+
+
 def config_text(settings: ModelSettings, dtype_name: str) -> str:
     """Return the ``config.json`` with which ``transformers`` builds the same decoder as PhiForCausalLM.
 
@@ -176,24 +190,17 @@ def config_text(settings: ModelSettings, dtype_name: str) -> str:
         dtype_name: of the weights, as torch calls it: ``bfloat16``.
 
     Raises:
-        WeightsError: if images are read whole: a PhiForCausalLM cannot, and would be given other states without a word.
+        WeightsError: as :func:`require_phi`.
     """
+    require_phi(settings)
     decoder, vocabulary = settings.decoder, settings.vocabulary
-    for key, value, expected in (("attention", decoder.attention, "causal"), ("rope_grid", decoder.rope_grid, 0)):
-        if value == expected:
-            continue
-        raise WeightsError(
-            f"decoder.{key} is {value!r}, which PhiForCausalLM cannot express",
-            where=settings.name,
-            expected=repr(expected),
-            hint="use these weights with chexmix; `chexmix weights convert` keeps them whole",
-        )
     values = {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
         "vocab_size": decoder.num_rows,
         "hidden_size": decoder.hidden_size,
         "intermediate_size": decoder.mlp_size,
+        "n_inner": decoder.mlp_size,  # vLLM's name for it; without it vLLM takes four times the hidden size
         "num_hidden_layers": decoder.num_layers,
         "num_attention_heads": decoder.num_heads,
         "num_key_value_heads": decoder.num_heads,

@@ -218,12 +218,12 @@ def write_safetensors(
 
     The order is the safetensors package's: wide dtypes first, then by name, so that all stay aligned.
     """
-    kinds = dict(source.dtypes) if dtype is None else dict.fromkeys(source.dtypes, dtype_codes()[dtype])
+    kinds, sizes = _written_dtypes(source, dtype), tensor_bytes(source, dtype)
     order = sorted(kinds, key=lambda key: (-DTYPE_BYTES[kinds[key]], key))
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for key in order:
-        start, end = end, end + math.prod(source.shapes[key]) * DTYPE_BYTES[kinds[key]]
+        start, end = end, end + sizes[key]
         header[key] = {"dtype": kinds[key], "shape": list(source.shapes[key]), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
@@ -232,6 +232,16 @@ def write_safetensors(
         for key in order:
             file.write(_raw_bytes(source.get(key), dtype))
             source.release()
+
+
+def tensor_bytes(source: TensorSource, dtype: torch.dtype | None = None) -> dict[str, int]:
+    """Return the bytes of each tensor, in ``dtype`` if given, else as it is."""
+    kinds = _written_dtypes(source, dtype)
+    return {key: math.prod(source.shapes[key]) * DTYPE_BYTES[kind] for key, kind in kinds.items()}
+
+
+def _written_dtypes(source: TensorSource, dtype: torch.dtype | None) -> dict[str, str]:
+    return dict(source.dtypes) if dtype is None else dict.fromkeys(source.dtypes, dtype_codes()[dtype])
 
 
 def _raw_bytes(tensor: Tensor, dtype: torch.dtype | None) -> memoryview:

@@ -6,16 +6,20 @@ there, too, it is read and the index is not, as transformers does.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import write_json
 from chexmix_cli.core.weights import files
-from chexmix_cli.core.weights.formats.header import Header, read_header, refuse_placeholder
-from chexmix_cli.core.weights.formats.safetensors_io import SafetensorsSource, TensorSource, write_safetensors
+from chexmix_cli.core.weights.formats.header import Header, parse_object, read_header, refuse_placeholder
+from chexmix_cli.core.weights.formats.safetensors_io import (
+    SafetensorsSource,
+    TensorSource,
+    tensor_bytes,
+    write_safetensors,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +42,11 @@ _FOREIGN = (
     ("adapter_model.*", "adapters without the decoder they belong to", "merge them with peft's merge_and_unload()"),
     ("tf_model.h5", "a decoder in another program's form", _SAFE_HINT),
     ("flax_model.msgpack", "a decoder in another program's form", _SAFE_HINT),
-    ("*.gguf", "a decoder in another program's form", "fetch its safetensors files"),
+    (
+        "*.gguf",
+        "a decoder in another program's form",
+        "`chexmix weights convert FILE.gguf -o DIR` reads one that chexmix exported",
+    ),
 )
 
 
@@ -110,7 +118,12 @@ class ShardedSource:
         }
         held = [(key, name) for name, source in self._sources.items() for key in source.shapes]
         problems = [f"{key} is not in {name}" for key, name in sorted({*self.file_of.items()} - {*held})]
-        problems += [f"{key} of {name} is not in the index" for key, name in held if self.file_of.get(key) != name]
+        for key, name in held:
+            owner = self.file_of.get(key)
+            if owner is None:
+                problems.append(f"{key} of {name} is not in the index")
+            elif owner != name:
+                problems.append(f"{key} is in {name}, too, beside {owner}")
         if problems:
             more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
             raise WeightsError(
@@ -122,6 +135,11 @@ class ShardedSource:
             key: self._sources[name].shapes[key] for key, name in self.file_of.items()
         }
         self.dtypes: Mapping[str, str] = {key: self._sources[name].dtypes[key] for key, name in self.file_of.items()}
+
+    @property
+    def files(self) -> list[str]:
+        """Return the names of the files, sorted."""
+        return sorted(self._sources)
 
     def get(self, key: str) -> torch.Tensor:
         """Return one tensor, a view of its mapped file."""
@@ -137,63 +155,100 @@ def read_index(path: Path) -> dict[str, str]:
     """Return the file of each tensor, there or not.
 
     Raises:
-        WeightsError: if it is no index, names no tensor, or a file outside its folder.
+        WeightsError: if it is no index, names no tensor, one tensor twice, or a file outside its folder.
     """
     refuse_placeholder(path)
     try:
-        values: Any = json.loads(path.read_bytes())["weight_map"]
+        values: Any = parse_object(path.read_bytes())["weight_map"]
         pairs = {str(key): str(name) for key, name in values.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"is no index of weights ({error})", where=str(path)) from None
-    outside = [name for name in pairs.values() if Path(name).name != name]
+    outside = [name for name in pairs.values() if not name or Path(name).name != name or name == ".."]
     if outside:
-        raise WeightsError(f"names a file outside its folder ({outside[0]})", where=str(path))
+        raise WeightsError(f"names a file outside its folder ({outside[0]!r})", where=str(path))
     if not pairs:
         raise WeightsError("names no tensor", where=str(path))
     return pairs
 
 
-def require_free(directory: Path, name: str, source: TensorSource) -> None:
-    """Refuse to write several files where one of the same network lies, which would be read in their place."""
-    if isinstance(source, ShardedSource) and (directory / name).is_file():
+def plan_files(
+    name: str, source: TensorSource, *, dtype: torch.dtype | None = None, max_bytes: int | None = None
+) -> dict[str, list[str]]:
+    """Return the files a network is written into, each with its tensors.
+
+    Args:
+        name: of the network, were it one file.
+        source: its tensors.
+        dtype: of the files.
+        max_bytes: most bytes of a file's tensors, but that a larger tensor has a file of its own; None: the same files
+            as the source.
+    """
+    if max_bytes is None and isinstance(source, ShardedSource):
+        return {file: [key for key in source.file_of if source.file_of[key] == file] for file in source.files}
+    sizes, groups, used = tensor_bytes(source, dtype), list[list[str]](), 0
+    for key, size in sizes.items():
+        if not groups or (max_bytes is not None and used + size > max_bytes):
+            groups.append([])
+            used = 0
+        groups[-1].append(key)
+        used += size
+    if len(groups) == 1:
+        return {name: groups[0]}
+    stem = name.removesuffix(".safetensors")
+    names = [f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
+    return dict(zip(names, groups, strict=True))
+
+
+def require_free(directory: Path, name: str, source: TensorSource, plan: Mapping[str, Sequence[str]]) -> None:
+    """Refuse to write several files where one of the same network lies, which would be read in their place.
+
+    Files that are being read are not written over either, unless each takes the place of itself.
+    """
+    if name not in plan and (directory / name).is_file():
         raise WeightsError(
             f"holds {name}, which would be read in place of what is written",
             where=str(directory),
             expected="a folder without it",
         )
+    if not isinstance(source, ShardedSource):
+        return
+    for file, keys in plan.items():
+        is_read = (directory / file).exists() and (directory / file).samefile(Path(source.where).with_name(file))
+        if is_read and any(source.file_of[key] != file for key in keys):
+            raise WeightsError(
+                f"holds {file}, which is still to be read", where=str(directory), expected="another folder"
+            )
 
 
 def write_network(
     directory: Path,
     name: str,
     source: TensorSource,
+    plan: Mapping[str, Sequence[str]],
     *,
     metadata: Mapping[str, str],
     dtype: torch.dtype | None = None,
 ) -> list[str]:
-    """Write a network into one file, or into the same files as its source with their index; return the names.
+    """Write a network into the files of a plan, with their index if they are several; return the names.
 
-    Arguments as :func:`write_safetensors`. The index comes last: until it is there, the former one holds, and names
-    files that hold the same tensors.
+    Arguments as :func:`plan_files` and :func:`write_safetensors`. The index comes last: until it is there, the former
+    one holds, and names files that hold the same tensors.
     """
-    if not isinstance(source, ShardedSource):
+    if list(plan) == [name]:
         write_safetensors(directory / name, source, metadata=metadata, dtype=dtype)
         return [name]
-    written = sorted(set(source.file_of.values()))
-    total = 0
-    for file in written:
-        keys = [key for key, owner in source.file_of.items() if owner == file]
+    for file, keys in plan.items():
         write_safetensors(directory / file, _Some(source, keys), metadata=metadata, dtype=dtype)
-        total += sum(info.stop - info.start for info in read_header(directory / file).tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": source.file_of}
-    write_json(directory / f"{name}{INDEX_SUFFIX}", index)
-    return [*written, f"{name}{INDEX_SUFFIX}"]
+    weight_map = {key: file for file, keys in plan.items() for key in keys}
+    total = sum(tensor_bytes(source, dtype).values())
+    write_json(directory / f"{name}{INDEX_SUFFIX}", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return [*plan, f"{name}{INDEX_SUFFIX}"]
 
 
 class _Some:
     """Some tensors of a source."""
 
-    def __init__(self, source: TensorSource, keys: list[str]) -> None:
+    def __init__(self, source: TensorSource, keys: Sequence[str]) -> None:
         self._source, self.where = source, source.where
         self.shapes: Mapping[str, tuple[int, ...]] = {key: source.shapes[key] for key in keys}
         self.dtypes: Mapping[str, str] = {key: source.dtypes[key] for key in keys}

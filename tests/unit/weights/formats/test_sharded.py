@@ -15,8 +15,10 @@ from transformers import PhiForCausalLM
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.weights import open_weights, save_model
-from chexmix_cli.core.weights.convert import convert, export_hf
+from chexmix_cli.core.weights.convert import convert
 from chexmix_cli.core.weights.describe import describe_weights
+from chexmix_cli.core.weights.export import export_hf
+from chexmix_cli.core.weights.formats.sharded import plan_files
 from chexmix_cli.core.weights.hub import fetch as fetch_module
 from chexmix_cli.core.weights.hub.fetch import fetch
 from chexmix_cli.core.weights.hub.registry import RELEASED_ENTRY, registry
@@ -117,6 +119,16 @@ def forget_a_tensor(directory: Path) -> None:
     (directory / INDEX).write_text(json.dumps(index))
 
 
+def hold_a_tensor_twice(directory: Path) -> None:
+    tensors = load_file(directory / PARTS[1])
+    save_file({**tensors, "lm_head.bias": torch.zeros(58562)}, directory / PARTS[1])
+
+
+def name_a_tensor_twice(directory: Path) -> None:
+    text = (directory / INDEX).read_text()
+    (directory / INDEX).write_text(text.replace('"weight_map": {', f'"weight_map": {{"lm_head.bias": "{PARTS[1]}", '))
+
+
 def point_elsewhere(directory: Path) -> None:
     (directory / INDEX).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n")
 
@@ -140,6 +152,8 @@ def pickle_it_in_parts(directory: Path) -> None:
         (lose_the_index, f"{PARTS[0]} is not read: a part of a decoder without {INDEX}"),
         (lose_a_tensor, f"lm_head.bias is not in {PARTS[0]}"),
         (forget_a_tensor, f"lm_head.bias of {PARTS[0]} is not in the index"),
+        (hold_a_tensor_twice, f"lm_head.bias is in {PARTS[1]}, too, beside {PARTS[0]}"),
+        (name_a_tensor_twice, "is no index of weights ('lm_head.bias' is there twice)"),
         (point_elsewhere, f"{INDEX}: is a git-lfs pointer"),
         (pickle_it, "pytorch_model.bin is not read: it is pickled"),
         (pickle_it_in_parts, "pytorch_model-00001-of-00001.bin is not read: it is pickled"),
@@ -156,8 +170,90 @@ def test_half_a_model_is_refused_and_nothing_is_written(tmp_path: Path, official
     with pytest.raises(WeightsError) as caught:
         describe_weights(open_weights(official))
     assert said in str(caught.value)
-    assert caught.value.hint is not None or damage is lose_a_file
+    assert caught.value.hint is not None or damage in (lose_a_file, name_a_tensor_twice)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../model-1.safetensors", "/etc/passwd", "sub/model-1.safetensors", "..", ".", ""])
+def test_an_index_names_files_of_its_own_folder_only(tmp_path: Path, name: str) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"lm_head.bias": name}}))
+    with pytest.raises(WeightsError, match="names a file outside its folder") as caught:
+        open_weights(tmp_path)
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": ' + "[" * 99999]
+)
+def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(WeightsError, match=f"{INDEX}: (is no index of weights|names no tensor)"):
+        open_weights(tmp_path)
+
+
+def test_a_network_is_written_into_files_of_a_size(tmp_path: Path, tiny_dir: Path) -> None:
+    most = 6_000
+    whole = load_file(tiny_dir / "model.safetensors")
+    convert(tiny_dir, tmp_path / "out", max_bytes=most)
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    files = sorted(set(index["weight_map"].values()))
+    assert files == [f"model-{n:05d}-of-{len(files):05d}.safetensors" for n in range(1, len(files) + 1)]
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in whole.values())
+    for name in files:
+        held = load_file(tmp_path / "out" / name)
+        assert {index["weight_map"][key] for key in held} == {name}
+        # A tensor beyond the size has a file to itself.
+        assert len(held) == 1 or sum(value.nbytes for value in held.values()) <= most
+    assert any(value.nbytes > most for value in whole.values())
+    weights = open_weights(tmp_path / "out")
+    assert weights.vqgan_file == tmp_path / "out" / "vqgan.safetensors.index.json"
+    assert weights.settings == open_weights(tiny_dir).settings
+    assert "failed" not in status(tmp_path / "out").values()
+    # transformers finds the same numbers, and one file again holds them all.
+    phi = PhiForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(phi.lm_head.weight, whole["lm_head.weight"])
+    convert(tmp_path / "out", tmp_path / "one", max_bytes=10**9)
+    assert {key: value.tolist() for key, value in load_file(tmp_path / "one" / "model.safetensors").items()} == {
+        key: value.tolist() for key, value in whole.items()
+    }
+    assert not (tmp_path / "one" / INDEX).exists()
+
+
+def test_files_are_not_written_over_while_they_are_read(tmp_path: Path, tiny_dir: Path) -> None:
+    source = tmp_path / "source"
+    convert(tiny_dir, source, max_bytes=24_000)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    decoder = open_weights(source).decoder_source()
+    first, *others = (
+        plan_files("model.safetensors", decoder, max_bytes=size) for size in (24_000, *range(24_100, 60_000, 100))
+    )
+    moved = 24_100 + 100 * next(n for n, plan in enumerate(others) if plan != first and set(plan) == set(first))
+    with pytest.raises(WeightsError, match=r"holds model-0000\d-of-0000\d.safetensors, which is still to be read"):
+        convert(source, source, max_bytes=moved)
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    # In the same files it may be: each takes its own place.
+    convert(source, source, dtype=torch.bfloat16)
+    assert open_weights(source).load_decoder("cpu", torch.float32) is not None
+    with pytest.raises(WeightsError, match="holds model.safetensors, which would be read in place of"):
+        convert(tiny_dir, tiny_dir, max_bytes=24_000)
+
+
+def test_half_precision_in_several_files_under_a_wrapper_is_read_everywhere(tmp_path: Path, tiny_dir: Path) -> None:
+    whole = {key: value.half() for key, value in load_file(tiny_dir / "model.safetensors").items()}
+    metadata = open_metadata(tiny_dir / "model.safetensors")
+    for prefix in ("module.", "model.", "_orig_mod."):
+        folder = tmp_path / prefix
+        shutil.copytree(tiny_dir, folder)
+        wrapped = {prefix + key: value for key, value in whole.items()}
+        save_file(wrapped, folder / "model.safetensors", metadata={"format": "pt", **metadata})
+        shard(folder)
+        assert "failed" not in status(folder).values()
+        convert(folder, tmp_path / f"{prefix}out", max_bytes=8_000)
+        export_hf(folder, tmp_path / f"{prefix}hf")
+        for directory in (folder, tmp_path / f"{prefix}out", tmp_path / f"{prefix}hf"):
+            found = decoder_state(directory)
+            assert torch.equal(found["head.weight"], whole["lm_head.weight"].float())
+        assert PhiForCausalLM.from_pretrained(tmp_path / f"{prefix}hf").dtype == torch.float16
 
 
 def test_what_stands_beside_a_readable_decoder_does_not_matter(tmp_path: Path, tiny_dir: Path) -> None:
