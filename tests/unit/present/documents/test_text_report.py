@@ -112,7 +112,7 @@ def test_codes_are_those_of_the_standard():
     for heading, name in text_report.SECTIONS.values():
         assert 7001 in known[(heading[1], heading[0], heading[2])]
         assert 7002 in known[(name[1], name[0], name[2])]
-    title, chest = text_report._TITLE, text_report._CHEST
+    title, chest = text_report.TITLE, text_report._CHEST
     assert 7000 in known[(title[1], title[0], title[2])]
     assert (chest[1], chest[0], chest[2]) in known
     assert ("DCM", "121106", "Comment") in known
