@@ -38,7 +38,7 @@ def picture_capture(
     """
     dataset = new_document(study, maker, SecondaryCaptureImageStorage, "OT", "Picture of a draft report, unverified")
     dataset.update(study.film)
-    dataset.PatientOrientation = None
+    dataset.BodyPartExamined, dataset.PatientOrientation = "CHEST", None
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     dataset.ConversionType, dataset.SyntheticData = "SYN", "YES"
     dataset.SecondaryCaptureDeviceManufacturer = MANUFACTURER

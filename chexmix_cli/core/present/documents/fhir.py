@@ -25,7 +25,7 @@ _SYSTEMS = {
     "LN": "http://loinc.org",
     "SCT": "http://snomed.info/sct",
     "DCM": "http://dicom.nema.org/resources/ontology/DCM",
-    LOCAL_SCHEME: "urn:chexmix:findings",
+    LOCAL_SCHEME: f"urn:oid:{derived_uid('code system', b'findings')}",
 }
 _HL7 = "http://terminology.hl7.org/CodeSystem"
 _DICOM_UID = "urn:dicom:uid"
@@ -50,10 +50,12 @@ def diagnostic_report(record: Mapping[str, Any], study: StudyHeader, maker: Make
     report: Resource = {
         "resourceType": "DiagnosticReport",
         "text": {"status": "generated", "div": _narrative(record, sections)},
-        "contained": [_patient(study), _device(maker), *observations],
+        # What is contained has to be referred to, and only observations can refer to a device.
+        "contained": [_patient(study), *([_device(maker)] if observations else []), *observations],
         **common,
         "category": [{"coding": [{"system": f"{_HL7}/v2-0074", "code": "RAD", "display": "Radiology"}]}],
         "code": {"coding": [_coding(TITLE)], "text": f"Chest radiograph, draft report. {GENERATED}."},
+        "performer": [{"display": f"{MANUFACTURER} {maker.version}, {maker.model}, weights {maker.weights_hash}"}],
         "imagingStudy": [{"identifier": _uid_identifier(study.study_uid)}],
         "presentedForm": [
             {

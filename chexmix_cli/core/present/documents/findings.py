@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chexmix_cli.core.text.header import CAUSE_PHRASES
+
 #: Designator of codes that are ours (PS3.16 8.2: 99 begins a local scheme).
 LOCAL_SCHEME = "99CHEXMIX"
 
@@ -54,10 +56,15 @@ class FindingScore:
 
 
 def finding_scores(record: Mapping[str, Any]) -> list[FindingScore]:
-    """Return the findings of a record of ``generate-report`` (under ``head``) or ``classify``, in its order."""
+    """Return the findings of a record of ``generate-report`` (under ``head``) or ``classify``, in its order.
+
+    Of an adult's film the causes of a pneumonia are left out: children's films alone are labelled with them.
+    """
     head = record.get("head", record)
     thresholds = head.get("threshold") or {}
+    outside = CAUSE_PHRASES if record.get("age_group") == "adult" else ()
     return [
         FindingScore(name, float(value), None if thresholds.get(name) is None else float(thresholds[name]))
         for name, value in (head.get("probabilities") or {}).items()
+        if name not in outside
     ]
