@@ -5,6 +5,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -83,6 +84,9 @@ site: $(VENV)/.dev-ready  ## the documents as a site in build/site, built withou
 
 browser: $(VENV)/.dev-ready  ## open every kind of page in headless Chromium
 	OMP_NUM_THREADS=2 $(BIN)/pytest -m browser -s tests/browser $(PYTEST_ARGS)
+
+clinical: $(VENV)/.dev-ready  ## every test of DICOM, PDF and FHIR documents; says which programme a skipped one needs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -rs tests/unit/present/documents tests/cli/report/test_documents.py $(PYTEST_ARGS)
 
 aot: $(VENV)/.dev-ready  ## compile every kernel for sm_80, sm_90, sm_100 into benchmarks/aot.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/aot.py
