@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from chexmix_cli.core.data.shards import ShardSet, verify_set
+from chexmix_cli.core.data.shards.journal import Journal
 
 ROWS = "shards.rows=4"
 
@@ -152,13 +154,16 @@ def test_kill_9_loses_and_invents_nothing(call, repository, archive, tmp_path, d
             run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=repository
         ) as process:
             assert process.stdout is not None
-            for _ in range(draw.randint(1, 9)):
+            seen = draw.randint(1, 9)
+            for _ in range(seen):
                 assert process.stdout.readline()
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
         found = ShardSet.open(tmp_path / "killed", allow_partial=True)
-        assert finished <= found.num_records < 26
-        finished = found.num_records
+        begun = Journal(tmp_path / "killed").read(len(found.shards), most=3)
+        # At most the batch that was at work is done again; failed inputs among it make it longer, up to a shard.
+        assert finished + seen - 4 <= found.num_records + len(begun) < 26
+        finished = found.num_records + len(begun)
     assert finished > 0
     resumed = call(*command("killed"))
     assert f"{finished} records are in the shards already" in resumed.stderr
@@ -321,8 +326,8 @@ def test_ctrl_c_ends_workers_and_all(repository, archive, tmp_path, debug_weight
     # The pipes end when the last process that holds them is gone: the workers inherited both.
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    # Of eight films some are written by then, how many is a race; a run stopped behind its last film says nothing of it.
-    assert re.fullmatch(r"(stopped; the \d records before are written\. .*\n)?error: interrupted\n", errors)
+    # How many films are done by then is a race; a run stopped behind its last one says nothing of it.
+    assert re.fullmatch(r"(stopped; the \d+ records before are written\. .*\n)?error: interrupted\n", errors)
 
 
 def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch):
