@@ -55,7 +55,7 @@ def main() -> int:
 def _kill(
     arguments: argparse.Namespace, folder: Path, draw: random.Random, num_images: int, whole_s: float
 ) -> dict[str, int]:
-    """Start the run, kill it, and return after how many records that was, and how many were in shards or the journal."""
+    """Start the run, kill it, and return after how many records that was, and how many were in shards or journal."""
     num_records = draw.randint(1, max(1, round(1.6 * num_images / arguments.kills)))
     process = _run(arguments, folder, "killed")
     assert process.stdout is not None
