@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from chexmix_cli.core.data.shards import ShardSet, verify_set
+from chexmix_cli.core.data.shards.journal import Journal
 
 
 def main() -> int:
@@ -54,7 +55,7 @@ def main() -> int:
 def _kill(
     arguments: argparse.Namespace, folder: Path, draw: random.Random, num_images: int, whole_s: float
 ) -> dict[str, int]:
-    """Start the run, kill it, and return after how many records that was, and how many were in finished shards."""
+    """Start the run, kill it, and return after how many records that was, and how many were in shards or journal."""
     num_records = draw.randint(1, max(1, round(1.6 * num_images / arguments.kills)))
     process = _run(arguments, folder, "killed")
     assert process.stdout is not None
@@ -65,7 +66,9 @@ def _kill(
     process.kill()
     process.communicate()
     was_killed = process.returncode == -signal.SIGKILL
-    num_finished = ShardSet.open(folder / "killed", allow_partial=True).num_records
+    shards = ShardSet.open(folder / "killed", allow_partial=True)
+    begun = Journal(folder / "killed").read(len(shards.shards), most=arguments.rows - 1)
+    num_finished = shards.num_records + len(begun)
     return {"after": seen, "killed": int(was_killed), "finished": num_finished}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
 import sys
 import traceback
 
@@ -13,17 +12,19 @@ from chexmix_cli.commands.shared.console import print_error
 from chexmix_cli.core.errors import ChexmixError, ExitCode
 from chexmix_cli.core.runtime import use_cores
 
+#: What a shell shows of a filter whose reader has read enough: 128 and SIGPIPE.
+_READER_GONE = 141
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command line (default: the process's own) and exit with its documented code."""
-    if hasattr(signal, "SIGPIPE"):
-        # Like every filter: `chexmix tokenize DIR | head -1` ends silently when head has read enough.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     use_cores()
     code = run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            code = _READER_GONE
         # What could not be written (a full disk) must not be tried again by the interpreter on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or ExitCode.ENVIRONMENT
@@ -49,6 +50,11 @@ def run(arguments: list[str]) -> int:
             return _unexpected(error.__cause__, verbose)
         print_error("interrupted")
         return ExitCode.INTERRUPTED
+    except SystemExit as error:
+        # Like every filter: `chexmix tokenize DIR | head -1` ends silently. Typer exits with 1 then.
+        if isinstance(error.__context__, BrokenPipeError):
+            return _READER_GONE
+        raise
     except ChexmixError as error:
         print_error(str(error), error.hint)
         if verbose:

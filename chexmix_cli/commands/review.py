@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,6 +53,7 @@ def review(
 def _run(inputs: list[str], run: RunOptions, settings: ReviewSettings, out: Path, *, is_explained: bool) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.parts import refuse_repeats
+    from chexmix_cli.commands.records.stopping import StopRequests
     from chexmix_cli.library.jobs.batches import run_batches
     from chexmix_cli.library.reports import MARK, Reporter
     from chexmix_cli.library.review import Review, naming_folder
@@ -61,26 +63,32 @@ def _run(inputs: list[str], run: RunOptions, settings: ReviewSettings, out: Path
     folder, is_beside = naming_folder(inputs, out)
     found = Review(reporter, settings.page, folder, is_beside=is_beside)
     run.console.note(MARK)
+    reader = model.reader(keep_uids=run.keep_uids, keeps_picture=True)
+    jobs = film_jobs(inputs, reader, counted=run.console.shows_progress)
+    total = len(jobs) if isinstance(jobs, Sized) else None
     batches = run_batches(
         # Decisions are kept by id.
-        refuse_repeats(iter(film_jobs(inputs, model.reader(keep_uids=run.keep_uids, keeps_picture=True)))),
+        refuse_repeats(iter(jobs)),
         found.process,
         batch_size=settings.input.batch_size,
         workers=settings.input.workers,
         stops_at_error=run.fail_fast,
     )
-    try:
-        with run.console.progress("studies") as move, closing(batches) as results:
-            for number, (job, result) in enumerate(results, start=1):
-                if isinstance(result, ChexmixError) and run.fail_fast:
-                    raise result
-                found.add(job, result)
-                move(number, None)
-    except KeyboardInterrupt:
-        if found.studies:
-            _write(found, out, run.console)
-        raise
-    _write(found, out, run.console)
+    with StopRequests() as stops:
+        try:
+            with run.console.progress("studies") as move, closing(batches) as results:
+                for number, (job, result) in enumerate(results, start=1):
+                    if isinstance(result, ChexmixError) and run.fail_fast:
+                        raise result
+                    found.add(job, result)
+                    move(number, total)
+        except KeyboardInterrupt:
+            stops.hold()
+            if found.studies:
+                _write(found, out, run.console)
+                run.console.note("stopped; for the others, give the inputs that are left, and another page for them")
+            raise
+        _write(found, out, run.console)
     if not found.num_refused:
         return ExitCode.DONE
     return ExitCode.PARTIAL if found.num_refused < len(found.studies) else ExitCode.FAILED

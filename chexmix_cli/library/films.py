@@ -155,7 +155,10 @@ class FilmReader:
             message = f"failed before: {found.get('code', 'unknown')}: {found.get('message', 'it is not said why')}"
             return Job(record_id, raiser(DataError(Reason.UPSTREAM, message)))
         if "codes" in record:
-            return Job(record_id, partial(self._film_of_codes, record_id, record), study=_study_of(record), line=record)
+            prepare, source = partial(self._film_of_codes, record_id, record), _source_of(record)
+            return Job(
+                record_id, prepare, study=_study_of(record), sources=() if source is None else (source,), line=record
+            )
         if isinstance(record.get("file"), str):
             item = study_of_file(Path(record["file"]), self.input, record_id)
             if isinstance(item, Study) and record.get("view") in VIEWS:
@@ -229,7 +232,7 @@ class FilmReader:
         if record.get("preset_hash") not in (None, self.preset.hash):
             note = f"encoded with preset {record.get('preset')} ({record['preset_hash']}), not {self.preset.hash}"
             fields["notes"] = [*fields.get("notes", []), note]
-        return Film(record_id, None, codes, fields)
+        return Film(record_id, None, codes, fields, source=_source_of(record))
 
 
 def film_of_picture(picture: Image, preset: ResolvedPreset, *, keeps_picture: bool = False) -> Film:
@@ -265,6 +268,14 @@ def film_levels(film: Film, codes: Sequence[int], images: ImageTokenizer) -> NDA
         return shown
     levels_YXC = to_levels(film.pixels.transpose(1, 2, 0))
     return levels_YXC[..., 0] if levels_YXC.shape[2] == 1 else levels_YXC
+
+
+def _source_of(record: Record) -> Source | None:
+    """Return the file that a record of codes says it is of; it is named, never opened."""
+    from chexmix_cli.core.data.sources import Source
+
+    file = record.get("file")
+    return Source.named(Path(file)) if isinstance(file, str) and file else None
 
 
 def _study_of(record: Record) -> str | None:

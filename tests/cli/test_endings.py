@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,54 @@ def test_control_c_ends_a_running_command_with_130(repository, films, debug_weig
     assert "Traceback" not in stderr
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_every_finished_record_is_in_the_table_of_a_stopped_run(repository, films, tmp_path, debug_weights, how):
+    """A scheduler's SIGTERM and a closed terminal end a run as Ctrl-C does."""
+    import csv
+
+    table, refused = tmp_path / "codes.csv", tmp_path / "refused.jsonl"
+    # More than the run gets through until the signal comes, which is when the first failure has been noted.
+    (films / "a.png").write_bytes(b"nothing")
+    for number in range(300):
+        shutil.copy(films / "b.png", films / f"more-{number:03}.png")
+    command = [sys.executable, "-m", "chexmix_cli", "classify", films, "--weights", debug_weights, "--embeddings"]
+    command += ["-o", table, "--quarantine", refused, "--layer", "1", "--device", "cpu"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, cwd=repository)
+    deadline = time.monotonic() + 120
+    while not (refused.exists() and refused.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    said = re.search(r"stopped; the (\d+) records before are written. To go on, give the inputs that are left", stderr)
+    assert said is not None, stderr
+    assert "another file for them" in stderr
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines()))
+    names = ["a.png", "b.png", "c.png", *(f"more-{number:03}.png" for number in range(300))]
+    assert [row["id"] for row in rows] == names[: int(said[1])]
+    assert f"{table}: {said[1]} records" in stderr
+
+
+def test_a_request_to_stop_waits_for_the_records_of_a_batch_and_a_second_does_not():
+    from chexmix_cli.commands.records.stopping import StopRequests
+
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequests() as stops:
+        stops.hold()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            stops.release()
+        stops.hold()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stops.hold()
+        stops.release()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.slow
 def test_a_stopped_training_leaves_a_checkpoint_and_exits_130(repository, films, tmp_path):
     import json
@@ -146,14 +195,24 @@ def test_a_stopped_training_leaves_a_checkpoint_and_exits_130(repository, films,
 def test_a_reader_that_stops_early_ends_the_command_silently(repository, films, debug_weights):
     for number in range(40):
         shutil.copy(films / "a.png", films / f"more-{number}.png")
-    command = f"{sys.executable} -m chexmix_cli tokenize {films} --weights {debug_weights} --set input.batch_size=1"
-    done = subprocess.run(
-        ["bash", "-c", f"{command} | head -n 1; exit ${{PIPESTATUS[0]}}"],
-        capture_output=True,
-        text=True,
-        cwd=repository,
-        check=False,
-    )
+    done = _into_head(repository, f"tokenize {films} --weights {debug_weights} --set input.batch_size=1")
     assert done.returncode in (0, 128 + signal.SIGPIPE)
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
+
+
+def test_a_reader_that_stops_early_does_not_take_the_page_with_it(repository, films, tmp_path, debug_weights):
+    for number in range(100):
+        shutil.copy(films / "a.png", films / f"more-{number}.png")
+    page = tmp_path / "page.html"
+    flags = f"--weights {debug_weights} --embeddings --html {page} --set input.batch_size=1"
+    done = _into_head(repository, f"classify {films} {flags}")
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == f"{page}: a page\n"
+    assert "a.png" in page.read_text()
+    assert "more-99.png" not in page.read_text()
+
+
+def _into_head(repository, arguments):
+    command = f"{sys.executable} -m chexmix_cli {arguments} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=repository, check=False)

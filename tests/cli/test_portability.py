@@ -15,11 +15,6 @@ PACKAGE = Path(__file__).resolve().parents[2] / "chexmix_cli"
 FILES = sorted(PACKAGE.rglob("*.py"))
 #: Where a name that Windows lacks is used, each behind a guard that was read: name of the file, name, guard.
 GUARDED = {
-    ("__main__.py", "SIGPIPE", 'hasattr(signal, "SIGPIPE")'),
-    ("workers.py", "SIGPIPE", 'hasattr(signal, "pthread_sigmask")'),
-    ("workers.py", "pthread_sigmask", 'hasattr(signal, "pthread_sigmask")'),
-    ("workers.py", "sigpending", 'hasattr(signal, "pthread_sigmask")'),
-    ("workers.py", "sigwait", 'hasattr(signal, "pthread_sigmask")'),
     ("runtime.py", "resource", "except ModuleNotFoundError"),
 }
 

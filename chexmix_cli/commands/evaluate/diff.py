@@ -16,6 +16,7 @@ from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.tables import draw_table
+from chexmix_cli.core.data.tables import kept_as_text
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 from chexmix_cli.core.settings.evaluation import DiffSettings
 
@@ -182,8 +183,12 @@ def _csv(names: Sequence[str], compared: Sequence[Sequence[Record]]) -> str:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\r\n")
     writer.writerow(
-        ["metric", names[0]]
-        + [f"{name}{what}" for name in names[1:] for what in ("", " difference", " low", " high", " p", " remark")]
+        ["metric", kept_as_text(names[0])]
+        + [
+            kept_as_text(f"{name}{what}")
+            for name in names[1:]
+            for what in ("", " difference", " low", " high", " p", " remark")
+        ]
     )
     for row in _rows(compared):
         cells: list[Any] = [row["id"], row["first"]]

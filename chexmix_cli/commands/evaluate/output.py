@@ -90,7 +90,7 @@ def _quarantine(evaluation: Evaluation, path: Path, manifest: Path | None, conso
 
     failed = {one["id"]: {"code": one["code"], "message": one["message"]} for one in evaluation.failed}
     rows = read_manifest(manifest) if failed and manifest is not None else ()
-    files = {row.id: Source(row.file) for row in rows if row.id in failed}
+    files = {row.id: Source.named(row.file) for row in rows if row.id in failed}
     with Quarantine(path, console) as quarantine:
         for item_id, error in failed.items():
             quarantine.add(item_id, error, [files[item_id]] if item_id in files else [])

@@ -81,6 +81,7 @@ def _studies(path: Path) -> dict[str, dict[str, Any]]:
 
 def _run(call: Call[GenerateReportSettings], studies: dict[str, dict[str, Any]], target: Path, root: Path) -> int:
     from chexmix_cli.commands.records.output_paths import write_file
+    from chexmix_cli.commands.records.stopping import StopRequests
     from chexmix_cli.library.jobs.batches import run_batches
     from chexmix_cli.library.reports import Reporter
 
@@ -93,19 +94,28 @@ def _run(call: Call[GenerateReportSettings], studies: dict[str, dict[str, Any]],
         batch_size=settings.input.batch_size,
         workers=settings.input.workers,
     )
-    failed = 0
-    with console.progress("reports") as move, closing(batches) as results:
-        for number, (job, result) in enumerate(results, start=1):
-            if isinstance(result, ChexmixError):
-                failed += 1
-                console.note(f"{job.id}: no report ({result})")
-                studies[job.id]["model_prediction"] = ""
-            else:
-                studies[job.id]["model_prediction"] = result.text or ""
-            move(number, len(studies))
-    write_file(target, (json.dumps(studies, indent=1, ensure_ascii=False) + "\n").encode())
-    console.note(f"{target}: {len(studies) - failed} of {len(studies)} studies have a report")
-    return ExitCode.DONE if not failed else ExitCode.PARTIAL if failed < len(studies) else ExitCode.FAILED
+    stopped: KeyboardInterrupt | None = None
+    done = 0
+    with StopRequests() as stops:
+        try:
+            with console.progress("reports") as move, closing(batches) as results:
+                for number, (job, result) in enumerate(results, start=1):
+                    if isinstance(result, ChexmixError):
+                        console.note(f"{job.id}: no report ({result})")
+                        studies[job.id]["model_prediction"] = ""
+                    else:
+                        studies[job.id]["model_prediction"] = result.text or ""
+                        done += 1
+                    move(number, len(studies))
+        except KeyboardInterrupt as error:
+            stopped = error
+        stops.hold()
+        write_file(target, (json.dumps(studies, indent=1, ensure_ascii=False) + "\n").encode())
+    console.note(f"{target}: {done} of {len(studies)} studies have a report")
+    if stopped is not None:
+        console.note("stopped; to go on, give the studies that have no model_prediction")
+        raise stopped
+    return ExitCode.DONE if done == len(studies) else ExitCode.PARTIAL if done else ExitCode.FAILED
 
 
 def _jobs(studies: Mapping[str, Mapping[str, Any]], root: Path, reader: FilmReader) -> Iterator[Job[Film]]:

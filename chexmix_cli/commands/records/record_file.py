@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from chexmix_cli.commands.records.output_paths import write_file
+from chexmix_cli.core.data.tables import kept_as_text
 from chexmix_cli.core.errors import MachineError, SettingsError
 from chexmix_cli.library.jobs.job import Record
 
@@ -25,8 +26,6 @@ COLUMNS = (
     *("report", "findings", "impression", "conflicts", "notes", "unlike", "unlike_from"),
 )
 _LAST = "mark"
-#: What a spreadsheet takes for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 #: Characters a cell of Excel holds.
 _CELL = 32_767
 
@@ -109,13 +108,9 @@ def _csv(columns: Sequence[str], rows: Sequence[Record]) -> bytes:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\r\n")
     writer.writerow(columns)
-    writer.writerows([_harmless(row.get(name)) for name in columns] for row in rows)
+    writer.writerows([kept_as_text(row.get(name)) for name in columns] for row in rows)
     # Excel takes UTF-8 for UTF-8 only behind a byte order mark.
     return b"\xef\xbb\xbf" + written.getvalue().encode("utf-8", errors="replace")
-
-
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _excel(columns: Sequence[str], rows: Sequence[Record]) -> bytes:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.sources import Source
 
 
-#: What a person is told who stops a run that keeps no account of its inputs.
-GO_ON = "To go on, give the inputs that are left"
-
-
 def _keep(job: Job[Prepared], record: Record) -> Record:
     return record
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -63,8 +63,10 @@ class Loop(Generic[Prepared]):
             written, instead of going on.
         finish: gets every record, and the job it came from, before it is written; returns what is written.
         group: a batch ends with every so many records, whatever its size; 0 is never.
+        num_before: records of the first group that an earlier run has written.
+        settle: called behind every batch, when its records are written: a run may go on from there.
         workers: processes that prepare inputs ahead; 0 prepares each here when its turn comes.
-        again: what a person who stops the run is told of going on.
+        again: what a person who stops the run is told of going on; None if the run keeps no account of its inputs.
         is_named_before: ``process`` shows a film's name itself, ahead of its result.
     """
 
@@ -74,8 +76,10 @@ class Loop(Generic[Prepared]):
     sinks: Sinks
     finish: Callable[[Job[Prepared], Record], Record] = _keep
     group: int = 0
+    num_before: int = 0
+    settle: Callable[[], None] = _nothing
     workers: int = 0
-    again: str = GO_ON
+    again: str | None = None
     is_named_before: bool = False
 
     def run(
@@ -97,7 +101,9 @@ class Loop(Generic[Prepared]):
             batch_size=self.batch_size,
             workers=self.workers,
             group=self.group,
+            num_before=self.num_before,
             stops_at_error=self.sinks.fail_fast,
+            settled=self._settle,
         )
         console, stdout = self.sinks.console, self.sinks.uses_stdout
         try:
@@ -107,7 +113,7 @@ class Loop(Generic[Prepared]):
                     move(number, total)
         except KeyboardInterrupt:
             num_done = tally.num_ok + sum(tally.codes.values())
-            console.note(f"stopped; the {num_done} records before are written. {self.again}")
+            console.note(f"stopped; the {num_done} records before are written. {self.again or self.sinks.go_on}")
             raise
         tally.report(console)
         return tally
@@ -115,7 +121,13 @@ class Loop(Generic[Prepared]):
     def _process(self, prepared: list[Prepared]) -> list[tuple[Record, Source | None]]:
         records = self.process(prepared)
         sources = [getattr(one, "source", None) for one in prepared]
+        # They are finished: no request to stop comes between them and where they go.
+        self.sinks.stops.hold()
         return list(zip(records, sources, strict=True))
+
+    def _settle(self) -> None:
+        self.settle()
+        self.sinks.stops.release()
 
     def _write(self, job: Job[Prepared], result: tuple[Record, Source | None] | ChexmixError, tally: Tally) -> None:
         if isinstance(result, ChexmixError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from chexmix_cli.commands.records.quarantine import Quarantine
 from chexmix_cli.commands.records.record_file import RecordFile
 from chexmix_cli.commands.records.record_page import ENDING, RecordPage
+from chexmix_cli.commands.records.stopping import StopRequests
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.library.jobs.job import Record
 
@@ -32,10 +33,11 @@ class Sinks:
         uses_stdout: records go to stdout.
         is_text: records are shown as text, to a person who reads along.
         page: takes pictures of the records; None where no page is asked for.
+        stops: requests to stop, while the sinks are open.
     """
 
     def __init__(self, run: RunOptions, out: Path | None = None, *, command: str = "") -> None:
-        self._run, self._stack = run, ExitStack()
+        self._run, self._stack, self.stops = run, ExitStack(), StopRequests()
         self._writer = Writer(run.is_json)
         is_page = out is not None and out.suffix.lower() == ENDING
         pages = [path for path in (run.html, out if is_page else None) if path is not None]
@@ -54,6 +56,12 @@ class Sinks:
     def fail_fast(self) -> bool:
         """Return whether the first record that fails ends the run."""
         return self._run.fail_fast
+
+    @property
+    def go_on(self) -> str:
+        """Return what a person is told who stops a run that keeps no account of its inputs."""
+        names_file = self._file is not None or self.page is not None
+        return "To go on, give the inputs that are left" + (", and another file for them" if names_file else "")
 
     def show(self, text: str) -> None:
         """Show text on the terminal."""
@@ -82,21 +90,25 @@ class Sinks:
             self._quarantine.add(record_id, error, sources)
 
     def __enter__(self) -> Self:
+        self._stack.enter_context(self.stops)
         for part in (self._file, self._quarantine):
             if part is not None:
                 self._stack.enter_context(part)
+        if self.page is not None:
+            self._stack.callback(self.page.write)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stops.hold()
         self._stack.close()
-        if self.page is not None:
-            self.page.write()
-            for path in self.page.paths:
-                self.console.note(f"{path}: a page")
+        for path in () if self.page is None else self.page.paths:
+            self.console.note(f"{path}: a page")
         if self._file is not None:
             self.console.note(f"{self._file.path}: {self._file.num_records} records")
+        if error is None:
+            self.stops.release()
 
 
 def path_text(source: Source) -> str:

@@ -103,7 +103,7 @@ class _Task:
     def run(self, out: Path | None) -> int:
         from chexmix_cli.commands.records.film_jobs import film_jobs
         from chexmix_cli.commands.records.parts import own
-        from chexmix_cli.commands.records.runner import GO_ON, Loop, Tally
+        from chexmix_cli.commands.records.runner import Loop, Tally
         from chexmix_cli.commands.records.sinks import Sinks
         from chexmix_cli.commands.tokenize.shard_output import ShardOutput
 
@@ -124,8 +124,10 @@ class _Task:
                 finish=ends.finish,
                 # A shard's bytes must not depend on where a run before this one stopped.
                 group=0 if output is None else rows,
+                num_before=0 if output is None else output.num_begun,
+                settle=ends.settle,
                 workers=self.settings.input.workers,
-                again=GO_ON if output is None else "The same command goes on behind the last whole shard",
+                again=None if output is None else "The same command goes on behind them",
             )
             selected = own(iter(jobs), self.part) if output is None else output.select(iter(jobs), ends.pass_over)
             num_finished = 0 if output is None else output.num_finished
@@ -156,6 +158,11 @@ class _Ends:
         if self.output is not None:
             return self.output.take(job, record)
         return {key: value for key, value in record.items() if key != "codes"} if self.drops_codes else record
+
+    def settle(self) -> None:
+        """Take note that a batch is done."""
+        if self.output is not None:
+            self.output.settle()
 
     def pass_over(self, job: Job[Film], entry: Record) -> None:
         """Count a record that an earlier run has put into a shard."""

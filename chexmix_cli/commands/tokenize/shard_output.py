@@ -69,7 +69,8 @@ class ShardOutput:
         )
         self._part = part
         self._writer = ShardWriter(folder / (part.folder_name or ""), self.identity)
-        self.num_finished = self._writer.num_finished
+        self.num_finished, self.num_begun = self._writer.num_finished, self._writer.num_begun
+        self.settle = self._writer.settle
         self._list_hash, self._num_listed = new_list_hash(), 0
         self._text_tokenizer = model.weights.load_text_tokenizer()
         self._has_warned = False
@@ -88,7 +89,7 @@ class ShardOutput:
 
     def take(self, job: Job[Film], record: Record) -> Record:
         """Put a record into its shard; return what stdout gets of it: shard and row instead of codes."""
-        from chexmix_cli.core.data.shards.writer import ShardTokens
+        from chexmix_cli.core.data.shards.journal import ShardTokens
 
         try:
             beside = beside_of(job.line or {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 import struct
 import sys
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Literal
+from typing import IO, BinaryIO, Literal, Self
 
 from chexmix_cli.core.errors import DataError, Reason
 
@@ -64,6 +65,16 @@ class Source:
 
     path: Path
     member: str | None = None
+
+    @classmethod
+    def named(cls, path: Path) -> Self:
+        """Return what records and manifests name: a path, or ``archive.zip!member`` where there is no such file."""
+        text = str(path)
+        if "!" in text and not os.path.lexists(text):
+            for found in re.finditer("!", text):
+                if os.path.isfile(text[: found.start()]):
+                    return cls(Path(text[: found.start()]), text[found.end() :])
+        return cls(path)
 
     @property
     def name(self) -> str:

@@ -22,8 +22,8 @@ _DATA = re.compile(
     r"""[-+\d.:/ ]*\d[-+\d.:/ ]*|.*[\^{}"].*|.*\.(?:png|jpe?g|tiff?|dcm|dicom)|.*\s\S+[.!?]""",
     re.IGNORECASE | re.DOTALL,
 )
-#: An apostrophe in front of what a spreadsheet takes for a formula.
-_KEPT_AS_TEXT = re.compile(r"'+[=+\-@\t\r\n]")
+#: What a spreadsheet takes for a formula (CWE-1236), and what was kept from it by apostrophes.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 csv.field_size_limit(_MOST_IN_CELL)
 
@@ -189,9 +189,13 @@ def _has_row_inside(cells: Sequence[str], num_columns: int, delimiter: str) -> b
     return any(len(part) >= num_columns and _shape(part[0]) == shape for part in parts)
 
 
+def kept_as_text(value: object) -> object:
+    """Return a cell for a CSV: what spreadsheets would compute gets an apostrophe, which :func:`read_table` drops."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
 def _as_text(cell: str) -> str:
-    """Return a cell without the apostrophe that keeps spreadsheets from computing it (our own tables have it)."""
-    return cell[1:] if _KEPT_AS_TEXT.match(cell) else cell
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _shape(cell: str) -> str:

@@ -156,5 +156,5 @@ def _stored_rows(
 
 
 def _pixels(row: ManifestRow, preset: ResolvedPreset, settings: InputSettings) -> NDArray[np.float32]:
-    image = load_image(Source(row.file), preset.intensity, settings).image
+    image = load_image(Source.named(row.file), preset.intensity, settings).image
     return fit(image, preset.image, preset.channels)

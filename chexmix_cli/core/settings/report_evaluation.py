@@ -36,12 +36,18 @@ class ExternalSettings:
     """Metrics of other packages.
 
     Attributes:
-        run: try METEOR, RadGraph, CheXbert and BERTScore; each needs its package and weights on this machine.
+        run: try METEOR, RadGraph, CheXbert, BERTScore and RadEval's metrics; each needs its package and weights on this
+            machine.
+        radeval: metrics of the package radeval, by its names; those of language models behind an interface need a
+            network, and have none here.
+        crimson: run CRIMSON, of the package crimson-score, with its own model: 4 billion weights, from the local cache.
         scores: CSV of per-report scores of CXR-Report-Metric (``study_id`` and columns), shown next to ours and
             combined to RadCliQ.
     """
 
     run: bool = True
+    radeval: tuple[str, ...] = ("ratescore", "radcliq", "srrbert", "temporal", "radeval_bertscore")
+    crimson: bool = False
     scores: Path | None = None
 
 

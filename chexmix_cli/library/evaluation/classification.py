@@ -245,7 +245,7 @@ def _picture(settings: EvaluateClassificationSettings) -> DrawRow:
 
     def draw(row: ManifestRow) -> bytes | None:
         try:
-            image = load_image(Source(row.file), "voi", settings.input).image.convert("L")
+            image = load_image(Source.named(row.file), "voi", settings.input).image.convert("L")
         except DataError:  # it is listed where it failed
             return None
         image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))

@@ -20,7 +20,9 @@ def run_batches(
     batch_size: int,
     workers: int = 0,
     group: int = 0,
+    num_before: int = 0,
     stops_at_error: bool = False,
+    settled: Callable[[], None] | None = None,
 ) -> Generator[tuple[Job[Prepared], Result | ChexmixError], None, None]:
     """Yield every job with its result, or with the error that it has in place of one, in order.
 
@@ -31,11 +33,14 @@ def run_batches(
         batch_size: inputs processed together.
         workers: processes that prepare inputs ahead; 0 prepares each here when its turn comes.
         group: a batch ends with every so many jobs, whatever its size; 0 is never.
+        num_before: jobs of the first group that were done before these.
         stops_at_error: an error is given out at once, with what waits before it, because nothing after it counts.
+        settled: called when all that was prepared has been given out and taken: a run that began behind it would form
+            the same batches.
     """
     waiting: list[tuple[Job[Prepared], Prepared | ChexmixError]] = []
     with closing(_prepared(jobs, workers, batch_size)) as prepared:
-        for number, item in enumerate(prepared, start=1):
+        for number, item in enumerate(prepared, start=num_before + 1):
             waiting.append(item)
             num_good = sum(not isinstance(found, ChexmixError) for _, found in waiting)
             has_failed = num_good < len(waiting)
@@ -44,7 +49,11 @@ def run_batches(
             if is_due or (has_failed and stops_at_error) or (group and number % group == 0):
                 yield from _finished(waiting, process)
                 waiting.clear()
+                if settled is not None:
+                    settled()
         yield from _finished(waiting, process)
+        if settled is not None:
+            settled()
 
 
 def _prepared(

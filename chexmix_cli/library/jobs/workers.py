@@ -11,7 +11,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -133,8 +133,7 @@ class _Crew:
                     return False
                 member = self._hire()
             try:
-                with _no_sigpipe():
-                    member.pipe.send(slot.job.prepare)
+                member.pipe.send(slot.job.prepare)
             except OSError:
                 # It died while it had nothing to do: the job is not to blame.
                 self._bury(member)
@@ -182,18 +181,3 @@ def _outcome(prepare: Callable[[], Any]) -> tuple[str, Any]:
         return "bug", OSError(error.errno, error.strerror)
     except Exception:
         return "bug", WorkerBugError(traceback.format_exc())
-
-
-@contextmanager
-def _no_sigpipe() -> Iterator[None]:
-    """Writing to a process that is gone raises inside, instead of ending this one, which has SIGPIPE's default."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
-    try:
-        yield
-    finally:
-        if signal.SIGPIPE in signal.sigpending():
-            signal.sigwait({signal.SIGPIPE})
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

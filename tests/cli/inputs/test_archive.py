@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -185,3 +187,18 @@ def test_one_film_in_every_form_gives_the_same_codes(call, archive):
     print(share)
     assert [name for name in LOSSLESS if share[name] < 1] == [], share
     assert [name for name, least in AGREEMENT.items() if share[name] < least] == [], share
+
+
+def test_codes_keep_the_file_that_they_are_of(call, films, tmp_path, debug_weights):
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        archive.write(films / "a.png", "inner/a.png")
+    codes = call("tokenize", tmp_path / "films.zip", films / "b.png", "--weights", debug_weights, "--paths")
+    files = [f"{tmp_path}/films.zip!inner/a.png", str(films / "b.png")]
+    assert [record["file"] for record in codes.records] == files
+    flags = ("classify", "-", "--weights", debug_weights, "--embeddings", "--layer", "1")
+    assert [record["file"] for record in call(*flags, "--paths", stdin=codes.stdout).records] == files
+    assert not [record for record in call(*flags, stdin=codes.stdout).records if "file" in record]
+    broken = codes.stdout.replace('"codes": [', '"codes": [1, ')
+    call(*flags, "--quarantine", tmp_path / "refused.jsonl", stdin=broken)
+    lines = [json.loads(line) for line in (tmp_path / "refused.jsonl").read_text().splitlines()]
+    assert lines[0]["files"] == [{"path": f"{tmp_path}/films.zip", "member": "inner/a.png"}]

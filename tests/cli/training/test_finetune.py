@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
 from chexmix_cli.core.settings.classification import OperatingPoint
+from chexmix_cli.core.train.examples.data_identity import manifest_identity
 from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.train.finetune.classify_task import mean_auroc
 from chexmix_cli.core.train.finetune.contrast import recall_figures
@@ -116,6 +118,19 @@ def check_projection(weights: WeightsDir, manifest: Path, records: list[dict[str
         figures = recall_figures(projection.image(images), projection.text(texts), torch.arange(len(reports)))
     best = max((record for record in records if "val_recall" in record), key=lambda record: record["val_recall"])
     assert figures == pytest.approx({name: best[name] for name in figures})
+
+
+def test_films_in_an_archive_are_learnt_from_as_those_in_a_folder(manifest, debug_weights, tmp_path):
+    """What a review page of a zip exports: ``archive.zip!member``."""
+    with zipfile.ZipFile(tmp_path / "films.zip", "w") as archive:
+        for film in manifest.parent.glob("*.png"):
+            archive.write(film, f"sub/{film.name}")
+    packed = tmp_path / "edits.jsonl"
+    packed.write_text(manifest.read_text().replace('"file": "', '"file": "films.zip!sub/'))
+    rows, settings = [list(read_manifest(path)) for path in (manifest, packed)], open_weights(debug_weights).settings
+    plain, zipped = (load_films(found, settings, lambda what, done, total: None) for found in rows)
+    assert all(np.array_equal(plain.exact(index), zipped.exact(index)) for index in range(len(plain)))
+    assert manifest_identity({"train": rows[0]}) == manifest_identity({"train": rows[1]})
 
 
 @pytest.mark.slow

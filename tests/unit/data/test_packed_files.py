@@ -116,3 +116,18 @@ def test_eight_bits_of_a_jpeg_with_a_long_profile(tmp_path, small_film):
     grey.save(stream, "JPEG", icc_profile=b"\0" * (300 << 10))
     (tmp_path / "film.jpg").write_bytes(stream.getvalue())
     assert shown(Source(tmp_path / "film.jpg")).shape == small_film.shape
+
+
+def test_a_member_of_an_archive_is_named_by_its_path(film, tmp_path):
+    archive = tmp_path / "more!" / "films.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(film, "sub/a!b.dcm")
+    named = Source.named(archive.parent / "films.zip!sub/a!b.dcm")
+    assert named == Source(archive, "sub/a!b.dcm")
+    assert named.read(1 << 20) == film.read_bytes()
+    # A file that is really called so is that file.
+    odd = tmp_path / "films.zip!a.dcm"
+    odd.write_bytes(b"odd")
+    assert Source.named(odd) == Source(odd)
+    assert Source.named(tmp_path / "none.zip!a.dcm") == Source(tmp_path / "none.zip!a.dcm")

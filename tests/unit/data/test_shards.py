@@ -15,8 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from chexmix_cli.core.data.shards import ShardIdentity, ShardSet, ShardWriter, find_sets, merge_sets, verify_set
+from chexmix_cli.core.data.shards.journal import JOURNAL_FILE, ShardTokens
 from chexmix_cli.core.data.shards.merge import new_list_hash, update_list_hash
-from chexmix_cli.core.data.shards.writer import ShardTokens
 from chexmix_cli.core.errors import DataError, MachineError, Reason, SettingsError, VocabularyError
 
 IDENTITY = ShardIdentity(
@@ -47,8 +47,10 @@ def example(order: int) -> tuple[dict, ShardTokens | None]:
     return fields, ShardTokens(rng.integers(0, 300, 6).tolist(), text, labels)
 
 
-def write(folder: Path, count: int, identity: ShardIdentity = IDENTITY, *, stop_at: int | None = None) -> ShardWriter:
-    """Write a list of ``count`` inputs; with ``stop_at`` leave off there, as a kill would."""
+def write(
+    folder: Path, count: int, identity: ShardIdentity = IDENTITY, *, stop_at: int | None = None, batch: int = 1000
+) -> ShardWriter:
+    """Write a list of ``count`` inputs in batches; with ``stop_at`` leave off there, as a kill would."""
     writer, digest = ShardWriter(folder, identity), new_list_hash()
     with closing(writer):
         for order in range(count):
@@ -59,6 +61,8 @@ def write(folder: Path, count: int, identity: ShardIdentity = IDENTITY, *, stop_
             if order == stop_at:
                 return writer
             writer.add(order, fields, tokens)
+            if (order + 1) % batch == 0:
+                writer.settle()
         writer.finish(num_listed=count, list_hash=digest.hexdigest())
     return writer
 
@@ -142,6 +146,43 @@ def test_resumed_at_any_input_it_is_byte_for_byte_the_same(shards, tmp_path, sto
     assert ShardSet.open(tmp_path / "cut", allow_partial=True).num_records == stop_at // 4 * 4
     write(tmp_path / "cut", 18)
     assert contents(tmp_path / "cut") == contents(shards)
+
+
+@pytest.mark.parametrize("stop_at", range(18))
+def test_settled_inputs_are_not_done_again(shards, tmp_path, stop_at):
+    folder = tmp_path / "cut"
+    write(folder, 18, stop_at=stop_at, batch=2)
+    begun = ShardWriter(folder, IDENTITY)
+    begun.close()
+    # Whole shards hold four inputs; of the next one, what was settled.
+    assert begun.num_finished == stop_at // 2 * 2
+    assert begun.num_begun == begun.num_finished % 4
+    write(folder, 18, stop_at=stop_at + 1, batch=1)
+    assert ShardWriter(folder, IDENTITY).num_finished >= stop_at // 2 * 2
+    write(folder, 18)
+    assert contents(folder) == contents(shards)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbled", "another shard's", "too many"])
+def test_what_is_unreadable_of_a_journal_is_done_again(shards, tmp_path, damage):
+    folder = tmp_path / "cut"
+    write(folder, 18, stop_at=7, batch=1)
+    journal = folder / JOURNAL_FILE
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    journal.write_bytes(
+        {
+            "cut": b"".join(lines)[:-1],
+            "garbled": lines[0] + lines[1] + b'{"shard": 1, "inputs": [[1]]}\n',
+            "another shard's": b"".join(lines).replace(b'"shard": 1', b'"shard": 0'),
+            "too many": b"".join(lines) + lines[-1],
+        }[damage]
+    )
+    with closing(ShardWriter(folder, IDENTITY)) as begun:
+        assert begun.num_begun == {"cut": 2, "garbled": 2, "another shard's": 0, "too many": 3}[damage]
+    write(folder, 18, stop_at=8, batch=1)
+    write(folder, 18)
+    assert contents(folder) == contents(shards)
 
 
 def test_what_a_kill_leaves_behind_is_done_again(shards, tmp_path):

@@ -135,7 +135,9 @@ def check_manifest(
     groups, counts, reports = _Groups(), _Counts(), ReportTally(settings.reports, settings.examples)
     images = ImageTally(settings.images, settings.examples)
     items = (
-        _rows_of_folder(path, settings) if path.is_dir() else ((row, Source(row.file)) for row in read_manifest(path))
+        _rows_of_folder(path, settings)
+        if path.is_dir()
+        else ((row, Source.named(row.file)) for row in read_manifest(path))
     )
     rows = list(_pass(items, groups, counts, reports, images))
     if not rows:

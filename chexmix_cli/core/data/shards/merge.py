@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from chexmix_cli.core.data.shards.files import IndexEntry
+from chexmix_cli.core.data.shards.journal import ShardTokens
 from chexmix_cli.core.data.shards.reader import ShardSet
 from chexmix_cli.core.data.shards.verify import id_key
-from chexmix_cli.core.data.shards.writer import ShardTokens, ShardWriter
+from chexmix_cli.core.data.shards.writer import ShardWriter
 from chexmix_cli.core.errors import DataError, Reason
 
 

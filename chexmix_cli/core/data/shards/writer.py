@@ -1,11 +1,11 @@
-"""Writes a shard set, and goes on with one that was not finished: finished shards stay, the rest is done again."""
+"""Writes a shard set, and goes on with one that was not finished, behind the last inputs that were settled."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,25 @@ from numpy.typing import NDArray
 from chexmix_cli.core.data.shards import files
 from chexmix_cli.core.data.shards.files import IndexEntry, ShardHeader
 from chexmix_cli.core.data.shards.identity import ShardIdentity
+from chexmix_cli.core.data.shards.journal import Journal, JournalEntry, ShardTokens
 from chexmix_cli.core.data.shards.reader import ShardSet
 from chexmix_cli.core.errors import DataError, Reason, VocabularyError
 from chexmix_cli.core.files import LOCK_FILE, atomic_write, held, write_json
 
 
-@dataclass(frozen=True, slots=True)
-class ShardTokens:
-    """What an image became.
-
-    Attributes:
-        codes: image codes.
-        text: token ids of its report; empty if it has none.
-        labels: finding to 1, 0, -1 or None.
-    """
-
-    codes: Sequence[int] | NDArray[Any]
-    text: Sequence[int] = ()
-    labels: Mapping[str, int | None] | None = None
-
-
 class ShardWriter:
     """Writes one shard set. Inputs come in order: :meth:`skip` for each until it says None, then :meth:`add`.
 
-    The same inputs give the same bytes, however often the writing was interrupted.
+    The same inputs give the same bytes, however often the writing was interrupted. What is added goes to a journal with
+    :meth:`settle`, where the shard it belongs to is not yet whole; a run that begins again goes on behind it.
 
     Args:
         folder: of the set; made if missing.
         identity: of the set; one that was begun must have the same.
+
+    Attributes:
+        num_finished: inputs that are in whole shards or in the journal.
+        num_begun: those of them that are in no whole shard.
 
     Raises:
         DataError: if the folder holds something else, a set of another identity, or a damaged one.
@@ -60,14 +51,18 @@ class ShardWriter:
             self.close()
             raise
         self._totals = finished.totals
-        self.num_finished = finished.num_records
-        self._passed = 0
-        self._finished_entries: Iterator[IndexEntry] = finished.index()
+        self._passed, self._num_in_shards = 0, finished.num_records
         self._number, self._num_rows = len(finished.shards), len(finished)
         self._ids_hash = finished.shards[-1].header.ids_hash if finished.shards else files.FIRST_HASH
         #: The last shard covers less than a whole one: nothing may follow it.
-        self._has_end = self.num_finished < self._number * identity.rows or bool(finished.totals)
+        self._has_end = self._num_in_shards < self._number * identity.rows or bool(finished.totals)
         self._clear()
+        self._journal = Journal(folder)
+        for entry, tokens in self._journal.read(self._number, most=identity.rows - 1):
+            self._take(entry, tokens)
+        self._num_settled = self.num_begun = len(self._entries)
+        self.num_finished = self._num_in_shards + self.num_begun
+        self._finished_entries: Iterator[IndexEntry] = chain(finished.index(), tuple(self._entries))
 
     def close(self) -> None:
         """Let other processes write to the set; a finished one has done so."""
@@ -75,10 +70,11 @@ class ShardWriter:
 
     def _clear(self) -> None:
         self._entries: list[IndexEntry] = []
-        self._tokens: list[ShardTokens] = []
+        self._rows: list[ShardTokens] = []
+        self._num_settled = 0
 
     def skip(self, order: int, record_id: str) -> IndexEntry | None:
-        """Return the entry of the next input if a finished shard has it, else None.
+        """Return the entry of the next input if a finished shard or the journal has it, else None.
 
         Raises:
             DataError: if another input was there when the shard was written.
@@ -109,16 +105,26 @@ class ShardWriter:
             raise self._other_inputs(
                 f"there is an input {order}", f"{self.num_finished} inputs, as when they were begun"
             )
-        row = None
-        if tokens is not None:
-            row = len(self._tokens)
-            self._tokens.append(self._packed(tokens))
+        row = None if tokens is None else len(self._rows)
         head = {"id": fields["id"], "order": order, "status": fields["status"], "row": row}
-        self._entries.append({**head, **fields})
+        self._take({**head, **fields}, None if tokens is None else self._packed(tokens))
         name = files.shard_name(self._number)
         if len(self._entries) == self.identity.rows:
             self._write_shard()
         return name, row
+
+    def settle(self) -> None:
+        """Put what was added into the journal: a run that begins again may go on from here, with the same result."""
+        if self._num_settled < len(self._entries):
+            tokens = (None if entry["row"] is None else self._rows[entry["row"]] for entry in self._entries)
+            added: list[JournalEntry] = list(zip(self._entries, tokens, strict=True))
+            self._journal.append(self._number, added[self._num_settled :])
+            self._num_settled = len(self._entries)
+
+    def _take(self, entry: IndexEntry, tokens: ShardTokens | None) -> None:
+        self._entries.append(entry)
+        if tokens is not None:
+            self._rows.append(tokens)
 
     def finish(self, *, num_listed: int, list_hash: str) -> ShardSet:
         """Write what is left and the end of the set.
@@ -136,7 +142,7 @@ class ShardWriter:
             self._write_shard()
         totals = {
             "num_shards": self._number,
-            "num_records": self.num_finished,
+            "num_records": self._num_in_shards,
             "num_rows": self._num_rows,
             "ids_hash": self._ids_hash,
             "num_listed": num_listed,
@@ -170,7 +176,7 @@ class ShardWriter:
             identity=self.identity,
             number=self._number,
             num_records=len(self._entries),
-            num_rows=len(self._tokens),
+            num_rows=len(self._rows),
             ids_before=before,
             ids_hash=self._ids_hash,
             label_names=label_names,
@@ -183,27 +189,27 @@ class ShardWriter:
         with atomic_write(files.index_path(path)) as file:
             file.write(index)
         files.write_tensors(path, tensors, header)
+        self._journal.clear()
         self._number += 1
-        self._num_rows += len(self._tokens)
-        self.num_finished += len(self._entries)
-        self._passed = self.num_finished
+        self._num_rows += len(self._rows)
+        self._num_in_shards += len(self._entries)
         self._clear()
 
     def _stack(self) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
         """Return the tensors of what is waiting, in file order, and the findings its labels are of."""
-        num_rows = len(self._tokens)
+        num_rows = len(self._rows)
         codes = np.empty((num_rows, self.identity.tokens_per_image), "<u2")
         offsets = np.zeros(num_rows + 1, "<i8")
         # A finding that no row states has no column: null and absent mean the same.
-        names = tuple(sorted({name for tokens in self._tokens for name in tokens.labels or ()}))
+        names = tuple(sorted({name for tokens in self._rows for name in tokens.labels or ()}))
         labels = np.full((num_rows, len(names)), files.NULL_LABEL, np.int8)
-        for row, tokens in enumerate(self._tokens):
+        for row, tokens in enumerate(self._rows):
             codes[row] = tokens.codes
             offsets[row + 1] = offsets[row] + len(tokens.text)
             known = tokens.labels or {}
             labels[row] = np.array([known.get(name, files.NULL_LABEL) for name in names], np.int8)
         text = np.empty(int(offsets[-1]), "<u2" if self.identity.num_text <= 1 << 16 else "<u4")
-        for row, tokens in enumerate(self._tokens):
+        for row, tokens in enumerate(self._rows):
             text[offsets[row] : offsets[row + 1]] = tokens.text
         tensors = {"codes": codes, "text_ids": text, "text_offsets": offsets, "labels": labels}
         return files.in_file_order(tensors), names

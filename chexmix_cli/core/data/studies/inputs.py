@@ -109,7 +109,7 @@ def discover(
 
 def study_of_file(path: Path, settings: InputSettings, record_id: str) -> Study | Refusal:
     """Return one file as a study of its own under a given id, as a manifest's or a record's line names it."""
-    return study_of_source(Source(path), settings, record_id)
+    return study_of_source(Source.named(path), settings, record_id)
 
 
 def study_of_source(source: Source, settings: InputSettings, record_id: str) -> Study | Refusal:

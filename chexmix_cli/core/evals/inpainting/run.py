@@ -154,7 +154,7 @@ class InpaintingRun:
         """Yield each row with its film under every mask, or why there is none: a film counts for all masks or none."""
         for row in rows:
             try:
-                film = load_image(Source(row.file), self._preset.intensity, self._settings.input).image
+                film = load_image(Source.named(row.file), self._preset.intensity, self._settings.input).image
                 yield row, [self._masked(row, film, *condition) for condition in self._conditions]
             except DataError as error:
                 yield row, error

@@ -68,9 +68,9 @@ def evaluate_reports(
         comparison_metrics(*texts, fields),
         green_metrics(pairs.ids, answers, settings, fields),
     ]
-    if settings.external.run or scores:
+    if settings.external.run or settings.external.crimson or scores:
         known = {name: list(values) for name, values in (scores or {}).items()}
-        families.append(external_metrics(*texts, fields, known))
+        families.append(external_metrics(*texts, fields, known, settings.external))
     groups_N = group_numbers(pairs.patients)
     quantities = [one for family in families for one in family.quantities]
     measurements, columns = measure(quantities, groups_N, settings.bootstrap)

@@ -14,7 +14,9 @@ from typing import Any
 
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.data.shards import ShardSet
+from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.settings.inference import InputSettings
 
 #: Digits of a digest: chance does not make two sets of data alike.
 _DIGITS = 16
@@ -73,6 +75,9 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def _file_digest(path: Path, where: str) -> bytes:
+    source = Source.named(path)
+    if source.member is not None:
+        return hashlib.sha256(source.read(InputSettings().max_file_mb << 20)).digest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

@@ -101,7 +101,7 @@ def load_films(
     images = []
     for done, row in enumerate(rows, start=1):
         try:
-            images.append(load_image(Source(row.file), preset.intensity, InputSettings()).image)
+            images.append(load_image(Source.named(row.file), preset.intensity, InputSettings()).image)
         except DataError as error:
             raise DataError(error.reason, error.what, detail=error.detail, where=row.id, hint=error.hint) from None
         progress("read images", done, len(rows))

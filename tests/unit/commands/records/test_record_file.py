@@ -9,6 +9,7 @@ import pytest
 
 from chexmix_cli.commands.records import record_file
 from chexmix_cli.commands.records.record_file import RecordFile, columns_of, flat
+from chexmix_cli.core.data.report_files import read_reports
 from chexmix_cli.core.errors import MachineError, SettingsError
 
 RECORDS = [
@@ -109,3 +110,13 @@ def test_a_missing_package_is_told_at_once(tmp_path, monkeypatch):
 
 def test_columns_that_say_nothing_are_left_out():
     assert columns_of([flat({"id": "a", "status": "ok"})]) == ["id", "view", "status"]
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "- Clear.", "+", "@x", "'", "'=1", "''-5", "' ok", '\tTab, "quoted"', "Clear.\nNo -.\n"]
+)
+def test_a_text_comes_back_from_a_csv_as_it_was(tmp_path, text):
+    with RecordFile(tmp_path / "reports.csv") as file:
+        file.add({"id": f"{text}/1", "status": "ok", "report": text})
+    (back,) = read_reports(tmp_path / "reports.csv", prefers="prediction")
+    assert (back.id, back.report) == (f"{text}/1", text)

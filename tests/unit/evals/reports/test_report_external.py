@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import inspect
 import os
 import socket
 import sys
@@ -16,6 +18,7 @@ from chexmix_cli.core.evals.reports.metrics.external import (
     radcliq_v1,
 )
 from chexmix_cli.core.evals.reports.metrics.quantity import Absent, Quantity
+from chexmix_cli.core.settings.report_evaluation import ExternalSettings
 
 TEXTS = (["Clear lungs.", "Edema."], ["Clear lungs.", "No edema."])
 
@@ -45,6 +48,9 @@ def test_nothing_is_reached_while_metrics_run():
         assert os.environ["HF_HUB_OFFLINE"] == "1"
         with socket.socket() as one, pytest.raises(OSError, match="weights must be local"):
             one.connect(("127.0.0.1", 9))
+        with pytest.raises(OSError, match="weights must be local"):
+            socket.getaddrinfo("localhost", 9)
+    assert socket.getaddrinfo("localhost", 9)
     assert os.environ.get("HF_HUB_OFFLINE") == before
     with socket.socket() as one, pytest.raises(ConnectionRefusedError):
         one.connect(("127.0.0.1", 9))
@@ -111,3 +117,77 @@ def test_meteor_is_nltks_where_its_data_is(monkeypatch):
     monkeypatch.setattr(nltk.data, "find", lambda path: path)
     monkeypatch.setattr(meteor_score, "meteor_score", lambda references, words: float(references == [words]))
     assert by_name(external_metrics(*TEXTS, {}, {}))["meteor"].column[1] == [1.0, 0.0]
+
+
+def only(**settings) -> dict[str, Quantity | Absent]:
+    return by_name(external_metrics(*TEXTS, {}, {}, ExternalSettings(**settings)))
+
+
+def test_suites_that_are_not_installed_say_so_with_a_hint(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    monkeypatch.setitem(sys.modules, "CRIMSON", None)
+    found = only(crimson=True)
+    assert found["radeval"].reason.startswith("radeval is not installed (pip install radeval;")
+    assert found["radeval"].reason.endswith(": ratescore, radcliq, srrbert, temporal, radeval_bertscore")
+    assert found["crimson"].reason.startswith("crimson-score is not installed (pip install crimson-score;")
+    assert not {"radeval", "crimson", "meteor"} & set(only(run=False))
+
+
+def test_radevals_metrics_are_run_one_by_one(monkeypatch, capsys):
+    """Its interface as test_radeval_itself_gives_values_by_report finds it, where the package is installed."""
+
+    class RadEval:
+        def __init__(self, metrics, per_sample, show_progress):
+            assert (per_sample, show_progress) == (True, False)
+            print("loading")
+            if metrics == ["ratescore"]:
+                raise OSError("no weights")
+            self.name = metrics[0]
+
+        def __call__(self, refs, hyps):
+            assert (hyps, refs) == TEXTS
+            return {f"{self.name}_f1": [0.5, 1], f"{self.name}_recall": [0.0, 1.0]}
+
+    module(monkeypatch, "radeval", RadEval=RadEval)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
+    found = only(radeval=("ratescore", "temporal"))
+    assert found["radeval_ratescore"].reason == "its weights or data are not on this machine (OSError)"
+    assert found["radeval_temporal_f1"].column == ("radeval_temporal_f1", [0.5, 1.0])
+    assert found["radeval_temporal_recall"].fields == {"package": "radeval 9.9"}
+    assert capsys.readouterr().out == ""
+
+
+def test_radeval_itself_gives_values_by_report():
+    pytest.importorskip("radeval", reason="radeval is not installed")
+    found = only(radeval=("rouge",))
+    assert found["radeval_rouge1"].column[1] == [1.0, pytest.approx(2 / 3)]
+    assert found["radeval_rougeL"].fields["package"].startswith("radeval ")
+
+
+def test_crimson_is_asked_for_all_reports_and_an_unreadable_answer_has_no_value(monkeypatch):
+    class CRIMSONScore:
+        def __init__(self, api):
+            assert api == "hf"
+
+        def evaluate_batch(self, references, predictions):
+            assert (predictions, references) == TEXTS
+            return [{"crimson_score": -0.25}, None]
+
+    module(monkeypatch, "CRIMSON", CRIMSONScore=CRIMSONScore)
+    assert only(crimson=True)["crimson"].column == ("crimson", [-0.25, None])
+
+
+def test_crimson_itself_has_the_interface_that_is_used():
+    """Its model of 4 billion weights does not run here: what its class takes, and what it makes of a judge's answer."""
+    crimson = pytest.importorskip("CRIMSON", reason="crimson-score is not installed").CRIMSONScore
+    assert list(inspect.signature(crimson).parameters)[0] == "api"
+    assert list(inspect.signature(crimson.evaluate_batch).parameters)[1:3] == [
+        "reference_findings_list",
+        "predicted_findings_list",
+    ]
+    finding = {"id": "R1", "clinical_significance": "urgent"}
+    answer = {"reference_findings": [finding], "errors": {"missing_findings": ["R1"]}}
+    assert crimson.__new__(crimson)._calculate_crimson(answer)["crimson_score"] == 0
