@@ -11,7 +11,7 @@ from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.library.documents import ENDINGS, DocumentMaker
 
 if TYPE_CHECKING:
-    from chexmix_cli.library.job import Record
+    from chexmix_cli.library.jobs.job import Record
     from chexmix_cli.library.reports import StudyReport
 
 
