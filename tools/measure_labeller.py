@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.core.text.finding_patterns import FINDINGS
-from chexmix_cli.core.text.labeller import find_mentions, label_report, labelled_text, sentences
+from chexmix_cli.core.text.labelling.finding_patterns import FINDINGS
+from chexmix_cli.core.text.labelling.labeller import find_mentions, label_report, labelled_text, sentences
 
 #: Finding of ours to the heads of their index terms.
 TERMS = {

@@ -115,6 +115,9 @@ OPTIONAL = {
     "radgraph",
     "f1chexbert",
     "bert_score",
+    "radeval",
+    "CRIMSON",
+    "gguf",
 }
 MODULES = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "gdcm": "python-gdcm"}
 

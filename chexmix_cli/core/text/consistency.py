@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from chexmix_cli.core.text.header import CAUSE_PHRASES, VIEW_PHRASES
-from chexmix_cli.core.text.labeller import NO_FINDING, READABLE, find_normal, label_report
+from chexmix_cli.core.text.labelling.labeller import NO_FINDING, READABLE, find_normal, label_report
 from chexmix_cli.core.text.sections import read_sections
 from chexmix_cli.core.text.word_phrases import find_phrases
 

@@ -7,7 +7,7 @@ import runpy
 import pytest
 
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS
-from chexmix_cli.core.text.labeller import READABLE, label_concepts, label_report, sentences
+from chexmix_cli.core.text.labelling.labeller import READABLE, label_concepts, label_report, sentences
 
 #: Kind -> sentence -> label of each concept: 1 stated, 0 denied, -1 doubted. What is only spoken of, or left open, is
 #: missing.

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, NIH_FINDINGS
-from chexmix_cli.core.text.finding_patterns import CONCEPTS, FINDINGS
-from chexmix_cli.core.text.labeller import READABLE, find_mentions, label_concepts, label_report, sentences
+from chexmix_cli.core.text.labelling.finding_patterns import CONCEPTS, FINDINGS
+from chexmix_cli.core.text.labelling.labeller import READABLE, find_mentions, label_concepts, label_report, sentences
 from chexmix_cli.core.text.places import SIDES, ZONES, Place
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from chexmix_cli.core.data.manifest import read_manifest
-from chexmix_cli.core.text.labeller import READABLE, label_report
+from chexmix_cli.core.text.labelling.labeller import READABLE, label_report
 from chexmix_cli.core.weights.hub.registry import EMBEDDED, registry
 
 ENTRIES = [

@@ -10,7 +10,7 @@ import pytest
 
 from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.text import phrases
-from chexmix_cli.core.text.labeller import label_report
+from chexmix_cli.core.text.labelling.labeller import label_report
 from chexmix_cli.core.text.places import SIDES, ZONES, Place
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
 

@@ -21,7 +21,7 @@ from chexmix_cli.core.infer.reports.writer import WrittenReport
 from chexmix_cli.core.infer.scoring import token_logprobs
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import ExplainSettings
-from chexmix_cli.core.text.labeller import sentence_spans
+from chexmix_cli.core.text.labelling.labeller import sentence_spans
 from chexmix_cli.core.text.tokenizer import TextTokenizer
 from chexmix_cli.core.vocab import grid_side
 

@@ -15,7 +15,7 @@ from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.reports.metrics.quantity import Finisher, Found, Quantity, divide, mean_quantity
 from chexmix_cli.core.settings.choices import Policy
 from chexmix_cli.core.text.comparisons import find_comparisons
-from chexmix_cli.core.text.labeller import label_report
+from chexmix_cli.core.text.labelling.labeller import label_report
 
 #: The five of the CheXpert competition.
 FIVE_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, cached_property
 
-from chexmix_cli.core.text import denial_patterns as words
-from chexmix_cli.core.text.denial_patterns import ABSENT, PRESENT, SPOKEN_OF, UNCERTAIN
+from chexmix_cli.core.text.labelling import denial_patterns as words
+from chexmix_cli.core.text.labelling.denial_patterns import ABSENT, PRESENT, SPOKEN_OF, UNCERTAIN
 
 Span = tuple[int, int]
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from chexmix_cli.core.text import finding_patterns as patterns
-from chexmix_cli.core.text.denial_patterns import ABSENT, PRESENT, UNCERTAIN
-from chexmix_cli.core.text.scopes import Scopes
+from chexmix_cli.core.text.labelling import finding_patterns as patterns
+from chexmix_cli.core.text.labelling.denial_patterns import ABSENT, PRESENT, UNCERTAIN
+from chexmix_cli.core.text.labelling.scopes import Scopes
 from chexmix_cli.core.text.sections import read_sections
 
 NO_FINDING = "No Finding"

@@ -1,0 +1,1 @@
+"""Findings read off reports by rules: patterns, the scope of a denial or doubt, the labeller."""
