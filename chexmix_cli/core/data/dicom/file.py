@@ -21,6 +21,7 @@ from pydicom.filereader import read_partial
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.uid import ExplicitVRLittleEndian as ExplicitLittle
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLittle
+from pydicom.valuerep import PersonName
 
 from chexmix_cli.core.data.sources import check_size
 from chexmix_cli.core.errors import DataError, Reason
@@ -121,7 +122,7 @@ class DicomFile:
 
 
 def _is_multiple(value: Any) -> bool:
-    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes, bytearray))
+    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes, bytearray, PersonName))
 
 
 def parse_header(stream: BinaryIO, max_bytes: int) -> DicomFile:
