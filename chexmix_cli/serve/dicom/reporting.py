@@ -18,9 +18,6 @@ from chexmix_cli.library.results import error_code
 from chexmix_cli.serve.dicom.queue import DOCUMENTS, FILMS, RESULT
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
-
-    from chexmix_cli.core.data.sources import Source
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.reports import Reporter
@@ -69,7 +66,6 @@ class StudyReporter:
 
     def _records(self, study: Path) -> Iterator[Record]:
         """Yield the record of every report and every refusal; the document of a report is written before."""
-        provenance = self._model.provenance(seed=self._seed)
         jobs = self._reader.jobs([str(study / FILMS)])
         batches = run_batches(jobs, self._process, batch_size=1, workers=self._model.input.workers)
         for number, (job, found) in enumerate(batches, start=1):
@@ -77,29 +73,24 @@ class StudyReporter:
                 error = {"code": error_code(found), "message": found.with_hint}
                 yield {"id": job.id, "status": "error", "error": error}
                 continue
-            fields, source = found
-            record = {"id": job.id, "status": "ok", **fields, "provenance": provenance}
-            document = self._document(record, source)
+            record, document = found
             with atomic_write(study / DOCUMENTS / f"{number:03}.dcm") as file:
                 file.write(document)
             yield record
 
-    def _process(self, films: list[Film]) -> list[tuple[Record, Source]]:
-        found = []
-        for result in self._reporter(films):
-            assert result.film.source is not None  # it came from a file of the queue
-            found.append((result.fields(), result.film.source))
-        return found
-
-    def _document(self, record: Record, source: Source) -> bytes:
-        """Return the structured report of a record, of the patient and study that its film's header names."""
+    def _process(self, films: list[Film]) -> list[tuple[Record, bytes]]:
+        """Return the record of each film and its structured report, of the patient that the film's header names."""
         from chexmix_cli.core.present.documents.header import Maker, StudyHeader, document_bytes
-        from chexmix_cli.core.present.documents.text_sr import text_sr
+        from chexmix_cli.core.present.documents.text_report import text_sr
 
-        max_bytes = self._model.input.max_file_mb << 20
-        with source.open(max_bytes) as stream:
-            header = StudyHeader.of_file(parse_header(stream, max_bytes))
-        weights = self._model.weights
-        maker = Maker(model=weights.name, weights_hash=weights.fingerprint, at=datetime.now().astimezone())
-        dataset: Dataset = text_sr(record, header, maker)
-        return document_bytes(dataset)
+        weights, max_bytes, found = self._model.weights, self._model.input.max_file_mb << 20, []
+        provenance = self._model.provenance(seed=self._seed)
+        for result in self._reporter(films):
+            record = {"id": result.id, "status": "ok", **result.fields(), "provenance": provenance}
+            source = result.film.source
+            assert source is not None  # it came from a file of the queue
+            with source.open(max_bytes) as stream:
+                header = StudyHeader.of_file(parse_header(stream, max_bytes))
+            maker = Maker(model=weights.name, weights_hash=weights.fingerprint, at=datetime.now().astimezone())
+            found.append((record, document_bytes(text_sr(record, header, maker))))
+        return found
