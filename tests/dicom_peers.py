@@ -85,7 +85,9 @@ class Archive:
         with self.changed:
             self.num_sent += 1
             if self.answer == 0x0000:
-                self.documents[event.dataset.SOPInstanceUID] = event.dataset
+                dataset = event.dataset
+                dataset.file_meta = event.file_meta
+                self.documents[dataset.SOPInstanceUID] = dataset
             self.changed.notify_all()
             return self.answer
 
@@ -96,13 +98,13 @@ class Archive:
 
 
 @contextmanager
-def listening_archive() -> Iterator[Archive]:
-    """Give a peer ``ARCHIVE`` that stores what it is sent."""
+def listening_archive(port: int = 0) -> Iterator[Archive]:
+    """Give a peer ``ARCHIVE`` that stores what it is sent, on a free port unless one is named."""
     found = Archive(0)
     ae = AE(ae_title="ARCHIVE")
     ae.require_called_aet = True
     ae.add_supported_context("1.2.840.10008.5.1.4.1.1.88.11")
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, found.take)])
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, found.take)])
     found.port = server.server_address[1]
     try:
         yield found

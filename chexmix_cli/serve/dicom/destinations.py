@@ -59,12 +59,14 @@ class StorageScp:
         for sop_class in sorted({dataset.SOPClassUID for dataset in datasets}):
             ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         association = ae.associate(self._address.host, self._address.port, ae_title=self._address.ae_title)
-        if not association.is_established:
-            raise UnreachableError("it rejects the association" if association.is_rejected else "it does not answer")
         try:
+            # It may take some classes; if it takes none, pynetdicom aborts the association.
+            if association.rejected_contexts:
+                raise RefusedError("it does not take this class of documents")
+            if not association.is_established:
+                rejects = "it rejects the association"
+                raise UnreachableError(rejects if association.is_rejected else "it does not answer")
             for dataset in datasets:
-                if not any(context.abstract_syntax == dataset.SOPClassUID for context in association.accepted_contexts):
-                    raise RefusedError("it does not take this class of documents")
                 _check(association.send_c_store(dataset).get("Status"))
         finally:
             if association.is_established:
