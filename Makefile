@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -59,7 +59,7 @@ FAST := $(addprefix tests/unit/,test_architecture.py test_docs.py test_vocab.py 
 check: lint types fast  ## lint, types and the fast tests, before every commit
 
 fast: $(VENV)/.dev-ready  ## the fast tests only
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" $(FAST) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser and not orthanc" $(FAST) $(PYTEST_ARGS)
 
 test: lint types unit  ## lint, types and all tests
 
@@ -82,6 +82,9 @@ site: $(VENV)/.dev-ready  ## the documents as a site in build/site, built withou
 
 browser: $(VENV)/.dev-ready  ## open every kind of page in headless Chromium
 	OMP_NUM_THREADS=2 $(BIN)/pytest -m browser -s tests/browser $(PYTEST_ARGS)
+
+orthanc: $(VENV)/.dev-ready  ## send studies through a real Orthanc, kill the node among 200 of them (Debian: orthanc orthanc-dicomweb dcmtk)
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m orthanc -s tests/orthanc $(PYTEST_ARGS)
 
 aot: $(VENV)/.dev-ready  ## compile every kernel for sm_80, sm_90, sm_100 into benchmarks/aot.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/aot.py

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,3 +114,60 @@ def listening_archive(port: int = 0) -> Iterator[Archive]:
         yield found
     finally:
         ae.shutdown()
+
+
+@dataclass
+class Node:
+    """A running node, and the events it has written."""
+
+    process: subprocess.Popen[str]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self.changed:
+                self.events.append(json.loads(line))
+                self.changed.notify_all()
+        with self.changed:
+            self.changed.notify_all()
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == name]
+
+    def wait_for(self, name: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait until so many events of a name were written, and return them."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.named(name)) >= count, 90), self.events
+        return self.named(name)
+
+    @property
+    def port(self) -> int:
+        return int(self.wait_for("started")[0]["port"])
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Send a signal; return the exit code and what was said on stderr."""
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        assert self.process.stderr is not None
+        return code, self.process.stderr.read()
+
+
+@contextmanager
+def running_node(arguments: Sequence[str], repository: Path) -> Iterator[Node]:
+    """Give a ``chexmix serve dicom`` on a free port of this machine; it is killed at the end, if it still runs."""
+    command = [sys.executable, "-m", "chexmix_cli", "serve", "dicom", "--port", "0", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=repository)
+    node = Node(process)
+    reader = threading.Thread(target=node.read, daemon=True)
+    reader.start()
+    try:
+        yield node
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()

@@ -4,54 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import ExitStack
 
 import pytest
-from dicom_peers import PATIENT, Archive, film, listening_archive, send
+from dicom_peers import PATIENT, Archive, Node, film, listening_archive, running_node, send
 from pydicom.dataset import Dataset
-
-
-@dataclass
-class Node:
-    """A running node, and the events it has written."""
-
-    process: subprocess.Popen[str]
-    events: list[dict[str, Any]] = field(default_factory=list)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self.changed:
-                self.events.append(json.loads(line))
-                self.changed.notify_all()
-        with self.changed:
-            self.changed.notify_all()
-
-    def named(self, name: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == name]
-
-    def wait_for(self, name: str, count: int = 1) -> list[dict[str, Any]]:
-        """Wait until so many events of a name were written, and return them."""
-        with self.changed:
-            assert self.changed.wait_for(lambda: len(self.named(name)) >= count, 90), self.events
-        return self.named(name)
-
-    @property
-    def port(self) -> int:
-        return int(self.wait_for("started")[0]["port"])
-
-    def end(self, number: int) -> tuple[int, str]:
-        """Send a signal; return the exit code and what was said on stderr."""
-        self.process.send_signal(number)
-        code = self.process.wait(60)
-        assert self.process.stderr is not None
-        return code, self.process.stderr.read()
 
 
 @pytest.fixture
@@ -61,29 +19,13 @@ def archive() -> Iterator[Archive]:
 
 
 @pytest.fixture
-def serve(repository, debug_weights, tmp_path, archive) -> Iterator[Callable[..., Node]]:
+def serve(repository, debug_weights, tmp_path, archive) -> Iterator[Callable[[], Node]]:
     """Return a function that starts a node with the small model."""
-    nodes: list[Node] = []
-
-    def start() -> Node:
-        command = [sys.executable, "-m", "chexmix_cli", "serve", "dicom", "--queue", str(tmp_path / "queue")]
-        command += ["--port", "0", "--send-to", f"ARCHIVE@127.0.0.1:{archive.port}", "--weights", str(debug_weights)]
-        command += ["--set", "decode.max_new_tokens=8", "--set", "receive.quiet_seconds=0"]
-        command += ["--set", "queue.grace_seconds=1"]
-        nodes.append(
-            Node(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=repository))
-        )
-        threading.Thread(target=nodes[-1].read, daemon=True).start()
-        return nodes[-1]
-
-    yield start
-    for node in nodes:
-        if node.process.poll() is None:
-            node.process.kill()
-        node.process.wait()
-        for stream in (node.process.stdout, node.process.stderr):
-            assert stream is not None
-            stream.close()
+    arguments = ["--queue", str(tmp_path / "queue"), "--send-to", f"ARCHIVE@127.0.0.1:{archive.port}"]
+    arguments += ["--weights", str(debug_weights), "--set", "decode.max_new_tokens=8"]
+    arguments += ["--set", "receive.quiet_seconds=0", "--set", "queue.grace_seconds=1"]
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(running_node(arguments, repository))
 
 
 def studies(documents: Iterable[Dataset]) -> list[str]:

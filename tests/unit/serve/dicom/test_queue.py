@@ -57,6 +57,22 @@ def test_a_study_is_whole_when_nothing_of_it_came_for_a_while(queue, clock):
     assert queue.counts() == {"receiving": 0, "working": 1, "sending": 0, "quarantine": 0, "done": 0}
 
 
+def test_an_image_is_flushed_to_disk_with_its_name_before_it_is_said_to_be_there(queue, monkeypatch):
+    flushed: list[int] = []
+    flush = os.fsync
+
+    def noted(handle: int) -> None:
+        flush(handle)
+        flushed.append(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    queue.receive(b"one", study="s", instance="a")
+    image = queue.folder / "receiving" / "s" / "films" / "a.dcm"
+    of_name = [path.stat().st_ino for path in (image.parent, image.parent.parent, image.parent.parent.parent)]
+    assert flushed[0] == image.stat().st_ino
+    assert flushed[-3:] == of_name
+
+
 def test_the_one_that_waited_longest_is_first_and_an_ended_one_waits_for_nothing(queue, clock):
     for study in ("late", "early"):
         queue.receive(b"", study=study, instance=f"{study} 1")
