@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -85,6 +86,8 @@ browser: $(VENV)/.dev-ready  ## open every kind of page in headless Chromium
 
 orthanc: $(VENV)/.dev-ready  ## send studies through a real Orthanc, kill the node among 200 of them (Debian: orthanc orthanc-dicomweb dcmtk)
 	OMP_NUM_THREADS=2 $(BIN)/pytest -m orthanc -s tests/orthanc $(PYTEST_ARGS)
+clinical: $(VENV)/.dev-ready  ## every test of DICOM, PDF and FHIR documents; says which programme a skipped one needs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -rs tests/unit/present/documents tests/cli/report/test_documents.py $(PYTEST_ARGS)
 
 aot: $(VENV)/.dev-ready  ## compile every kernel for sm_80, sm_90, sm_100 into benchmarks/aot.json
 	OMP_NUM_THREADS=1 $(BIN)/python tools/aot.py

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "classification", "diff", "inpainting", "report", "retrieval"]
 
-#: Reports as a file (JSON Lines, ReXrank JSON, CSV, TSV, a manifest), as texts by id, or as records.
+#: Reports as a file (JSON Lines, ReXrank JSON, CSV, TSV, a manifest) or folder (DICOM SR), texts by id, or records.
 Reports: TypeAlias = "str | os.PathLike[str] | Mapping[str, str] | Iterable[Mapping[str, Any]]"
 
 
@@ -136,10 +136,11 @@ def diff(first: Evaluation, second: Evaluation) -> list[dict[str, Any]]:
 
 
 def _texts(reports: Reports, kind: Literal["prediction", "reference"]) -> list[ReportText]:
-    from chexmix_cli.core.data.report_files import as_reports, read_reports
+    from chexmix_cli.core.data.report_files import as_reports
+    from chexmix_cli.library.evaluation.report_texts import read_texts
 
     if isinstance(reports, str | os.PathLike):
-        return read_reports(Path(reports), prefers=kind)
+        return read_texts(Path(reports), prefers=kind)
     if isinstance(reports, Mapping):
         reports = [{"id": name, "report": text} for name, text in reports.items()]
     return as_reports([(f"{kind} {number}", dict(one)) for number, one in enumerate(reports, start=1)], prefers=kind)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import WeightsError
+from chexmix_cli.core.infer.reports.agreement import SecondOpinion, second_opinion
 from chexmix_cli.core.text.disclaimer import GENERATED
-from chexmix_cli.library.agreement import SecondOpinion, second_opinion
 from chexmix_cli.library.films import Film, encode_films, film_levels
 from chexmix_cli.library.job import Record
 
@@ -164,11 +164,13 @@ class Reporter:
         """Write a PNG of the film, its round trip through the image tokens, and the report underneath."""
         from chexmix_cli.core.present.picture import report_picture
 
-        images = self.model.images
-        original, roundtrip = film_levels(result.film, result.codes, images), images.decode([result.codes])[0]
-        text = "(no text tokenizer)" if result.text is None else result.text
-        said = [f"Conflict: {conflict}" for conflict in result.conflicts]
-        report_picture(original, roundtrip, text, path=path, note=self._small_print(result), conflicts=said)
+        report_picture(*self._drawn(result), path=path, note=self._small_print(result), conflicts=_said(result))
+
+    def pixels(self, result: StudyReport) -> NDArray[np.uint8]:
+        """Return what :meth:`draw` writes as pixels, RGB (Y, X, 3)."""
+        from chexmix_cli.core.present.picture import report_pixels
+
+        return report_pixels(*self._drawn(result), note=self._small_print(result), conflicts=_said(result))
 
     def draw_evidence(self, result: StudyReport, path: Path) -> None:
         """Write a PNG of the film once a sentence, warm where hiding it makes the sentence less probable."""
@@ -176,6 +178,12 @@ class Reporter:
 
         original = film_levels(result.film, result.codes, self.model.images)
         evidence_picture(original, result.sentences or [], path=path, note=self._small_print(result))
+
+    def _drawn(self, result: StudyReport) -> tuple[NDArray[np.uint8], NDArray[np.uint8], str]:
+        """Return the film, its round trip through the image tokens, and the text under them."""
+        images = self.model.images
+        text = "(no text tokenizer)" if result.text is None else result.text
+        return film_levels(result.film, result.codes, images), images.decode([result.codes])[0], text
 
     def _small_print(self, result: StudyReport) -> str:
         notes = [] if result.typicality is None else result.typicality.notes
@@ -188,6 +196,10 @@ class Reporter:
         if self.explain is None or tokenizer is None:
             return None
         return find_evidence(self.model.reports.engine.decoder, tokenizer, codes, report, self.explain)
+
+
+def _said(result: StudyReport) -> list[str]:
+    return [f"Conflict: {conflict}" for conflict in result.conflicts]
 
 
 class _Seen:

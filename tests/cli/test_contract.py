@@ -38,7 +38,9 @@ RETRIEVAL = COMMON - {"--image-preset", "--provenance", "--keep-uids"}
 PLAIN = {"--json", "--quiet", "-q", "--verbose", "-v"}
 FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--compare"},
-    "generate-report": COMMON | {"--seed", "--html", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"},
+    "generate-report": COMMON
+    | {"--seed", "--html", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"}
+    | {"--documents"},
     "review": COMMON - {"--json", "--provenance", "--paths", "--quarantine"} | {"--seed", "--out", "-o", "--explain"},
     "finetune": TRAINING
     | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device"},

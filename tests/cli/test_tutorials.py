@@ -1,4 +1,4 @@
-"""The tutorials: each page's shell commands, run in order in a folder that holds what the page says one needs."""
+"""Tutorials and the like: a page's shell commands, run in order in a folder that holds what the page says one needs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import data_store
 import numpy as np
 import pytest
 from PIL import Image
 
-PAGES = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = DOCS / "tutorials"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -43,7 +45,7 @@ def films(folder: Path, count: int) -> list[dict[str, object]]:
 
 def some_films(folder: Path) -> None:
     films(folder, 2)
-    shutil.copy(PAGES.parent / "images" / "demo-film.jpg", folder / "films" / "child.jpg")
+    shutil.copy(DOCS / "images" / "demo-film.jpg", folder / "films" / "child.jpg")
 
 
 def labelled(folder: Path) -> None:
@@ -87,6 +89,11 @@ def edited(folder: Path) -> None:
     (folder / "edits.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def a_study(folder: Path) -> None:
+    shutil.copy(Path(data_store.__file__).parent / "data" / "RG1_J2KR.dcm", folder / "film.dcm")
+    shutil.copy(DOCS / "images" / "demo-film.jpg", folder / "film.jpg")
+
+
 #: Page to what it says one needs, and to the files that it promises.
 TUTORIALS: dict[str, tuple[tuple[Callable[[Path], None], ...], str]] = {
     "radiologist": ((some_films, edited), "reports.csv review.html runs/mine/model/model.safetensors"),
@@ -95,6 +102,7 @@ TUTORIALS: dict[str, tuple[tuple[Callable[[Path], None], ...], str]] = {
     "benchmark": ((systems,), "table.tex a.json"),
     "retrieval": ((reported,), "found.html alike.html"),
     "inpainting": ((some_films,), "filled.html filled.jsonl filled"),
+    "../clinical": ((a_study,), "documents all/film.jpg-fhir.json all/film.jpg-pdf.dcm result.json"),
     "shell": ((some_films,), "tokens.jsonl reports.jsonl result.json settings.json completion.bash help.txt"),
 }
 
@@ -126,4 +134,4 @@ def test_a_tutorial_runs(name, repository, tmp_path):
 
 
 def test_every_tutorial_is_run():
-    assert {page.stem for page in PAGES.glob("*.md")} == set(TUTORIALS)
+    assert {page.stem for page in PAGES.glob("*.md")} == {name for name in TUTORIALS if "/" not in name}

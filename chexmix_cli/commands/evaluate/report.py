@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from chexmix_cli.core.evals.reports.protocol import JudgeAnswers
 
 Predictions = Annotated[
-    str, typer.Argument(metavar="PRED", help="Reports: JSON Lines, ReXrank JSON, CSV, TSV, or - for records on stdin.")
+    str,
+    typer.Argument(
+        metavar="PRED",
+        help="Reports: JSON Lines, ReXrank JSON, CSV, TSV, folder of DICOM SR, or - for records.",
+    ),
 ]
 References = Annotated[
     Path,
@@ -63,11 +67,11 @@ def evaluate_report(
         chexmix evaluate report reports.csv --references refs.csv --green-answers judge.jsonl
     """
     settings, options, console = call.settings, call.options, call.console
-    from chexmix_cli.core.data.report_files import read_reports
     from chexmix_cli.core.evals.reports.pairs import join_reports
     from chexmix_cli.core.evals.reports.protocol import evaluate_reports
+    from chexmix_cli.library.evaluation.report_texts import read_texts
 
-    stated = read_reports(references, prefers="reference")
+    stated = read_texts(references, prefers="reference")
     pairs = join_reports(_predictions(predictions), stated, settings.section)
     if pairs.missing:
         console.note(f"{len(pairs.missing)} references have no prediction: they count as empty reports")
@@ -81,11 +85,12 @@ def evaluate_report(
 
 def _predictions(source: str) -> list[ReportText]:
     from chexmix_cli.commands.records.streams import stdin_records
-    from chexmix_cli.core.data.report_files import as_reports, read_reports
+    from chexmix_cli.core.data.report_files import as_reports
+    from chexmix_cli.library.evaluation.report_texts import read_texts
 
     if source == "-":
         return as_reports(stdin_records(), prefers="prediction")
-    return read_reports(Path(source), prefers="prediction")
+    return read_texts(Path(source), prefers="prediction")
 
 
 def _answers(

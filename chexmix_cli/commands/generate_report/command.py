@@ -16,6 +16,7 @@ from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, 
 from chexmix_cli.core.settings.inference import GenerateReportSettings
 
 if TYPE_CHECKING:
+    from chexmix_cli.commands.generate_report.document_files import DocumentFiles
     from chexmix_cli.commands.shared.console import Console
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.job import Record
@@ -30,6 +31,16 @@ Picture = Annotated[
 
 Explain = Annotated[
     bool, typer.Option("--explain", help="Say what each sentence depends on; with --picture also as heat maps.")
+]
+
+Documents = Annotated[
+    Path | None,
+    typer.Option(
+        "--documents",
+        metavar="DIR",
+        help="Write each report as DICOM SR there, or as documents.kinds says. They name the patient as the film's file"
+        " does (mode 0600).",
+    ),
 ]
 
 Quantize = Annotated[
@@ -51,6 +62,7 @@ def generate_report(
     preset: Preset = None,
     picture: Picture = None,
     explain: Explain = False,
+    documents: Documents = None,
     quantize: Quantize = None,
     stats: Stats = False,
 ) -> int:
@@ -65,9 +77,11 @@ def generate_report(
 
         chexmix generate-report studies/ -o reports.xlsx --paths
 
+        chexmix generate-report studies/ -o reports.jsonl --documents documents/
+
         chexmix tokenize studies/ | chexmix generate-report - > reports.jsonl
     """
-    show = _Show(out=out, picture=picture, is_explained=explain, has_stats=stats)
+    show = _Show(out=out, picture=picture, documents=documents, is_explained=explain, has_stats=stats)
     return _run(check_arguments(inputs), call.options, call.settings, show)
 
 
@@ -77,6 +91,7 @@ class _Show:
 
     out: Path | None
     picture: Path | None
+    documents: Path | None
     is_explained: bool
     has_stats: bool
 
@@ -87,19 +102,24 @@ def _run(
     settings: GenerateReportSettings,
     shown: _Show,
 ) -> int:
+    from chexmix_cli.commands.generate_report.document_files import DocumentFiles
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.record_page import with_films
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.sinks import Sinks
+    from chexmix_cli.library.documents import DocumentMaker
     from chexmix_cli.library.reports import MARK, Reporter
 
     model = run.open_model(settings.input, quantize=settings.quantize)
     explain = settings.explain if shown.is_explained else None
     reporter = Reporter(model, settings.decode, explain, seed=run.seed)
+    maker = None if shown.documents is None else DocumentMaker(reporter, settings.documents)
+    files = None if maker is None or shown.documents is None else DocumentFiles(maker, shown.documents)
     with Sinks(run, shown.out, command="generate-report") as sinks:
         if sinks.is_text:
             run.console.note(MARK)
-        records = _Records(reporter, run, shown, settings.explain.folder, show=sinks.show if sinks.is_text else None)
+        show = sinks.show if sinks.is_text else None
+        records = _Records(reporter, run, shown, settings.explain.folder, documents=files, show=show)
         loop = Loop(
             process=with_films(records.process, sinks.page, model.images),
             describe=records.describe,
@@ -109,7 +129,7 @@ def _run(
             is_named_before=True,
             workers=settings.input.workers,
         )
-        reader = model.reader(keep_uids=run.keep_uids)
+        reader = model.reader(keep_uids=run.keep_uids, keeps_picture=maker is not None and maker.needs_picture)
         tally = loop.run(film_jobs(inputs, reader, counted=run.console.shows_progress), "reports")
     records.report(run.console)
     if shown.has_stats and tally.num_ok:
@@ -130,11 +150,13 @@ class _Records:
         shown: _Show,
         maps: Path | None,
         *,
+        documents: DocumentFiles | None,
         show: Callable[[str], None] | None,
     ) -> None:
         self._reporter, self._provenance = reporter, run.provenance_of(reporter.model)
         self._pictures = None if shown.picture is None else OutputPaths(shown.picture, (".png",))
         self._maps = None if maps is None else OutputPaths(maps, (".png",))
+        self._documents = documents
         #: Shows text as it comes, where a person reads along.
         self._show = show
         self._num_reports = self._num_in_conflict = 0
@@ -143,6 +165,8 @@ class _Records:
         """Return the result fields of a batch."""
         results = self._reporter(films, on_text=self._on_text(films))
         records = [{**result.fields(), **self._provenance} for result in results]
+        if self._documents is not None:
+            self._documents.write(results, records)
         for result, record in zip(results, records, strict=True):
             self._num_reports += 1
             self._num_in_conflict += bool(result.conflicts)
@@ -180,6 +204,7 @@ class _Records:
         notes += "".join(f"\n    conflict: {conflict}" for conflict in record.get("conflicts", []))
         notes += "".join(f"\n    {_evidence_line(sentence)}" for sentence in record.get("sentences", []))
         drawn = f"\n    picture: {record['picture']}" if "picture" in record else ""
+        drawn += "".join(f"\n    {kind}: {path}" for kind, path in record.get("documents", {}).items())
         text = "" if "report" in record else f"{len(record['token_ids'])} token ids; there is no text tokenizer"
         return f"{text}{notes}{drawn}\n"
 

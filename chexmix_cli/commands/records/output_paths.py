@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from mimetypes import guess_type
 from pathlib import Path
 
@@ -55,14 +56,21 @@ class OutputPaths:
         return path
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, for_owner: bool = False) -> None:
     """Write a file in one piece.
+
+    Args:
+        path: its name; the folder is made.
+        content: its bytes.
+        for_owner: nobody else may read it (mode 0600).
 
     Raises:
         MachineError: if it cannot be written.
     """
     try:
         with atomic_write(path) as file:
+            if for_owner:
+                os.chmod(file.name, 0o600)
             file.write(content)
     except OSError as error:
         raise MachineError(f"cannot be written ({error.strerror})", where=str(path)) from None

@@ -7,19 +7,18 @@ Pixel spacing is left out on purpose: nothing synthetic is to be measured.
 from __future__ import annotations
 
 import hashlib
-import io
-import uuid
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.dataset import Dataset
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from chexmix_cli import __version__
 from chexmix_cli.core.data.dicom.file import DicomFile, quiet
 from chexmix_cli.core.data.dicom.orientation import is_upright
 from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.present.documents.capture import add_pixels, source_image
+from chexmix_cli.core.present.documents.header import code, derived_uid, document_bytes, with_file_header
 from chexmix_cli.core.present.marking import with_mark
 
 #: Attributes of patient, study and series that must stand in the file, empty where the source has none (type 2).
@@ -52,7 +51,7 @@ def derived_dicom(source: DicomFile, picture_YX: NDArray[np.uint8], *, model: st
         try:
             dataset = _copied_header(source)
             _describe(dataset, source, marked_YX, model, what)
-            return _bytes(dataset)
+            return document_bytes(with_file_header(dataset))
         except Exception as error:  # values that break the rules of their kind make pydicom raise almost anything
             raise DataError(Reason.CORRUPT, f"the header cannot be copied ({type(error).__name__})") from None
 
@@ -72,9 +71,9 @@ def _copied_header(source: DicomFile) -> Dataset:
 def _describe(dataset: Dataset, source: DicomFile, picture_YX: NDArray[np.uint8], model: str, what: str) -> None:
     made = hashlib.sha256(picture_YX.tobytes() + what.encode() + model.encode() + __version__.encode()).hexdigest()
     study, instance = source.text("StudyInstanceUID"), source.text("SOPInstanceUID")
-    dataset.StudyInstanceUID = study or _uid("study", made)
-    dataset.SeriesInstanceUID = _uid("series", f"{study} {instance} {made}")
-    dataset.SOPInstanceUID = _uid("instance", f"{study} {instance} {made}")
+    dataset.StudyInstanceUID = study or derived_uid("study", made.encode())
+    dataset.SeriesInstanceUID = derived_uid("series", f"{study} {instance} {made}".encode())
+    dataset.SOPInstanceUID = derived_uid("instance", f"{study} {instance} {made}".encode())
     dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.Modality = source.text("Modality") or "OT"
     dataset.SeriesNumber, dataset.InstanceNumber = None, 1
@@ -92,39 +91,9 @@ def _describe(dataset: Dataset, source: DicomFile, picture_YX: NDArray[np.uint8]
     equipment.Manufacturer, equipment.ManufacturerModelName = "chexmix", model
     equipment.SoftwareVersions = __version__
     equipment.ContributionDescription = "Hidden parts of the image filled in by a generative model"
-    equipment.PurposeOfReferenceCodeSequence = [_code("109103", "Modifying Equipment")]
+    equipment.PurposeOfReferenceCodeSequence = [code("109103", "DCM", "Modifying Equipment")]
     dataset.ContributingEquipmentSequence = [equipment]
-    if instance is not None and source.text("SOPClassUID") is not None:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = source.text("SOPClassUID")
-        reference.ReferencedSOPInstanceUID = instance
-        reference.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
-        dataset.SourceImageSequence = [reference]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.Rows, dataset.Columns = picture_YX.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-    dataset.PixelData = picture_YX.tobytes() + b"\0" * (picture_YX.size % 2)
-    dataset["PixelData"].VR = "OW"
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
-
-
-def _uid(kind: str, text: str) -> str:
-    """Return a UID that follows from a text (a UUID under 2.25, PS3.5 B.2)."""
-    digest = hashlib.sha256(f"chexmix {kind} {text}".encode()).digest()
-    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
-
-
-def _bytes(dataset: Dataset) -> bytes:
-    meta: Any = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta = meta
-    written = io.BytesIO()
-    dataset.save_as(written, enforce_file_format=True)
-    return written.getvalue()
+    sop_class = source.text("SOPClassUID")
+    if instance is not None and sop_class is not None:
+        dataset.SourceImageSequence = [source_image(sop_class, instance)]
+    add_pixels(dataset, picture_YX)

@@ -35,7 +35,7 @@ _PANEL_IN = 4.5
 _HEAD_IN = 1.0
 _LINE_IN = 0.235
 _TEXT_POINTS = 11.5
-_WARNING_COLOUR = "#9c1c1c"
+WARNING_COLOUR = "#9c1c1c"
 
 
 def report_picture(
@@ -63,19 +63,7 @@ def report_picture(
         ShapeError: if a picture is not 8-bit grey or RGB.
         MachineError: if the file cannot be written.
     """
-    pictures = (_pixels(original, "original"), _pixels(roundtrip, "round trip"))
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH_IN, 1.0), dpi=_DPI, facecolor="white")
-    canvas: Any = FigureCanvasAgg(figure)
-    lines = _wrap(report, canvas.get_renderer(), _WIDTH_IN - 2 * _MARGIN_IN)
-    warned = _wrap("\n".join(conflicts), canvas.get_renderer(), _WIDTH_IN - 2 * _MARGIN_IN) if conflicts else []
-    height_in = _HEAD_IN + _PANEL_IN + 0.45 + _LINE_IN * (len(lines) + len(warned) + 1) + _MARGIN_IN
-    figure.set_size_inches(_WIDTH_IN, height_in)
-    _draw_head(figure, title, height_in)
-    _draw_panels(figure, pictures, height_in)
-    _draw_report(figure, lines, warned, note, height_in)
+    figure = _report_figure(original, roundtrip, report, title=title, note=note, conflicts=conflicts)
     metadata = {
         "Software": f"chexmix {__version__}",
         "Title": title,
@@ -83,6 +71,44 @@ def report_picture(
         "DigitalSourceType": SOURCE_TYPE,
     }
     save_figure(figure, path, metadata)
+
+
+def report_pixels(
+    original: Any, roundtrip: Any, report: str, *, note: str | None = None, conflicts: Sequence[str] = ()
+) -> NDArray[np.uint8]:
+    """Return the picture of :func:`report_picture` as pixels, RGB (Y, X, 3); the arguments are its."""
+    figure = _report_figure(original, roundtrip, report, note=note, conflicts=conflicts)
+    canvas: Any = figure.canvas
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _report_figure(
+    original: Any,
+    roundtrip: Any,
+    report: str,
+    *,
+    title: str = "Chest radiograph",
+    note: str | None = None,
+    conflicts: Sequence[str] = (),
+) -> Figure:
+    pictures = (_pixels(original, "original"), _pixels(roundtrip, "round trip"))
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH_IN, 1.0), dpi=_DPI, facecolor="white")
+    canvas: Any = FigureCanvasAgg(figure)
+    width_px, renderer = (_WIDTH_IN - 2 * _MARGIN_IN) * _DPI, canvas.get_renderer()
+    lines = wrap(report, renderer, width_px, _TEXT_POINTS)
+    warned = wrap("\n".join(conflicts), renderer, width_px, _TEXT_POINTS) if conflicts else []
+    height_in = _HEAD_IN + _PANEL_IN + 0.45 + _LINE_IN * (len(lines) + len(warned) + 1) + _MARGIN_IN
+    figure.set_size_inches(_WIDTH_IN, height_in)
+    _draw_head(figure, title, height_in)
+    _draw_panels(figure, pictures, height_in)
+    _draw_report(figure, lines, warned, note, height_in)
+    return figure
 
 
 def save_figure(figure: Figure, path: Path, metadata: dict[str, str]) -> None:
@@ -110,17 +136,24 @@ def _pixels(picture: Any, name: str) -> NDArray[np.uint8]:
     return pixels
 
 
-def _wrap(text: str, renderer: Any, width_in: float) -> list[str]:
-    """Return ``text`` in lines that fit ``width_in`` as drawn, words broken only where one alone is too long."""
+def wrap(text: str, renderer: Any, width_px: float, points: float) -> list[str]:
+    """Return ``text`` in lines that fit a width as drawn, words broken only where one alone is too long.
+
+    Args:
+        text: its line breaks are kept.
+        renderer: matplotlib's, which knows how wide letters are.
+        width_px: in its pixels.
+        points: size of the letters.
+    """
     from matplotlib.font_manager import FontProperties
 
-    font = FontProperties(size=_TEXT_POINTS)
+    font = FontProperties(size=points)
 
     def fits(line: str) -> bool:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            width_px: float = renderer.get_text_width_height_descent(line, font, ismath=False)[0]
-        return width_px <= width_in * _DPI
+            found_px: float = renderer.get_text_width_height_descent(line, font, ismath=False)[0]
+        return found_px <= width_px
 
     lines = []
     for paragraph in split_lines(text.rstrip()):
@@ -147,7 +180,7 @@ def _draw_head(figure: Figure, title: str, height_in: float) -> None:
     x = _MARGIN_IN / _WIDTH_IN
     figure.text(x, 1 - 0.3 / height_in, title, size=14, weight="bold", va="center", parse_math=False)
     band = figure.add_axes((0.0, 1 - 0.82 / height_in, 1.0, 0.3 / height_in))
-    band.set_facecolor(_WARNING_COLOUR)
+    band.set_facecolor(WARNING_COLOUR)
     band.set(xticks=[], yticks=[])
     for spine in band.spines.values():
         spine.set_visible(False)
@@ -168,7 +201,7 @@ def _draw_panels(figure: Figure, pictures: tuple[NDArray[np.uint8], ...], height
         axes.set_title(caption, size=10.5, pad=4)
         axes.set_axis_off()
         if number:
-            label = {"facecolor": _WARNING_COLOUR, "edgecolor": "none", "pad": 2.5}
+            label = {"facecolor": WARNING_COLOUR, "edgecolor": "none", "pad": 2.5}
             axes.text(
                 0.98, 0.02, "SYNTHETIC", transform=axes.transAxes, size=9, weight="bold", color="white", ha="right",
                 va="bottom", bbox=label,
@@ -178,7 +211,7 @@ def _draw_panels(figure: Figure, pictures: tuple[NDArray[np.uint8], ...], height
 def _draw_report(figure: Figure, lines: list[str], warned: list[str], note: str | None, height_in: float) -> None:
     x, top_in = _MARGIN_IN / _WIDTH_IN, height_in - _HEAD_IN - _PANEL_IN - 0.45
     for number, line in enumerate([*lines, *warned]):
-        y, colour = (top_in - number * _LINE_IN) / height_in, "black" if number < len(lines) else _WARNING_COLOUR
+        y, colour = (top_in - number * _LINE_IN) / height_in, "black" if number < len(lines) else WARNING_COLOUR
         figure.text(x, y, line, size=_TEXT_POINTS, va="top", color=colour, parse_math=False)
     if note is not None:
         figure.text(x, 0.16 / height_in, note, size=8.5, color="#555555", va="center", parse_math=False)

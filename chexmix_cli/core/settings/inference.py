@@ -18,6 +18,9 @@ Quantize = Literal["int8"]
 #: Which ids a report may hold (core/infer/reports/engine.py: constrain).
 DecodedIds = Literal["text", "all"]
 
+#: What a report is written as, besides its record (core/present/documents).
+DocumentKind = Literal["sr", "measurements", "pdf", "picture", "fhir"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputSettings:
@@ -160,6 +163,25 @@ class TokenizeSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentSettings:
+    """Which documents ``--documents`` writes.
+
+    Attributes:
+        kinds: ``sr`` the report as DICOM Basic Text SR; ``measurements`` the probabilities of findings as DICOM SR
+            (needs ``chexmix[clinical]``); ``pdf`` report and film as Encapsulated PDF; ``picture`` what ``--picture``
+            draws as Secondary Capture; ``fhir`` a FHIR R4B DiagnosticReport.
+        dates: documents are dated as their ``study``, and a second run writes the same bytes; or as the ``run``, and
+            each run's documents are new ones.
+    """
+
+    kinds: tuple[DocumentKind, ...] = ("sr",)
+    dates: Literal["study", "run"] = "study"
+
+    def __post_init__(self) -> None:
+        require(len(self.kinds) > 0, "documents.kinds", list(self.kinds), "one kind at least")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateReportSettings:
     """Root of ``chexmix generate-report``.
 
@@ -172,6 +194,7 @@ class GenerateReportSettings:
     input: InputSettings = field(default_factory=InputSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     explain: ExplainSettings = field(default_factory=ExplainSettings)
+    documents: DocumentSettings = field(default_factory=DocumentSettings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

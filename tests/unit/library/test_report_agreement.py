@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chexmix_cli.core.infer.classification.heads import Head, Validation
+from chexmix_cli.core.infer.reports.agreement import second_opinion
 from chexmix_cli.core.text.header import Header
-from chexmix_cli.library.agreement import second_opinion
 
 LABELS = ("Pneumonia", "Effusion", "Bacterial", "Edema")
 NORMAL = "FINDINGS: No pleural effusion. No pneumonia.\nIMPRESSION: No acute disease."

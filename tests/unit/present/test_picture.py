@@ -72,7 +72,7 @@ def test_wrapping_keeps_every_character_and_fits(report):
             measured.append((line, size[0]))
             return size
 
-    lines = picture._wrap(report, Renderer(), 3.0)
+    lines = picture.wrap(report, Renderer(), 3.0 * 120, 11.5)
     assert "".join(lines).replace(" ", "") == "".join(report.split())
     widths = dict(measured)
     assert all(widths.get(line, 0) <= 3.0 * 120 for line in lines)

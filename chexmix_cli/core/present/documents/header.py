@@ -12,7 +12,7 @@ import io
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +46,10 @@ _COPIED_SEQUENCES = {
     "ProcedureCodeSequence": _CODE,
     "IssuerOfAccessionNumberSequence": ("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType"),
 }
+#: Of the film's pixels: whether they name the patient, and that they were once compressed with loss.
+_OF_PIXELS = (
+    "BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+)  # fmt: skip
 #: Dates of a film with their times, the first that is whole counts.
 _DATES = (
     ("StudyDate", "StudyTime"), ("AcquisitionDate", "AcquisitionTime"), ("ContentDate", "ContentTime"),
@@ -79,12 +83,14 @@ class StudyHeader:
         image: the film; None where it was no DICOM image.
         modality: of the film, such as ``DX``; None where it is unknown.
         dated: date and time of the study, or of the film where the study has none, DA and TM; None without both.
+        film: what the film's pixels bring with them into any picture of it: annotation in them, lossy compression.
     """
 
     elements: Dataset
     image: ImageReference | None = None
     modality: str | None = None
     dated: tuple[str, str] | None = None
+    film: Dataset = field(default_factory=Dataset)
 
     @classmethod
     def of_file(cls, source: DicomFile) -> StudyHeader:
@@ -94,7 +100,10 @@ class StudyHeader:
             DataError: if it names no study.
         """
         with quiet():
-            elements = _copied(source)
+            elements, film = _copied(source), Dataset()
+            for keyword in _OF_PIXELS:
+                if source.value(keyword) is not None:
+                    setattr(film, keyword, source.value(keyword))
         study = source.text("StudyInstanceUID")
         if study is None:
             raise DataError(
@@ -103,7 +112,7 @@ class StudyHeader:
         elements.StudyInstanceUID = study
         uids = [source.text(name) for name in ("SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID")]
         image = ImageReference(*uids) if all(uids) else None  # type: ignore[arg-type]
-        return cls(elements, image, source.text("Modality"), _dated(source))
+        return cls(elements, image, source.text("Modality"), _dated(source), film)
 
     @classmethod
     def fresh(cls, key: bytes) -> StudyHeader:
@@ -183,11 +192,16 @@ def finish_document(dataset: Dataset, record: Mapping[str, Any]) -> Dataset:
     """
     block = dataset.private_block(_PRIVATE_GROUP, _PRIVATE_CREATOR, create=True)
     block.add_new(0x01, "UT", str(record["id"]))
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     content = _encoded(dataset)
     dataset.SeriesInstanceUID = derived_uid("series", content)
     dataset.SOPInstanceUID = derived_uid("instance", content)
+    return with_file_header(dataset)
+
+
+def with_file_header(dataset: Dataset) -> Dataset:
+    """Return a dataset with the header that a file of it begins with."""
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     return dataset
@@ -262,7 +276,7 @@ def _encoded(dataset: Dataset) -> bytes:
     written = io.BytesIO()
     with quiet():
         try:
-            dataset.save_as(written, enforce_file_format=False)
+            dataset.save_as(written, implicit_vr=False, little_endian=True)
         except Exception as error:  # values that break the rules of their kind make pydicom raise almost anything
             raise DataError(Reason.CORRUPT, f"the header cannot be copied ({type(error).__name__})") from None
     return written.getvalue()

@@ -43,7 +43,7 @@ SECTIONS: Mapping[str, tuple[Name, Name]] = {
 #: Heading and name of the text that says what the document is.
 COMMENT: Name = ("121106", "DCM", "Comment")
 
-_TITLE: Name = ("43468-8", "LN", "X-Ray Report")
+TITLE: Name = ("43468-8", "LN", "X-Ray Report")
 _CHEST: Name = ("816094009", "SCT", "Chest")
 #: Modalities of radiographs that CID 29 has; others are left out.
 _RADIOGRAPHY = {"CR": "Computed Radiography", "DX": "Digital Radiography"}
@@ -66,9 +66,9 @@ def text_sr(record: Mapping[str, Any], study: StudyHeader, maker: Maker) -> Data
     """
     sections = report_sections(record)
     dataset = new_document(study, maker, BasicTextSRStorage, "SR", "Draft report, unverified")
-    describe_draft(dataset, record, study, maker)
+    describe_draft(dataset, study, maker, is_whole=record.get("finish") not in _CUT)
     dataset.ValueType, dataset.ContinuityOfContent = "CONTAINER", "SEPARATE"
-    dataset.ConceptNameCodeSequence = [code(*_TITLE)]
+    dataset.ConceptNameCodeSequence = [code(*TITLE)]
     dataset.ContentTemplateSequence = [_template("2000")]
     dataset.ContentSequence = [
         *_modifiers(study),
@@ -93,11 +93,11 @@ def report_sections(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def describe_draft(dataset: Dataset, record: Mapping[str, Any], study: StudyHeader, maker: Maker) -> None:
+def describe_draft(dataset: Dataset, study: StudyHeader, maker: Maker, *, is_whole: bool) -> None:
     """Add what a structured report says of itself and of its evidence (SR Document General, PS3.3 C.17.2)."""
     dataset.ReferencedPerformedProcedureStepSequence = []
     dataset.PerformedProcedureCodeSequence = []
-    dataset.CompletionFlag = "PARTIAL" if record.get("finish") in _CUT else "COMPLETE"
+    dataset.CompletionFlag = "COMPLETE" if is_whole else "PARTIAL"
     dated = "the work" if maker.at is not None else "the study" if study.dated else "nothing: the study is undated"
     dataset.CompletionFlagDescription = f"AI draft; content date is that of {dated}"
     dataset.VerificationFlag, dataset.PreliminaryFlag = "UNVERIFIED", "PRELIMINARY"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
-from document_parts import FINDINGS, IMPRESSION, film_file
+from document_parts import MAKER, RECORD, film_file
 
 from chexmix_cli.core.present.documents.header import Maker, StudyHeader
 
@@ -17,23 +18,9 @@ def study() -> StudyHeader:
 
 @pytest.fixture
 def maker() -> Maker:
-    return Maker(model="chexmix-mini", weights_hash="ab" * 32)
+    return MAKER
 
 
 @pytest.fixture
 def record() -> dict[str, Any]:
-    """Return a record as ``generate-report`` writes it, of the fields that documents read."""
-    return {
-        "id": "case 1",
-        "status": "ok",
-        "view": "PA",
-        "report": f"FINDINGS: {FINDINGS}\nIMPRESSION: {IMPRESSION}",
-        "sections": {"findings": FINDINGS, "impression": IMPRESSION},
-        "head": {
-            "probabilities": {"Pneumonia": 0.9912717160690142, "Edema": 0.043999663854906064},
-            "threshold": {"Pneumonia": 0.5884132981300354, "Edema": 0.24426625669002533},
-            "agreement": {"Pneumonia": "agrees", "Edema": "silent"},
-        },
-        "finish": "next_image",
-        "mark": "AI-generated, preliminary, unverified; not for clinical use",
-    }
+    return copy.deepcopy(RECORD)

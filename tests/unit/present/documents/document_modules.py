@@ -61,6 +61,37 @@ SR_DOCUMENT_CONTENT = {  # C.17.3
 }
 SOP_COMMON = {"SOPClassUID": 1, "SOPInstanceUID": 1, "SpecificCharacterSet": 1}  # C.12.1; 1C: more than ASCII
 
+GENERAL_SERIES = {"Modality": 1, "SeriesInstanceUID": 1, "SeriesNumber": 2}  # C.7.3.1
+GENERAL_IMAGE = {"InstanceNumber": 2, "PatientOrientation": 2}  # C.7.6.1; 2C: there is no Image Orientation (Patient)
+IMAGE_PIXEL = {  # C.7.6.3
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": 1,
+    "PlanarConfiguration": 1,  # 1C: more than one sample a pixel
+    "Rows": 1,
+    "Columns": 1,
+    "BitsAllocated": 1,
+    "BitsStored": 1,
+    "HighBit": 1,
+    "PixelRepresentation": 1,
+    "PixelData": 1,  # 1C: the pixels are in the file
+}
+SC_EQUIPMENT = {"ConversionType": 1}  # C.8.6.1
+ENCAPSULATED_DOCUMENT_SERIES = {"Modality": 1, "SeriesInstanceUID": 1, "SeriesNumber": 1}  # C.24.1
+ENCAPSULATED_DOCUMENT = {  # C.24.2
+    "InstanceNumber": 1,
+    "ContentDate": 2,
+    "ContentTime": 2,
+    "AcquisitionDateTime": 2,
+    "BurnedInAnnotation": 1,
+    "SourceInstanceSequence": 1,  # 1C: made of a DICOM instance
+    "SourceInstanceSequence > ReferencedSOPClassUID": 1,
+    "SourceInstanceSequence > ReferencedSOPInstanceUID": 1,
+    "DocumentTitle": 2,
+    "ConceptNameCodeSequence": 2,
+    "MIMETypeOfEncapsulatedDocument": 1,
+    "EncapsulatedDocument": 1,
+}
+
 BASIC_TEXT_SR = {  # A.35.1
     "patient": PATIENT,
     "general-study": GENERAL_STUDY,
@@ -70,6 +101,36 @@ BASIC_TEXT_SR = {  # A.35.1
     "sr-document-content": SR_DOCUMENT_CONTENT,
     "sop-common": SOP_COMMON,
 }
+COMPREHENSIVE_SR = BASIC_TEXT_SR  # A.35.3: of the same modules
+ENCAPSULATED_PDF = {  # A.45.1
+    "patient": PATIENT,
+    "general-study": GENERAL_STUDY,
+    "encapsulated-document-series": ENCAPSULATED_DOCUMENT_SERIES,
+    "general-equipment": GENERAL_EQUIPMENT,
+    "sc-equipment": SC_EQUIPMENT,
+    "encapsulated-document": ENCAPSULATED_DOCUMENT,
+    "sop-common": SOP_COMMON,
+}
+SECONDARY_CAPTURE = {  # A.8.1
+    "patient": PATIENT,
+    "general-study": GENERAL_STUDY,
+    "general-series": GENERAL_SERIES,
+    "sc-equipment": SC_EQUIPMENT,
+    "general-acquisition": {},  # C.7.10.1: all of it optional
+    "general-image": GENERAL_IMAGE,
+    "image-pixel": IMAGE_PIXEL,
+    "sc-image": {},  # C.8.6.2: all of it optional
+    "sop-common": SOP_COMMON,
+}
+#: Kind of document -> its IOD's key in the tables of highdicom, and the modules above.
+IODS = {
+    "sr": ("basic-text-sr", BASIC_TEXT_SR),
+    "measurements": ("comprehensive-sr", COMPREHENSIVE_SR),
+    "pdf": ("encapsulated-pdf", ENCAPSULATED_PDF),
+    "picture": ("secondary-capture-image", SECONDARY_CAPTURE),
+}
+#: Attributes that only a document of a DICOM film has: they refer to it.
+OF_FILMS = ("CurrentRequestedProcedureEvidenceSequence", "SourceInstanceSequence")
 
 
 def cases(iod: dict[str, dict[str, int]]) -> list[tuple[str, int]]:

@@ -9,10 +9,27 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from chexmix_cli.core.data.dicom.file import DicomFile, parse_header, quiet
-from chexmix_cli.core.present.documents.header import document_bytes
+from chexmix_cli.core.present.documents.header import Maker, document_bytes
 
 FINDINGS = "The lungs are not clear, with opacification suggestive of pneumonia.\nThe heart is normal."
 IMPRESSION = "Pneumonia; follow up at 37 °C."
+
+#: A record as ``generate-report`` writes it, of the fields that documents read.
+RECORD: dict[str, Any] = {
+    "id": "case 1",
+    "status": "ok",
+    "view": "PA",
+    "report": f"FINDINGS: {FINDINGS}\nIMPRESSION: {IMPRESSION}",
+    "sections": {"findings": FINDINGS, "impression": IMPRESSION},
+    "head": {
+        "probabilities": {"Pneumonia": 0.9912717160690142, "Edema": 0.043999663854906064},
+        "threshold": {"Pneumonia": 0.5884132981300354, "Edema": 0.24426625669002533},
+        "agreement": {"Pneumonia": "agrees", "Edema": "silent"},
+    },
+    "finish": "next_image",
+    "mark": "AI-generated, preliminary, unverified; not for clinical use",
+}
+MAKER = Maker(model="chexmix-mini", weights_hash="ab" * 32)
 
 
 def film_file(**values: Any) -> DicomFile:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from datetime import datetime
-from pathlib import Path
 
 import pydicom
 import pytest
-from document_modules import BASIC_TEXT_SR, cases, check_attribute
 from document_parts import FINDINGS, IMPRESSION, film_file, written
 from pydicom.dataset import Dataset
 
@@ -31,26 +27,6 @@ def tree(item: Dataset) -> list[tuple[str, str, str]]:
         found.append((child.RelationshipType, child.ValueType, child.ConceptNameCodeSequence[0].CodeMeaning))
         found += tree(child)
     return found
-
-
-@pytest.mark.parametrize(("path", "kind"), cases(BASIC_TEXT_SR))
-def test_each_attribute_is_as_its_type_demands(path, kind, record, study, maker):
-    check_attribute(written(text_sr(record, study, maker)), path, kind)
-
-
-@pytest.mark.parametrize(("path", "kind"), [case for case in cases(BASIC_TEXT_SR) if "Evidence" not in case[0]])
-def test_of_a_plain_picture_too(path, kind, record, maker):
-    check_attribute(written(text_sr(record, StudyHeader.fresh(b"film"), maker)), path, kind)
-
-
-def test_the_attribute_check_can_fail(record, study, maker):
-    dataset = text_sr(record, study, maker)
-    dataset.ContentSequence[0].ConceptNameCodeSequence[0].CodeMeaning = ""
-    with pytest.raises(AssertionError, match="CodeMeaning is empty"):
-        check_attribute(dataset, "ContentSequence > ConceptNameCodeSequence > CodeMeaning", 1)
-    del dataset.PatientID
-    with pytest.raises(AssertionError, match="PatientID is missing"):
-        check_attribute(dataset, "PatientID", 2)
 
 
 def test_it_is_a_draft_of_our_device(record, study, maker):
@@ -112,7 +88,7 @@ def test_codes_are_those_of_the_standard():
     for heading, name in text_report.SECTIONS.values():
         assert 7001 in known[(heading[1], heading[0], heading[2])]
         assert 7002 in known[(name[1], name[0], name[2])]
-    title, chest = text_report._TITLE, text_report._CHEST
+    title, chest = text_report.TITLE, text_report._CHEST
     assert 7000 in known[(title[1], title[0], title[2])]
     assert (chest[1], chest[0], chest[2]) in known
     assert ("DCM", "121106", "Comment") in known
@@ -220,21 +196,3 @@ def test_values_that_break_the_rules_of_their_kind_are_left_out(record, maker):
 def test_a_file_without_a_study_gives_no_document():
     with pytest.raises(DataError, match="names no study"):
         StudyHeader.of_file(film_file(StudyInstanceUID=None))
-
-
-@pytest.mark.parametrize("programme", ["dsrdump", "dciodvfy"])
-@pytest.mark.parametrize("of", ["film", "picture"])
-def test_clean_under_other_programmes(programme, of, record, study, maker, tmp_path: Path):
-    if shutil.which(programme) is None:
-        pytest.skip(f"{programme} is not installed (Debian: dcmtk, dicom3tools)")
-    header = study if of == "film" else StudyHeader.fresh(b"film")
-    path = tmp_path / "report.dcm"
-    path.write_bytes(document_bytes(text_sr(record, header, maker)))
-    done = subprocess.run([programme, str(path)], capture_output=True, text=True, timeout=60, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert not [line for line in said.splitlines() if line.startswith(("E:", "F:", "Error"))], said
-    assert ("Basic Text SR" if programme == "dsrdump" else "BasicTextSR") in said
-    if programme == "dsrdump":
-        assert "UNVERIFIED" in said
-        assert "Pneumonia; follow up" in said

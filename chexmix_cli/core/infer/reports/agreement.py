@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chexmix_cli.core.infer.classification.heads import Head
-    from chexmix_cli.library.job import Record
 
 #: What a head's AUROC is by chance.
 _CHANCE = 0.5
@@ -80,7 +79,7 @@ class SecondOpinion:
                 found.append(f"{name}: {head} by the classifier ({numbers}), but the report {report}")
         return found
 
-    def fields(self) -> Record:
+    def fields(self) -> dict[str, Any]:
         """Return what a record says of it, nothing where there is nothing to say."""
         record: dict[str, Any] = {}
         if self.opinions:

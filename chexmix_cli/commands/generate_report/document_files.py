@@ -1,0 +1,50 @@
+"""The documents of ``--documents``: made for a whole batch, then written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chexmix_cli.commands.records.output_paths import OutputPaths, write_file
+from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.library.documents import ENDINGS, DocumentMaker
+
+if TYPE_CHECKING:
+    from chexmix_cli.library.job import Record
+    from chexmix_cli.library.reports import StudyReport
+
+
+class DocumentFiles:
+    """Writes the documents of reports to a folder.
+
+    Args:
+        maker: makes them.
+        folder: where they go.
+
+    Raises:
+        SettingsError: if it is a file.
+    """
+
+    def __init__(self, maker: DocumentMaker, folder: Path) -> None:
+        if folder.is_file():
+            raise SettingsError("is a file", where="--documents", expected="a folder")
+        self._make = maker
+        self._paths = {kind: OutputPaths(folder, (ending,)) for kind, ending in ENDINGS.items()}
+        self.num_files = 0
+
+    def write(self, results: Sequence[StudyReport], records: Sequence[Record]) -> None:
+        """Write a batch's documents, and their names into its records.
+
+        Raises:
+            DataError: if a document cannot be made; nothing of the batch is written then.
+            MachineError: if a file cannot be written.
+        """
+        made = [self._make(result, record) for result, record in zip(results, records, strict=True)]
+        for result, record, documents in zip(results, records, made, strict=True):
+            record["documents"] = {}
+            for kind, content in documents.items():
+                path = self._paths[kind].path(result.id)
+                write_file(path, content, for_owner=True)
+                record["documents"][kind] = str(path)
+                self.num_files += 1
