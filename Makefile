@@ -5,6 +5,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
 
 VENV ?= .venv
@@ -61,7 +62,7 @@ FAST := $(addprefix tests/unit/,test_architecture.py test_docs.py test_vocab.py 
 check: lint types fast  ## lint, types and the fast tests, before every commit
 
 fast: $(VENV)/.dev-ready  ## the fast tests only
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser" $(FAST) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not browser and not orthanc" $(FAST) $(PYTEST_ARGS)
 
 test: lint types unit  ## lint, types and all tests
 
@@ -85,6 +86,8 @@ site: $(VENV)/.dev-ready  ## the documents as a site in build/site, built withou
 browser: $(VENV)/.dev-ready  ## open every kind of page in headless Chromium
 	OMP_NUM_THREADS=2 $(BIN)/pytest -m browser -s tests/browser $(PYTEST_ARGS)
 
+orthanc: $(VENV)/.dev-ready  ## send studies through a real Orthanc, kill the node among 200 of them (Debian: orthanc orthanc-dicomweb dcmtk)
+	OMP_NUM_THREADS=2 $(BIN)/pytest -m orthanc -s tests/orthanc $(PYTEST_ARGS)
 clinical: $(VENV)/.dev-ready  ## every test of DICOM, PDF and FHIR documents; says which programme a skipped one needs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -rs tests/unit/present/documents tests/cli/report/test_documents.py $(PYTEST_ARGS)
 

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "retrieve": ("retrieve.group", "app", "Find reports for an image, or images for a text."),
     "evaluate": ("evaluate.group", "app", "Measure reports, classification, retrieval or inpainting."),
     "plan": ("plan", "app", "Tell whether a command will fit this machine, and how long it will take."),
+    "serve": ("serve", "app", "Work for other programs: a DICOM node."),
     "data": ("data.group", "app", "Make manifests of published data sets, and check them."),
     "weights": ("weights.group", "app", "List, describe, check, convert, export and fetch models."),
     "help": ("help", "show_help", "Show the help of a command."),

@@ -67,6 +67,9 @@ FLAGS = {
     | {"--weights", "--device", "--dtype", "--seed", "--input_json_file", "--save_json_file", "--img_root_dir"},
     "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
     "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids", "--html"},
+    "serve dicom": TRAINING - {"--preset"}
+    | {"--weights", "--device", "--dtype", "--seed", "--json", "--image-preset", "--quantize"}
+    | {"--queue", "--send-to", "--ae-title", "--host", "--port", "--allow"},
     "weights list": PLAIN,
     "weights info": PLAIN,
     "weights check": PLAIN,
@@ -176,7 +179,7 @@ def test_h_is_help_on_every_level(call, words):
     assert short.stdout == long.stdout != ""
 
 
-@pytest.mark.parametrize("name", ["evaluate", "retrieve", "plan", "data", "weights"])
+@pytest.mark.parametrize("name", ["evaluate", "retrieve", "plan", "serve", "data", "weights"])
 def test_a_group_alone_shows_its_help_and_exits_2(call, name):
     result = call(name)
     assert (result.code, result.stdout) == (2, "")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from pydicom.pixels.decoders.base import get_decoder
@@ -15,8 +15,12 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -76,6 +80,17 @@ def require_decoder(syntax: UID) -> None:
             expected="JPEG, JPEG 2000, RLE or native",
         )
     plugin_of(syntax)
+
+
+def decodable_syntaxes() -> list[str]:
+    """Return the UIDs of the transfer syntaxes that can be decoded here, native ones first."""
+    native = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian]
+    found: list[str] = [*native, RLELossless]
+    for syntax in _DECODERS:
+        with suppress(DataError):
+            plugin_of(UID(syntax))
+            found.append(syntax)
+    return found
 
 
 def plugin_of(syntax: UID) -> str:

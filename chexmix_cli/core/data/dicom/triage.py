@@ -20,9 +20,9 @@ def _words(text: str) -> frozenset[str]:
 
 _FOR_PROCESSING_CLASS = "1.2.840.10008.5.1.4.1.1.1.1.1"
 #: CR, DX for presentation, DX for processing.
-_RADIOGRAPH_CLASSES = {"1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", _FOR_PROCESSING_CLASS}
+RADIOGRAPH_CLASSES = {"1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", _FOR_PROCESSING_CLASS}
 #: Secondary captures of any form; their modality has to say that a radiograph was captured.
-_CAPTURE_CLASSES = {
+CAPTURE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.7",
     "1.2.840.10008.5.1.4.1.1.7.2",
     "1.2.840.10008.5.1.4.1.1.7.3",
@@ -102,7 +102,7 @@ def judge(file: DicomFile) -> HeaderFacts:
     sop_class = _class_of(file)
     _require_radiograph(file, sop_class, notes)
     _require_chest(file, notes)
-    if sop_class in _CAPTURE_CLASSES:
+    if sop_class in CAPTURE_CLASSES:
         notes.append("secondary capture: text may be burned into the pixels")
     if (file.text("BurnedInAnnotation") or "").upper() == "YES":
         notes.append("the header says that annotations are burned into the pixels")
@@ -141,9 +141,9 @@ def _require_radiograph(file: DicomFile, sop_class: str | None, notes: list[str]
     """
     modality = (file.text("Modality") or "").upper()
     quoted = modality if modality in (*_OTHER_MODALITIES, *_OTHER_WORDS_FOR_RADIOGRAPH) else "another"
-    is_radiograph = sop_class in _RADIOGRAPH_CLASSES
+    is_radiograph = sop_class in RADIOGRAPH_CLASSES
     if modality in _MODALITIES:
-        if sop_class is not None and not is_radiograph and sop_class not in _CAPTURE_CLASSES:
+        if sop_class is not None and not is_radiograph and sop_class not in CAPTURE_CLASSES:
             raise DataError(
                 Reason.NOT_RADIOGRAPH,
                 f"the modality is {modality}, but the object is of another class",
@@ -157,7 +157,7 @@ def _require_radiograph(file: DicomFile, sop_class: str | None, notes: list[str]
             else f"the modality is {quoted}, no term of DICOM's; the class is that of a radiograph"
         )
         return
-    is_capture = sop_class is None or sop_class in _CAPTURE_CLASSES
+    is_capture = sop_class is None or sop_class in CAPTURE_CLASSES
     if (
         is_capture
         and modality in _OTHER_WORDS_FOR_RADIOGRAPH

@@ -1,0 +1,136 @@
+"""``chexmix serve dicom``: a DICOM node that reports on the radiographs it is sent."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.options import MODEL, Preset, Sets
+from chexmix_cli.core.errors import ExitCode, MachineError, SettingsError
+from chexmix_cli.core.settings.dicom_node import ServeDicomSettings
+
+Queue = Annotated[
+    Path,
+    typer.Option(
+        "--queue",
+        metavar="DIR",
+        show_default=False,
+        help="Folder of what is not done yet (mode 0700).",
+    ),
+]
+SendTo = Annotated[
+    str,
+    typer.Option("--send-to", metavar="AE@HOST:PORT", show_default=False, help="Where structured reports are stored."),
+]
+AeTitle = Annotated[str, typer.Option("--ae-title", metavar="AE", help="Of this node, in calls of either side.")]
+Host = Annotated[
+    str, typer.Option("--host", metavar="HOST", help="Address to listen on; others than this machine's need --allow.")
+]
+Port = Annotated[
+    int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="AE@HOST",
+        show_default=False,
+        help="Who may send; may be repeated. Either part may be *, the host a network. Default: this machine.",
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option("--quantize", metavar="int8", help="Hold the decoder in 8 bits: half of bfloat16's memory (CPU)."),
+    Sets("quantize"),
+]
+
+
+@command(ServeDicomSettings, *MODEL, "seed", "is_json")
+def serve_dicom(
+    call: Call[ServeDicomSettings],
+    queue: Queue,
+    send_to: SendTo,
+    ae_title: AeTitle = "CHEXMIX",
+    host: Host = "127.0.0.1",
+    port: Port = 11112,
+    allow: Allow = None,
+    preset: Preset = None,
+    quantize: Quantize = None,
+) -> int:
+    """Report on radiographs that are sent by C-STORE, and send structured reports back.
+
+    A file is on disk before its sender is told so; kill -9 loses no study and doubles none. What happens is written to
+    stdout, a line an event, without patient data. SIGTERM ends it in order.
+
+    Examples:
+
+        chexmix serve dicom --queue /var/lib/chexmix --send-to ORTHANC@127.0.0.1:4242
+
+        chexmix serve dicom --queue q --send-to PACS@10.1.0.5:104 --host 0.0.0.0 --allow 'PACS@10.1.0.5'
+    """
+    if importlib.util.find_spec("pynetdicom") is None:
+        raise MachineError(
+            "the package pynetdicom is not installed",
+            where="chexmix serve dicom",
+            hint="pip install 'chexmix[clinical]'",
+        )
+    from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.library.reports import MARK, Reporter
+    from chexmix_cli.serve.dicom.destinations import StorageScp
+    from chexmix_cli.serve.dicom.node import Node, Place
+    from chexmix_cli.serve.dicom.peers import check_ae_title, is_loopback, read_address, read_peers
+    from chexmix_cli.serve.dicom.reporting import StudyReporter
+
+    check_ae_title(ae_title, "--ae-title")
+    if not allow and not is_loopback(host):
+        raise SettingsError(
+            f"{host} can be reached by others", where="--host", expected="--allow AE@HOST with it, who may send"
+        )
+    destination = StorageScp(read_address(send_to, "--send-to"), ae_title, call.settings.send)
+    place = Place(ae_title=ae_title, host=host, port=port, peers=read_peers(allow or ["*@*"], "--allow"))
+    run = call.options
+    model = run.open_model(call.settings.input, quantize=call.settings.quantize)
+    reporter = StudyReporter(model, Reporter(model, call.settings.decode, None, seed=run.seed), seed=run.seed)
+    run.console.note(MARK)
+    node = Node(queue, place, reporter, destination, call.settings, _note(Writer(run.is_json)))
+    return _run(node)
+
+
+def _note(writer: Any) -> Callable[..., None]:
+    """Return what writes an event to stdout."""
+
+    def note(event: str, **about: object) -> None:
+        now = datetime.now(UTC)
+        words = " ".join(f"{name}={value}" for name, value in about.items())
+        record = {"time": now.isoformat(timespec="milliseconds"), "event": event, **about}
+        writer.write(record, f"{now.astimezone():%H:%M:%S} {event}  {words}")
+
+    return note
+
+
+def _run(node: Any) -> int:
+    """Run the node until a signal stops it; a second one is taken as ever."""
+    received: list[int] = []
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        node.stop()
+        for other, handler in kept.items():
+            signal.signal(other, handler)
+
+    for number in kept:
+        signal.signal(number, stop)
+    try:
+        node.run()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    return ExitCode.INTERRUPTED if signal.SIGINT in received else ExitCode.DONE
