@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "retrieve": ("retrieve.group", "app", "Find reports for an image, or images for a text."),
     "evaluate": ("evaluate.group", "app", "Measure reports, classification, retrieval or inpainting."),
+    "serve": ("serve.group", "app", "Answer requests of other programs, over HTTP."),
     "plan": ("plan", "app", "Tell whether a command will fit this machine, and how long it will take."),
     "data": ("data.group", "app", "Make manifests of published data sets, and check them."),
     "weights": ("weights.group", "app", "List, describe, check, convert, export and fetch models."),

@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = [
     {"app", "__main__"},
     {"commands"},
+    {"serve"},
     {"library"},
     {"plan"},
     {"train"},

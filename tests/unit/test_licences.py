@@ -104,6 +104,10 @@ def test_the_decoder_that_was_taken_out_would_be_found():
 #: Imported only where they are there: extras, and packages that a user brings (docs/report-metrics.md).
 OPTIONAL = {
     "faiss",
+    "fastapi",
+    "prometheus_client",
+    "pydantic",
+    "uvicorn",
     "openpyxl",
     "pyarrow",
     "rouge_score",

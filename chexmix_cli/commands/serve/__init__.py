@@ -1,0 +1,1 @@
+"""``chexmix serve``: a model behind a port."""
