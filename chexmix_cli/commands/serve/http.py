@@ -23,7 +23,9 @@ Port = Annotated[
 ]
 TokenFile = Annotated[
     Path | None,
-    typer.Option("--token-file", metavar="FILE", help="File of the bearer token. Default: CHEXMIX_TOKEN, if it is set."),
+    typer.Option(
+        "--token-file", metavar="FILE", help="File of the bearer token. Default: CHEXMIX_TOKEN, if it is set."
+    ),
 ]
 Quantize = Annotated[
     str | None,
