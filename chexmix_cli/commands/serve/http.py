@@ -9,6 +9,7 @@ import typer
 
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, Preset, Sets
+from chexmix_cli.core.errors import MachineError
 from chexmix_cli.core.settings.serving import ServeHttpSettings
 
 Host = Annotated[
@@ -54,8 +55,18 @@ def http(
 
         CHEXMIX_TOKEN=$(openssl rand -hex 32) chexmix serve http --host 0.0.0.0 --set server.queue=32
     """
-    from chexmix_cli.serve.http.server import serve
-
-    settings = call.settings
-    model = call.options.open_model(settings.input, quantize=settings.quantize)
-    return serve(model, settings, seed=call.options.seed, token_file=token_file, is_verbose=call.options.is_verbose)
+    try:
+        from chexmix_cli.serve.http.server import serve
+    except ModuleNotFoundError as error:
+        raise MachineError(
+            f"the package {error.name} is not installed", where="serve http", hint="pip install 'chexmix[serve]'"
+        ) from None
+    options, settings = call.options, call.settings
+    return serve(
+        options.open_model(settings.input, quantize=settings.quantize),
+        settings,
+        seed=options.seed,
+        token_file=token_file,
+        is_verbose=options.is_verbose,
+        is_quiet=options.is_quiet,
+    )
