@@ -93,6 +93,7 @@ class Completion:
             self.exchange.code = refused.code
             yield _sse(refused.body())
         finally:
+            self.exchange.note_work(self.tickets)
             for ticket in self.tickets:
                 ticket.drop()
         yield "data: [DONE]\n\n"

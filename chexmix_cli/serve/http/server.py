@@ -63,22 +63,39 @@ def serve(
     """
     token = read_token(token_file, settings.server.host)
     listener = _listen(settings.server)
-    # A client that goes in the middle of an answer is an error of its connection, not the end of this process.
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     start_logging(is_verbose=is_verbose, is_quiet=is_quiet)
     service = Service(Served(model, settings, seed))
+    with _without_sigpipe():
+        server = _run(service, settings.server, token, listener)
+    log_event(_LOG, "stopped")
+    return ExitCode.INTERRUPTED if server.stopped_by == signal.SIGINT else ExitCode.DONE
+
+
+def _run(service: Service, settings: HttpSettings, token: str | None, listener: socket.socket) -> Server:
+    """Serve until told to stop; return the server that ran."""
     try:
         service.start()
-        server = Server(service, create_app(service, token), settings.server)
+        server = Server(service, create_app(service, token), settings)
         host, port = listener.getsockname()[:2]
         log_event(_LOG, "listening", host=host, port=port, model=service.name, needs_token=token is not None)
         server.run(sockets=[listener])
+        return server
     finally:
         listener.close()
         service.close()
-    log_event(_LOG, "stopped")
-    return ExitCode.INTERRUPTED if server.stopped_by == signal.SIGINT else ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _without_sigpipe() -> Generator[None, None, None]:
+    """Let a client that goes in the middle of an answer be an error of its connection, not the end of this process."""
+    if not hasattr(signal, "SIGPIPE"):
+        yield
+        return
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 class Server(uvicorn.Server):
