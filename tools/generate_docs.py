@@ -36,6 +36,7 @@ from chexmix_cli.core.settings.inference import GenerateReportSettings, ReviewSe
 from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings, InpaintSettings
 from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 from chexmix_cli.core.settings.retrieval import IndexSettings, QuerySettings, RetrievalEvaluationSettings
+from chexmix_cli.core.settings.serving import ServeHttpSettings
 from chexmix_cli.core.settings.training import STAGES
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "commands"
@@ -76,6 +77,7 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "evaluate report": [("", ReportEvaluationSettings)],
     "evaluate inpainting": [("", EvaluateInpaintingSettings)],
     "inpaint": [("", InpaintSettings)],
+    "serve http": [("", ServeHttpSettings)],
     "pretrain": [(f"`--stage {stage}`", root) for stage, root in STAGES.items()],
     "finetune": [(f"`--task {task}`", root) for task, root in TASKS.items()],
     "data import": [

@@ -133,6 +133,10 @@ class FilmReader:
         sources = tuple(image.source for image in item.candidates)
         return Job(item.id, prepare, can_travel=True, study=study, sources=sources)
 
+    def bytes_job(self, data: bytes, record_id: str) -> Job[Film]:
+        """Return the job of a file whose bytes are in memory, DICOM or a picture; its film keeps none of them."""
+        return Job(record_id, partial(_film_of_bytes, self, data, record_id), can_travel=True)
+
     def record_job(self, record: Record, *, line: int | None = None) -> Job[Film]:
         """Return the job of a record: one of an earlier command, or a line of a manifest.
 
@@ -280,6 +284,15 @@ def _source_of(record: Record) -> Source | None:
 
 def _study_of(record: Record) -> str | None:
     return id_text(record.get("study"))
+
+
+def _film_of_bytes(reader: FilmReader, data: bytes, record_id: str) -> Film:
+    from chexmix_cli.core.data.sources import Source
+    from chexmix_cli.core.data.studies.inputs import study_of_source
+
+    study = study_of_source(Source(Path("bytes"), data=data), reader.input, record_id)
+    # Whoever waits for the model with this film waits without its file.
+    return replace(reader.study_job(study).prepare(), source=None, image=None)
 
 
 def _film_of_study(study: Study, preset: ResolvedPreset, keeps_picture: bool, with_others: bool) -> Film:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -123,13 +124,26 @@ class Reporter:
             raise WeightsError("has no text tokenizer, which --explain needs", where=str(model.weights.path))
         self._drafter, self._typical, self._head = model.drafter(decode), model.typical, model.head
 
+    def under(self, decode: DecodeSettings) -> Reporter:
+        """Return what writes reports under other settings, with the drafts that this one has loaded."""
+        other = copy(self)
+        other.decode = decode
+        if (decode.drafts, decode.draft_rows) != (self.decode.drafts, self.decode.draft_rows):
+            other._drafter = self.model.drafter(decode)
+        return other
+
     def __call__(
-        self, films: Sequence[Film], *, on_text: Callable[[int, str], None] | None = None
+        self,
+        films: Sequence[Film],
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> list[StudyReport]:
         """Return the report of each film, all decoded in one batch.
 
         Args:
             films: to report on.
+            seeds: one for each film, in place of ``seed``.
             on_text: called with a film's index and the next piece of its report's text, as soon as it is decoded.
         """
         codes = encode_films(films, self.model.images)
@@ -137,7 +151,7 @@ class Reporter:
         found = self.model.reports.write(
             codes,
             self.decode,
-            seed=self.seed,
+            seed=self.seed if seeds is None else seeds,
             on_text=on_text,
             drafter=self._drafter,
             headers=[film.header for film in films],

@@ -1,1 +1,1 @@
-"""Programs that stay: they take studies from others and give results back, through the library as the commands do."""
+"""Programs that stay, one folder a protocol: what others send goes through the library as the commands' inputs do."""

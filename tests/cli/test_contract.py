@@ -48,6 +48,18 @@ FLAGS = {
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
     | {"--seed", "--html"},
     "pretrain": TRAINING | {"--stage", "--manifest", "--out", "-o", "--init", "--resume", "--device"},
+    "serve http": TRAINING - {"--preset"}
+    | {
+        "--weights",
+        "--device",
+        "--dtype",
+        "--seed",
+        "--host",
+        "--port",
+        "--token-file",
+        "--quantize",
+        "--image-preset",
+    },
     "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--device", "--json"},
     "plan generate-report": TRAINING | {"--weights", "--memory", "--device", "--dtype", "--json"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--quarantine"},

@@ -105,6 +105,10 @@ def test_the_decoder_that_was_taken_out_would_be_found():
 OPTIONAL = {
     "faiss",
     "highdicom",
+    "fastapi",
+    "prometheus_client",
+    "pydantic",
+    "uvicorn",
     "openpyxl",
     "pyarrow",
     "pynetdicom",

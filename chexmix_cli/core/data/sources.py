@@ -1,4 +1,4 @@
-"""Where an input's bytes are: a file, or a member of a zip archive, perhaps packed by gzip.
+"""Where an input's bytes are: a file, a member of a zip archive, or memory; perhaps packed by gzip.
 
 Reading is bounded; what a file is, its bytes say.
 """
@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal, Self
@@ -61,10 +61,15 @@ _PICTURE_MAGIC: tuple[bytes, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file, or ``member`` of the zip archive ``path``. Picklable; opens nothing until asked."""
+    """A file, or ``member`` of the zip archive ``path``. Picklable; opens nothing until asked.
+
+    Attributes:
+        data: the file's bytes, where they are in memory already; ``path`` is a name then, and is not opened.
+    """
 
     path: Path
     member: str | None = None
+    data: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def named(cls, path: Path) -> Self:
@@ -120,6 +125,10 @@ class Source:
     def _open_packed(self, max_bytes: int) -> Iterator[BinaryIO]:
         if self.member is not None:
             yield io.BytesIO(_read_member(self.path, self.member, max_bytes))
+            return
+        if self.data is not None:
+            check_size(len(self.data), max_bytes)
+            yield io.BytesIO(self.data)
             return
         try:
             status = self._status()

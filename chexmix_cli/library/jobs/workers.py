@@ -83,6 +83,35 @@ def prepare_ahead(
         crew.stop()
 
 
+class StandingWorker:
+    """One process that prepares jobs one at a time, as they come; one that dies or takes too long is replaced.
+
+    Its methods may be called in any thread, one at a time.
+    """
+
+    def __init__(self) -> None:
+        self._crew = _Crew(1)
+
+    def attempt(self, job: Job[Prepared], *, timeout_s: float) -> Prepared | ChexmixError:
+        """Return a job's input, or why there is none: it is refused, ended the process, or took too long.
+
+        Raises:
+            WorkerBugError, OSError, MemoryError: something else went wrong in the process, which goes on.
+        """
+        slot = _Slot(job)
+        self._crew.begin(deque([slot]))
+        self._crew.wait(timeout_s)
+        if not slot.is_done:
+            self._crew.stop()
+            slot.close(DataError(Reason.UNREADABLE, f"reading it takes more than {timeout_s:g} s"))
+        found: Prepared | ChexmixError = slot.result
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._crew.stop()
+
+
 class _Crew:
     """At most so many worker processes, started when there is something to do."""
 
@@ -96,10 +125,10 @@ class _Crew:
             if slot.job.can_travel and not slot.is_begun and not self._give(slot):
                 return
 
-    def wait(self) -> None:
-        """Wait until at least one worker is done with its job, or dead."""
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until at least one worker is done with its job, or dead, or the time is over."""
         busy: dict[Any, _Member] = {member.pipe: member for member in self._members if member.slot is not None}
-        for pipe in wait(list(busy)):
+        for pipe in wait(list(busy), timeout_s):
             member = busy[pipe]
             slot = member.slot
             assert slot is not None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from chexmix_cli.core.data.dicom.file import parse_header
 from chexmix_cli.core.errors import ChexmixError, WeightsError
 from chexmix_cli.core.files import atomic_write, write_json
-from chexmix_cli.library.batches import run_batches
-from chexmix_cli.library.job import Record
+from chexmix_cli.library.jobs.batches import run_batches
+from chexmix_cli.library.jobs.job import Record
 from chexmix_cli.library.results import error_code
 from chexmix_cli.serve.dicom.queue import DOCUMENTS, FILMS, RESULT
 

@@ -12,7 +12,7 @@ import pytest
 
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.library.jobs.job import Job
-from chexmix_cli.library.jobs.workers import WorkerBugError, prepare_ahead
+from chexmix_cli.library.jobs.workers import StandingWorker, WorkerBugError, prepare_ahead
 
 
 def square(number: int) -> int:
@@ -103,4 +103,31 @@ def test_leaving_early_leaves_no_process():
     next(results)
     assert multiprocessing.active_children()
     results.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_standing_worker_outlives_what_ends_its_process():
+    import multiprocessing
+
+    worker = StandingWorker()
+    try:
+        found = [
+            worker.attempt(Job("", prepare, can_travel=True), timeout_s=limit)
+            for prepare, limit in (
+                (os.getpid, 60),
+                (os.getpid, 60),
+                (refuse, 60),
+                (die, 60),
+                (partial(time.sleep, 60), 0.3),
+                (os.getpid, 60),
+            )
+        ]
+        assert found[0] == found[1] != os.getpid()
+        assert [error.code for error in found[2:5]] == ["NO_PIXELS", "CORRUPT", "UNREADABLE"]
+        assert "more than 0.3 s" in str(found[4])
+        assert found[5] not in (found[0], os.getpid())
+        with pytest.raises(WorkerBugError, match="ZeroDivisionError"):
+            worker.attempt(Job("", break_down, can_travel=True), timeout_s=60)
+    finally:
+        worker.close()
     assert not multiprocessing.active_children()

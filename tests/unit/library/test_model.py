@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -43,6 +44,19 @@ def test_a_film_is_the_same_whatever_it_comes_as(model, films):
         model.film(3)
 
 
+def test_a_file_in_memory_is_the_same_film_and_is_not_kept(model, films):
+    reader = model.reader(keeps_picture=True)
+    path = films[0]
+    job = pickle.loads(pickle.dumps(reader.bytes_job(path.read_bytes(), path.name)))
+    film, read = job.prepare(), model.film(path)
+    assert (film.id, film.fields) == (read.id, read.fields)
+    np.testing.assert_array_equal(film.pixels, read.pixels)
+    assert film.picture.tobytes() == read.picture.tobytes()
+    assert path.read_bytes() not in pickle.dumps(film)
+    with pytest.raises(chexmix.DataError, match="UNKNOWN_FORMAT|neither DICOM nor a picture"):
+        reader.bytes_job(b"no film at all", "x").prepare()
+
+
 def test_many_films_give_what_single_ones_do_and_failures_keep_their_place(model, films):
     seen = []
     sources = [films[0], films[0].with_name("missing.png"), films[1], films[2]]
@@ -71,6 +85,15 @@ def test_a_report_has_the_fields_of_a_record(model, films):
     assert record["report"] == result.text
     assert record["token_ids"] == result.report.token_ids
     assert "unverified" in record["mark"]
+
+
+def test_settings_and_seeds_may_change_from_call_to_call(model, films):
+    film, decode = model.film(films[0]), DecodeSettings(max_new_tokens=12, temperature=1.0)
+    one, other = model.reporter().under(decode)([film, film], seeds=[3, 4])
+    for result, seed in ((one, 3), (other, 4)):
+        alone = model.reporter(decode=decode, seed=seed)([film])[0]
+        assert alone.report.token_ids == result.report.token_ids
+    assert one.report.token_ids != other.report.token_ids
 
 
 def test_an_inpainted_box_changes_nothing_else(model, films):

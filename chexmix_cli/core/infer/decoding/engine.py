@@ -104,7 +104,7 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         settings: DecodeSettings,
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         on_token: OnToken | None = None,
         guard: TokenGuard | None = None,
         drafter: Drafter | None = None,
@@ -115,7 +115,8 @@ class Engine:
         Args:
             prompts: token ids of any lengths, decoded together as one batch.
             settings: bounds, vocabulary, temperature, top-p.
-            seed: of sampled ids; a row's sample depends on it and on its own prompt only.
+            seed: of sampled ids, one for all prompts or one for each; a row's sample depends on it and on its own
+                prompt only.
             on_token: called with the prompt's index and each new id as soon as it is chosen.
             guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
             drafter: proposes what follows, for up to ``settings.draft_rows`` positions a pass; None: no drafts.
@@ -127,7 +128,11 @@ class Engine:
             WeightsError: if the decoder's output is not finite.
             MachineError: if memory runs out.
         """
-        rows = [self._row(index, prompt, settings, seed) for index, prompt in enumerate(prompts)]
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
+        rows = [
+            self._row(index, prompt, settings, own)
+            for index, (prompt, own) in enumerate(zip(prompts, seeds, strict=True))
+        ]
         live = [row for row in rows if row.finish is None]
         if live:
             with memory_errors("decoding reports", "--set input.batch_size=1"):

@@ -73,7 +73,7 @@ class ReportWriter:
         codes: Sequence[Sequence[int]],
         settings: DecodeSettings,
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         on_text: OnText | None = None,
         drafter: Drafter | None = None,
         headers: Sequence[Header] | None = None,
@@ -84,7 +84,7 @@ class ReportWriter:
         Args:
             codes: the codes of each image, raster order.
             settings: how to decode.
-            seed: of sampled tokens.
+            seed: of sampled tokens, one for all images or one for each.
             on_text: called with the image's index and the next piece of its report's text, as soon as it is decoded;
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
             drafter: proposes what follows in a report (``decode.draft_rows``); None: no drafts.

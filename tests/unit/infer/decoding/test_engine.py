@@ -149,7 +149,10 @@ def test_a_sample_depends_on_seed_and_prompt_only(engine, prompts):
     for order in itertools.islice(itertools.permutations(range(len(batch))), 0, 120, 17):
         together = engine.generate([batch[place] for place in order], settings, seed=3)
         assert [generation.token_ids for generation in together] == [alone[place] for place in order]
-    assert engine.generate([batch[0]], settings, seed=4)[0].token_ids != alone[0]
+    other = engine.generate([batch[0]], settings, seed=4)[0].token_ids
+    assert other != alone[0]
+    both = engine.generate([batch[0], batch[0]], settings, seed=[4, 3])
+    assert [generation.token_ids for generation in both] == [other, alone[0]]
 
 
 def test_a_sampled_id_is_the_one_its_draw_points_to(engine, prompts, vocabulary):

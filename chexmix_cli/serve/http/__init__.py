@@ -1,0 +1,1 @@
+"""``chexmix serve http``: requests over HTTP, batched for one model."""
