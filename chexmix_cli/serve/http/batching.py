@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any
 
 from chexmix_cli.core.errors import ChexmixError
-from chexmix_cli.library.jobs.batches import run_batches
 from chexmix_cli.library.films import Film
+from chexmix_cli.library.jobs.batches import run_batches
 from chexmix_cli.library.jobs.job import Job
 from chexmix_cli.serve.http.errors import RefusedError, bug, refusal_of
 from chexmix_cli.serve.http.logs import log_exception
