@@ -106,6 +106,7 @@ OPTIONAL = {
     "faiss",
     "highdicom",
     "fastapi",
+    "starlette",
     "prometheus_client",
     "pydantic",
     "uvicorn",
