@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from chexmix_cli.core.data.dicom.file import quiet
 from chexmix_cli.core.present.documents.header import (
     MANUFACTURER,
     Maker,
@@ -21,6 +22,7 @@ from chexmix_cli.core.present.documents.header import (
 from chexmix_cli.core.text.disclaimer import GENERATED
 
 
+@quiet()
 def picture_capture(
     record: Mapping[str, Any], study: StudyHeader, maker: Maker, pixels_YXC: NDArray[np.uint8]
 ) -> Dataset:

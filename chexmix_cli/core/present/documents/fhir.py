@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from pydicom.uid import UID
+from pydicom.valuerep import PersonName
 
 from chexmix_cli.core.present.documents.findings import LOCAL_SCHEME, FindingScore, finding_scores
 from chexmix_cli.core.present.documents.header import MANUFACTURER, Maker, StudyHeader, derived_uid
@@ -84,17 +84,27 @@ def _patient(study: StudyHeader) -> Resource:
         if elements.get("IssuerOfPatientID"):
             identifier["assigner"] = {"display": str(elements.IssuerOfPatientID)}
         patient["identifier"] = [identifier]
-    if elements.get("PatientName"):
-        name = elements.PatientName
-        parts = {"family": name.family_name, "given": [part for part in (name.given_name, name.middle_name) if part]}
-        patient["name"] = [
-            {"text": str(name).replace("^", " ").strip(), **{key: value for key, value in parts.items() if value}}
-        ]
+    if names := _names(elements.get("PatientName")):
+        patient["name"] = names
     if elements.get("PatientSex") in _SEXES:
         patient["gender"] = _SEXES[elements.PatientSex]
     if elements.get("PatientBirthDate"):
         patient["birthDate"] = _date(str(elements.PatientBirthDate))
     return patient
+
+
+def _names(name: PersonName | None) -> list[Resource]:
+    """Return a name in each script it is written in, parted, as far as it goes (PS3.5 6.2.1)."""
+    found = []
+    for written in () if not name else name.components:
+        family, given, middle = ([*written.split("^"), "", "", ""])[:3]
+        parts = {
+            "text": " ".join(written.replace("^", " ").split()),
+            "family": family.strip(),
+            "given": [part.strip() for part in (given, middle) if part.strip()],
+        }
+        found.append({part: value for part, value in parts.items() if value})
+    return [one for one in found if one]
 
 
 def _device(maker: Maker) -> Resource:
@@ -165,4 +175,4 @@ def _coding(code: tuple[str, str, str]) -> Resource:
 
 
 def _uid_identifier(uid: str) -> Resource:
-    return {"system": _DICOM_UID, "value": f"urn:oid:{UID(uid)}"}
+    return {"system": _DICOM_UID, "value": f"urn:oid:{uid}"}

@@ -40,11 +40,12 @@ _COPIED = (
     "IssuerOfPatientID", "PatientAge", "PatientIdentityRemoved", "DeidentificationMethod", "StudyDescription",
     "TimezoneOffsetFromUTC",
 )  # fmt: skip
-_CODE = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
-_COPIED_SEQUENCES = {
-    "DeidentificationMethodCodeSequence": _CODE,
-    "ProcedureCodeSequence": _CODE,
-    "IssuerOfAccessionNumberSequence": ("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType"),
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+#: The same for sequences: what is copied of an item, and what an item needs to mean anything.
+_COPIED_SEQUENCES: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "DeidentificationMethodCodeSequence": ((*_CODE, "CodingSchemeVersion"), _CODE),
+    "ProcedureCodeSequence": ((*_CODE, "CodingSchemeVersion"), _CODE),
+    "IssuerOfAccessionNumberSequence": (("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType"), ()),
 }
 #: Of the film's pixels: whether they name the patient, and that they were once compressed with loss.
 _OF_PIXELS = (
@@ -93,17 +94,17 @@ class StudyHeader:
     film: Dataset = field(default_factory=Dataset)
 
     @classmethod
+    @quiet()
     def of_file(cls, source: DicomFile) -> StudyHeader:
         """Return what a film's file says; values that break the rules of their kind are left out.
 
         Raises:
             DataError: if it names no study.
         """
-        with quiet():
-            elements, film = _copied(source), Dataset()
-            for keyword in _OF_PIXELS:
-                if source.value(keyword) is not None:
-                    setattr(film, keyword, source.value(keyword))
+        elements, film = _copied(source), Dataset()
+        for keyword in _OF_PIXELS:
+            if source.value(keyword) is not None:
+                setattr(film, keyword, source.value(keyword))
         study = source.text("StudyInstanceUID")
         if study is None:
             raise DataError(
@@ -184,6 +185,7 @@ def new_document(study: StudyHeader, maker: Maker, sop_class: str, modality: str
     return dataset
 
 
+@quiet()
 def finish_document(dataset: Dataset, record: Mapping[str, Any]) -> Dataset:
     """Return a document with the record's id, its UIDs, which follow from all its content, and its file's header.
 
@@ -207,11 +209,11 @@ def with_file_header(dataset: Dataset) -> Dataset:
     return dataset
 
 
+@quiet()
 def document_bytes(dataset: Dataset) -> bytes:
     """Return a finished document as a file's bytes (PS3.10)."""
     written = io.BytesIO()
-    with quiet():
-        dataset.save_as(written, enforce_file_format=True)
+    dataset.save_as(written, enforce_file_format=True)
     return written.getvalue()
 
 
@@ -240,13 +242,17 @@ def _copied(source: DicomFile) -> Dataset:
     elements = Dataset()
     elements.SpecificCharacterSet = UTF_8
     for keyword in (*_REQUIRED, *_COPIED):
-        value = _valid(keyword, source.text(keyword))
-        if value is not None or keyword in _REQUIRED:
-            setattr(elements, keyword, value)
-    for keyword, parts in _COPIED_SEQUENCES.items():
+        values = [text for text in source.texts(keyword) if _is_valid(keyword, text)]
+        if values or keyword in _REQUIRED:
+            setattr(elements, keyword, values[0] if len(values) == 1 else values or None)
+    for keyword, (parts, demanded) in _COPIED_SEQUENCES.items():
         items = [_item(item, parts) for item in source.items(keyword)]
+        items = [item for item in items if all(part in item for part in demanded) and len(item)]
         if items:
             setattr(elements, keyword, items)
+    if elements.get("PatientIdentityRemoved") == "YES" and "DeidentificationMethodCodeSequence" not in elements:
+        # Type 1C, which de-identified files miss now and then.
+        elements.DeidentificationMethod = elements.get("DeidentificationMethod") or "not stated in the source"
     return elements
 
 
@@ -261,22 +267,22 @@ def _item(source: DicomFile, keywords: Sequence[str]) -> Dataset:
 
 def _dated(source: DicomFile) -> tuple[str, str] | None:
     for date, time in _DATES:
-        if (found := _valid(date, source.text(date))) is not None:
-            return found, _valid(time, source.text(time)) or UNDATED[1]
+        on, at = source.text(date), source.text(time)
+        if on is not None and _is_valid(date, on):
+            return on, at if at is not None and _is_valid(time, at) else UNDATED[1]
     return None
 
 
-def _valid(keyword: str, text: str | None) -> str | None:
-    """Return a value if it keeps the rules of its kind, else None; names and numbers are taken as they are."""
+def _is_valid(keyword: str, text: str) -> bool:
+    """Return whether a value says something and keeps the rules of its kind; names and numbers are as they are."""
     rule = next((rule for ending, rule in _RULES.items() if keyword.endswith(ending)), None)
-    return text if text is None or rule is None or rule.fullmatch(text) else None
+    return bool(text) and (rule is None or rule.fullmatch(text) is not None)
 
 
 def _encoded(dataset: Dataset) -> bytes:
     written = io.BytesIO()
-    with quiet():
-        try:
-            dataset.save_as(written, implicit_vr=False, little_endian=True)
-        except Exception as error:  # values that break the rules of their kind make pydicom raise almost anything
-            raise DataError(Reason.CORRUPT, f"the header cannot be copied ({type(error).__name__})") from None
+    try:
+        dataset.save_as(written, implicit_vr=False, little_endian=True)
+    except Exception as error:  # values that break the rules of their kind make pydicom raise almost anything
+        raise DataError(Reason.CORRUPT, f"the header cannot be copied ({type(error).__name__})") from None
     return written.getvalue()

@@ -12,6 +12,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage
 
+from chexmix_cli.core.data.dicom.file import quiet
 from chexmix_cli.core.errors import DataError, MachineError, Reason
 from chexmix_cli.core.present.documents.findings import LOCAL_SCHEME, FindingScore, finding_scores
 from chexmix_cli.core.present.documents.header import (
@@ -31,6 +32,7 @@ _PRESENCE = ("presence", LOCAL_SCHEME, "Presence by the model's threshold")
 _PRESENT, _ABSENT = ("52101004", "SCT", "Present"), ("272519000", "SCT", "Absent")
 
 
+@quiet()
 def measurement_sr(record: Mapping[str, Any], study: StudyHeader, maker: Maker) -> Dataset:
     """Return a record's probabilities as a measurement report, finished.
 

@@ -17,6 +17,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
 
+from chexmix_cli.core.data.dicom.file import quiet
 from chexmix_cli.core.present.documents.capture import source_image
 from chexmix_cli.core.present.documents.findings import FindingScore, finding_scores
 from chexmix_cli.core.present.documents.header import (
@@ -86,6 +87,7 @@ def report_pdf(record: Mapping[str, Any], study: StudyHeader, maker: Maker, film
     return written.getvalue()
 
 
+@quiet()
 def encapsulated_pdf(record: Mapping[str, Any], study: StudyHeader, maker: Maker, film: NDArray[np.uint8]) -> Dataset:
     """Return :func:`report_pdf` as Encapsulated PDF, finished; arguments and errors are its.
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage
 
+from chexmix_cli.core.data.dicom.file import quiet
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.present.documents.header import (
     MANUFACTURER,
@@ -53,6 +54,7 @@ _CUT = ("length", "room")
 _CONTROLS = dict.fromkeys((*range(9), 11, *range(14, 32), *range(127, 160)), "\ufffd")
 
 
+@quiet()
 def text_sr(record: Mapping[str, Any], study: StudyHeader, maker: Maker) -> Dataset:
     """Return a record's report as Basic Text SR, finished: ``header.document_bytes`` makes the file of it.
 

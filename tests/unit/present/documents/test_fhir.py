@@ -59,6 +59,27 @@ def test_it_is_a_preliminary_report_of_the_study(record, study, maker):
     assert patient["identifier"] == [{"value": "77"}]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("^^^^", None),
+        ("Madonna", [{"text": "Madonna", "family": "Madonna"}]),
+        ("^Ada^B^Dr", [{"text": "Ada B Dr", "given": ["Ada", "B"]}]),
+        (
+            "Yamada^Tarou=山田^太郎",
+            [
+                {"text": "Yamada Tarou", "family": "Yamada", "given": ["Tarou"]},
+                {"text": "山田 太郎", "family": "山田", "given": ["太郎"]},
+            ],
+        ),
+    ],
+)
+def test_a_name_is_given_as_far_as_it_goes(name, expected, record, maker):
+    film = film_file(PatientName=name, SpecificCharacterSet="ISO_IR 192")
+    (patient,) = contained(validated(diagnostic_report(record, StudyHeader.of_file(film), maker)), "Patient")
+    assert patient.get("name") == expected
+
+
 def test_each_finding_is_an_observation_of_the_device(record, study, maker):
     report = validated(diagnostic_report(record, study, maker))
     pneumonia, edema = contained(report, "Observation")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import groupby
+from pathlib import Path
 
 import pydicom
 import pytest
-from document_parts import FINDINGS, IMPRESSION, film_file, written
+from document_parts import FINDINGS, IMPRESSION, MAKER, RECORD, film_file, written
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.data import get_charset_files
 from pydicom.dataset import Dataset
 
-from chexmix_cli.core.data.dicom.file import parse_whole
+from chexmix_cli.core.data.dicom.file import parse_header, parse_whole
 from chexmix_cli.core.errors import DataError
+from chexmix_cli.core.present.documents import text_report
 from chexmix_cli.core.present.documents.header import Maker, StudyHeader, document_bytes
-from chexmix_cli.core.present.documents.read import read_text_sr
+from chexmix_cli.core.present.documents.read import read_text_sr, report_texts
 from chexmix_cli.core.present.documents.text_report import text_sr
+from chexmix_cli.core.text.sections import split_sections
 
 
 def read_back(dataset: Dataset) -> dict:
@@ -76,8 +83,6 @@ def test_the_content_tree_is_that_of_the_template(record, study, maker):
 def test_codes_are_those_of_the_standard():
     """Against the concepts that pydicom takes from PS3.16 itself."""
     from pydicom.sr._concepts_dict import concepts
-
-    from chexmix_cli.core.present.documents import text_report
 
     known = {
         (scheme, value, meaning): groups
@@ -191,6 +196,59 @@ def test_values_that_break_the_rules_of_their_kind_are_left_out(record, maker):
     found = written(text_sr(record, StudyHeader.of_file(film), maker))
     assert "PatientAge" not in found
     assert (found.PatientSex, found.PatientBirthDate, found.StudyTime) == ("", "", "")
+
+
+def test_a_de_identified_file_states_how_even_if_its_source_does_not(record, maker):
+    bare = film_file(PatientIdentityRemoved="YES")
+    assert StudyHeader.of_file(bare).elements.DeidentificationMethod == "not stated in the source"
+    many = film_file(PatientIdentityRemoved="YES", DeidentificationMethod=["one", "two"])
+    assert StudyHeader.of_file(many).elements.DeidentificationMethod == ["one", "two"]
+    assert "DeidentificationMethod" not in StudyHeader.of_file(film_file()).elements
+
+
+def test_codes_that_mean_nothing_are_left_out(record, study, maker):
+    part = Dataset()
+    part.CodeMeaning = "Thorax"
+    film = film_file(ProcedureCodeSequence=[part], IssuerOfAccessionNumberSequence=[Dataset()])
+    assert text_sr(record, StudyHeader.of_file(film), maker) == text_sr(record, study, maker)
+
+
+def test_values_against_the_rules_raise_no_warning_that_would_show_them(record, maker, caplog):
+    film = film_file(StudyInstanceUID="not-a-uid-77", SeriesInstanceUID="x", PatientID="7" * 90)
+    found = text_sr(record, StudyHeader.of_file(film), maker)
+    document_bytes(found)
+    assert (found.StudyInstanceUID, found.PatientID) == ("not-a-uid-77", "7" * 90)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("path", get_charset_files("chr*"), ids=lambda path: Path(path).stem)
+def test_names_come_through_from_every_character_set(path, record, maker):
+    source = pydicom.dcmread(path)
+    source.decode()
+    if "StudyInstanceUID" not in source:
+        source.StudyInstanceUID = "1.2.3"
+    with Path(path).open("rb") as stream:
+        header = parse_header(stream, 1 << 20)
+    header.dataset.StudyInstanceUID = source.StudyInstanceUID
+    found = written(text_sr(record, StudyHeader.of_file(header), maker))
+    assert str(found.PatientName) == str(source.get("PatientName", "")).strip()
+    assert found.SpecificCharacterSet == "ISO_IR 192"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=60))
+def test_any_text_comes_back_but_for_what_dicom_cannot_hold(text):
+    report = f"FINDINGS: {text}\nIMPRESSION: {text[::-1]}"
+    clean = report.replace("\r\n", "\n").replace("\r", "\n").translate(text_report._CONTROLS)
+    expected = [(name, text) for name, text in split_sections(clean) if text]
+    try:
+        dataset = text_sr({**RECORD, "report": clean}, StudyHeader.fresh(b"film"), MAKER)
+    except DataError:
+        assert not expected
+        return
+    joined = groupby(expected, key=lambda one: one[0])
+    found = report_texts(parse_whole(document_bytes(dataset), 1 << 20))
+    assert found == [(name, "\n".join(text for _, text in texts)) for name, texts in joined]
 
 
 def test_a_file_without_a_study_gives_no_document():
