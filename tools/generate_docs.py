@@ -30,6 +30,7 @@ from chexmix_cli.core.settings.datasets import (
     MimicImport,
     TableImport,
 )
+from chexmix_cli.core.settings.dicom_node import ServeDicomSettings
 from chexmix_cli.core.settings.evaluation import DiffSettings
 from chexmix_cli.core.settings.finetuning import TASKS
 from chexmix_cli.core.settings.inference import GenerateReportSettings, ReviewSettings, TokenizeSettings
@@ -77,6 +78,7 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "evaluate report": [("", ReportEvaluationSettings)],
     "evaluate inpainting": [("", EvaluateInpaintingSettings)],
     "inpaint": [("", InpaintSettings)],
+    "serve dicom": [("", ServeDicomSettings)],
     "serve http": [("", ServeHttpSettings)],
     "pretrain": [(f"`--stage {stage}`", root) for stage, root in STAGES.items()],
     "finetune": [(f"`--task {task}`", root) for task, root in TASKS.items()],

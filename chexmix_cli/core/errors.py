@@ -40,6 +40,7 @@ class Reason(StrEnum):
     BAD_RECORD = "BAD_RECORD"
     WRONG_TOKENS = "WRONG_TOKENS"
     UPSTREAM = "UPSTREAM"
+    NOT_STORED = "NOT_STORED"
 
 
 class ChexmixError(Exception):

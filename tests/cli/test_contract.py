@@ -40,7 +40,7 @@ FLAGS = {
     "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--compare"},
     "generate-report": COMMON
     | {"--seed", "--html", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"}
-    | {"--documents"},
+    | {"--documents", "--store"},
     "review": COMMON - {"--json", "--provenance", "--paths", "--quarantine"} | {"--seed", "--out", "-o", "--explain"},
     "finetune": TRAINING
     | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device"},

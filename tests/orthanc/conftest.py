@@ -19,14 +19,6 @@ import pytest
 
 #: Where Debian puts the plugin, and other builds.
 _PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins", "/usr/lib/orthanc/plugins")
-#: As in docs/pacs.md.
-LUA = """
-function OnStoredInstance(instanceId, tags, metadata)
-  if tags['Modality'] == 'CR' or tags['Modality'] == 'DX' then
-    SendToModality(instanceId, 'chexmix')
-  end
-end
-"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,27 +65,32 @@ class Orthanc:
 
 
 @pytest.fixture
-def orthanc(tmp_path: Path) -> Iterator[Callable[..., Orthanc]]:
+def orthanc(tmp_path: Path, repository: Path) -> Iterator[Callable[..., Orthanc]]:
     """Return a function that starts an Orthanc, which sends on what it is sent unless told otherwise."""
     program = shutil.which("Orthanc")
     plugins = [path for folder in _PLUGINS if (path := Path(folder, "libOrthancDicomWeb.so")).exists()]
     if program is None or not plugins:
         pytest.skip("Orthanc with its DICOMweb plugin is not installed (Debian: orthanc orthanc-dicomweb)")
     started: list[subprocess.Popen[bytes]] = []
+    page = (repository / "docs" / "pacs.md").read_text(encoding="utf-8")
+    script = page.split("```lua\n")[1].split("```")[0]
+    documented = json.loads(page.split("```json\n")[1].split("```")[0])
 
     def start(*, routes: bool = True) -> Orthanc:
         http, dicom, node = free_port(), free_port(), free_port()
-        (tmp_path / "route.lua").write_text(LUA if routes else "")
+        (tmp_path / "route.lua").write_text(script if routes else "")
         settings = {
+            **documented,
             "Name": "test",
             "StorageDirectory": str(tmp_path / "storage"),
             "IndexDirectory": str(tmp_path / "storage"),
             "HttpPort": http,
             "DicomPort": dicom,
-            "DicomAet": "ORTHANC",
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
-            "DicomModalities": {"chexmix": ["CHEXMIX", "127.0.0.1", node]},
+            "DicomModalities": {
+                name: [title, host, node] for name, (title, host, _) in documented["DicomModalities"].items()
+            },
             "LuaScripts": [str(tmp_path / "route.lua")],
             "Plugins": [str(plugins[0])],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},

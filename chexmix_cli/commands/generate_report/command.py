@@ -13,6 +13,7 @@ from chexmix_cli.commands.records.output_paths import OutputPaths
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RecordsOut, RunOptions, Sets
+from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.inference import GenerateReportSettings
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ Documents = Annotated[
     ),
 ]
 
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="URL", help="Store each report's documents on a DICOMweb server (STOW-RS), under the study."
+    ),
+]
+
 Quantize = Annotated[
     str | None,
     typer.Option("--quantize", metavar="int8", help="Hold the decoder in 8 bits: half of bfloat16's memory (CPU)."),
@@ -63,6 +71,7 @@ def generate_report(
     picture: Picture = None,
     explain: Explain = False,
     documents: Documents = None,
+    store: Store = None,
     quantize: Quantize = None,
     stats: Stats = False,
 ) -> int:
@@ -79,9 +88,11 @@ def generate_report(
 
         chexmix generate-report studies/ -o reports.jsonl --documents documents/
 
+        chexmix generate-report 'dicomweb+http://localhost:8042/dicom-web/studies?StudyDate=20240229' --store http://localhost:8042/dicom-web
+
         chexmix tokenize studies/ | chexmix generate-report - > reports.jsonl
     """
-    show = _Show(out=out, picture=picture, documents=documents, is_explained=explain, has_stats=stats)
+    show = _Show(out=out, picture=picture, documents=documents, store=store, is_explained=explain, has_stats=stats)
     return _run(check_arguments(inputs), call.options, call.settings, show)
 
 
@@ -92,6 +103,7 @@ class _Show:
     out: Path | None
     picture: Path | None
     documents: Path | None
+    store: str | None
     is_explained: bool
     has_stats: bool
 
@@ -107,14 +119,19 @@ def _run(
     from chexmix_cli.commands.records.record_page import with_films
     from chexmix_cli.commands.records.runner import Loop
     from chexmix_cli.commands.records.sinks import Sinks
+    from chexmix_cli.core.data.dicom.web import DicomwebServer
     from chexmix_cli.library.documents import DocumentMaker
     from chexmix_cli.library.reports import MARK, Reporter
 
     model = run.open_model(settings.input, quantize=settings.quantize)
     explain = settings.explain if shown.is_explained else None
     reporter = Reporter(model, settings.decode, explain, seed=run.seed)
-    maker = None if shown.documents is None else DocumentMaker(reporter, settings.documents)
-    files = None if maker is None or shown.documents is None else DocumentFiles(maker, shown.documents)
+    server = None if shown.store is None else DicomwebServer(shown.store, where="--store")
+    if server is not None and set(settings.documents.kinds) == {"fhir"}:
+        raise SettingsError("is fhir alone", where="documents.kinds", expected="a kind of DICOM document for --store")
+    is_asked = shown.documents is not None or server is not None
+    maker = DocumentMaker(reporter, settings.documents) if is_asked else None
+    files = None if maker is None else DocumentFiles(maker, shown.documents, server)
     with Sinks(run, shown.out, command="generate-report") as sinks:
         if sinks.is_text:
             run.console.note(MARK)

@@ -1,4 +1,4 @@
-"""The documents of ``--documents``: made for a whole batch, then written."""
+"""The documents of ``--documents`` and ``--store``: made for a whole batch, then written and stored."""
 
 from __future__ import annotations
 
@@ -11,36 +11,44 @@ from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.library.documents import ENDINGS, DocumentMaker
 
 if TYPE_CHECKING:
+    from chexmix_cli.core.data.dicom.web import DicomwebServer
+    from chexmix_cli.core.settings.inference import DocumentKind
     from chexmix_cli.library.jobs.job import Record
     from chexmix_cli.library.reports import StudyReport
 
 
 class DocumentFiles:
-    """Writes the documents of reports to a folder.
+    """Writes the documents of reports to a folder, or to a DICOMweb server, or both.
 
     Args:
         maker: makes them.
-        folder: where they go.
+        folder: where they go; None is nowhere.
+        server: that stores those of DICOM; None is none.
 
     Raises:
-        SettingsError: if it is a file.
+        SettingsError: if the folder is a file.
     """
 
-    def __init__(self, maker: DocumentMaker, folder: Path) -> None:
-        if folder.is_file():
+    def __init__(self, maker: DocumentMaker, folder: Path | None, server: DicomwebServer | None) -> None:
+        if folder is not None and folder.is_file():
             raise SettingsError("is a file", where="--documents", expected="a folder")
-        self._make = maker
-        self._paths = {kind: OutputPaths(folder, (ending,)) for kind, ending in ENDINGS.items()}
+        self._make, self._server = maker, server
+        paths = {kind: OutputPaths(folder, (ending,)) for kind, ending in ENDINGS.items()} if folder else {}
+        self._paths: dict[DocumentKind, OutputPaths] = paths
         self.num_files = 0
 
     def write(self, results: Sequence[StudyReport], records: Sequence[Record]) -> None:
         """Write a batch's documents, and their names into its records.
 
         Raises:
-            DataError: if a document cannot be made; nothing of the batch is written then.
+            DataError: if a document cannot be made, or is not stored; nothing of the batch is written then.
             MachineError: if a file cannot be written.
         """
         made = [self._make(result, record) for result, record in zip(results, records, strict=True)]
+        if self._server is not None:
+            self._server.store([content for documents in made for kind, content in documents.items() if kind != "fhir"])
+        if not self._paths:
+            return
         for result, record, documents in zip(results, records, made, strict=True):
             record["documents"] = {}
             for kind, content in documents.items():

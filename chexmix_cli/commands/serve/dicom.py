@@ -27,7 +27,12 @@ Queue = Annotated[
 ]
 SendTo = Annotated[
     str,
-    typer.Option("--send-to", metavar="AE@HOST:PORT", show_default=False, help="Where structured reports are stored."),
+    typer.Option(
+        "--send-to",
+        metavar="AE@HOST:PORT",
+        show_default=False,
+        help="Where structured reports are stored; or the URL of a DICOMweb service, for STOW-RS.",
+    ),
 ]
 AeTitle = Annotated[str, typer.Option("--ae-title", metavar="AE", help="Of this node, in calls of either side.")]
 Host = Annotated[
@@ -82,8 +87,9 @@ def serve_dicom(
             hint="pip install 'chexmix[clinical]'",
         )
     from chexmix_cli.commands.records.streams import Writer
+    from chexmix_cli.core.data.dicom.web import DicomwebServer
     from chexmix_cli.library.reports import MARK, Reporter
-    from chexmix_cli.serve.dicom.destinations import StorageScp
+    from chexmix_cli.serve.dicom.destinations import Destination, StorageScp, StowServer
     from chexmix_cli.serve.dicom.node import Node, Place
     from chexmix_cli.serve.dicom.peers import check_ae_title, is_loopback, read_address, read_peers
     from chexmix_cli.serve.dicom.reporting import StudyReporter
@@ -93,11 +99,15 @@ def serve_dicom(
         raise SettingsError(
             f"{host} can be reached by others", where="--host", expected="--allow AE@HOST with it, who may send"
         )
-    destination = StorageScp(read_address(send_to, "--send-to"), ae_title, call.settings.send)
+    destination: Destination
+    if send_to.startswith(("http://", "https://")):
+        destination = StowServer(DicomwebServer(send_to, where="--send-to"))
+    else:
+        destination = StorageScp(read_address(send_to, "--send-to"), ae_title, call.settings.send)
     place = Place(ae_title=ae_title, host=host, port=port, peers=read_peers(allow or ["*@*"], "--allow"))
     run = call.options
     model = run.open_model(call.settings.input, quantize=call.settings.quantize)
-    reporter = StudyReporter(model, Reporter(model, call.settings.decode, None, seed=run.seed), seed=run.seed)
+    reporter = StudyReporter(Reporter(model, call.settings.decode, None, seed=run.seed), call.settings.documents)
     run.console.note(MARK)
     node = Node(queue, place, reporter, destination, call.settings, _note(Writer(run.is_json)))
     return _run(node)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from chexmix_cli.core.settings.checks import require, require_range
-from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings, Quantize
+from chexmix_cli.core.settings.inference import DecodeSettings, DocumentSettings, InputSettings, Quantize
 
 #: A PDU must hold a fragment and its headers; no peer needs more than the upper end.
 _LEAST_PDU, _MOST_PDU = 4096, 1 << 20
@@ -90,11 +90,17 @@ class ServeDicomSettings:
 
     Attributes:
         quantize: as in ``chexmix generate-report``.
+        documents: as there, dated as the work was done; DICOM only.
     """
 
     quantize: Quantize | None = None
     input: InputSettings = field(default_factory=InputSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
+    documents: DocumentSettings = field(default_factory=lambda: DocumentSettings(dates="run"))
     receive: ReceiveSettings = field(default_factory=ReceiveSettings)
     send: SendSettings = field(default_factory=SendSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
+
+    def __post_init__(self) -> None:
+        kinds = self.documents.kinds
+        require("fhir" not in kinds, "documents.kinds", list(kinds), "kinds of DICOM documents alone")

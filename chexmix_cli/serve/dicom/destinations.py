@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from chexmix_cli.core.data.dicom.file import quiet
+from chexmix_cli.core.data.dicom.web import REFUSED, DicomwebServer
+from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.settings.dicom_node import SendSettings
 from chexmix_cli.serve.dicom.peers import Address
 
@@ -71,6 +73,24 @@ class StorageScp:
         finally:
             if association.is_established:
                 association.release()
+
+
+class StowServer:
+    """A DICOMweb server that stores what it is sent.
+
+    Args:
+        server: in question.
+    """
+
+    def __init__(self, server: DicomwebServer) -> None:
+        self._server = server
+
+    def send(self, documents: Sequence[Path]) -> None:
+        """Send DICOM files in one request; errors as :class:`Destination`."""
+        try:
+            self._server.store([path.read_bytes() for path in documents])
+        except DataError as error:
+            raise (RefusedError if error.detail == REFUSED else UnreachableError)(error.what) from None
 
 
 def _check(status: int | None) -> None:

@@ -124,12 +124,12 @@ class Node:
             self._note("quarantined", id=study.name, code="CRASHED")
             return
         outcome = self._reporter(study)
-        if outcome.num_documents:
+        if outcome.num_reports:
             queue.reported(study)
             seconds = round(time.perf_counter() - started, 3)
             codes = sorted(error["code"] for error in outcome.refused)
             about = {"refused": codes} if codes else {}
-            self._note("reported", id=study.name, documents=outcome.num_documents, seconds=seconds, **about)
+            self._note("reported", id=study.name, reports=outcome.num_reports, seconds=seconds, **about)
             return
         code, message = _reason(outcome.refused)
         queue.refuse(study, code, message)

@@ -138,9 +138,10 @@ class Receiver:
             self._note("refused", peer=host, reason="the address is of no allowed peer")
             connection.socket.shutdown(socket.SHUT_RDWR)
             return
-        receive, most = connection.recv, max(self._settings.most_pdu_bytes, _MOST_REQUEST_BYTES)
+        receive = connection.recv
 
         def bounded(num_bytes: int) -> bytearray:
+            most = self._settings.most_pdu_bytes if event.assoc.is_established else _MOST_REQUEST_BYTES
             # pynetdicom would wait for as many bytes as the header of a PDU announces, up to 4 GiB.
             if num_bytes > most:
                 self._note("cut off", peer=host, reason=f"a PDU of {num_bytes} bytes; at most {most}")

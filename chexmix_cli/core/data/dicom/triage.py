@@ -31,6 +31,8 @@ CAPTURE_CLASSES = {
 _MODALITIES = {"CR", "DX", "RG"}
 #: No defined terms, and met in place of one (DR in Korean, RX in French, Spanish and Italian archives).
 _OTHER_WORDS_FOR_RADIOGRAPH = {"CXR", "DR", "RX", "XR", "XRAY", "X-RAY"}
+#: What may stand in Modality of a radiograph.
+MODALITIES = _MODALITIES | _OTHER_WORDS_FOR_RADIOGRAPH
 #: Other defined terms of Modality that are met in practice; only these may be quoted.
 _OTHER_MODALITIES = _words(
     """

@@ -1,4 +1,4 @@
-"""Inputs as a user names them, to files in a fixed order: files, folders, globs, zip archives, DICOMDIRs.
+"""Inputs as a user names them, to files in a fixed order: files, folders, globs, zip archives, DICOMDIRs, DICOMweb.
 
 An input that leads to no file is called by its place, never by its text: that may name a patient, or be a line of a
 table that was taken for a list of files.
@@ -6,16 +6,21 @@ table that was taken for a list of files.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import glob
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from chexmix_cli.core.data.dicom.web import PREFIX, DicomwebServer, split_input
 from chexmix_cli.core.data.sources import Kind, Source, member_path, zip_members
 from chexmix_cli.core.data.studies.file_sets import MOST_IN_STAND_IN, LinkedFolders, check_stand_in, listed_files
-from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.core.settings.inference import InputSettings
 
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".dc3", ".ima"}
@@ -84,6 +89,9 @@ def walk_inputs(
 
 
 def _walk_one(text: str, name: str, settings: InputSettings) -> Iterator[FoundFile | Missing]:
+    if text.startswith(PREFIX):
+        yield from _walk_server(text, name, settings)
+        return
     path = Path(text)
     # Unlike its like in pathlib this takes every text: names too long, names with a NUL.
     if os.path.isdir(text):
@@ -95,6 +103,39 @@ def _walk_one(text: str, name: str, settings: InputSettings) -> Iterator[FoundFi
             yield from _walk_one(glob.escape(match) if not os.path.lexists(match) else match, name, settings)
     else:
         yield Missing(name, DataError(Reason.NOT_FOUND, "no such file or folder"))
+
+
+def _walk_server(text: str, name: str, settings: InputSettings) -> Iterator[FoundFile | Missing]:
+    """Yield the radiographs of studies on a DICOMweb server, fetched into a folder that goes with the process."""
+    try:
+        service, study, query = split_input(text, name)
+        server = DicomwebServer(service, where=name, max_bytes=settings.max_file_mb << 20)
+        studies = server.find(query) if study is None else [study]
+    except SettingsError as error:
+        yield Missing(name, DataError(Reason.NOT_FOUND, error.what, expected=error.expected))
+        return
+    except DataError as error:
+        yield Missing(name, error)
+        return
+    for study in studies:
+        folder = Path(tempfile.mkdtemp(dir=_fetched()))
+        try:
+            files = server.fetch(study, folder)
+        except DataError as error:
+            yield Missing(name, error)
+            continue
+        if not files:
+            yield Missing(name, DataError(Reason.NOT_RADIOGRAPH, "a study on the server holds no radiograph"))
+        for path in files:
+            yield _look(Source(path), path.name, str(folder))
+
+
+@lru_cache(maxsize=1)
+def _fetched() -> str:
+    """Return the folder of what this process has fetched, readable by its owner only."""
+    folder = tempfile.mkdtemp(prefix="chexmix-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _walk_folder(root: Path, name: str, settings: InputSettings) -> Iterator[FoundFile | Missing]:

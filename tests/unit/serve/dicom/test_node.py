@@ -73,7 +73,7 @@ def serve(model, archive, tmp_path) -> Iterator[Callable[[], Started]]:
         events: list[dict[str, Any]] = []
         destination = StorageScp(Address("ARCHIVE", "127.0.0.1", archive.port), "CHEXMIX", SETTINGS.send)
         place = Place(ae_title="CHEXMIX", host="127.0.0.1", port=0, peers=read_peers(["*@*"], "--allow"))
-        reporter = StudyReporter(model, Reporter(model, SETTINGS.decode, None), seed=0)
+        reporter = StudyReporter(Reporter(model, SETTINGS.decode, None), SETTINGS.documents)
 
         def note(event: str, **about: object) -> None:
             events.append({"event": event, **about})
