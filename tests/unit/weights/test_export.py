@@ -21,6 +21,7 @@ import chexmix_cli as chexmix
 from chexmix_cli.core.errors import MachineError, WeightsError
 from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.text.row_names import row_name
@@ -105,6 +106,57 @@ def test_the_tokenizer_knows_text_as_ours_does_and_names_every_row(tmp_path: Pat
     assert theirs.encode(theirs.decode(prompt), add_special_tokens=False) == prompt
     assert theirs.decode(prompt, skip_special_tokens=True) == ""
     assert theirs.convert_ids_to_tokens(vocabulary.image_start + 7) == "<|image_7|>" == row_name(vocabulary, 1031)
+
+
+@pytest.fixture
+def three_files(tmp_path: Path, debug_weights: Path) -> Path:
+    """Return weights whose tokenizer lies in three files, as the released one: runs of spaces, then spare text rows."""
+    known, folder = open_weights(debug_weights), tmp_path / "three"
+    description = json.loads((debug_weights / "tokenizer.json").read_text())
+    start, count = 1040, known.settings.vocabulary.num_codes
+    vocabulary = dataclasses.replace(
+        known.settings.vocabulary,
+        num_text=start,
+        image_start=start,
+        mask=start + count,
+        pad=start + count + 1,
+        num_rows=start + count + 2,
+    )
+    decoder = dataclasses.replace(known.settings.decoder, num_rows=vocabulary.num_rows)
+    settings = dataclasses.replace(known.settings, vocabulary=vocabulary, decoder=decoder)
+    module = Decoder(decoder)
+    init_decoder(module, torch.Generator().manual_seed(5))
+    save_model(folder, settings, decoder=module)
+    added = {token["content"]: token["id"] for token in description["added_tokens"]}
+    runs = {" " * length: 1024 + n for n, length in enumerate((31, 8, 4, 3, 2))}
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in description["model"]["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(description["model"]["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (folder / "added_tokens.json").write_text(json.dumps(added | runs))
+    return folder
+
+
+def test_a_tokenizer_in_three_files_goes_out_in_one(tmp_path: Path, three_files: Path) -> None:
+    export_hf(three_files, tmp_path / "hf")
+    before = open_weights(three_files)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path / "hf"), before.load_text_tokenizer()
+    assert ours is not None
+    assert 1026 in ours.encode(TEXTS[1] + "     end")
+    for text in (*TEXTS, f"a{' ' * 40}b{' ' * 5}c"):
+        assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ours.encode(text)
+    assert theirs.convert_ids_to_tokens([1028, 1029, 1039, 1040]) == [
+        "  ",
+        "<|row_1029|>",
+        "<|row_1039|>",
+        "<|image_0|>",
+    ]
+    assert open_weights(tmp_path / "hf").text_tokenizer_hash == before.text_tokenizer_hash
+    path, *_ = export_gguf(three_files, tmp_path / "gguf")
+    kinds = gguf.GGUFReader(path).get_field("tokenizer.ggml.token_type").contents()
+    assert {kinds[token_id] for token_id in range(1024, 1029)} == {gguf.TokenType.USER_DEFINED}
+    assert {kinds[token_id] for token_id in range(1029, 1040)} == {gguf.TokenType.UNUSED}
+    convert(path, tmp_path / "back")
+    assert open_weights(tmp_path / "back").text_tokenizer_hash == before.text_tokenizer_hash
 
 
 def test_an_export_comes_back_as_it_went_out(tmp_path: Path, plain_weights: Path) -> None:
@@ -383,9 +435,13 @@ def test_llama_cpp_writes_the_same_ids(
     assert sum(same) >= 3
 
 
-def test_llama_cpp_cuts_text_as_ours_does(tmp_path: Path, llama: Any, plain_weights: Path) -> None:
-    weights = open_weights(plain_weights)
-    path, *_ = export_gguf(plain_weights, tmp_path)
+@pytest.mark.parametrize("name", ["plain_weights", "three_files"])
+def test_llama_cpp_cuts_text_as_ours_does(
+    tmp_path: Path, llama: Any, name: str, request: pytest.FixtureRequest
+) -> None:
+    source = request.getfixturevalue(name)
+    weights = open_weights(source)
+    path, *_ = export_gguf(source, tmp_path / "gguf")
     model, ours, vocabulary = (
         opened(llama, path, weights.settings),
         weights.load_text_tokenizer(),
