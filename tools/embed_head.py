@@ -7,25 +7,48 @@
 docs/training.md has the commands before. The run must have started from the embedded model as it is: its states are
 then the run's. Findings that were seen in fewer validation images than ``--fewest`` are left out, since nothing is
 known of how well they are told.
+
+    chexmix evaluate classification --manifest val.jsonl --split val --head head.safetensors -o result.json
+    python tools/embed_head.py --quantiles result.json
+
+gives the embedded head, which was made before heads kept quantiles, those of its validation rows: ``--at`` chooses
+thresholds from them. They are of rows that no fit has seen; measured on the same rows, an operating point is reached by
+construction, which ``quantiles_of`` in the head's provenance says.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+
+from chexmix_cli.core.evals.probes.linear import probability_quantiles
 from chexmix_cli.core.infer.classification.heads import Head
-from chexmix_cli.core.weights import open_weights
+from chexmix_cli.core.infer.embeddings import values_read
+from chexmix_cli.core.weights import WeightsDir, open_weights
 from chexmix_cli.core.weights.files import HEAD_FILE
+from chexmix_cli.core.weights.fingerprint import values_hash
 
 
 def main() -> None:
     """Check where the head comes from, and write what is left of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--fewest", type=int, default=10)
+    parser.add_argument("--quantiles", type=Path, metavar="RESULT")
     arguments = parser.parse_args()
     embedded = open_weights(None)
+    if arguments.quantiles is not None:
+        add_quantiles(embedded, json.loads(arguments.quantiles.read_bytes()))
+        return
+    if arguments.run is None:
+        parser.error("name a run, or --quantiles")
     head = Head.load(arguments.run / HEAD_FILE)
     head.require_model(embedded.fingerprint, str(arguments.run / HEAD_FILE))
     if head.provenance.get("method") != "probe" or head.provenance.get("init") != embedded.fingerprint:
@@ -41,6 +64,26 @@ def main() -> None:
     for label in labels:
         low, high = known[label].interval
         print(f"{label:20} {known[label].auroc:.3f} ({low:.3f} to {high:.3f})  {known[label].positives} positive")
+
+
+def add_quantiles(embedded: WeightsDir, result: Mapping[str, Any]) -> None:
+    """Put the quantiles of a result's probabilities into the embedded head, and the hash of what it reads through."""
+    path = embedded.path / HEAD_FILE
+    head, columns = Head.load(path), result["items"]["columns"]
+    assert result["model"]["fingerprint"] == embedded.fingerprint == head.model, "a result of other weights"
+    assert result["data"]["split"] == "val", result["data"]["split"]
+    quantiles = {}
+    for label in head.labels:
+        pairs = zip(columns[f"{label}, ignore"], columns[f"probability of {label}"], strict=True)
+        found = [(stated, value) for stated, value in pairs if stated is not None]
+        sides = [np.array([value for stated, value in found if stated == side]) for side in (1, 0)]
+        known = head.validation[label]
+        assert (len(sides[0]), len(sides[1])) == (known.positives, known.negatives), f"{label}: other rows"
+        quantiles[label] = (probability_quantiles(sides[0]), probability_quantiles(sides[1]))
+    decoder, vqgan = embedded.load_decoder("cpu", torch.float32), embedded.load_vqgan("cpu", torch.float32)
+    provenance = {**head.provenance, "quantiles_of": "validation"}
+    values = values_hash(values_read(decoder, vqgan))
+    replace(head, quantiles=quantiles, values=values, provenance=provenance).save(path)
 
 
 if __name__ == "__main__":

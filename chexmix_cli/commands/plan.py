@@ -11,7 +11,7 @@ from chexmix_cli.commands.pretrain import PresetName, Stage
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL
-from chexmix_cli.commands.shared.tables import draw_table
+from chexmix_cli.commands.shared.wrapping import draw_table
 from chexmix_cli.core.errors import ExitCode, SettingsError
 from chexmix_cli.core.settings.inference import GenerateReportSettings
 from chexmix_cli.core.settings.training import resolve_stage

@@ -9,9 +9,14 @@ import subprocess
 import sys
 
 import pytest
+import typer
+from test_contract import built_commands
+
+from chexmix_cli.app import app
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are a Unix matter")
 
+GROUPS = ("evaluate", "retrieve", "plan", "data", "weights")
 SHORT = ("--set", "decode.max_new_tokens=12")
 
 
@@ -110,3 +115,61 @@ def test_quiet_leaves_only_errors(on_terminal, films, debug_weights):
     assert len(stdout.splitlines()) == 3
     code, _, stderr = on_terminal("tokenize", films, "--weights", "none", "--quiet", stream="stderr")
     assert (code, stderr.startswith("error: ")) == (1, True)
+
+
+def uncut(text: str, width: int) -> bool:
+    """Tell whether no line is wider than the terminal, but for a word that is."""
+    return all(len(line) <= width or len(line.split()) == 1 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_no_help_cuts_a_word(width, monkeypatch, call):
+    """Every command and group: the words of its help are those of a page without bound, and lines fit."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    group = typer.main.get_command(app)
+    commands = built_commands() | {name: group.get_command(typer.Context(group), name) for name in GROUPS}
+    for name, command in commands.items():
+        context = typer.Context(command, info_name=f"chexmix {name}", terminal_width=1000)
+        shown = call(*name.split(), "--help").stdout
+        # Commands that take several lines are continued by a backslash, as a shell reads them.
+        assert [word for word in shown.split() if word != "\\"] == command.get_help(context).split(), name
+        assert uncut(shown, width - 2), name
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_what_a_terminal_shows_cuts_no_word(on_terminal, call, films, debug_weights, tmp_path, width):
+    (films / "b.png").write_bytes(b"nothing")
+    narrow = {"COLUMNS": str(width)}
+    code, stdout, _ = on_terminal("classify", films, "--weights", debug_weights, "--zero-shot", environment=narrow)
+    assert (code, uncut(stdout, width)) == (3, True), stdout
+    told = call("classify", films / "b.png", "--weights", debug_weights, "--zero-shot").records[0]["error"]["message"]
+    assert len(f"b.png: not done (UNKNOWN_FORMAT): {told}") > width
+    assert " ".join(told.split()) in " ".join(stdout.split())
+    code, _, stderr = on_terminal(
+        "plan", "generate-report", "--weights", "nowhere", stream="stderr", environment=narrow
+    )
+    assert (code, uncut(stderr, width)) == (1, True), stderr
+    assert len(" ".join(stderr.split())) > width
+    for command in (("weights", "check", debug_weights), ("plan", "generate-report", "--weights", debug_weights)):
+        _, stdout, _ = on_terminal(*command, environment=narrow)
+        assert uncut(stdout, width), stdout
+
+
+def test_a_terminal_says_how_wide_it_is(repository):
+    """By its size, where no variable does."""
+    import fcntl
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 44, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    subprocess.run(
+        [sys.executable, "-m", "chexmix_cli", "weights", "info", "nowhere"],
+        stdin=slave, stdout=slave, stderr=slave, cwd=repository, env=environment, check=False,
+    )  # fmt: skip
+    os.close(slave)
+    seen = os.read(master, 65536).decode().replace("\r\n", "\n")
+    os.close(master)
+    assert uncut(seen, 44)
+    assert max(map(len, seen.splitlines())) > 30

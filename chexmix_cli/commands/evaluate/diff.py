@@ -15,7 +15,7 @@ from chexmix_cli.commands.evaluate.output import Html
 from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.tables import draw_table
+from chexmix_cli.commands.shared.wrapping import draw_table
 from chexmix_cli.core.data.tables import kept_as_text
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 from chexmix_cli.core.settings.evaluation import DiffSettings

@@ -13,7 +13,7 @@ import typer
 from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.console import Console
-from chexmix_cli.commands.shared.tables import draw_table
+from chexmix_cli.commands.shared.wrapping import draw_table
 from chexmix_cli.core.errors import ExitCode
 
 if TYPE_CHECKING:

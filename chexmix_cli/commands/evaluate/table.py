@@ -16,7 +16,7 @@ import typer
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL
-from chexmix_cli.commands.shared.tables import draw_table
+from chexmix_cli.commands.shared.wrapping import draw_table
 from chexmix_cli.core.errors import DataError, ExitCode, Reason, SettingsError
 from chexmix_cli.core.files import write_text
 from chexmix_cli.library.jobs.job import Record

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from chexmix_cli.commands.shared.wrapping import LineBreaker, terminal_width
 from chexmix_cli.core.data.lines import TextLine, json_objects, read_lines
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason, SettingsError
 from chexmix_cli.library.jobs.job import Record
@@ -119,7 +120,9 @@ class Writer:
     """
 
     def __init__(self, is_json: bool) -> None:
-        self.is_text = sys.stdout.isatty() and not is_json
+        width = terminal_width(sys.stdout)
+        self.is_text = width is not None and not is_json
+        self._lines = LineBreaker(width or 0)
 
     def write(self, record: Record, text: str) -> None:
         """Write one record, as JSON or as ``text``; flushed, so that the next command in a pipe can start."""
@@ -131,8 +134,12 @@ class Writer:
             sys.stdout.flush()
 
     def show(self, text: str) -> None:
-        """Write text for a terminal; what would steer the terminal, or what it cannot show, becomes ``?``."""
+        """Write text for a terminal, which may come in pieces; the last ends with a line.
+
+        What would steer the terminal, or what it cannot show, becomes ``?``.
+        """
         encoding = sys.stdout.encoding or "utf-8"
         safe = "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+        safe = self._lines.feed(safe)
         sys.stdout.write(safe.encode(encoding, errors="replace").decode(encoding))
         sys.stdout.flush()

@@ -12,7 +12,7 @@ import typer
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, RunOptions
-from chexmix_cli.commands.shared.tables import draw_table
+from chexmix_cli.commands.shared.wrapping import draw_table
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.core.settings.retrieval import QuerySettings
 from chexmix_cli.library.jobs.job import Record

@@ -10,15 +10,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from chexmix_cli.commands.shared.wrapping import draw_table, terminal_width, wrapped
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def print_error(message: str, hint: str | None = None) -> None:
     """Print ``error: ...`` and, on a line of its own, ``hint: ...`` on stderr."""
-    print(f"error: {message}", file=sys.stderr)
+    print(wrapped(f"error: {message}", sys.stderr), file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(wrapped(f"hint: {hint}", sys.stderr), file=sys.stderr)
+
+
+class _Lines(logging.Formatter):
+    """Messages of the log as lines of stderr."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message."""
+        return wrapped(super().format(record), sys.stderr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +53,25 @@ class Console:
         logger = logging.getLogger("chexmix")
         logger.handlers.clear()
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.setFormatter(_Lines("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO if self.is_verbose else logging.ERROR if self.is_quiet else logging.WARNING)
 
     def note(self, message: str) -> None:
-        """Print one line on stderr unless quiet."""
+        """Print one message on stderr unless quiet."""
         if not self.is_quiet:
-            print(message, file=sys.stderr)
+            print(wrapped(message, sys.stderr), file=sys.stderr)
 
     def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         """Print a table on stderr unless quiet: drawn on a terminal, tab-separated lines elsewhere."""
         if self.is_quiet:
             return
-        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        width = terminal_width(sys.stderr)
+        if width is None or os.environ.get("TERM") == "dumb":
             for row in rows:
                 print("\t".join(row), file=sys.stderr)
             return
-        from rich.console import Console as RichConsole
-        from rich.table import Table
-
-        table = Table(title=title, title_justify="left")
-        for column in columns:
-            table.add_column(column)
-        for row in rows:
-            table.add_row(*row)
-        RichConsole(stderr=True).print(table)
+        print(f"\n{title}\n\n{draw_table(columns, rows, width)}\n", file=sys.stderr)
 
     @contextmanager
     def progress(self, label: str, *, among_records: bool = False) -> Iterator[Callable[[int, int | None], None]]:

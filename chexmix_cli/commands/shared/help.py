@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import typer
@@ -16,8 +17,57 @@ COMMON_OPTIONS = "Common options"
 RENAMED = {"--data": "--manifest", "--rejects": "--quarantine", "--mask-ratios": "--mask-ratio", "verify": "check"}
 
 
+#: Stands for a hyphen while lines are broken, so that a flag or a command's name stays in one piece.
+_UNBROKEN = "\ue000"
+_EXAMPLES = "Examples:\n"
+_Base: Any = typer.Context.formatter_class
+
+
+class _Formatter(_Base):  # type: ignore[misc]
+    """Writes help whose lines end between words; examples that take several lines can be copied as they stand."""
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(_unbroken(prog), _unbroken(args), prefix)
+
+    def write_text(self, text: str) -> None:
+        prose, heading, examples = text.partition(_EXAMPLES)
+        super().write_text(_unbroken(prose + heading))
+        indent = " " * (self.current_indent + 4)
+        for example in examples.split("\n\n"):
+            if example.strip():
+                self.write_paragraph()
+                self.write(_command_lines(example.strip(), indent, self.width) + "\n")
+
+    def write_dl(self, rows: Any, *sizes: Any, **named: Any) -> None:
+        super().write_dl([(_unbroken(name), _unbroken(text)) for name, text in rows], *sizes, **named)
+
+    def getvalue(self) -> str:
+        text: str = super().getvalue()
+        return text.replace(_UNBROKEN, "-")
+
+
+def _unbroken(text: str) -> str:
+    return text.replace("-", _UNBROKEN)
+
+
+def _command_lines(text: str, indent: str, width: int) -> str:
+    """Return a command line of a shell, with a backslash where it is continued."""
+    words = textwrap.TextWrapper(width - len(indent) - 4, break_long_words=False, break_on_hyphens=False)
+    return indent + f" \\\n{indent}  ".join(words.wrap(" ".join(text.split())))
+
+
+def _help_of(command: Any, ctx: Any) -> str:
+    formatter = _Formatter(width=ctx.terminal_width, max_width=ctx.max_content_width)
+    command.format_help(ctx, formatter)
+    text: str = formatter.getvalue()
+    return text.rstrip("\n")
+
+
 class SingleCommand(TyperCommand):
     """A command whose help puts its own options first, and those it shares with others under their own heading."""
+
+    def get_help(self, ctx: Any) -> str:
+        return _help_of(self, ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], COMMON_OPTIONS: []}
@@ -40,6 +90,9 @@ class SingleCommand(TyperCommand):
 
 class CommandGroup(TyperGroup):
     """Commands under one word."""
+
+    def get_help(self, ctx: Any) -> str:
+        return _help_of(self, ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:

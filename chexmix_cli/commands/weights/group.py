@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +10,7 @@ import typer
 
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
+from chexmix_cli.commands.shared.wrapping import draw_table
 from chexmix_cli.commands.weights.drafts import drafts
 from chexmix_cli.core.errors import ExitCode, SettingsError, WeightsError
 from chexmix_cli.library.jobs.job import Record
@@ -75,7 +74,7 @@ def list_models(call: Call[None]) -> int:
             (record["name"], _where(record), _size(record["num_bytes"]), record["licence"], record["summary"])
             for record in records
         ]
-        _print_table(("name", "where", "size", "licence", "what"), rows)
+        writer.show(draw_table(("name", "where", "size", "licence", "what"), rows) + "\n")
         return ExitCode.DONE
     for record in records:
         writer.write(record, "")
@@ -100,7 +99,8 @@ def info(call: Call[None], model: Model = None) -> int:
     _note_licence(call.console, weights.licence_notice)
     writer, description = Writer(call.options.is_json), describe_weights(weights)
     if writer.is_text:
-        _print_table(("", weights.name), [*_summary(description), *_flat(description["settings"])])
+        rows = [*_summary(description), *_flat(description["settings"])]
+        writer.show(draw_table(("", weights.name), rows) + "\n")
     else:
         writer.write(_record(weights.name, description), "")
     return ExitCode.DONE
@@ -133,7 +133,8 @@ def check(call: Call[None], model: Model = None) -> int:
         problems = "; ".join(f"{check.name}: {check.detail}" for check in failed)
         record |= {"status": "error", "error": {"code": "WEIGHTS", "message": problems}}
     if writer.is_text:
-        _print_table(("check", "status", "detail"), [(check.name, check.status, check.detail) for check in checks])
+        rows = [(check.name, check.status, check.detail) for check in checks]
+        writer.show(draw_table(("check", "status", "detail"), rows) + "\n")
     else:
         writer.write(record, "")
     if failed:
@@ -259,7 +260,8 @@ def _report_files(source: str, written: list[Path], weights: WeightsDir, call: C
     _note_licence(call.console, weights.licence_notice)
     digests = [(path, path.stat().st_size, file_sha256(path)) for path in written]
     if writer.is_text:
-        _print_table(("file", "size", "sha256"), [(str(path), _size(size), digest) for path, size, digest in digests])
+        rows = [(str(path), _size(size), digest) for path, size, digest in digests]
+        writer.show(draw_table(("file", "size", "sha256"), rows) + "\n")
     else:
         files = [{"path": str(path), "num_bytes": size, "sha256": digest} for path, size, digest in digests]
         writer.write(_record(source, {"files": files}), "")
@@ -334,16 +336,3 @@ def _size(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"
     return f"{num_bytes} B"
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Draw a table on stdout, for a terminal."""
-    from rich.console import Console as RichConsole
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*row)
-    RichConsole(file=sys.stdout, highlight=False, markup=False).print(table)

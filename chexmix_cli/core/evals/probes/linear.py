@@ -173,6 +173,12 @@ def best_threshold(label_N: NDArray[np.int64], prob_N: Floats) -> float:
     return float(sorted_N[int(np.argmax(np.where(is_last_of_tie, f1_N, -1.0)))])
 
 
+def probability_quantiles(prob_N: Floats) -> tuple[float, ...]:
+    """Return the quantiles of probabilities in hundredths, each a value that occurs, in six digits."""
+    found_Q = np.quantile(prob_N, np.linspace(0, 1, 101), method="lower")
+    return tuple(float(f"{value:.6g}") for value in found_Q)
+
+
 def _usable_labels(
     labels_NK: Floats, names: Sequence[str], groups_N: NDArray[np.int64], folds: int
 ) -> tuple[dict[str, _Label], dict[str, str]]:
@@ -297,7 +303,7 @@ def _calibrated(head: Head, usable: Mapping[str, _Label], left_out: Sequence[Flo
     ]
     thresholds = [best_threshold(label_N, prob_N) for label_N, prob_N in left_out_probabilities]
     quantiles = {
-        name: (_quantiles(prob_N[label_N == 1]), _quantiles(prob_N[label_N == 0]))
+        name: (probability_quantiles(prob_N[label_N == 1]), probability_quantiles(prob_N[label_N == 0]))
         for name, (label_N, prob_N) in zip(usable, left_out_probabilities, strict=True)
         if len(np.unique(label_N)) == 2
     }
@@ -309,12 +315,6 @@ def _calibrated(head: Head, usable: Mapping[str, _Label], left_out: Sequence[Flo
         quantiles=quantiles,
         calibration=settings.calibration,
     )
-
-
-def _quantiles(prob_N: Floats) -> tuple[float, ...]:
-    """Return the quantiles of probabilities in hundredths, each a value that occurs, in six digits."""
-    found_Q = np.quantile(prob_N, np.linspace(0, 1, 101), method="lower")
-    return tuple(float(f"{value:.6g}") for value in found_Q)
 
 
 def _platt(label_N: NDArray[np.int64], logit_N: Floats) -> tuple[float, float]:

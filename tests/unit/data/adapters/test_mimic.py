@@ -115,6 +115,26 @@ def test_images_join_their_tables(jpg, do_import):
     assert found.summary["split_sources"] == {"dataset": 5}
 
 
+def test_sex_and_age_come_from_mimic_ivs_patients_where_they_lie_beside_the_tables(jpg, do_import):
+    assert {(row.sex, row.age) for row in do_import("mimic-cxr-jpg", jpg).rows.values()} == {(None, None)}
+    table = jpg / "mimic-cxr-2.0.0-metadata.csv.gz"
+    dated = [
+        dict(zip(METADATA[:5], image[:5], strict=True)) | {"StudyDate": "21800506" if image[1] == "10000032" else ""}
+        for image in IMAGES
+    ]
+    write_csv(table, METADATA, dated)
+    write_csv(
+        jpg / "patients.csv.gz",
+        ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"],
+        [("10000032", "F", "52", "2178", "2014 - 2016", ""), ("10000764", "M", "86", "2132", "2014 - 2016", "")],
+    )
+    found = do_import("mimic-cxr-jpg", jpg)
+    assert (found["02aa804e-a"].sex, found["02aa804e-a"].age) == ("F", 54)
+    # Without the date of the study it is not known how old he was.
+    assert (found["68b5c4b1-d"].sex, found["68b5c4b1-d"].age) == ("M", None)
+    assert {row.source for row in found.rows.values()} == {"mimic-cxr-jpg"}
+
+
 def test_a_missing_view_is_filled_in_from_the_images_own_codes_and_said(jpg, do_import):
     found = do_import("mimic-cxr-jpg", jpg)
     assert {name: (found[name].view, found[name].notes.get("view_source")) for name in found.order} == {

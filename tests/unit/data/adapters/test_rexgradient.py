@@ -69,6 +69,7 @@ def test_studies_become_images(root, do_import):
     assert found.order == [f"{STUDY}/a", f"{STUDY}/b", "s2/c", "s9/z"]
     row = found[f"{STUDY}/a"]
     assert (row.study, row.patient, row.split, row.view) == (STUDY, "GRDN1", "train", "PA")
+    assert (row.sex, row.age, row.source) == ("M", 65, "rexgradient")
     assert row.file == root / "deid_png/GRDN1/GRDNX/studies/1.2.3/series/4.5.6/instances/a.png"
     # "None" is how a table writes a missing section; it is not what the radiologist wrote.
     assert (row.findings, row.impression) == ("Clear lungs.", None)

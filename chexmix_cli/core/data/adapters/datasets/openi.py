@@ -1,6 +1,7 @@
 """Open-i / Indiana University: ``ecgen-radiology/*.xml`` with ``NLMCXR_png``, or the two CSVs that Kaggle made of them.
 
-No patient is named: each report is taken for one patient (two visits of one patient would not be noticed). The XML
+No patient is named: each report is taken for one patient (two visits of one patient would not be noticed). Neither sex
+nor age is stated: the texts had them removed. The XML
 does not say which image is which view; Kaggle's ``indiana_projections.csv`` tells frontal from lateral and is joined
 where it is there. MeSH headings and problems are labels of what is present. ``XXXX`` stands for words that were removed
 from the text, and is kept. Reports without an image give no row.
@@ -78,6 +79,7 @@ def _read_xml(path: Path, views: Views, absent_is_zero: tuple[str, ...]) -> Iter
             paths=(f"NLMCXR_png/{name}.png", f"{name}.png", f"images/{name}.png", f"images/NLMCXR_png/{name}.png"),
             study=uid,
             patient=uid,
+            source="openi",
             view=view,
             labels=labels,
             **report.fields(**notes, label_source="MeSH"),
@@ -145,6 +147,7 @@ def _read_tables(reports: Path, projections: Path, absent_is_zero: tuple[str, ..
                 paths=(f"images/images_normalized/{name}", f"images_normalized/{name}", f"images/{name}", name),
                 study=uid,
                 patient=uid,
+                source="openi",
                 view=view,
                 labels=_labels((problems or "").split(";"), absent_is_zero),
                 **report.fields(**notes, label_source="Problems"),

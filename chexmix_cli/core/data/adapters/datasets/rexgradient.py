@@ -15,7 +15,15 @@ from typing import Any
 from chexmix_cli.core.data.adapters.entry import Entry, Rejection
 from chexmix_cli.core.data.adapters.json_stream import JsonStream
 from chexmix_cli.core.data.adapters.layout import find_file
-from chexmix_cli.core.data.adapters.reading import Report, first_view, named_sections, read_split, read_view
+from chexmix_cli.core.data.adapters.reading import (
+    Report,
+    first_view,
+    named_sections,
+    read_age,
+    read_sex,
+    read_split,
+    read_view,
+)
 from chexmix_cli.core.data.adapters.text_store import TextStore
 from chexmix_cli.core.data.tables import blank_to_none, match_name, read_table
 from chexmix_cli.core.data.views import View
@@ -73,6 +81,9 @@ def _study(study: str, values: Any, split: str, reports: _Reports) -> Iterator[E
             study=study,
             patient=blank_to_none(str(values.get("PatientID", ""))),
             view=view,
+            sex=read_sex(_stated(values, "PatientSex")),
+            age=read_age(_stated(values, "PatientAge")),
+            source="rexgradient",
             split=read_split(split),
             **report.fields(**notes),
         )
@@ -83,6 +94,11 @@ def _texts(values: Mapping[str, Any], name: str) -> list[str]:
     if not isinstance(found, list):
         raise DataError(Reason.BAD_RECORD, f"{name} is no list")
     return [str(item) for item in found]
+
+
+def _stated(values: Mapping[str, Any], name: str) -> str | None:
+    value = values.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _candidates(path: str) -> Iterator[str]:
