@@ -176,27 +176,27 @@ class ModelThread:
             started = time.perf_counter()
             for ticket in batch:
                 ticket.begin(len(batch))
-            self._work(batch)
+            results = self._results(batch)
             seconds = time.perf_counter() - started
             newest = seconds / len(batch)
             self.pace_s = newest if not self.pace_s else _NEWEST_SHARE * newest + (1 - _NEWEST_SHARE) * self.pace_s
             self._metrics.batch(batch[0].verb.name, len(batch), seconds, [ticket.waited_s or 0.0 for ticket in batch])
+            # Counted before it is answered: who has an answer finds it in the metrics.
+            for ticket, result in zip(batch, results, strict=True):
+                ticket.finish(result)
 
-    def _work(self, batch: list[Ticket]) -> None:
+    def _results(self, batch: list[Ticket]) -> list[Any]:
         verb = batch[0].verb
         jobs = [Job("", partial(_itself, ticket)) for ticket in batch]
         try:
             found = list(run_batches(iter(jobs), lambda tickets: verb(self._served, tickets), batch_size=len(batch)))
         except ChexmixError as error:
             log_exception(_LOG, error, during=verb.name)
-            results: list[Any] = [refusal_of(error)] * len(batch)
+            return [refusal_of(error)] * len(batch)
         except Exception as error:  # a bug costs its batch, not the server
             log_exception(_LOG, error, during=verb.name)
-            results = [bug()] * len(batch)
-        else:
-            results = [refusal_of(one) if isinstance(one, ChexmixError) else one for _, one in found]
-        for ticket, result in zip(batch, results, strict=True):
-            ticket.finish(result)
+            return [bug()] * len(batch)
+        return [refusal_of(one) if isinstance(one, ChexmixError) else one for _, one in found]
 
 
 def _itself(ticket: Ticket) -> Ticket:
