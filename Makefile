@@ -32,13 +32,16 @@ $(BIN)/python:
 	echo "hint: install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python3" >&2; \
 	exit 4
 
-# A stamp is as new as the last installation, so that an environment is renewed only when its requirements change.
-$(VENV)/.demo-ready: pyproject.toml constraints.txt | $(BIN)/python
+KERNELS := chexmix_cli/core/kernels/quantized
+NATIVE := hatch_build.py $(KERNELS)/build.py $(KERNELS)/native.c
+
+# A stamp is as new as the last installation: an environment is renewed only when requirements or compiled code change.
+$(VENV)/.demo-ready: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "installing chexmix into $(VENV) (the first time takes minutes: torch is large)"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[demo]'
 	@touch $@
 
-$(VENV)/.dev-ready: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev-ready: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "installing chexmix and its development tools into $(VENV) (the first time takes minutes: torch is large)"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.demo-ready $@

@@ -200,7 +200,7 @@ class OpenModel:
         )
 
     def provenance(self, *, seed: int = 0) -> dict[str, Any]:
-        """Return what decided a result: version, model and its hash, preset, seed, device, dtype."""
+        """Return what decided a result: version, model and its hash, preset, seed, device, dtype, kernels."""
         from chexmix_cli.core.runtime import provenance
 
         made = provenance(
@@ -212,7 +212,11 @@ class OpenModel:
             device=self.device,
             dtype=self.dtype,
         )
-        return made if self.quantize is None else {**made, "quantize": self.quantize}
+        if self.quantize is None:
+            return made
+        from chexmix_cli.core.kernels.quantized.native import uses_native
+
+        return {**made, "quantize": self.quantize, "kernels": "native" if uses_native() else "torch"}
 
     def encode(self, films: Sequence[Film]) -> list[Tokens]:
         """Return the codes of a batch of films; those that came in as codes keep them."""
@@ -238,7 +242,7 @@ def open_model(
         name: of an entry of ``weights.toml``, or a directory; None is the embedded model.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
-        quantize: ``int8`` holds the decoder that writes reports in 8 bits (CPU only).
+        quantize: ``int8`` or ``int4`` holds the decoder that writes reports in 8 or 4 bits (CPU only).
         settings: how films are read.
         needs_decoder: more is wanted than codes.
 

@@ -53,7 +53,7 @@ Store = Annotated[
 
 Quantize = Annotated[
     str | None,
-    typer.Option("--quantize", metavar="int8", help="Hold the decoder in 8 bits: half of bfloat16's memory (CPU)."),
+    typer.Option("--quantize", metavar="int8|int4", help="Hold the decoder in 8 or 4 bits: less memory, faster (CPU)."),
     Sets("quantize"),
 ]
 

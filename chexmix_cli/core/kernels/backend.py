@@ -37,10 +37,16 @@ def uses_triton(device: torch.device) -> bool:
         SettingsError: if ``CHEXMIX_KERNELS`` is none of its values.
         MachineError: if it is ``triton`` and Triton cannot run there.
     """
+    asked = asked_for()
+    return asked != "torch" and _decide(asked == "triton", device.type, device.index)
+
+
+def asked_for() -> str:
+    """Return what ``CHEXMIX_KERNELS`` says; SettingsError if it is none of its values."""
     asked = os.environ.get(_VARIABLE, "auto")
     if asked not in _CHOICES:
         raise SettingsError(f"is {asked!r}", where=_VARIABLE, expected=", ".join(_CHOICES))
-    return asked != "torch" and _decide(asked == "triton", device.type, device.index)
+    return asked
 
 
 def is_interpreted() -> bool:

@@ -22,7 +22,9 @@ from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import uses_triton
 from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, causal_mask
-from chexmix_cli.core.models.linear import Int8Linear, Linear, quantize_rows
+from chexmix_cli.core.models.linear import Linear
+from chexmix_cli.core.models.quantized import QuantizedLinear, quantized_layer
+from chexmix_cli.core.settings.inference import Quantize
 from chexmix_cli.core.settings.model import DecoderSettings
 
 _ROPE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -113,8 +115,8 @@ class Block(nn.Module):
         self.head_size = settings.head_size
         self.split_sizes = (2 * hidden, hidden, mlp)
         self.norm = nn.LayerNorm(hidden, eps=settings.norm_eps)
-        self.input_proj: Linear | Int8Linear = Linear(hidden, 3 * hidden + mlp)
-        self.output_proj: Linear | Int8Linear = Linear(hidden + mlp, hidden, bias=False)
+        self.input_proj: Linear | QuantizedLinear = Linear(hidden, 3 * hidden + mlp)
+        self.output_proj: Linear | QuantizedLinear = Linear(hidden + mlp, hidden, bias=False)
         # Two biases, not their sum: a checkpoint goes out with the very numbers it came in with.
         self.attention_bias = nn.Parameter(torch.zeros(hidden))
         self.mlp_bias = nn.Parameter(torch.zeros(hidden))
@@ -179,7 +181,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(settings.num_rows, settings.hidden_size)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.num_layers))
         self.norm = nn.LayerNorm(settings.hidden_size, eps=settings.norm_eps)
-        self.head: Linear | Int8Linear = Linear(settings.hidden_size, settings.num_rows)
+        self.head: Linear | QuantizedLinear = Linear(settings.hidden_size, settings.num_rows)
         self.dropout = nn.Dropout(settings.residual_dropout)
         #: Set for weights that were trained to see images whole (``masking.attention = "bidirectional"``): then so does
         #: every pass that no plan or cache says otherwise of.
@@ -267,11 +269,10 @@ class Decoder(nn.Module):
         """Return the logits (..., V) of final hidden states (..., D), or those of some contiguous ``rows`` only."""
         return cast(Tensor, self.head(state_BTD, rows=rows))
 
-    def with_int8(self) -> Decoder:
-        """Return this decoder with 8-bit linear layers in place of its own, yet to be filled; embeddings stay."""
+    def quantize(self, how: Quantize) -> None:
+        """Put quantised linear layers, yet to be filled, in place of its own; embeddings, norms and biases stay."""
         for owner, name in self.linear_layers():
-            setattr(owner, name, Int8Linear(getattr(owner, name)))
-        return self
+            setattr(owner, name, quantized_layer(getattr(owner, name), name, how))
 
     def linear_layers(self) -> Iterator[tuple[nn.Module, str]]:
         """Yield every linear layer as the module it belongs to and its name there."""
@@ -292,15 +293,6 @@ class Decoder(nn.Module):
         return KvCache(
             self.settings, batch_size=batch_size, capacity=capacity, dtype=weight.dtype, device=weight.device
         )
-
-
-def int8_state(parameter: str, value: Tensor) -> dict[str, Tensor]:
-    """Return what a parameter is in a decoder of 8-bit linear layers: weights and scales, or itself."""
-    layer, _, name = parameter.rpartition(".")
-    if name != "weight" or layer.rpartition(".")[2] not in ("input_proj", "output_proj", "head"):
-        return {parameter: value}
-    weight_OI, scale_O = quantize_rows(value, where=parameter)
-    return {parameter: weight_OI, f"{layer}.scale": scale_O}
 
 
 def rotary_table(settings: DecoderSettings, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -131,22 +132,30 @@ class WeightsDir:
 
         Args:
             device, dtype: of its parameters.
-            quantize: ``int8`` holds the matrices of its linear layers in 8 bits, for a CPU.
+            quantize: holds the matrices of its linear layers in 8 or 4 bits, for a CPU.
 
         Raises:
             WeightsError: if the directory has none, or its keys do not fit the settings.
         """
         from chexmix_cli.core.models.attention import ImageSpan
-        from chexmix_cli.core.models.decoder import Decoder, int8_state
+        from chexmix_cli.core.models.decoder import Decoder
+        from chexmix_cli.core.models.quantized import quantized_state
 
         settings, vocabulary = self.settings.decoder, self.settings.vocabulary
+
+        def make() -> Decoder:
+            made = Decoder(settings)
+            if quantize is not None:
+                made.quantize(quantize)
+            return made
+
         decoder = load_module(
-            lambda: Decoder(settings) if quantize is None else Decoder(settings).with_int8(),
+            make,
             lambda _: decoder_slices(settings),
             self.decoder_source(),
             device=device,
             dtype=dtype,
-            convert=None if quantize is None else int8_state,
+            convert=None if quantize is None else functools.partial(quantized_state, quantize=quantize),
         )
         if self.sees_whole_image:
             decoder.image_span = ImageSpan(vocabulary.begin_image, vocabulary.tokens_per_image)

@@ -155,14 +155,16 @@ def test_a_picture_that_cannot_be_written_exits_4(call, films, debug_weights, tm
     assert "the picture cannot be written" in result.stderr
 
 
-def test_8_bit_weights_write_reports_and_say_so(call, films, debug_weights):
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_narrow_weights_write_reports_and_say_so(call, films, debug_weights, quantize):
     plain, quantized = (
         call("generate-report", films, "--weights", debug_weights, *SHORT, "--provenance", *more)
-        for more in ((), ("--quantize", "int8"))
+        for more in ((), ("--quantize", quantize))
     )
     assert quantized.code == 0
     assert [record["id"] for record in quantized.records] == [record["id"] for record in plain.records]
-    assert [record["provenance"].get("quantize") for record in quantized.records] == ["int8"] * 3
+    assert [record["provenance"].get("quantize") for record in quantized.records] == [quantize] * 3
+    assert all(record["provenance"]["kernels"] in ("native", "torch") for record in quantized.records)
     assert all("quantize" not in record["provenance"] for record in plain.records)
     # Other numbers, but of the same model.
     for one, other in zip(quantized.records, plain.records, strict=True):
@@ -170,14 +172,14 @@ def test_8_bit_weights_write_reports_and_say_so(call, films, debug_weights):
         assert one["logprob"] == pytest.approx(other["logprob"], rel=0.1)
 
 
-def test_8_bits_are_a_matter_of_the_cpu(call, films, debug_weights, monkeypatch):
+def test_narrow_weights_are_a_matter_of_the_cpu(call, films, debug_weights, monkeypatch):
     import torch
 
     from chexmix_cli.core import runtime
 
-    result = call("generate-report", films, "--weights", debug_weights, "--quantize", "int4")
+    result = call("generate-report", films, "--weights", debug_weights, "--quantize", "int3")
     assert (result.code, result.stdout) == (2, "")
-    assert "quantize: 'int4' is not a choice; expected int8" in result.stderr
+    assert "quantize: 'int3' is not a choice; expected int8, int4" in result.stderr
     monkeypatch.setattr(runtime, "choose_device", lambda name: torch.device("cuda", 0))
     result = call("generate-report", films, "--weights", debug_weights, "--quantize", "int8")
     assert (result.code, result.stdout) == (2, "")

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.models import linear
-from chexmix_cli.core.models.linear import FEW_ROWS, Int8Linear, Linear, int8_product, product, quantize_rows
+from chexmix_cli.core.models.linear import FEW_ROWS, Linear, product
 
 #: What a result may be off by, relative to the largest number of the reference: half a unit in bfloat16's last place,
 #: and float32 sums in another order.
@@ -17,9 +16,8 @@ ROWS = (1, 2, 3, FEW_ROWS, FEW_ROWS + 1, 40)
 SHAPES = ((24, 40), (7, 13), (65, 1), (1, 33), (300, 129), (40, 96))
 
 
-def has(monkeypatch, *, bfloat16=False, int8=False):
+def has(monkeypatch, *, bfloat16=False):
     monkeypatch.setattr(linear, "has_cpu_bfloat16", lambda: bfloat16)
-    monkeypatch.setattr(linear, "has_cpu_int8", lambda: int8)
 
 
 def operands(num_rows, shape, dtype):
@@ -106,74 +104,6 @@ def test_training_takes_torchs_own_product(monkeypatch):
 def test_some_rows_are_those_of_all():
     x, _, _ = operands(3, (24, 40), torch.float32)
     layer = Linear(40, 24)
-    quantized = int8_layer(layer)
-    for one in (layer, quantized):
-        some = one(x, rows=slice(5, 17))
-        assert difference(some, one(x)[:, 5:17].double()) <= 1e-6
+    assert difference(layer(x, rows=slice(5, 17)), layer(x)[:, 5:17].double()) <= 1e-6
     bias = torch.randn(24)
     assert difference(layer(x, bias), x.double() @ layer.weight.double().T + bias.double()) <= 1e-5
-
-
-def int8_layer(layer):
-    found = Int8Linear(layer)
-    found.weight, found.scale = quantize_rows(layer.weight.detach(), where="test")
-    return found
-
-
-@torch.no_grad()
-def test_8_bit_weights_are_within_half_a_step():
-    _, weight, _ = operands(1, (300, 129), torch.float32)
-    weight[5] *= 1e-3
-    weight[6] = 0
-    weight_8, scale = quantize_rows(weight, where="test")
-    assert (weight_8.dtype, scale.dtype) == (torch.int8, torch.float32)
-    assert int(weight_8.abs().max()) == 127
-    restored = weight_8.double() * scale.double()[:, None]
-    off = (restored - weight.double()).abs()
-    assert bool((off <= scale.double()[:, None] * 0.5001).all())
-    assert not restored[6].any()
-    # A scale for all rows, which the small row would drown in, is told apart.
-    assert float(off[5].max()) < 0.01 * float(scale[4])
-
-
-def test_weights_that_are_not_finite_are_refused():
-    for wrong in (float("nan"), float("inf")):
-        weight = torch.ones(3, 4)
-        weight[1, 2] = wrong
-        with pytest.raises(WeightsError, match=r"blocks\.0\.head.*not finite"):
-            quantize_rows(weight, where="blocks.0.head")
-
-
-@pytest.mark.parametrize("has_int8", [False, True])
-@torch.inference_mode()
-def test_8_bit_products_are_those_of_the_restored_weights(monkeypatch, has_int8):
-    """Few rows of whole vectors: in bfloat16. Else exact, or activations in 8 bits where the CPU has them."""
-    has(monkeypatch, int8=has_int8)
-    monkeypatch.setattr(linear, "_PIECE", 400)
-    for shape in SHAPES:
-        for num_rows in ROWS:
-            x, weight, bias = operands(num_rows, shape, torch.float32)
-            x *= torch.logspace(-2, 2, num_rows)[:, None]  # rows of very different size, each with a scale of its own
-            weight_8, scale = quantize_rows(weight, where="test")
-            bias *= 0.1
-            expected = x.double() @ (weight_8.double() * scale.double()[:, None]).T + bias.double()
-            found = int8_product(x, weight_8, scale, bias)
-            assert found.dtype == torch.float32
-            # A product of few numbers may cancel; rounding is measured against what went in.
-            reach_R1 = (x.double().abs() @ weight.double().abs().T).amax(dim=1, keepdim=True)
-            off = float(((found.double() - expected).abs() / reach_R1).max())
-            if num_rows <= FEW_ROWS:
-                assert off <= 2.0**-7
-            elif has_int8:
-                assert off <= 1 / 127
-            else:
-                assert off <= 1e-5
-
-
-@torch.inference_mode()
-def test_a_row_of_zeros_has_a_product_of_zeros(monkeypatch):
-    for has_int8 in (False, True):
-        has(monkeypatch, int8=has_int8)
-        _, weight, _ = operands(1, (24, 40), torch.float32)
-        found = int8_product(torch.zeros(20, 40), *quantize_rows(weight, where="test"))
-        assert torch.equal(found, torch.zeros(20, 24))

@@ -42,6 +42,15 @@ class Slice:
         return parameter.narrow(self.dim, self.start, self.shape[self.dim]) if self.shape else parameter
 
 
+def joined_shape(parts: Iterable[Slice]) -> tuple[int, ...]:
+    """Return the shape of a parameter of which these are all slices."""
+    first, *_ = parts = sorted(parts, key=lambda part: part.start)
+    if len(parts) == 1:
+        return first.shape
+    end = parts[-1].start + parts[-1].shape[first.dim]
+    return (*first.shape[: first.dim], end, *first.shape[first.dim + 1 :])
+
+
 def decoder_slices(settings: DecoderSettings) -> list[Slice]:
     """Return every tensor of a decoder checkpoint with its place in ``Decoder``."""
     rows, hidden = settings.num_rows, settings.hidden_size

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.weights.formats.header import DTYPE_BYTES, FLOAT_DTYPES, Header, read_header
-from chexmix_cli.core.weights.formats.keys import Slice
+from chexmix_cli.core.weights.formats.keys import Slice, joined_shape
 from chexmix_cli.core.weights.formats.wrappers import explain
 
 if TYPE_CHECKING:
@@ -179,10 +179,11 @@ def load_module(
         module = make()
     slices = table(module)
     require_fit(slices, source)
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
     state: dict[str, Tensor] = {}
-    for parameter, parts in groupby(sorted(slices, key=lambda item: item.parameter), lambda item: item.parameter):
-        value = torch.empty(shapes[parameter], device=device, dtype=dtype)
+    for parameter, group in groupby(sorted(slices, key=lambda item: item.parameter), lambda item: item.parameter):
+        parts = list(group)
+        # Not the module's own: what it holds of a parameter may have another shape.
+        value = torch.empty(joined_shape(parts), device=device, dtype=dtype)
         for part in parts:
             part.of(value).copy_(source.get(part.key))
         source.release()

@@ -11,7 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from chexmix_cli.core.infer.reports.engine import report_engine
-from chexmix_cli.core.models import linear
+from chexmix_cli.core.kernels.quantized import native
+from chexmix_cli.core.models import linear, quantized
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.weights import open_weights
 
@@ -44,14 +45,22 @@ def operations(weights, num_tokens):
 def matrices(monkeypatch):
     """Return a list that gets the bytes of each matrix a product reads."""
     found = []
-    for name in ("product", "int8_product"):
-        computed = getattr(linear, name)
+    for module, name in ((linear, "product"), (quantized, "int8_product")):
+        computed = getattr(module, name)
 
         def watch(x, weight_OI, *rest, computed=computed):
             found.append(weight_OI.nbytes)
             return computed(x, weight_OI, *rest)
 
-        monkeypatch.setattr(linear, name, watch)
+        monkeypatch.setattr(module, name, watch)
+    compiled = native.product
+
+    def watch_native(x, panels, bias, rows):
+        num_rows = len(range(*(slice(None) if rows is None else rows).indices(panels.num_out)))
+        found.append(num_rows * panels.num_in * panels.bits // 8)
+        return compiled(x, panels, bias, rows)
+
+    monkeypatch.setattr(native, "product", watch_native)
     return found
 
 
@@ -81,10 +90,13 @@ def test_operations_of_a_report_are_those_of_its_tokens(weights):
     assert counter.get_total_flops() == operations(weights, NEW_TOKENS)
 
 
-@pytest.mark.parametrize(("quantize", "num_bytes"), [(None, 4), ("int8", 1)])
-def test_a_pass_reads_every_matrix_once(weights, matrices, quantize, num_bytes):
+@pytest.mark.parametrize(("quantize", "block_bits", "head_bits"), [(None, 32, 32), ("int8", 8, 8), ("int4", 4, 8)])
+def test_a_pass_reads_every_matrix_once(weights, matrices, quantize, block_bits, head_bits):
+    if quantize == "int4" and not native.uses_native():
+        pytest.skip("the kernels are not compiled, or not for this CPU")
     _, stats = decode(weights, quantize=quantize)
-    assert sum(matrices) == (stats.num_passes + 1) * num_bytes * sum(parameters(weights))
+    blocks, head = parameters(weights)
+    assert sum(matrices) == (stats.num_passes + 1) * (blocks * block_bits + head * head_bits) // 8
 
 
 def test_right_drafts_save_passes_and_with_them_bytes(weights, matrices):

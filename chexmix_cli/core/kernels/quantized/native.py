@@ -1,0 +1,228 @@
+"""The compiled kernels: found, loaded and called. ``native.c`` says how weights lie in memory, and why.
+
+Without a compiler at installation there is no library, and on other CPUs than x86-64 with AVX2 none that runs; callers
+ask :func:`uses_native` and have another way. The work is shared among torch's own threads (the OpenMP that
+torch itself is linked with), so that there is no second set of them.
+
+Shape letters: R rows, I inputs, O outputs, P panels of 16 outputs, G groups of 32 inputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from chexmix_cli.core.errors import ShapeError
+from chexmix_cli.core.kernels.backend import asked_for
+from chexmix_cli.core.kernels.quantized.build import LIBRARY, source_hash
+from chexmix_cli.core.kernels.quantized.reference import GROUP
+
+_LOG = logging.getLogger("chexmix")
+#: Outputs whose weights lie beside each other.
+PANEL = 16
+#: Levels of ``native.c`` by name.
+LEVELS = {"AVX2": 1, "AVX-VNNI": 2, "AVX512-VNNI": 3}
+#: With AVX2 alone, more rows than this are faster in float32 with the weights widened.
+_MOST_ROWS_AVX2 = 48
+#: Numbers widened at a time.
+_PIECE = 1 << 22
+
+
+class Panels(NamedTuple):
+    """Quantised weights as the kernels read them.
+
+    Attributes:
+        weight: uint8, (P, G, 512) of 8 bits or (P, G, 256) of 4.
+        scale: float32 (P, 16) of 8 bits, bfloat16 (P, G, 16) of 4.
+        num_out, num_in: O and I.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    num_out: int
+    num_in: int
+
+    @property
+    def bits(self) -> int:
+        return 8 if self.scale.dim() == 2 else 4
+
+
+class _Job(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "scale", "bias", "y")),
+        *((name, ctypes.c_int64) for name in ("rows", "inputs", "first", "last")),
+        *((name, ctypes.c_int32) for name in ("bits", "level", "threads")),
+        ("run", ctypes.c_void_p),
+    )
+
+
+def uses_native() -> bool:
+    """Return whether the compiled kernels run here; ``CHEXMIX_KERNELS=torch`` says no."""
+    return asked_for() != "torch" and best_level() > 0
+
+
+@cache
+def best_level() -> int:
+    """Return the best of ``LEVELS`` that this CPU has, or 0 if nothing of the kind runs here; the log says why."""
+    found = _library()
+    level = 0 if isinstance(found, str) else int(found.chexmix_level())
+    problem = found if isinstance(found, str) else "" if level else "this CPU has no AVX2"
+    names = {number: name for name, number in LEVELS.items()}
+    _LOG.info("quantised products: %s", f"torch ({problem})" if problem else f"native, {names[level]}")
+    return level
+
+
+def to_panels(steps_OI: Tensor, scale: Tensor) -> Panels:
+    """Return quantised weights in panels, filled up with zeros; arguments as ``reference.product``."""
+    num_out, num_in = steps_OI.shape
+    bits, more_out = (8 if scale.dim() == 1 else 4), -num_out % PANEL
+    # In pieces of panels, so that the second matrix of a head is not there in full.
+    steps = F.pad(steps_OI, (0, -num_in % GROUP, 0, more_out)) if more_out or num_in % GROUP else steps_OI
+    num_panels, num_groups = len(steps) // PANEL, steps.shape[1] // GROUP
+    weight = torch.empty(num_panels, num_groups, PANEL * GROUP * bits // 8, dtype=torch.uint8)
+    size = max(1, _PIECE // (PANEL * steps.shape[1]))
+    for start in range(0, num_panels, size):
+        part = steps[start * PANEL : (start + size) * PANEL]
+        count = len(part) // PANEL
+        # panel, output, group, half of the group, four inputs, input
+        unsigned = (part.view(torch.uint8) + (1 << bits - 1)).view(count, PANEL, num_groups, 2, 4, 4)
+        if bits == 8:
+            laid = unsigned.permute(0, 2, 3, 4, 1, 5)
+        else:
+            laid = (unsigned[:, :, :, 0] | (unsigned[:, :, :, 1] << 4)).permute(0, 2, 3, 1, 4)
+        weight[start : start + count].copy_(laid.reshape(count, num_groups, -1))
+    if bits == 8:
+        return Panels(weight, F.pad(scale, (0, more_out)).view(num_panels, PANEL), num_out, num_in)
+    by_panel = F.pad(scale, (0, 0, 0, more_out)).view(num_panels, PANEL, num_groups).transpose(1, 2)
+    return Panels(weight, by_panel.contiguous(), num_out, num_in)
+
+
+def product(
+    x_RI: Tensor, panels: Panels, bias_O: Tensor | None = None, rows: slice | None = None, *, level: int | None = None
+) -> Tensor:
+    """Return ``x (scale W)^T + b``, (R, O) float32, as ``reference.product``.
+
+    Numerics: bits do not depend on the number of rows, on ``rows``, on threads or instructions. One exception: with
+    AVX2 alone, more than 48 rows are multiplied in float32, their activations not rounded.
+
+    Args:
+        x_RI: float32, whole rows in memory.
+        panels: the weights.
+        bias_O: float32, of the outputs that are returned.
+        rows: only these outputs.
+        level: of ``LEVELS``; default: the best one here.
+
+    Raises:
+        ShapeError: if a size, dtype or layout does not fit.
+        MemoryError: if there is no memory for the activations as bytes.
+    """
+    level = best_level() if level is None else level
+    first, last, _ = (slice(None) if rows is None else rows).indices(panels.num_out)
+    last = max(first, last)
+    _check(x_RI, panels, bias_O, last - first)
+    if level == LEVELS["AVX2"] and len(x_RI) > _MOST_ROWS_AVX2:
+        return _widened(x_RI, panels, bias_O, slice(first, last))
+    y_RO = torch.empty(len(x_RI), last - first)
+    job = _Job(
+        x_RI.data_ptr(),
+        panels.weight.data_ptr(),
+        panels.scale.data_ptr(),
+        None if bias_O is None else bias_O.data_ptr(),
+        y_RO.data_ptr(),
+        len(x_RI),
+        panels.num_in,
+        first,
+        last,
+        panels.bits,
+        level,
+        torch.get_num_threads(),
+        _torch_threads(),
+    )
+    library = _library()
+    assert not isinstance(library, str), library
+    if y_RO.numel() and library.chexmix_product(ctypes.byref(job)) != 0:
+        raise MemoryError(f"no memory for {x_RI.numel()} activations")
+    return y_RO
+
+
+def restore(panels: Panels, rows: slice | None = None) -> Tensor:
+    """Return weights as the float32 numbers (O, I) they stand for, or some rows of them."""
+    first, last, _ = (slice(None) if rows is None else rows).indices(panels.num_out)
+    start, stop = first // PANEL, -(-last // PANEL)
+    num_groups = panels.weight.shape[1]
+    out = torch.empty((stop - start) * PANEL, num_groups * GROUP)
+    library = _library()
+    assert not isinstance(library, str), library
+    library.chexmix_restore(
+        ctypes.c_void_p(panels.weight[start:stop].data_ptr()),
+        ctypes.c_void_p(panels.scale[start:stop].data_ptr()),
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_int64(stop - start),
+        ctypes.c_int64(num_groups),
+        ctypes.c_int32(panels.bits),
+    )
+    return out[first - start * PANEL : last - start * PANEL, : panels.num_in]
+
+
+def _widened(x_RI: Tensor, panels: Panels, bias_O: Tensor | None, rows: slice) -> Tensor:
+    """Return the product in float32, the weights widened a piece of panels at a time."""
+    y_RO = torch.empty(len(x_RI), rows.stop - rows.start)
+    size = max(1, _PIECE // (PANEL * panels.num_in)) * PANEL
+    for start in range(rows.start, rows.stop, size):
+        piece = slice(start, min(start + size, rows.stop))
+        target = y_RO[:, piece.start - rows.start : piece.stop - rows.start]
+        target.copy_(torch.mm(x_RI, restore(panels, piece).t()))
+    return y_RO if bias_O is None else y_RO.add_(bias_O)
+
+
+def _check(x_RI: Tensor, panels: Panels, bias_O: Tensor | None, num_out: int) -> None:
+    """Raise ShapeError for what the library would read past, or read as something else."""
+    fits = x_RI.dtype == torch.float32 and x_RI.dim() == 2 and x_RI.shape[1] == panels.num_in and x_RI.is_contiguous()
+    has_bias = bias_O is None or (
+        bias_O.dtype == torch.float32 and bias_O.shape == (num_out,) and bias_O.is_contiguous()
+    )
+    num_panels, num_groups = -(-panels.num_out // PANEL), -(-panels.num_in // GROUP)
+    size = PANEL * GROUP * panels.bits // 8
+    is_whole = panels.weight.shape == (num_panels, num_groups, size) and panels.weight.is_contiguous()
+    if not (fits and has_bias and is_whole and panels.scale.is_contiguous()):
+        bias = None if bias_O is None else (tuple(bias_O.shape), bias_O.dtype)
+        raise ShapeError(
+            f"activations {tuple(x_RI.shape)} {x_RI.dtype}, bias {bias}, weights {tuple(panels.weight.shape)}",
+            where="quantised product",
+            expected=f"float32 (rows, {panels.num_in}) and ({num_out},), contiguous",
+        )
+
+
+@cache
+def _library(path: Path = LIBRARY) -> ctypes.CDLL | str:
+    """Return the library, or why there is none."""
+    if not path.is_file():
+        return "the kernels were not compiled: there was no C compiler when chexmix was installed"
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as problem:
+        return f"{path.name} cannot be loaded: {problem}"
+    library.chexmix_source.restype = ctypes.c_char_p
+    if library.chexmix_source().decode() != source_hash():
+        return f"{path.name} was compiled from another version of its source: install chexmix again"
+    library.chexmix_restore.restype = None
+    return library
+
+
+@cache
+def _torch_threads() -> int | None:
+    """Return the address of the function that runs one on torch's threads, or None: then one thread computes."""
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        # Looked up in what torch is linked with, whichever OpenMP that is and whatever its file is called.
+        return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        _LOG.info("quantised products: torch's threads were not found, one thread computes")
+        return None
