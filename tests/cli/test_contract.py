@@ -41,13 +41,16 @@ FLAGS = {
     "generate-report": COMMON | {"--seed", "--html", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"},
     "review": COMMON - {"--json", "--provenance", "--paths", "--quarantine"} | {"--seed", "--out", "-o", "--explain"},
     "finetune": TRAINING
-    | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device"},
+    | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device", "--dtype"}
+    | {"--seed", "--json"},
     "inpaint": COMMON
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
     | {"--seed", "--html"},
-    "pretrain": TRAINING | {"--stage", "--manifest", "--out", "-o", "--init", "--resume", "--device"},
-    "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--device", "--json"},
-    "plan generate-report": TRAINING | {"--weights", "--memory", "--device", "--dtype", "--json"},
+    "pretrain": TRAINING
+    | {"--stage", "--manifest", "--out", "-o", "--init", "--resume", "--device", "--dtype", "--seed", "--json"},
+    "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--device", "--dtype", "--json"},
+    "plan generate-report": TRAINING - {"--preset"}
+    | {"--model-preset", "--weights", "--memory", "--device", "--dtype", "--json"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--quarantine"},
     "data check": TRAINING - {"--preset"} | {"--json"},
     "data merge": PLAIN | {"--out", "-o"},

@@ -19,6 +19,8 @@ _MOST_MARKED = 30
 #: A legend of more lines than this stands below the axes, two a row: inside it would hide some of them.
 _MOST_INSIDE = 3
 _LEGEND_ROW_IN = 0.22
+#: Width and height of one of several plots.
+_PANEL_IN = (4.6, 3.6)
 
 
 class PlottedLine(Protocol):
@@ -80,6 +82,32 @@ def curve_png(plot: Plot) -> bytes:
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
+    _draw(axes, plot)
+    if is_below:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    elif plot.series:
+        axes.legend(frameon=False, fontsize=8.5)
+    return _png(figure)
+
+
+def panels_png(plots: Sequence[Plot]) -> bytes:
+    """Return plots beside each other, up to three a row, as PNG bytes; the same plots give the same bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 2 if len(plots) in (2, 4) else min(3, len(plots))
+    rows = -(-len(plots) // columns)
+    width, height = _PANEL_IN
+    figure = Figure(figsize=(width * columns, height * rows), dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, plot in enumerate(plots, start=1):
+        axes: Any = figure.add_subplot(rows, columns, number)
+        _draw(axes, plot)
+        axes.legend(frameon=False, fontsize=8.5)
+    return _png(figure)
+
+
+def _draw(axes: Any, plot: Plot) -> None:
     for number, line in enumerate(plot.series):
         colour = _COLOURS[number % len(_COLOURS)]
         marker = _MARKERS[number % len(_MARKERS)] if len(line.x) <= _MOST_MARKED else None
@@ -98,10 +126,9 @@ def curve_png(plot: Plot) -> bytes:
     axes.grid(color="#e5e5e5", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if is_below:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
-    elif plot.series:
-        axes.legend(frameon=False, fontsize=8.5)
+
+
+def _png(figure: Any) -> bytes:
     written = io.BytesIO()
     figure.savefig(written, format="png", metadata={"Software": f"chexmix {__version__}"})
     return written.getvalue()
