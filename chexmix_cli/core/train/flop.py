@@ -49,10 +49,13 @@ def decoder_flop(decoder: Decoder, *, layer: int | None = None) -> DecoderFlop:
     learns = decoder.embedding.weight.requires_grad
     per_token = per_pair = 0
     for block in list(decoder.blocks)[:layer]:
-        for parameter in block.parameters():
+        # What reads the block's own input, normed, hands a gradient on only if the norm or something before it learns.
+        before = learns or any(parameter.requires_grad for parameter in block.norm.parameters())
+        learns = learns or any(parameter.requires_grad for parameter in block.parameters())
+        for name, parameter in block.named_parameters():
             if parameter.ndim == 2:
-                per_token += _products(parameter, learns)
-            learns = learns or parameter.requires_grad
+                reads_input = name.startswith("input") and not name.endswith("b_OR")
+                per_token += _products(parameter, before if reads_input else learns)
         # Scores and mixed values, a product each; backwards a gradient of both operands.
         per_pair += 2 * 2 * decoder.settings.hidden_size * (3 if learns else 1)
     learns = learns or any(parameter.requires_grad for parameter in decoder.norm.parameters())

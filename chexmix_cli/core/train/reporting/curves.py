@@ -48,7 +48,7 @@ def _curve(
     best = _points(records, metric).get(best_step)
     if best is not None and metric in dict(lines).values():
         series.append(Series(name=f"best, step {best_step}", x=[best_step], y=[best]))
-    return Curve(name=title, title=title, x_label="optimiser steps", y_label=title, series=series)
+    return Curve(name=title, title=title, x_label="optimiser steps", y_label="", series=series)
 
 
 def _points(records: Sequence[dict[str, Any]], name: str) -> dict[int, float]:

@@ -131,7 +131,13 @@ class _Wandb:
         wandb: Any = import_module("wandb")
         # The command line, the user, the host, the code and what is printed stay here: paths may name patients.
         quiet = wandb.Settings(
-            console="off", disable_code=True, disable_git=True, save_code=False, silent=True, x_disable_meta=True
+            console="off",
+            disable_code=True,
+            disable_git=True,
+            save_code=False,
+            silent=True,
+            x_disable_meta=True,
+            x_save_requirements=False,
         )
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
@@ -155,6 +161,7 @@ class _MlFlow:
 
     def __init__(self, out: Path, run_id: str | None, settings: Mapping[str, Any]) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         mlflow: Any = import_module("mlflow")
         entities: Any = import_module("mlflow.entities")
         self._metric = entities.Metric
