@@ -32,6 +32,7 @@ from chexmix_cli.core.train.examples.films import Films
 from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
 from chexmix_cli.core.train.loop import Trainer
 from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
+from chexmix_cli.core.train.reporting.metrics import CLOCK_FIGURES
 from chexmix_cli.core.vocab import compact
 
 STAGES = ("tokenizer", "1", "2")
@@ -131,4 +132,4 @@ def save_for_test(decoder: Decoder, directory: Path) -> None:
 def metrics(out: Path) -> list[dict[str, Any]]:
     """Return the metrics records without the one figure that depends on the clock."""
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "examples_per_s"} for record in records]
+    return [{key: value for key, value in record.items() if key not in CLOCK_FIGURES} for record in records]

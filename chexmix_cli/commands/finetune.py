@@ -57,7 +57,7 @@ Init = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint, or start.")]
 
 
-@command(resolve_task, "device")
+@command(resolve_task, "device", "is_json", seed="train.seed", dtype="train.precision")
 def finetune(
     call: Call[Any],
     task: Task,
@@ -85,7 +85,7 @@ def finetune(
 
     settings = call.settings
     with training_process(call.options, settings.train) as (place, console):
-        view = TrainingView(console, settings.train.steps)
+        view = TrainingView(console, settings.train.steps, is_json=call.options.is_json)
         try:
             is_done = run_finetune(
                 settings,

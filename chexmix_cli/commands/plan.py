@@ -10,7 +10,8 @@ import typer
 from chexmix_cli.commands.pretrain import PresetName, Stage
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL
+from chexmix_cli.commands.shared.console import format_duration
+from chexmix_cli.commands.shared.options import MODEL, words
 from chexmix_cli.commands.shared.wrapping import draw_table
 from chexmix_cli.core.errors import ExitCode, SettingsError
 from chexmix_cli.core.settings.inference import GenerateReportSettings
@@ -32,14 +33,20 @@ Memory = Annotated[
     ),
 ]
 ModelPreset = Annotated[
-    str | None, typer.Option("--preset", metavar="NAME", help="A model preset in place of weights, such as phi2.")
+    str | None,
+    typer.Option(
+        "--model-preset",
+        metavar="NAME",
+        help="Plan for a model preset in place of weights, such as phi2.",
+        autocompletion=words("debug", "mini", "small", "phi2"),
+    ),
 ]
 
 _GIB = 1024**3
 
 
 @app.command("pretrain")
-@command(resolve_stage, "device", "is_json")
+@command(resolve_stage, "device", "is_json", dtype="train.precision")
 def plan_pretrain(
     call: Call[Any],
     stage: Stage,
@@ -60,13 +67,15 @@ def plan_pretrain(
     from chexmix_cli.core.plan.pretrain import plan_pretrain as make_plan
     from chexmix_cli.core.runtime import choose_device
 
-    plan = make_plan(
-        call.settings,
-        data=data,
-        device=choose_device(call.options.device),
-        memory_bytes=_bytes(memory),
-        name=f"stage {stage}",
-    )
+    with call.console.progress("measure") as show:
+        plan = make_plan(
+            call.settings,
+            data=data,
+            device=choose_device(call.options.device),
+            memory_bytes=_bytes(memory),
+            name=f"stage {stage}",
+            show=show,
+        )
     return _show(plan, call.options.is_json)
 
 
@@ -79,13 +88,13 @@ def plan_reports(
 ) -> int:
     """Predict memory and time of writing reports. Exit code 0 if it fits, 4 if not.
 
-    Only the settings of weights are read; with --preset there need be no weights.
+    Only the settings of weights are read; with --model-preset there need be no weights.
 
     Examples:
 
         chexmix plan generate-report --weights runs/2
 
-        chexmix plan generate-report --preset phi2 --dtype bfloat16
+        chexmix plan generate-report --model-preset phi2 --dtype bfloat16
     """
     from chexmix_cli.core.plan.reports import plan_generate_report
     from chexmix_cli.core.plan.sizes import decoder_parameters
@@ -94,14 +103,16 @@ def plan_reports(
     options = call.options
     model, target = _model(options.weights, preset), choose_device(options.device)
     count = decoder_parameters(model.decoder, layers=model.decoder.num_layers, rows=model.decoder.num_rows)
-    plan = plan_generate_report(
-        model,
-        call.settings,
-        dtype=choose_dtype(options.dtype, target, num_parameters=count),
-        image_dtype=choose_dtype(options.dtype, target, num_parameters=0),
-        device=target,
-        memory_bytes=_bytes(memory),
-    )
+    with call.console.progress("measure") as show:
+        plan = plan_generate_report(
+            model,
+            call.settings,
+            dtype=choose_dtype(options.dtype, target, num_parameters=count),
+            image_dtype=choose_dtype(options.dtype, target, num_parameters=0),
+            device=target,
+            memory_bytes=_bytes(memory),
+            show=show,
+        )
     return _show(plan, options.is_json)
 
 
@@ -114,8 +125,8 @@ def _model(weights: str | None, preset: str | None) -> ModelSettings:
 
         return open_weights(weights).settings
     if weights is not None:
-        raise SettingsError("cannot be combined with --weights", where="--preset", expected="one of the two")
-    return build(ModelSettings, read_preset("model", preset))
+        raise SettingsError("cannot be combined with --weights", where="--model-preset", expected="one of the two")
+    return build(ModelSettings, read_preset("model", preset, flag="--model-preset"))
 
 
 def _bytes(gib: float | None) -> int | None:
@@ -132,7 +143,7 @@ def _text(plan: Plan) -> str:
     need, have = plan.peak_bytes, plan.available_bytes
     verdict = "fits" if plan.fits else f"does not fit, by {_size(need - have)}"
     memory = [(name, _size(value)) for name, value in plan.memory.items()]
-    times = [(name, _duration(value)) for name, value in plan.times.items()]
+    times = [(name, format_duration(value)) for name, value in plan.times.items()]
     parts = [
         f"{plan.command}: {verdict}. It needs {_size(need)} at most; there are {_size(have)}.",
         draw_table(("memory", ""), [*memory, ("together", _size(need))]),
@@ -149,10 +160,3 @@ def _text(plan: Plan) -> str:
 
 def _size(count: int) -> str:
     return f"{count / _GIB:.2f} GiB" if count >= _GIB else f"{count / 1024**2:.0f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -49,7 +49,7 @@ Init = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint, or start.")]
 
 
-@command(resolve_stage, "device")
+@command(resolve_stage, "device", "is_json", seed="train.seed", dtype="train.precision")
 def pretrain(
     call: Call[Any],
     stage: Stage,
@@ -75,7 +75,7 @@ def pretrain(
 
     settings = call.settings
     with training_process(call.options, settings.train) as (place, console):
-        view = TrainingView(console, settings.train.steps)
+        view = TrainingView(console, settings.train.steps, is_json=call.options.is_json)
         try:
             is_done = run_pretrain(
                 settings,

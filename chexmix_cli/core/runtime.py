@@ -79,10 +79,17 @@ def choose_dtype(name: str, device: torch.device, *, num_parameters: int) -> tor
         raise SettingsError(f"{name!r} is not a dtype", where="--dtype", expected=", ".join(DTYPES))
     if name != "auto":
         return torch.float32 if name == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    is_faster = device.type == "cpu" and num_parameters >= _LARGE_MODEL and has_cpu_bfloat16()
+    is_faster = multiplies_bfloat16(device) and (device.type != "cpu" or num_parameters >= _LARGE_MODEL)
     return torch.bfloat16 if is_faster else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions to multiply in bfloat16; of Apple's GPUs nothing was measured."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and has_cpu_bfloat16()
 
 
 def has_cpu_bfloat16() -> bool:
@@ -103,9 +110,7 @@ def _cpu_has(*names: str) -> bool:
     return any(capabilities.get(name, False) for name in names)
 
 
-def slow_bfloat16(
-    dtype: str, device: torch.device, instead: str = "--set train.precision=float32 is faster here"
-) -> list[str]:
+def slow_bfloat16(dtype: str, device: torch.device, instead: str) -> list[str]:
     """Return what to tell someone who asked for bfloat16 on a CPU that has no instructions for it; nothing elsewhere.
 
     Args:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from scenarios import Scenario
 
 from chexmix_cli.__main__ import run as run_app
+from chexmix_cli.core.train.reporting.metrics import CLOCK_FIGURES
 
 #: What differs between two runs anyway: where they ran, and the paths they wrote.
 OWN_KEYS = {"device", "picture", "panels"}
@@ -65,7 +66,7 @@ def read_files(folder: Path) -> Iterator[tuple[str, Any]]:
         name = str(path.relative_to(folder))
         if path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in path.read_text().split("\n") if line]
-            yield name, [{key: value for key, value in line.items() if key != "examples_per_s"} for line in lines]
+            yield name, [{key: value for key, value in line.items() if key not in CLOCK_FIGURES} for line in lines]
         elif path.suffix == ".png" and path.name != "losses.png":
             yield name, np.asarray(Image.open(path)).astype(np.float64) / 255
         elif path.suffix == ".safetensors" and "checkpoints" not in path.parts:

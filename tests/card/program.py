@@ -61,5 +61,6 @@ if __name__ == "__main__":
     os.environ["CHEXMIX_HOME"] = sys.argv[3] + "/home"
     from chexmix_cli.core.train import loop
 
-    loop.write_curves = lambda records, path: None  # slower than all the steps
+    loop.write_curves = lambda records, path, **marks: None  # slower than all the steps
+    loop.flop_rate = lambda dtype, device: 1e12  # of a pretended card, it says nothing
     json.dump(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])), sys.stdout)

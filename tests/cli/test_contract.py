@@ -43,11 +43,13 @@ FLAGS = {
     | {"--documents", "--store"},
     "review": COMMON - {"--json", "--provenance", "--paths", "--quarantine"} | {"--seed", "--out", "-o", "--explain"},
     "finetune": TRAINING
-    | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device"},
+    | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device", "--dtype"}
+    | {"--seed", "--json"},
     "inpaint": COMMON
     | {"--mask-ratio", "--block", "--box", "--mask", "--out", "-o", "--strategy", "--samples", "--paper-protocol"}
     | {"--seed", "--html"},
-    "pretrain": TRAINING | {"--stage", "--manifest", "--out", "-o", "--init", "--resume", "--device"},
+    "pretrain": TRAINING
+    | {"--stage", "--manifest", "--out", "-o", "--init", "--resume", "--device", "--dtype", "--seed", "--json"},
     "serve http": TRAINING - {"--preset"}
     | {
         "--weights",
@@ -60,8 +62,9 @@ FLAGS = {
         "--quantize",
         "--image-preset",
     },
-    "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--device", "--json"},
-    "plan generate-report": TRAINING | {"--weights", "--memory", "--device", "--dtype", "--json"},
+    "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--device", "--dtype", "--json"},
+    "plan generate-report": TRAINING - {"--preset"}
+    | {"--model-preset", "--weights", "--memory", "--device", "--dtype", "--json"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--quarantine"},
     "data check": TRAINING - {"--preset"} | {"--json"},
     "data merge": PLAIN | {"--out", "-o"},

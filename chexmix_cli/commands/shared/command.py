@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Concatenate, Generic, TypeVar, get_args, get_type_hints, overload
@@ -48,16 +48,18 @@ class Call(Generic[Settings]):
 
 
 @overload
-def command(settings: None, *common: str) -> Callable[[Callable[Concatenate[Call[None], ...], int]], Command]: ...
+def command(
+    settings: None, *common: str, **keys: str
+) -> Callable[[Callable[Concatenate[Call[None], ...], int]], Command]: ...
 @overload
 def command(
-    settings: type[Settings], *common: str
+    settings: type[Settings], *common: str, **keys: str
 ) -> Callable[[Callable[Concatenate[Call[Settings], ...], int]], Command]: ...
 @overload
 def command(
-    settings: Callable[..., Resolved[Any]], *common: str
+    settings: Callable[..., Resolved[Any]], *common: str, **keys: str
 ) -> Callable[[Callable[Concatenate[Call[Any], ...], int]], Command]: ...
-def command(settings: Any, *common: str) -> Callable[[Callable[..., int]], Command]:
+def command(settings: Any, *common: str, **keys: str) -> Callable[[Callable[..., int]], Command]:
     """Return a decorator that makes a command for Typer of a function whose first parameter is the :class:`Call`.
 
     Args:
@@ -65,8 +67,9 @@ def command(settings: Any, *common: str) -> Callable[[Callable[..., int]], Comma
             them of ``layers`` and of the flags that its parameters name; or None. With settings the command has
             ``--config``, ``--set`` and ``--show-config``, which prints them in place of the function.
         common: fields of :class:`RunOptions` that the command takes, besides those that all take.
+        keys: further such fields, each with the setting that it stands for here: where the option is given, it sets it.
     """
-    taken = {*common, *ALWAYS, *(SETTINGS if settings is not None else ())}
+    taken = {*common, *keys, *ALWAYS, *(SETTINGS if settings is not None else ())}
 
     def decorate(function: Callable[..., int]) -> Command:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -76,7 +79,8 @@ def command(settings: Any, *common: str) -> Callable[[Callable[..., int]], Comma
             context = given.pop(_CONTEXT)
             words = [] if context is None else context.command_path.split()[1:]
             options = RunOptions(**{name: given.pop(name) for name in taken})
-            resolved = None if settings is None else _resolved(settings, options, own, given, user_layers(words))
+            flags = _nested([*_own_flags(own, given), *_common_flags(context, options, keys)])
+            resolved = None if settings is None else _resolved(settings, options, flags, given, user_layers(words))
             if resolved is not None and options.show_config:
                 typer.echo(resolved.to_json())
                 return ExitCode.DONE
@@ -115,7 +119,7 @@ def _common(taken: set[str]) -> list[inspect.Parameter]:
 def _resolved(
     settings: Any,
     options: RunOptions,
-    own: Sequence[inspect.Parameter],
+    flags: Mapping[str, Any],
     given: Mapping[str, Any],
     user: Sequence[Layer],
 ) -> Resolved[Any]:
@@ -123,7 +127,7 @@ def _resolved(
     layers: list[Layer] = [*user]
     if options.config is not None:
         layers.append((f"--config {options.config.name}", read_toml(options.config)))
-    layers += [("--set", parse_assignments(options.assignments or ())), ("flag", _flags(own, given))]
+    layers += [("--set", parse_assignments(options.assignments or ())), ("flag", flags)]
     if isinstance(settings, type):
         return resolve(settings, layers)
     asked = {name: given[name] for name in inspect.signature(settings).parameters if name != "layers"}
@@ -131,18 +135,34 @@ def _resolved(
     return resolved
 
 
-def _flags(own: Sequence[inspect.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the given flags set, as nested settings."""
-    nested: dict[str, Any] = {}
+def _own_flags(own: Sequence[inspect.Parameter], given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a command's own flags set where they are given: dotted key, value."""
     for parameter in own:
         value = given[parameter.name]
         if value is None or value is False:
             continue
         for mark in get_args(parameter.annotation)[1:]:
             if isinstance(mark, Sets):
-                *sections, name = mark.key.split(".")
-                section = nested
-                for part in sections:
-                    section = section.setdefault(part, {})
-                section[name] = mark.value(value)
+                yield mark.key, mark.value(value)
+
+
+def _common_flags(
+    context: typer.Context | None, options: RunOptions, keys: Mapping[str, str]
+) -> Iterator[tuple[str, Any]]:
+    """Yield what common options set that stand for settings here; only where they are given: a default sets nothing."""
+    for name, key in keys.items():
+        source = None if context is None else context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            yield key, getattr(options, name)
+
+
+def _nested(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return settings by dotted key as nested ones."""
+    nested: dict[str, Any] = {}
+    for key, value in pairs:
+        *sections, name = key.split(".")
+        section = nested
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
     return nested

@@ -112,3 +112,11 @@ def format_figures(values: Mapping[str, Any]) -> str:
     """Return ``name value`` pairs on one line, numbers in four significant digits."""
     parts = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
     return "  ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds, minutes, or hours and minutes."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

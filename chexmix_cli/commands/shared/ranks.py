@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from chexmix_cli.core.runtime import determinism, slow_bfloat16
+from chexmix_cli.core.runtime import determinism
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +31,14 @@ def training_process(options: RunOptions, train: LoopSettings) -> Iterator[tuple
     An error is printed by the process that meets it first; the others end with their exit code and no word.
     """
     from chexmix_cli.core.train import distributed
+    from chexmix_cli.core.train.precision import slow_precision
 
     try:
         timeout = timedelta(minutes=train.timeout_minutes)
         with determinism(train.deterministic), distributed.joined(options.device, timeout) as place:
             console = replace(options.console, is_quiet=options.is_quiet or not distributed.is_main())
             console.start_logging()
-            for warning in slow_bfloat16(train.precision, place):
+            for warning in slow_precision(train.precision, place):
                 _LOG.warning(warning)
             yield place, console
     except distributed.PeerError as error:

@@ -7,7 +7,7 @@ of each, and carries what it measured over to the full size: every quantity of o
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,27 @@ class LiveBytes(TorchDispatchMode):
 
     def _drop(self, key: int) -> None:
         self.now -= self._alive.pop(key)
+
+
+class Parts:
+    """Counts the measurements of a plan, as far as they are known to come.
+
+    Args:
+        show: called with (done, in all).
+    """
+
+    def __init__(self, show: Callable[[int, int | None], None]) -> None:
+        self._show, self._done, self._total = show, 0, 0
+
+    def expect(self, count: int) -> None:
+        """Add so many to those that are to come."""
+        self._total += count
+        self._show(self._done, self._total)
+
+    def finish(self) -> None:
+        """Count one as done."""
+        self._done += 1
+        self._show(self._done, self._total)
 
 
 @dataclass(frozen=True, slots=True)

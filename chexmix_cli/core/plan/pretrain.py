@@ -8,7 +8,7 @@ optimiser state follow from the shapes alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,11 +18,11 @@ import torch
 from chexmix_cli.core.infer.image_tokenizer import READ_AHEAD
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.plan.measure import Plan, Point, Remedy, extrapolate, module_bytes
+from chexmix_cli.core.plan.measure import Parts, Plan, Point, Remedy, extrapolate, module_bytes
 from chexmix_cli.core.plan.pretrain_data import DataFacts, data_facts
 from chexmix_cli.core.plan.pretrain_step import measure_step
 from chexmix_cli.core.plan.pretrain_tasks import drawn_decoder_task, drawn_tokenizer_task
-from chexmix_cli.core.plan.reports import PASS_S, encode_costs, vqgan_flop
+from chexmix_cli.core.plan.reports import PASS_S, encode_costs
 from chexmix_cli.core.plan.sizes import (
     MEASURED_PARAMETERS,
     Limits,
@@ -31,7 +31,7 @@ from chexmix_cli.core.plan.sizes import (
     picture_sizes,
 )
 from chexmix_cli.core.rates import flop_rate
-from chexmix_cli.core.runtime import available_memory, resident_memory, slow_bfloat16
+from chexmix_cli.core.runtime import available_memory, resident_memory
 from chexmix_cli.core.settings.training import (
     LoopSettings,
     Stage1Training,
@@ -41,6 +41,8 @@ from chexmix_cli.core.settings.training import (
 )
 from chexmix_cli.core.train.checkpoint import FILE_BYTES
 from chexmix_cli.core.train.examples.splits import training_tokenizer
+from chexmix_cli.core.train.flop import vqgan_flop
+from chexmix_cli.core.train.precision import slow_precision, with_precision
 
 #: Seconds that the repetitions of one measured size may take.
 _BUDGET_S = 2.0
@@ -81,6 +83,7 @@ def plan_pretrain(
     device: torch.device,
     name: str,
     memory_bytes: int | None = None,
+    show: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Plan:
     """Return the plan of a stage.
 
@@ -90,6 +93,7 @@ def plan_pretrain(
         device: that will train, and that measures.
         name: of the stage.
         memory_bytes: of the machine planned for; default: what is free here.
+        show: called with (measurements done, in all as far as known).
 
     Raises:
         DataError, TrainingError: if the manifest is unusable.
@@ -98,12 +102,14 @@ def plan_pretrain(
     base = _process_bytes()
     # What this process holds already is in the plan as a part of its own.
     available = memory_bytes if memory_bytes is not None else available_memory(device) + base
+    parts = Parts(show)
     facts = data_facts(data, settings.model)
+    settings = with_precision(settings, device)
     rate = flop_rate(getattr(torch, settings.train.precision), device)
     if isinstance(settings, TokenizerTraining):
-        costs = _tokenizer_costs(settings, facts, device, rate, base)
+        costs = _tokenizer_costs(settings, facts, device, rate, base, parts)
     else:
-        costs = _decoder_costs(settings, facts, device, rate, base)
+        costs = _decoder_costs(settings, facts, device, rate, base, parts)
     plan = Plan(
         command=f"pretrain {name}",
         memory={"process": base, **step_memory(settings.train, costs)},
@@ -119,7 +125,7 @@ def plan_pretrain(
     if not (isinstance(settings, TokenizerTraining) or settings.train.checkpoint_activations) and state < available:
         # Measured like the plan itself; of no use where weights and optimiser alone are too much.
         train = dataclasses.replace(settings.train, checkpoint_activations=True)
-        again = _decoder_costs(dataclasses.replace(settings, train=train), facts, device, rate, base)
+        again = _decoder_costs(dataclasses.replace(settings, train=train), facts, device, rate, base, parts)
         found.insert(0, Remedy("--set train.checkpoint_activations=true", _peak(train, again, plan)))
     return dataclasses.replace(plan, remedies=found)
 
@@ -167,19 +173,22 @@ def _peak(train: LoopSettings, costs: Costs, plan: Plan) -> int:
 
 
 def _tokenizer_costs(
-    settings: TokenizerTraining, facts: DataFacts, device: torch.device, rate: float, base: int
+    settings: TokenizerTraining, facts: DataFacts, device: torch.device, rate: float, base: int, parts: Parts
 ) -> Costs:
     train, model = settings.train, settings.model
     side, limits = model.image.resolution_px, Limits(MEASURED_PARAMETERS, rate * PASS_S)
     # Backwards costs twice what forwards does.
-    flop = 3 * vqgan_flop(model.vqgan, side)
+    flop = 3 * sum(vqgan_flop(model.vqgan, side))
     step_px = model.vqgan.downsampling
     points = []
-    for size in picture_sizes(side, examples=train.micro_batch_size, flop=flop, step_px=step_px, limits=limits):
+    sizes = picture_sizes(side, examples=train.micro_batch_size, flop=flop, step_px=step_px, limits=limits)
+    parts.expect(len(sizes))
+    for size in sizes:
         task, loop = drawn_tokenizer_task(settings, size)
         values = measure_step(task, loop, settings.optimizer, device=device, budget_s=_BUDGET_S)
         weights, trained = module_bytes(task.module)
         points.append(Point({"pixels": size.pixels}, _of_one_micro(values, loop)))
+        parts.finish()
     step = extrapolate(points, {"pixels": train.micro_batch_size * side**2})
     films = {"films": facts.film_bytes}
     return Costs(
@@ -194,17 +203,24 @@ def _tokenizer_costs(
 
 
 def _decoder_costs(
-    settings: Stage1Training | Stage2Training, facts: DataFacts, device: torch.device, rate: float, base: int
+    settings: Stage1Training | Stage2Training,
+    facts: DataFacts,
+    device: torch.device,
+    rate: float,
+    base: int,
+    parts: Parts,
 ) -> Costs:
     model, shape, examples = settings.model, settings.model.decoder, settings.train.micro_batch_size
     tokens = settings.packing.row_tokens or model.vocabulary.prompt_length + max(facts.report_tokens)
     limits = Limits(MEASURED_PARAMETERS, rate * PASS_S)
     sizes = decoder_sizes(shape, tokens=tokens, side_codes=model.grid_size, examples=examples, limits=limits)
     points = []
+    parts.expect(len(sizes) + 1)
     for size in sizes:
         task, loop = drawn_decoder_task(settings, size, facts.report_tokens)
         values = measure_step(task, loop, settings.optimizer, device=device, budget_s=_BUDGET_S)
         points.append(Point({"layers": size.layers, "rows": size.rows}, _of_one_micro(values, loop)))
+        parts.finish()
     full, first = {"layers": shape.num_layers, "rows": shape.num_rows}, sizes[0]
     if first.share == examples:
         step = extrapolate(points, full)
@@ -225,6 +241,7 @@ def _decoder_costs(
     weights, trained = module_bytes(decoder)
     vqgan = Vqgan(model.vqgan).eval().to(device)
     encode_bytes, encode_s = encode_costs(model, vqgan, training_tokenizer(vqgan, model).batch_size)
+    parts.finish()
     # Images read ahead exist three times: one by one, joined, and as the tensor that is encoded.
     encode_bytes += 3 * READ_AHEAD * model.vqgan.image_channels * model.image.resolution_px**2 * _FLOAT_BYTES
     images = facts.num_train * settings.documents.variants + facts.num_val
@@ -307,8 +324,8 @@ def _sizes(train: LoopSettings, costs: Costs, facts: DataFacts) -> dict[str, int
 
 
 def _remarks(settings: StageTraining, facts: DataFacts, device: torch.device) -> list[str]:
-    remarks = slow_bfloat16(settings.train.precision, device)
+    remarks = slow_precision(settings.train.precision, device)
     if facts.num_train:
         return remarks
     assumed = [] if isinstance(settings, TokenizerTraining) else [f"reports of {max(facts.report_tokens)} tokens"]
-    return [*remarks, ", ".join(["without --data: no films in memory, no time for data and validation", *assumed])]
+    return [*remarks, ", ".join(["without --manifest: no films in memory, no time for data and validation", *assumed])]

@@ -7,9 +7,9 @@ size. The bytes of weights and of the key-value cache follow from the shapes alo
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from chexmix_cli.core.infer.decoding.engine import spare_places
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
@@ -17,7 +17,7 @@ from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.plan.measure import LiveBytes, Plan, Point, extrapolate, module_bytes
+from chexmix_cli.core.plan.measure import LiveBytes, Parts, Plan, Point, extrapolate, module_bytes
 from chexmix_cli.core.plan.sizes import (
     MEASURED_PARAMETERS,
     DecoderSize,
@@ -29,7 +29,8 @@ from chexmix_cli.core.plan.sizes import (
 from chexmix_cli.core.rates import flop_rate, seconds
 from chexmix_cli.core.runtime import available_memory, resident_memory, seeded_generator
 from chexmix_cli.core.settings.inference import GenerateReportSettings
-from chexmix_cli.core.settings.model import ModelSettings, VqganSettings
+from chexmix_cli.core.settings.model import ModelSettings
+from chexmix_cli.core.train.flop import vqgan_flop
 
 #: Seconds that one measured pass may take, by the rate of matrix products.
 PASS_S = 1.5
@@ -45,6 +46,7 @@ def plan_generate_report(
     image_dtype: torch.dtype,
     device: torch.device,
     memory_bytes: int | None = None,
+    show: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Plan:
     """Return the plan of writing reports with a model.
 
@@ -54,6 +56,7 @@ def plan_generate_report(
         dtype, image_dtype: of the decoder and of the image tokenizer.
         device: that will run them, and that measures.
         memory_bytes: of the machine planned for; default: what is free here.
+        show: called with (measurements done, in all).
 
     Raises:
         MachineError: if the system does not tell its memory.
@@ -65,11 +68,14 @@ def plan_generate_report(
     tokens = model.vocabulary.prompt_length
     sizes = decoder_sizes(shape, tokens=tokens, side_codes=model.grid_size, examples=batch_size, limits=limits)
     points = []
-    for size in {(one.layers, one.rows): one for one in sizes}.values():
+    parts, measured = Parts(show), list({(one.layers, one.rows): one for one in sizes}.values())
+    parts.expect(len(measured) + 1)
+    for size in measured:
         whole = dataclasses.replace(size, examples=batch_size, shorter=sizes[0].shorter)
         points.append(
             Point({"layers": size.layers, "rows": size.rows}, _measure(model, settings, whole, dtype, device))
         )
+        parts.finish()
     found = extrapolate(points, {"layers": shape.num_layers, "rows": shape.num_rows})
     parameters = shape.num_parameters
     later = settings.decode.max_new_tokens - _NEW_TOKENS
@@ -79,6 +85,7 @@ def plan_generate_report(
     vqgan = Vqgan(model.vqgan).eval().to(device, image_dtype)
     images_at_once = ImageTokenizer(vqgan, model, batch_size=batch_size).batch_size
     encode_bytes, encode_s = encode_costs(model, vqgan, images_at_once)
+    parts.finish()
     memory = {
         "process": base,
         "decoder": parameters * dtype.itemsize,
@@ -100,16 +107,6 @@ def plan_generate_report(
     )
 
 
-def vqgan_flop(settings: VqganSettings, side_px: int) -> int:
-    """Return the floating-point operations of one picture to its latents and back, counted without computing any."""
-    with torch.device("meta"):
-        vqgan = Vqgan(settings)
-        pixels = torch.empty(1, settings.image_channels, side_px, side_px)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        vqgan.decode_latents(vqgan.latents(pixels))
-    return int(counter.get_total_flops())
-
-
 def encode_costs(model: ModelSettings, vqgan: Vqgan, examples: int) -> tuple[int, float]:
     """Return what turning pictures into codes takes: bytes besides the weights, and seconds a picture.
 
@@ -120,8 +117,7 @@ def encode_costs(model: ModelSettings, vqgan: Vqgan, examples: int) -> tuple[int
     """
     side, like = model.image.resolution_px, vqgan.quant_conv.weight
     limits = Limits(MEASURED_PARAMETERS, flop_rate(like.dtype, like.device) * PASS_S)
-    # Without the way back: half is near enough for how much may be measured.
-    flop = vqgan_flop(model.vqgan, side) / 2
+    flop = vqgan_flop(model.vqgan, side)[0]
     points = []
     for size in picture_sizes(side, examples=examples, flop=flop, step_px=model.vqgan.downsampling, limits=limits):
         shape = (size.examples, model.vqgan.image_channels, size.side_px, size.side_px)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from chexmix_cli import __version__
@@ -19,6 +19,8 @@ _MOST_MARKED = 30
 #: A legend of more lines than this stands below the axes, two a row: inside it would hide some of them.
 _MOST_INSIDE = 3
 _LEGEND_ROW_IN = 0.22
+#: Width and height of one of several plots.
+_PANEL_IN = (4.6, 3.6)
 
 
 class PlottedLine(Protocol):
@@ -80,7 +82,44 @@ def curve_png(plot: Plot) -> bytes:
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    for number, line in enumerate(plot.series):
+    _draw(axes, plot)
+    if is_below:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    elif plot.series:
+        axes.legend(frameon=False, fontsize=8.5)
+    return _png(figure)
+
+
+def panels_png(plots: Sequence[Plot]) -> bytes:
+    """Return plots beside each other, up to three a row, over the same x, as PNG bytes; the same give the same bytes.
+
+    A line of one name looks alike in all of them. An x of whole numbers is a count.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    columns = 2 if len(plots) in (2, 4) else min(3, len(plots))
+    rows = -(-len(plots) // columns)
+    width, height = _PANEL_IN
+    figure = Figure(figsize=(width * columns, height * rows), dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    names = dict.fromkeys(line.name for plot in plots for line in plot.series)
+    styles = {name: number for number, name in enumerate(names)}
+    first: Any = None
+    for number, plot in enumerate(plots, start=1):
+        axes: Any = figure.add_subplot(rows, columns, number, sharex=first)
+        first = axes if first is None else first
+        _draw(axes, plot, styles)
+        if all(isinstance(x, int) for line in plot.series for x in line.x):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=8.5)
+    return _png(figure)
+
+
+def _draw(axes: Any, plot: Plot, styles: Mapping[str, int] | None = None) -> None:
+    for place, line in enumerate(plot.series):
+        number = place if styles is None else styles[line.name]
         colour = _COLOURS[number % len(_COLOURS)]
         marker = _MARKERS[number % len(_MARKERS)] if len(line.x) <= _MOST_MARKED else None
         dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
@@ -98,10 +137,9 @@ def curve_png(plot: Plot) -> bytes:
     axes.grid(color="#e5e5e5", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if is_below:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
-    elif plot.series:
-        axes.legend(frameon=False, fontsize=8.5)
+
+
+def _png(figure: Any) -> bytes:
     written = io.BytesIO()
     figure.savefig(written, format="png", metadata={"Software": f"chexmix {__version__}"})
     return written.getvalue()

@@ -80,6 +80,14 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return dataclasses.asdict(settings)
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Return a TOML file as a mapping; SettingsError names the file and the position of a mistake."""
     try:
@@ -118,13 +126,13 @@ def user_layers(words: Sequence[str]) -> list[Layer]:
     return [(str(path), values)] if values else []
 
 
-def read_preset(group: str, name: str) -> dict[str, Any]:
-    """Return a preset shipped with the package, ``settings/presets/<group>/<name>.toml``."""
+def read_preset(group: str, name: str, *, flag: str = "--preset") -> dict[str, Any]:
+    """Return a preset shipped with the package, ``settings/presets/<group>/<name>.toml``; ``flag`` named it."""
     folder = Path(__file__).parent / "presets" / group
     known = sorted(path.stem for path in folder.glob("*.toml"))
     if name not in known:
         raise SettingsError(
-            f"unknown preset {name!r}", where="--preset", expected=", ".join(known), hint=nearest_hint(name, known)
+            f"unknown preset {name!r}", where=flag, expected=", ".join(known), hint=nearest_hint(name, known)
         )
     return read_toml(folder / f"{name}.toml")
 

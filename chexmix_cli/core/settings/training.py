@@ -11,6 +11,8 @@ from chexmix_cli.core.settings.checks import require, require_range
 from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
 from chexmix_cli.core.settings.model import ModelSettings
 
+#: What a run's figures can be told to besides RUN/metrics.jsonl.
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 #: Which targets count in stage 2.
 MaskedLoss = Literal["masked", "masked-image", "all"]
 
@@ -28,7 +30,10 @@ class LoopSettings:
         keep_checkpoints: how many of the last checkpoints stay, besides that of the best validation.
         validation_batches: micro-batches of the validation split used (0: the whole split).
         patience: validations without a better value of the task's metric after which the run ends; 0: never.
-        precision: ``bfloat16`` runs under autocast with float32 weights.
+        precision: ``bfloat16`` runs under autocast with float32 weights; ``auto`` takes it where the device is faster
+            in it, else ``float32``. A resumed run keeps what it was begun in.
+        loggers: also tell the figures to these, some of tensorboard, wandb and mlflow; in the run folder, and without
+            a network unless WANDB_MODE or MLFLOW_TRACKING_URI says so. Extra ``loggers``.
         ema_decay: share that a running mean of the weights keeps at a step; the mean is what is validated and
             exported. 0: none.
         parallel: with several processes: ``ddp`` keeps the whole model on each, ``fsdp`` a share of it.
@@ -49,7 +54,8 @@ class LoopSettings:
     keep_checkpoints: int = 2
     validation_batches: int = 0
     patience: int = 0
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    loggers: tuple[LoggerName, ...] = ()
     ema_decay: float = 0.0
     parallel: Literal["ddp", "fsdp"] = "ddp"
     checkpoint_activations: bool = False
@@ -63,6 +69,7 @@ class LoopSettings:
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "a positive number")
         require(self.timeout_minutes > 0, "train.timeout_minutes", self.timeout_minutes, "a positive number")
         require(self.keep_checkpoints > 0, "train.keep_checkpoints", self.keep_checkpoints, "a positive number")
+        require(len(set(self.loggers)) == len(self.loggers), "train.loggers", list(self.loggers), "each once")
         for name in ("patience", "validation_batches"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 or more")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 or more, below 1")

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from chexmix_cli.core.errors import MachineError, TrainingError
 from chexmix_cli.core.files import flush_folder, write_json
+from chexmix_cli.core.settings.load import flat
 from chexmix_cli.core.train.distributed import barrier, from_all, from_main, is_main, rank, world_size
 from chexmix_cli.core.train.ema import WeightAverage
 
@@ -37,7 +38,7 @@ _SCHEMA = 1
 #: Settings that say how a run is computed or kept, not what it learns: a resumed run may have others.
 _FREE_SETTINGS = (
     *("parallel", "compile", "checkpoint_activations", "deterministic", "timeout_minutes"),
-    *("checkpoint_every", "keep_checkpoints"),
+    *("checkpoint_every", "keep_checkpoints", "loggers"),
 )
 #: A resumed run may be longer than it was begun.
 _STEPS = "train.steps"
@@ -182,6 +183,14 @@ def load_newest(folder: Path, state: TrainState, settings: dict[str, Any]) -> tu
     )
 
 
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that the newest readable checkpoint was written under; none where there is none."""
+    for path in reversed(list_checkpoints(folder)):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads((path / _HEADER).read_text(encoding="utf-8"))["settings"])
+    return {}
+
+
 def require_space(folder: Path, state: TrainState, *, keep: int) -> None:
     """Raise MachineError if the disk has no room for the checkpoints a run will keep, with one more in writing."""
     one = state.num_bytes()
@@ -240,7 +249,7 @@ def _check_settings(saved: dict[str, Any], current: dict[str, Any], path: Path) 
     A run may have become longer: order, masks and dropout are functions of seed and step, so what was done stands.
     """
     # Lists come back from JSON where tuples went in: compare what JSON makes of both.
-    before, now = (_flat(json.loads(json.dumps(settings))) for settings in (saved, current))
+    before, now = (flat(json.loads(json.dumps(settings))) for settings in (saved, current))
     unsaid = sorted({key.split(".")[0] for key in now if key.split(".")[0] in _SINCE - saved.keys()})
     before = {**{key: value for key, value in now.items() if key.split(".")[0] in unsaid}, **_DEFAULTS_SINCE, **before}
     now = {**_DEFAULTS_SINCE, **now}
@@ -265,14 +274,6 @@ def _check_settings(saved: dict[str, Any], current: dict[str, Any], path: Path) 
         )
     longer = [f"lengthened from {steps} to {more} steps: from here on the learning rate is that of the new length"]
     return [f"{path.name} does not say its {name}: not compared" for name in unsaid] + (longer if is_longer else [])
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def _remove_old(folder: Path, position: Position, keep: int) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.files import write_json
+from chexmix_cli.core.rates import flop_rate
 from chexmix_cli.core.runtime import code_state
 from chexmix_cli.core.settings.training import LoopSettings, OptimizerSettings
 from chexmix_cli.core.train.checkpoint import (
@@ -25,18 +27,21 @@ from chexmix_cli.core.train.checkpoint import (
     require_space,
     save_checkpoint,
 )
-from chexmix_cli.core.train.curves import write_curves
-from chexmix_cli.core.train.distributed import barrier, from_main, is_any, is_main, share, world_size
+from chexmix_cli.core.train.distributed import barrier, from_main, is_any, is_main, share, sum_over_ranks, world_size
 from chexmix_cli.core.train.ema import WeightAverage
-from chexmix_cli.core.train.metrics import RunLog, StepSums, Window, extend_order, read_metrics
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_generator, step_seed
 from chexmix_cli.core.train.parallel import Layout
+from chexmix_cli.core.train.reporting.curves import write_curves
+from chexmix_cli.core.train.reporting.loggers import open_loggers
+from chexmix_cli.core.train.reporting.metrics import RunLog, StepSums, Window, extend_order, read_metrics
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights.files import RUN_MODEL
 
 OnRecord = Callable[[dict[str, Any]], None]
 
+#: Folder of a run's checkpoints.
+CHECKPOINTS = "checkpoints"
 _CPU = torch.device("cpu")
 
 
@@ -71,6 +76,7 @@ class Trainer:
         self.average = WeightAverage(task.module, train.ema_decay) if train.ema_decay else None
         self.position = Position()
         self._state = TrainState(task.module, self.optimizer, self.average)
+        self._device = device
         self._made_by = {**code_state(), "world_size": world_size(), "device": device.type}
         self._report: OnRecord = report if is_main() else lambda record: None
 
@@ -83,10 +89,12 @@ class Trainer:
         """
         if resume:
             self._resume()
-        require_space(self.out / "checkpoints", self._state, keep=self.train.keep_checkpoints)
+        require_space(self.out / CHECKPOINTS, self._state, keep=self.train.keep_checkpoints)
         window = Window(self.position.window)
         was_stopped = False
-        with _stop_signals() as is_stopping, closing(RunLog(self.out, self.position.step)) as log:
+        self._measure_peak()
+        with _stop_signals() as is_stopping, closing(self._open_log()) as log:
+            self._started = (time.perf_counter(), self.position.step)
             while not self._is_done() and not was_stopped:
                 norm = self._step(window)
                 done = self.position.step
@@ -100,8 +108,20 @@ class Trainer:
                 if was_stopped or is_best or self._is_done() or done % self.train.checkpoint_every == 0:
                     self._checkpoint(window)
         if is_main():
-            write_curves(read_metrics(self.out / "metrics.jsonl"), self.out / "losses.png")
+            records = read_metrics(self.out / "metrics.jsonl")
+            write_curves(records, self.out / "losses.png", metric=self.task.metric, best_step=self.position.best_step)
         return self._is_done()
+
+    def _measure_peak(self) -> None:
+        """Find what all ranks' devices can do at most, which ``mfu`` is told of, and say how it is known."""
+        own = flop_rate(getattr(torch, self.train.precision), self._device)
+        self._peak = float(sum_over_ranks(torch.tensor(own, dtype=torch.float64)))
+        said = f"{self._peak / 1e12:.3g} TFLOP/s, measured: its fastest products of matrices"
+        self._report({"remark": f"computes in {self.train.precision}; mfu is the share of {said}"})
+
+    def _open_log(self) -> RunLog:
+        step, names = self.position.step, self.train.loggers if is_main() else ()
+        return RunLog(self.out, step, open_loggers(names, self.out, step=step, settings=self.settings))
 
     def _is_done(self) -> bool:
         return self.position.step >= self.train.steps or self._has_converged()
@@ -110,12 +130,13 @@ class Trainer:
         return 0 < self.train.patience <= self.position.stale
 
     def _resume(self) -> None:
-        self.position, remarks = load_newest(self.out / "checkpoints", self._state, self.settings)
+        self.position, remarks = load_newest(self.out / CHECKPOINTS, self._state, self.settings)
         for remark in [*remarks, f"resumed after step {self.position.step}"]:
             self._report({"remark": remark})
 
     def _step(self, window: Window) -> float:
         """Do one optimiser step; return the gradient's norm."""
+        started = time.perf_counter()
         step, seed = self.position.step, self.train.seed
         generator = step_generator(seed, step)
         indices = self.task.select(step)
@@ -139,7 +160,7 @@ class Trainer:
         self.task.after_step(generator)
         if self.average is not None:
             self.average.update(step)
-        window.add(found, len(indices))
+        window.add(found, len(indices), self.task.work(batch), time.perf_counter() - started)
         order = extend_order(self.position.order, step, self.task.example_ids(indices))
         self.position = dataclasses.replace(self.position, step=step + 1, order=order)
         return norm
@@ -150,10 +171,16 @@ class Trainer:
         record["learning_rate"] = learning_rate(self.schedule, step - 1, self.train.steps)
         record["grad_norm"] = norm
         record["order"] = self.position.order
-        record["examples_per_s"] = window.examples_per_s()
+        record |= window.rates(self._peak)
         log.write(record)
-        self._report(record)
+        self._report({**record, "left_s": self._left_s()})
         return Window()
+
+    def _left_s(self) -> float:
+        """Return the seconds that the steps to come will take, at the speed of all of this process so far."""
+        started, first = self._started
+        done = self.position.step
+        return (time.perf_counter() - started) / (done - first) * (self.train.steps - done)
 
     def _validate(self, log: RunLog) -> None:
         self.task.module.eval()
@@ -190,7 +217,7 @@ class Trainer:
     def _checkpoint(self, window: Window) -> None:
         self.position = dataclasses.replace(self.position, window=window.to_json())
         save_checkpoint(
-            self.out / "checkpoints",
+            self.out / CHECKPOINTS,
             self._state,
             self.position,
             self.settings,
@@ -220,7 +247,7 @@ def resumes(out: Path, is_asked: bool, report: OnRecord) -> bool:
     Raises:
         TrainingError: if the folder holds a run that was not asked to go on.
     """
-    folder = out / "checkpoints"
+    folder = out / CHECKPOINTS
     if not is_asked and (folder.exists() or (out / RUN_MODEL).exists()):
         raise TrainingError("holds a run already", where=str(out), hint="add --resume, or choose another --out")
     has_checkpoint: bool = is_asked and from_main(bool(list_checkpoints(folder)))

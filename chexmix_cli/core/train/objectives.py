@@ -18,6 +18,8 @@ from chexmix_cli.core.models.attention import AttentionPlan, Context, ContextPar
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.training import MaskedLoss
+from chexmix_cli.core.train.flop import decoder_flop, seen_pairs
+from chexmix_cli.core.train.task import Work
 from chexmix_cli.core.vocab import Vocabulary
 
 #: Target of a position that does not count.
@@ -189,6 +191,13 @@ def token_losses(decoder: Decoder, documents: Documents) -> tuple[Tensor, Tensor
     head = decoder.head
     total, loss_M = linear_cross_entropy(state_1TD[0].index_select(0, there_M), head.weight, head.bias, goal_M)
     return total, loss_M, target_M
+
+
+def documents_work(decoder: Decoder, documents: Documents) -> Work:
+    """Return what learning documents asks of a decoder: see :func:`token_losses` for what is computed."""
+    flop, tokens = decoder_flop(decoder), documents.num_tokens()
+    total = flop.per_token * tokens + flop.per_pair * seen_pairs(documents.contexts())
+    return Work(tokens, total + flop.per_target * documents.num_targets())
 
 
 def sums_by_kind(loss_M: Tensor, target_M: Tensor, vocabulary: Vocabulary) -> dict[str, tuple[Tensor, int]]:

@@ -24,6 +24,19 @@ class Terms:
     sums: dict[str, tuple[Tensor, int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What learning from one batch asks of the model.
+
+    Attributes:
+        tokens: that the decoder reads; of images, the codes that stand for them.
+        flop: floating-point operations, as ``flop.py`` counts them.
+    """
+
+    tokens: int
+    flop: int
+
+
 class Task(Protocol):
     """One objective: its module, its examples, its loss.
 
@@ -56,6 +69,9 @@ class Task(Protocol):
     def num_units(self, batch: Any) -> int:
         """Return the number of units (tokens, images) the global batch's loss is averaged over."""
 
+    def work(self, batch: Any) -> Work:
+        """Return what the global batch makes the model do, from shapes alone."""
+
     def loss(self, batch: Any) -> Terms:
         """Return the losses of one micro-batch, which is moved to the module's device first.
 
@@ -82,4 +98,5 @@ def device_of(module: nn.Module) -> torch.device:
 
 def autocast(module: nn.Module, precision: str) -> torch.autocast:
     """Return the context a module computes in: ``float32`` as it is, ``bfloat16`` by autocast on its device."""
+    assert precision != "auto", "chosen before a task is built (precision.py)"
     return torch.autocast(device_of(module).type, torch.bfloat16, enabled=precision == "bfloat16")

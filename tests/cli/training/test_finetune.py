@@ -28,6 +28,7 @@ from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.train.finetune.classify_task import mean_auroc
 from chexmix_cli.core.train.finetune.contrast import recall_figures
 from chexmix_cli.core.train.finetune.examples import report_sequences
+from chexmix_cli.core.train.reporting.metrics import CLOCK_FIGURES
 from chexmix_cli.core.vocab import Vocabulary
 from chexmix_cli.core.weights import WeightsDir, open_weights
 
@@ -77,7 +78,7 @@ def manifest(tmp_path: Path) -> Path:
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "examples_per_s"} for record in records]
+    return [{key: value for key, value in record.items() if key not in CLOCK_FIGURES} for record in records]
 
 
 def decoder_of(weights: WeightsDir) -> tuple[Decoder, Vocabulary]:

@@ -32,7 +32,7 @@ def test_a_run_that_does_not_fit_exits_4_and_says_by_how_much(call):
 @pytest.mark.parametrize("memory", ["8", "0.1"])
 def test_a_person_reads_tables(call, monkeypatch, memory):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    shown = call("plan", "generate-report", "--preset", "debug", "--memory", memory).stdout
+    shown = call("plan", "generate-report", "--model-preset", "debug", "--memory", memory).stdout
     assert ("fits. It needs" in shown) == (memory == "8")
     assert ("does not fit, by" in shown) == (memory == "0.1")
     for word in ("process", "decoder", "image tokenizer", "together", "token"):
@@ -48,9 +48,9 @@ def test_the_embedded_model_is_planned_by_default(call):
 
 
 def test_wrong_plans_are_refused(call, tmp_path):
-    both = call("plan", "generate-report", "--preset", "debug", "--weights", "chexmix-mini")
+    both = call("plan", "generate-report", "--model-preset", "debug", "--weights", "chexmix-mini")
     assert (both.code, "cannot be combined with --weights" in both.stderr) == (2, True)
-    unknown = call("plan", "generate-report", "--preset", "phi3")
+    unknown = call("plan", "generate-report", "--model-preset", "phi3")
     assert (unknown.code, "expected debug, mini, phi2" in unknown.stderr) == (2, True)
     nowhere = call("plan", "pretrain", *DEBUG, "--manifest", tmp_path / "none.jsonl")
     assert (nowhere.code, "cannot be read" in nowhere.stderr) == (1, True)

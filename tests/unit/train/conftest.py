@@ -29,7 +29,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longer than all steps of a small run; test_curves.py and the commands' tests draw it."""
-    monkeypatch.setattr(loop, "write_curves", lambda records, path: None)
+    monkeypatch.setattr(loop, "write_curves", lambda records, path, **marks: None)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import torch
 from small_runs import STAGES, metrics
 
 from chexmix_cli.core.errors import TrainingError
+from chexmix_cli.core.train import loop
 from chexmix_cli.core.train.checkpoint import list_checkpoints
 
 
@@ -216,3 +217,25 @@ def test_stage_1_learns_its_documents_by_heart(build, tmp_path):
             logits = decoder.logits(decoder(torch.tensor([prompt + generated])))
             generated.append(int(logits[0, -1].argmax()))
     assert generated == [*documents.reports[0], vocabulary.begin_image]
+
+
+def test_a_record_says_how_fast_and_how_long(build, tmp_path, monkeypatch):
+    """Tokens of the documents, the share of the peak by their operations, and nothing left behind the last step."""
+    peak = 1e9
+    monkeypatch.setattr(loop, "flop_rate", lambda dtype, device: peak)
+    records = []
+    trainer = build("1", tmp_path, report=records.append, steps=4, validate_every=4)
+    trainer.run(resume=False)
+    said = [record for record in records if "mfu" in record]
+    assert [record["step"] for record in said] == [1, 2, 3, 4]
+    for record in said:
+        work = trainer.task.work(trainer.task.prepare(trainer.task.select(record["step"] - 1), torch.Generator()))
+        assert record["tokens_per_s"] / record["examples_per_s"] == pytest.approx(work.tokens / 4)
+        assert record["mfu"] * peak / record["tokens_per_s"] == pytest.approx(work.flop / work.tokens)
+    left = [record["left_s"] for record in said]
+    assert left[0] > left[-1] == 0
+    assert records[0] == {
+        "remark": "computes in float32; mfu is the share of 0.001 TFLOP/s, measured: its fastest products of matrices"
+    }
+    # How long it may take is told, not kept.
+    assert all("left_s" not in line for line in metrics(tmp_path))

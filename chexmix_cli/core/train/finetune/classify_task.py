@@ -22,8 +22,9 @@ from chexmix_cli.core.train.examples.splits import Codes
 from chexmix_cli.core.train.finetune import labels
 from chexmix_cli.core.train.finetune.examples import draw_variants, image_sequences, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise
+from chexmix_cli.core.train.flop import decoder_flop, image_context, seen_pairs
 from chexmix_cli.core.train.order import batch_indices, step_generator
-from chexmix_cli.core.train.task import Terms, autocast, device_of
+from chexmix_cli.core.train.task import Terms, Work, autocast, device_of
 from chexmix_cli.core.vocab import Vocabulary
 
 #: Most training images that the standardisation of pooled states is computed from.
@@ -151,6 +152,15 @@ class ClassifyTask:
     def num_units(self, batch: Labelled) -> int:
         """Return the number of labels that count."""
         return int((~batch.target_BL.isnan()).sum())
+
+    def work(self, batch: Labelled) -> Work:
+        """Return the tokens of the images, and what they take up to the layer that is read."""
+        num_images, length = batch.token_ids_BT.shape
+        decoder = self._model.decoder
+        flop = decoder_flop(decoder, layer=self._model.layer)
+        pairs = num_images * seen_pairs([image_context(decoder, length)])
+        tokens = num_images * length
+        return Work(tokens, flop.per_token * tokens + flop.per_pair * pairs)
 
     def loss(self, batch: Labelled) -> Terms:
         """Return the summed cross-entropy of the labels that count."""

@@ -14,9 +14,16 @@ from chexmix_cli.core.settings.finetuning import ReportFinetuning
 from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.examples import draw_variants, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained
-from chexmix_cli.core.train.objectives import IGNORED, Documents, next_token, sums_by_kind, token_losses
+from chexmix_cli.core.train.objectives import (
+    IGNORED,
+    Documents,
+    documents_work,
+    next_token,
+    sums_by_kind,
+    token_losses,
+)
 from chexmix_cli.core.train.order import batch_indices, step_generator
-from chexmix_cli.core.train.task import Terms, autocast
+from chexmix_cli.core.train.task import Terms, Work, autocast
 from chexmix_cli.core.vocab import Vocabulary
 
 
@@ -55,7 +62,7 @@ class ReportTask:
         export: Callable[[Path], None],
     ) -> None:
         self._settings, self._vocabulary = settings, vocabulary
-        self._sees_whole_image = decoder.image_span is not None
+        self._decoder, self._sees_whole_image = decoder, decoder.image_span is not None
         generator = step_generator(settings.train.seed, 0)
         set_trained(decoder, settings.method, settings.lora, generator, layer=decoder.settings.num_layers)
         decoder.head.requires_grad_(settings.method != "lora")
@@ -79,6 +86,10 @@ class ReportTask:
     def num_units(self, batch: Documents) -> int:
         """Return the number of targets that count."""
         return batch.num_targets()
+
+    def work(self, batch: Documents) -> Work:
+        """Return the tokens of the documents, and what they and their targets take."""
+        return documents_work(self._decoder, batch)
 
     def loss(self, batch: Documents) -> Terms:
         """Return the summed cross-entropy, and it apart for image and text targets."""

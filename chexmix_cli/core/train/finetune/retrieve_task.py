@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from chexmix_cli.core.infer.retrieval.projection import Projection
+from chexmix_cli.core.models.attention import ContextPart
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
 from chexmix_cli.core.runtime import sent
@@ -22,8 +23,9 @@ from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.contrast import contrastive_losses, recall_figures
 from chexmix_cli.core.train.finetune.examples import image_sequences, report_sequences, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise
+from chexmix_cli.core.train.flop import decoder_flop, image_context, seen_pairs
 from chexmix_cli.core.train.order import batch_indices, step_generator
-from chexmix_cli.core.train.task import Terms, autocast, device_of
+from chexmix_cli.core.train.task import Terms, Work, autocast, device_of
 from chexmix_cli.core.vocab import Vocabulary
 
 #: Most training pairs that the standardisation of pooled states is computed from.
@@ -47,6 +49,10 @@ class Side:
         inputs = self.input.split(size)
         masks = [None] * len(inputs) if self.is_pooled_BT is None else list(self.is_pooled_BT.split(size))
         return [Side(*parts) for parts in zip(inputs, masks, strict=True)]
+
+    def pooled_lengths(self) -> list[int]:
+        """Return how many positions of each sequence are averaged over; none of pooled states."""
+        return [] if self.is_pooled_BT is None else self.is_pooled_BT.sum(dim=1).tolist()
 
     def to(self, device: torch.device) -> Side:
         """Return the side on a device."""
@@ -158,7 +164,7 @@ class RetrieveTask:
         val: DocumentSet,
         export: Callable[[Path, Projection], None],
     ) -> None:
-        self._settings, self._export = settings, export
+        self._settings, self._export, self._decoder = settings, export, decoder
         self._train, self._val = PairSource(train, vocabulary), PairSource(val, vocabulary)
         contrast, shape = settings.contrast, decoder.settings
         layer = shape.num_layers if contrast.layer is None else contrast.layer
@@ -188,6 +194,18 @@ class RetrieveTask:
         """Return the number of pairs."""
         return len(batch.report_B)
 
+    def work(self, batch: PairBatch) -> Work:
+        """Return the tokens of images and reports, and what they take up to the layer that is read.
+
+        Pooled states have no tokens any more, and take next to nothing.
+        """
+        # A marker stands before what is pooled; an image has another one behind it.
+        images = [image_context(self._decoder, length + 2) for length in batch.image.pooled_lengths()]
+        texts = [(ContextPart(length + 1),) for length in batch.text.pooled_lengths()]
+        tokens = sum(part.length for context in (*images, *texts) for part in context)
+        flop = decoder_flop(self._decoder, layer=self.projection.layer)
+        return Work(tokens, flop.per_token * tokens + flop.per_pair * seen_pairs([*images, *texts]))
+
     def loss(self, batch: PairBatch) -> Terms:
         """Return the summed contrastive loss."""
         pairs = batch.to(device_of(self.module))
@@ -201,20 +219,25 @@ class RetrieveTask:
         """Nothing is trained outside the optimiser."""
 
     def validate(self) -> dict[str, float]:
-        """Return recall and mean rank in both directions over the validation split."""
+        """Return recall and mean rank in both directions over the validation split, and the loss."""
         train = self._settings.train
         size = train.micro_batch_size
         chosen = spread(len(self._val), train.validation_batches * size or len(self._val))
-        images, texts, reports = [], [], []
+        images, texts, reports, losses = [], [], [], []
         for start in range(0, len(chosen), size):
             indices = chosen[start : start + size]
             pairs = self._val.pairs(indices, [0] * len(indices))
             with autocast(self.module, train.precision):
-                image_BE, text_BE, _ = self.module(pairs.to(device_of(self.module)))
+                image_BE, text_BE, temperature = self.module(pairs.to(device_of(self.module)))
+            report_B = sent(pairs.report_B, image_BE.device)
+            losses.append(contrastive_losses(image_BE, text_BE, temperature, report_B).cpu())
             images.append(image_BE.float().cpu())
             texts.append(text_BE.float().cpu())
             reports.append(pairs.report_B)
-        return recall_figures(torch.cat(images), torch.cat(texts), torch.cat(reports))
+        # Fewer pairs are easier to tell apart: a last group that is smaller says nothing beside the training loss.
+        whole = [loss_B for loss_B in losses if len(loss_B) == len(losses[0])]
+        figures = recall_figures(torch.cat(images), torch.cat(texts), torch.cat(reports))
+        return {**figures, "val_loss": float(torch.cat(whole).mean())}
 
     def example_ids(self, indices: list[int]) -> list[str]:
         """Return manifest ids."""

@@ -41,7 +41,9 @@ from chexmix_cli.core.train.finetune.labels import choose_findings, make_targets
 from chexmix_cli.core.train.finetune.probing import fit_findings
 from chexmix_cli.core.train.finetune.report_task import ReportTask
 from chexmix_cli.core.train.finetune.retrieve_task import RetrieveTask
-from chexmix_cli.core.train.loop import OnRecord, Trainer, resumes
+from chexmix_cli.core.train.loop import CHECKPOINTS, OnRecord, Trainer, resumes
+from chexmix_cli.core.train.precision import with_precision
+from chexmix_cli.core.train.reporting.loggers import require_loggers
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
 from chexmix_cli.core.weights.files import HEAD_FILE, RUN_MODEL
@@ -138,6 +140,9 @@ def finetune(
     if is_fit and (any((out / name).exists() for name in ("checkpoints", RUN_MODEL, HEAD_FILE))):
         raise TrainingError("holds a run already", where=str(out), hint="choose another --out")
     resume = not is_fit and resumes(out, resume, report)
+    require_loggers(settings.train.loggers)
+    if not is_fit:
+        settings = with_precision(settings, device, resumed=out / CHECKPOINTS if resume else None)
     torch.manual_seed(settings.train.seed)
     start = open_weights(init)
     _check_start(settings, start)

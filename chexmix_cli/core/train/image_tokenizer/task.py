@@ -5,6 +5,7 @@ B images, C Y X channels, rows, columns, E code size, K codes, J of them, M late
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.training import TokenizerTraining
 from chexmix_cli.core.train.distributed import rank, sum_over_ranks, tensor_from_main, world_size
 from chexmix_cli.core.train.examples.films import Films, stack
+from chexmix_cli.core.train.flop import counted_flop, vqgan_flop
 from chexmix_cli.core.train.image_tokenizer.discriminator import PatchDiscriminator
 from chexmix_cli.core.train.image_tokenizer.reconstruction import (
     edge_difference,
@@ -28,7 +30,7 @@ from chexmix_cli.core.train.image_tokenizer.reconstruction import (
 )
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
 from chexmix_cli.core.train.order import batch_indices
-from chexmix_cli.core.train.task import Terms, device_of
+from chexmix_cli.core.train.task import Terms, Work, device_of
 from chexmix_cli.core.weights import save_model
 
 #: Pixels are in [-1, 1].
@@ -119,7 +121,7 @@ class TokenizerTask:
         probe: measures at the last validation whether labels survive the round trip.
     """
 
-    metric, higher_is_better = "val_loss", False
+    metric, higher_is_better = "val_l2", False
 
     def __init__(
         self,
@@ -150,6 +152,7 @@ class TokenizerTask:
         self.module: nn.Module = nn.ModuleDict(parts)
         self.blocks: Sequence[nn.Module] = []
         self._train, self._val, self._ids, self._probe = train, val, ids, probe
+        self._flop = self._flop_of_image()
         self._step = 0
 
     def select(self, step: int) -> list[int]:
@@ -175,6 +178,10 @@ class TokenizerTask:
     def num_units(self, batch: Tensor) -> int:
         """Return the number of images."""
         return len(batch)
+
+    def work(self, batch: Tensor) -> Work:
+        """Return the codes of the images, and what their round trips and the discriminator's verdicts take."""
+        return Work(len(batch) * self._settings.model.vocabulary.tokens_per_image, len(batch) * self._flop)
 
     def loss(self, batch: Tensor) -> Terms:
         """Return reconstruction, commitment and adversarial losses, summed over images.
@@ -222,11 +229,11 @@ class TokenizerTask:
     def validate(self) -> dict[str, float]:
         """Return figures of the round trip over the validation split; nothing is learned from it.
 
-        ``val_loss`` is the mean squared error (pixels in [-1, 1]), ``val_psnr`` (dB) and ``val_ssim`` are means of
-        images with a data range of 2, ``val_code_use`` is the share of codes that occur, ``val_code_perplexity`` the
-        exponential of their entropy. The last validation adds the probe's figures.
+        ``val_l2`` is the mean squared error (pixels in [-1, 1]), as ``l2`` is of training; ``val_psnr`` (dB) and
+        ``val_ssim`` are means of images with a data range of 2, ``val_code_use`` is the share of codes that occur,
+        ``val_code_perplexity`` the exponential of their entropy. The last validation adds the probe's figures.
         """
-        found: dict[str, list[Tensor]] = {"val_loss": [], "val_psnr": [], "val_ssim": []}
+        found: dict[str, list[Tensor]] = {"val_l2": [], "val_psnr": [], "val_ssim": []}
         uses_K = torch.zeros(self._settings.model.vqgan.num_codes)
         train = self._settings.train
         size = train.micro_batch_size
@@ -237,7 +244,7 @@ class TokenizerTask:
             pixels = stack([self._val.exact(int(index)) for index in indices]).to(device_of(self.vqgan))
             codes_BP = self.vqgan.encode(pixels)
             rebuilt = self.vqgan.decode(codes_BP).clamp(-1, 1)
-            found["val_loss"].append((rebuilt - pixels).square().flatten(1).mean(dim=1))
+            found["val_l2"].append((rebuilt - pixels).square().flatten(1).mean(dim=1))
             # A picture rebuilt to the last bit is as good as float32 can say, not infinitely good.
             found["val_psnr"].append(psnr(rebuilt, pixels, data_range=_DATA_RANGE).clamp_max(120.0))
             found["val_ssim"].append(ssim(rebuilt, pixels, data_range=_DATA_RANGE))
@@ -250,6 +257,19 @@ class TokenizerTask:
         if self._probe is not None and self._step + 1 == train.steps:
             result |= self._probe.measure(self._round_trip, size)
         return result
+
+    def _flop_of_image(self) -> int:
+        """Return the operations of one image: backwards twice what forwards takes, and nothing where all is frozen."""
+        model = self._settings.model
+        encode, decode = vqgan_flop(model.vqgan, model.image.resolution_px)
+        flop = encode * (1 if self._losses.pictures_only else 3) + 3 * decode
+        if self.discriminator is None:
+            return flop
+        judge = copy.deepcopy(self.discriminator).to("meta")
+        shape = (1, model.vqgan.image_channels, model.image.resolution_px, model.image.resolution_px)
+        verdict = counted_flop(judge, torch.empty(shape, device="meta"))
+        # It learns from the image and the rebuilt one; the verdict on the latter has a gradient of the pixels alone.
+        return flop + (3 + 3 + 2) * verdict
 
     def _round_trip(self, pixels: Tensor) -> Tensor:
         codes_BP = self.vqgan.encode(pixels.to(device_of(self.vqgan)))

@@ -13,9 +13,16 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
 from chexmix_cli.core.train.examples.documents import DocumentSource
 from chexmix_cli.core.train.examples.packing import Piece, RowPlan
-from chexmix_cli.core.train.objectives import Documents, masked_next_token, shifted, sums_by_kind, token_losses
+from chexmix_cli.core.train.objectives import (
+    Documents,
+    documents_work,
+    masked_next_token,
+    shifted,
+    sums_by_kind,
+    token_losses,
+)
 from chexmix_cli.core.train.order import step_generator
-from chexmix_cli.core.train.task import Terms, autocast
+from chexmix_cli.core.train.task import Terms, Work, autocast
 
 #: Validation masks are drawn from this stream, so that every validation hides the same tokens.
 _VALIDATION_STREAM = 2_000_003
@@ -74,6 +81,10 @@ class DecoderTask:
     def num_units(self, batch: Documents) -> int:
         """Return the number of targets that count."""
         return batch.num_targets()
+
+    def work(self, batch: Documents) -> Work:
+        """Return the tokens of the documents, and what they and their targets take."""
+        return documents_work(self._decoder, batch)
 
     def loss(self, batch: Documents) -> Terms:
         """Return the summed cross-entropy, and it apart for image and text targets."""

@@ -19,8 +19,10 @@ from chexmix_cli.core.train.examples.films import load_films
 from chexmix_cli.core.train.examples.splits import Progress, read_splits
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
 from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
-from chexmix_cli.core.train.loop import OnRecord, Trainer, resumes
+from chexmix_cli.core.train.loop import CHECKPOINTS, OnRecord, Trainer, resumes
+from chexmix_cli.core.train.precision import with_precision
 from chexmix_cli.core.train.pretrain.decoder_stage import decoder_task, require_same
+from chexmix_cli.core.train.reporting.loggers import require_loggers
 from chexmix_cli.core.train.task import Task
 from chexmix_cli.core.weights import WeightsDir, open_weights
 from chexmix_cli.core.weights.growth import holds_language_model
@@ -55,6 +57,8 @@ def pretrain(
     """
     resume = resumes(out, resume, report)
     require_fitting_batch(settings.train)
+    require_loggers(settings.train.loggers)
+    settings = with_precision(settings, device, resumed=out / CHECKPOINTS if resume else None)
     torch.manual_seed(settings.train.seed)
     start = None if init is None else _open_start(init)
     if isinstance(settings, TokenizerTraining):

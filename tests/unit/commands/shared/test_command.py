@@ -93,10 +93,29 @@ def test_the_settings_can_depend_on_flags_and_are_shown_in_place_of_the_command(
     assert CALLS == []
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, {}), (False, {}), (0, {"k": 0})])
+@pytest.mark.parametrize(("value", "expected"), [(None, []), (False, []), (0, [("k", 0)])])
 def test_only_a_given_flag_sets_something(value, expected):
-    from chexmix_cli.commands.shared.command import _flags
+    from chexmix_cli.commands.shared.command import _own_flags
 
     kind = Annotated[Any, typer.Option("--k"), Sets("k")]
     parameter = inspect.Parameter("k", inspect.Parameter.KEYWORD_ONLY, annotation=kind)
-    assert _flags([parameter], {"k": value}) == expected
+    assert list(_own_flags([parameter], {"k": value})) == expected
+
+
+@command(Settings, "is_json", seed="fill.samples")
+def seeded(call: Call[Settings]) -> int:
+    """Fill by a common option."""
+    CALLS.append((call, {}))
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("words", "samples"), [([], 1), (["--set", "fill.samples=5"], 5), (["--set", "fill.samples=5", "--seed", "0"], 0)]
+)
+def test_a_common_option_can_stand_for_a_setting_where_it_is_given(words, samples):
+    """Its default sets nothing, but the same value given does."""
+    app = typer.Typer()
+    app.command()(seeded)
+    CALLS.clear()
+    typer.main.get_command(app).main(args=words, standalone_mode=False)
+    assert CALLS[0][0].settings.fill.samples == samples

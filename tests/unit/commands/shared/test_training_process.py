@@ -10,25 +10,28 @@ from chexmix_cli.commands.shared.options import RunOptions
 from chexmix_cli.commands.shared.ranks import training_process
 from chexmix_cli.core import runtime
 from chexmix_cli.core.settings.training import LoopSettings
+from chexmix_cli.core.train import precision
 
 
 @pytest.mark.parametrize(
-    ("has_bfloat16", "precision", "quiet", "count"),
+    ("has_bfloat16", "asked", "quiet", "count"),
     [
         (False, "bfloat16", False, 1),
         (False, "bfloat16", True, 0),
         (False, "float32", False, 0),
         (True, "bfloat16", False, 0),
+        (False, "auto", False, 0),
     ],
 )
-def test_a_precision_that_is_slow_here_is_warned_of(monkeypatch, capsys, has_bfloat16, precision, quiet, count):
+def test_a_precision_that_is_slow_here_is_warned_of(monkeypatch, capsys, has_bfloat16, asked, quiet, count):
     monkeypatch.setattr(runtime, "has_cpu_bfloat16", lambda: has_bfloat16)
-    train = LoopSettings(steps=1, batch_size=1, micro_batch_size=1, precision=precision)
+    monkeypatch.setattr(precision, "flop_rate", lambda dtype, device: 2.0 if dtype == torch.bfloat16 else 1.0)
+    train = LoopSettings(steps=1, batch_size=1, micro_batch_size=1, precision=asked)
     with training_process(RunOptions(device="cpu", is_quiet=quiet), train) as (place, console):
         assert place.type == "cpu"
         assert console.is_quiet is quiet
     said = capsys.readouterr().err
-    assert said.count("does not multiply in bfloat16: --set train.precision=float32 is faster here") == count
+    assert said.count("this CPU is not faster in bfloat16: --dtype float32 is") == count
     logging.getLogger("chexmix").handlers.clear()
 
 

@@ -1,11 +1,10 @@
-"""What a run says about itself: sums between two reports, RUN/metrics.jsonl, TensorBoard where it is installed."""
+"""What a run says about itself: sums between two reports, and RUN/metrics.jsonl."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +13,49 @@ from torch import Tensor
 
 from chexmix_cli.core.files import naming, write_text
 from chexmix_cli.core.train.distributed import is_main, sum_over_ranks
+from chexmix_cli.core.train.reporting.loggers import Logger
+from chexmix_cli.core.train.task import Work
+
+#: Figures of a record that depend on the clock: two runs that are the same differ in them.
+CLOCK_FIGURES = ("examples_per_s", "tokens_per_s", "mfu")
 
 
 class Window:
     """Sums since the last report, over all ranks.
 
     Args:
-        saved: of an earlier window that a checkpoint interrupted (:meth:`to_json`).
+        saved: of an earlier window that a checkpoint interrupted (:meth:`to_json`); its speed is not carried on.
     """
 
     def __init__(self, saved: dict[str, Any] | None = None) -> None:
         self._sums: dict[str, list[float]] = {name: list(pair) for name, pair in (saved or {}).items()}
-        self._started = time.perf_counter()
-        self._examples = 0
+        self._seconds = 0.0
+        self._examples = self._tokens = self._flop = 0
 
-    def add(self, sums: dict[str, tuple[float, float]], num_examples: int) -> None:
-        """Add a step's sums, name -> (sum, number of units), and its examples."""
+    def add(self, sums: dict[str, tuple[float, float]], num_examples: int, work: Work, seconds: float) -> None:
+        """Add a step's sums, name -> (sum, number of units), what it learnt from, and how long it took."""
         for name, (value, count) in sums.items():
             before = self._sums.setdefault(name, [0.0, 0.0])
             before[0] += value
             before[1] += count
         self._examples += num_examples
+        self._tokens += work.tokens
+        self._flop += work.flop
+        self._seconds += seconds
 
     def means(self) -> dict[str, float]:
         """Return the mean a unit of each sum that has units."""
         return {name: value / count for name, (value, count) in self._sums.items() if count}
 
-    def examples_per_s(self) -> float:
-        """Return the rate, of all ranks together, since this window was made."""
-        return self._examples / (time.perf_counter() - self._started)
+    def rates(self, peak_flop_per_s: float) -> dict[str, float]:
+        """Return :data:`CLOCK_FIGURES` of this window's steps; validation and checkpoints between them do not count.
+
+        Args:
+            peak_flop_per_s: of all ranks together, which ``mfu`` is the share of.
+        """
+        values = (self._examples, self._tokens, self._flop / peak_flop_per_s)
+        # Pooled states have no tokens: what is not read has no rate.
+        return {name: value / self._seconds for name, value in zip(CLOCK_FIGURES, values, strict=True) if value}
 
     def to_json(self) -> dict[str, list[float]]:
         """Return the sums for a checkpoint; JSON keeps a float to the bit."""
@@ -79,26 +92,23 @@ def extend_order(order: str, step: int, ids: list[str]) -> str:
 
 
 class RunLog:
-    """RUN/metrics.jsonl, append-only JSON Lines that read like one uninterrupted run, with RUN/tensorboard.
+    """RUN/metrics.jsonl, append-only JSON Lines that read like one uninterrupted run, and what else is told.
 
     Rank 0 writes; on the others nothing happens.
 
     Args:
         out: the run folder.
         step: steps done by the checkpoint the run resumes from; lines after it, of an earlier attempt, are dropped.
+        loggers: that get each record too; closed with this.
     """
 
-    def __init__(self, out: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, loggers: Sequence[Logger] = ()) -> None:
         self._path = out / "metrics.jsonl"
-        self._board: Any = None
+        self._loggers = loggers
         if not is_main():
             return
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        if importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record and flush it."""
@@ -106,15 +116,14 @@ class RunLog:
             return
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(name, value, record["step"])
+        figures = {name: value for name, value in record.items() if isinstance(value, float)}
+        for logger in self._loggers:
+            logger.log(record["step"], figures)
 
     def close(self) -> None:
         """Close what is open."""
-        if self._board is not None:
-            self._board.close()
+        for logger in self._loggers:
+            logger.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

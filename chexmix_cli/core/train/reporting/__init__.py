@@ -1,0 +1,1 @@
+"""What a run says about itself: metrics, speed, curves, other programs' logs."""
