@@ -50,7 +50,7 @@ def decoder_flop(decoder: Decoder, *, layer: int | None = None) -> DecoderFlop:
     per_token = per_pair = 0
     for block in list(decoder.blocks)[:layer]:
         # What reads the block's own input, normed, hands a gradient on only if the norm or something before it learns.
-        before = learns or any(parameter.requires_grad for parameter in block.norm.parameters())
+        before = learns or any(parameter.requires_grad for parameter in block.get_submodule("norm").parameters())
         learns = learns or any(parameter.requires_grad for parameter in block.parameters())
         for name, parameter in block.named_parameters():
             if parameter.ndim == 2:
