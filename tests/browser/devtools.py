@@ -90,6 +90,14 @@ class Browser:
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return time.monotonic() - started
 
+    def reload(self) -> None:
+        """Load the page again where it is: in the same process, which knows what the page has stored."""
+        self._loaded_s = None
+        self.call("Page.reload")
+        while self._loaded_s is None:
+            self._next(60)
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def resize(self, width: int, height: int) -> None:
         """Give the window a size."""
         self.call(

@@ -372,6 +372,7 @@ def test_no_command_at_all_shows_the_help_and_exits_2(call):
         (["pretrain", "--stage", "1", "--data", "m"], "it is '--manifest' now"),
         (["evaluate", "inpainting", "--manifest", "m", "--mask-ratios", "0.2"], "it is '--mask-ratio' now"),
         (["weights", "verify"], "it is 'check' now"),
+        (["tokenize", "x", "--frame", "1"], "it is '--set input.frame=N' now"),
     ],
 )
 def test_a_word_that_is_not_known_is_answered_with_one_that_is(call, arguments, hint):

@@ -14,7 +14,14 @@ from chexmix_cli.core.settings.load import nearest, nearest_hint
 #: Heading of the options that commands share, after the command's own.
 COMMON_OPTIONS = "Common options"
 #: Words that earlier versions had, for a hint.
-RENAMED = {"--data": "--manifest", "--rejects": "--quarantine", "--mask-ratios": "--mask-ratio", "verify": "check"}
+RENAMED = {
+    "--data": "--manifest",
+    "--frame": "--set input.frame=N",
+    "--mask-ratios": "--mask-ratio",
+    "--rejects": "--quarantine",
+    "inspect": "info",
+    "verify": "check",
+}
 
 
 #: Stands for a hyphen while lines are broken, so that a flag or a command's name stays in one piece.
