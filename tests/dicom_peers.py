@@ -47,9 +47,20 @@ def film(seed: int = 1, *, side: int = 96, study: str | None = None, view: str =
 
 
 def send(port: int, datasets: Sequence[Dataset], *, caller: str = "MODALITY", called: str = "CHEXMIX") -> list[Any]:
-    """Send films in one association; return the status of each, None where the association broke off."""
-    with associated(port, datasets, caller=caller, called=called) as association:
-        return [association.send_c_store(dataset).get("Status") for dataset in datasets]
+    """Send films, each again in another association if there is no answer; return the status of each, or None.
+
+    On a busy machine pynetdicom now and then takes the answer from its own sender, which then waits in vain.
+    """
+    found: list[Any] = []
+    for _ in range(2 * len(datasets)):
+        if len(found) == len(datasets):
+            break
+        with associated(port, datasets, caller=caller, called=called) as association:
+            while association.is_established and len(found) < len(datasets):
+                status = association.send_c_store(datasets[len(found)]).get("Status")
+                if status is not None:
+                    found.append(status)
+    return found + [None] * (len(datasets) - len(found))
 
 
 @contextmanager
@@ -58,6 +69,7 @@ def associated(
 ) -> Iterator[Any]:
     """Give an association for the classes and syntaxes of some films."""
     ae = AE(ae_title=caller)
+    ae.dimse_timeout = 10
     ae.add_requested_context("1.2.840.10008.1.1")
     for sop_class, syntax in {(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in datasets}:
         ae.add_requested_context(sop_class, syntax)

@@ -113,7 +113,7 @@ class FilmReader:
         """Yield a job for every record that paths will give, in order.
 
         Args:
-            paths: files, folders, globs, zip archives.
+            paths: files, folders, globs, zip archives, URLs of DICOMweb.
             names: what to call each of them that leads to nothing; by default ``input 1`` and so on.
         """
         from chexmix_cli.core.data.studies.inputs import discover

@@ -167,9 +167,8 @@ def test_studies_are_read_from_and_stored_to_orthanc_by_dicomweb(orthanc, pictur
         one.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
     command = ["storescu", "-aec", "ORTHANC", "-R", "127.0.0.1", str(there.dicom_port)]
     subprocess.run([*command, *map(str, sorted(tmp_path.glob("[01245].dcm")))], check=True, timeout=60)
-    subprocess.run(
-        ["curl", "-sf", "-X", "POST", f"{there.url}/instances", "--data-binary", f"@{tmp_path / '3.dcm'}"], check=True
-    )
+    upload = ["curl", "-sf", "-X", "POST", f"{there.url}/instances", "--data-binary", f"@{tmp_path / '3.dcm'}"]
+    subprocess.run(upload, check=True, capture_output=True, timeout=60)
 
     def run(*arguments: str) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "chexmix_cli", *arguments, "--weights", str(debug_weights), "--json"]

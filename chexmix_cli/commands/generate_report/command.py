@@ -88,7 +88,7 @@ def generate_report(
 
         chexmix generate-report studies/ -o reports.jsonl --documents documents/
 
-        chexmix generate-report 'dicomweb+http://localhost:8042/dicom-web/studies?StudyDate=20240229' --store http://localhost:8042/dicom-web
+        chexmix generate-report study/ --store https://pacs.example/dicom-web
 
         chexmix tokenize studies/ | chexmix generate-report - > reports.jsonl
     """

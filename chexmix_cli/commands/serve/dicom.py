@@ -76,9 +76,9 @@ def serve_dicom(
 
     Examples:
 
-        chexmix serve dicom --queue /var/lib/chexmix --send-to ORTHANC@127.0.0.1:4242
+        chexmix serve dicom --queue q --send-to ORTHANC@127.0.0.1:4242
 
-        chexmix serve dicom --queue q --send-to PACS@10.1.0.5:104 --host 0.0.0.0 --allow 'PACS@10.1.0.5'
+        chexmix serve dicom --queue q --send-to PACS@10.1.0.5:104 --host 0.0.0.0 --allow PACS@10.1.0.5
     """
     if importlib.util.find_spec("pynetdicom") is None:
         raise MachineError(

@@ -44,7 +44,9 @@ class Sets:
 
 Inputs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="IN", help="Files, folders, globs, zip archives, or - for paths or records on stdin."),
+    typer.Argument(
+        metavar="IN", help="Files, folders, globs, zip archives, URLs of DICOMweb, or - for paths or records on stdin."
+    ),
 ]
 RecordsOut = Annotated[
     Path | None,

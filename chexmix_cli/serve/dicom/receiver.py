@@ -31,6 +31,8 @@ _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _LONGEST_UID = 64
 #: Status of C-STORE (PS3.4, B.2.3).
 _SUCCESS, _OUT_OF_RESOURCES, _NO_MATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
+#: Of any service (PS3.7, C.5.7).
+_PROCESSING_FAILURE = 0x0110
 #: A-ASSOCIATE-RJ: permanent, by the user, calling AE title not recognised (PS3.8, 9.3.4).
 _UNKNOWN_CALLER = (0x01, 0x01, 0x03)
 #: A-ASSOCIATE-RQ of 128 contexts with all transfer syntaxes stays far below it.
@@ -188,6 +190,12 @@ class Receiver:
 
     def _on_store(self, event: Event) -> int:
         peer = _name(event.assoc)
+        try:
+            return self._store(event, peer)
+        except Exception as error:  # pynetdicom would answer for us, and say nothing
+            return self._refuse(_PROCESSING_FAILURE, peer, f"unexpected {type(error).__name__}: a bug of chexmix")
+
+    def _store(self, event: Event, peer: str) -> int:
         if self._queue.free_bytes() < self._settings.least_free_mb << 20:
             self._note(
                 "refused", peer=peer, reason="too little free space for the queue", status=f"{_OUT_OF_RESOURCES:04X}"

@@ -85,7 +85,7 @@ def discover(
     """Yield the studies that inputs lead to, and a refusal for what cannot be used.
 
     Args:
-        inputs: files, folders (walked), globs, zip archives.
+        inputs: files, folders (walked), globs, zip archives, URLs of DICOMweb.
         settings: bounds, and ``views``: one record a study, or one an image.
         keep_uids: name DICOM studies by their UID instead of a salted hash.
         names: what to call each input that leads to nothing; by default ``input 1`` and so on.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
+from http_answers import Answer, Server
 
 pytest.importorskip("dicomweb_client", reason="the extra clinical is not installed")
 
@@ -17,42 +15,6 @@ from chexmix_cli.core.data.dicom.web import DicomwebServer, split_input
 from chexmix_cli.core.data.studies.inputs import discover
 from chexmix_cli.core.errors import DataError, MachineError, SettingsError
 from chexmix_cli.core.settings.inference import InputSettings
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class Server:
-    """An HTTP server of this machine that answers as it is told, and keeps what it was asked."""
-
-    def __init__(self, answer: Callable[[str], Answer]) -> None:
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.asked.append((self.path, dict(self.headers)))
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, headers, body = answer(self.path)
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_POST = do_GET
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/dicom-web"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
 
 
 @pytest.fixture

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dicom_peers import film, listening_archive
+from http_answers import Server
 from pydicom.uid import generate_uid
 
+from chexmix_cli.core.data.dicom.web import DicomwebServer
 from chexmix_cli.core.settings.dicom_node import SendSettings
 from chexmix_cli.serve.dicom.delivery import Delivery
-from chexmix_cli.serve.dicom.destinations import RefusedError, StorageScp, UnreachableError
+from chexmix_cli.serve.dicom.destinations import RefusedError, StorageScp, StowServer, UnreachableError
 from chexmix_cli.serve.dicom.peers import Address
 from chexmix_cli.serve.dicom.queue import DOCUMENTS, StudyQueue
 
@@ -130,6 +133,21 @@ def test_what_an_archive_says_becomes_an_error(queue, archive):
         StorageScp(Address("OTHER", "127.0.0.1", archive.port), "CHEXMIX", settings).send(documents)
     with pytest.raises(RefusedError, match="it does not take this class of documents"):
         StorageScp(Address("ARCHIVE", "127.0.0.1", archive.port), "CHEXMIX", settings).send(documents)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [(200, None, ""), (409, RefusedError, "refuses 1 documents"), (503, UnreachableError, "answers status 503")],
+)
+def test_a_dicomweb_server_is_a_destination_too(queue, status, error, message):
+    report(queue, "s")
+    documents = [queue.folder / "sending" / "s" / DOCUMENTS / "001.dcm"]
+    server = Server(lambda path: (status, {}, b""))
+    destination = StowServer(DicomwebServer(server.url, where="--send-to"))
+    with nullcontext() if error is None else pytest.raises(error, match=message):
+        destination.send(documents)
+    server.close()
+    assert documents[0].read_bytes() in server.bodies[0]
 
 
 def test_a_warning_is_success(queue, archive, deliver):

@@ -145,6 +145,19 @@ def test_what_was_done_long_ago_is_forgotten(queue, clock):
     assert queue.receive(b"", study="old", instance="a") == "old"
 
 
+def test_killed_while_it_removes_what_is_done_it_does_not_send_the_rest(queue, clock, monkeypatch):
+    queue.receive(b"film", study="s", instance="a")
+    study = queue.claim(0)
+    (study / DOCUMENTS).mkdir()
+    monkeypatch.setattr(shutil, "rmtree", lambda folder: (folder / DOCUMENTS).rmdir())
+    queue.delivered(queue.reported(study), documents=1)
+    monkeypatch.undo()
+    assert [path.name for path in queue.to_send()] == ["s"]
+    again = StudyQueue(queue.folder, salt_mark="a", clock=clock)
+    assert again.to_send() == []
+    assert again.receive(b"film", study="s", instance="a") is None
+
+
 def test_the_folder_is_for_its_owner_only(queue):
     assert queue.folder.stat().st_mode & 0o777 == 0o700
 

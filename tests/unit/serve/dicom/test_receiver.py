@@ -138,7 +138,9 @@ def test_one_association_too_many_is_rejected_and_others_go_on(receive):
 
 def test_an_object_that_is_too_large_is_cut_off_on_the_way(receive):
     running, large = receive(max_bytes=100_000), film(side=1000)
-    assert send(running.port, [large]) == [None]
+    with associated(running.port, [large]) as association:
+        assert "Status" not in association.send_c_store(large)
+        assert not association.is_established
     assert waiting(running) == []
     (note,) = events(running, "cut off")
     assert "above 0.0953674 MiB (input.max_file_mb)" in note["reason"]
@@ -195,6 +197,13 @@ def test_a_queue_that_cannot_be_written_is_said(receive, monkeypatch):
     monkeypatch.setattr(running.queue, "receive", full)
     assert send(running.port, [film()]) == [0xA700]
     assert "No space left on device" in events(running, "refused")[0]["reason"]
+
+
+def test_a_bug_is_said_and_not_hidden(receive, monkeypatch):
+    running = receive()
+    monkeypatch.setattr(running.queue, "receive", lambda *_: None)
+    assert send(running.port, [film()]) == [0x0110]
+    assert events(running, "refused")[0]["reason"] == "unexpected TypeError: a bug of chexmix"
 
 
 def test_with_the_release_a_study_is_whole_if_so_set(receive):
