@@ -6,7 +6,7 @@ request that is told to come again (429) comes again after the time it was told,
 
 Beside the wall's time stands the processor's, which says the same on a machine that others use, too.
 
-Usage: python benchmarks/serve_load.py [FILMS] [--requests N] [--concurrency 1 8 64] [--rounds N] [--queue N] [--set A=B]
+Usage: python benchmarks/serve_load.py [FILMS] [--requests N] [--concurrency N ...] [--rounds N] [--queue N] [--set A=B]
 """
 
 from __future__ import annotations
