@@ -6,7 +6,7 @@ request that is told to come again (429) comes again after the time it was told,
 
 Beside the wall's time stands the processor's, which says the same on a machine that others use, too.
 
-Usage: python benchmarks/serve_load.py [FILMS] [--requests N] [--concurrency 1 8 64] [--queue N] [--set A.B=C ...]
+Usage: python benchmarks/serve_load.py [FILMS] [--requests N] [--concurrency N ...] [--rounds N] [--queue N] [--set A=B]
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_MOST_FILMS = 16
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".dcm": "application/dicom"}
 
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("films", nargs="?", type=Path, default=REPOSITORY / "docs" / "images" / "demo-film.jpg")
     parser.add_argument("--requests", type=int, default=128, help="for each concurrency; a quarter of it for 1")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--rounds", type=int, default=1, help="times that all concurrencies are gone through")
     parser.add_argument("--queue", type=int, default=64)
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
     given = parser.parse_args()
@@ -56,7 +58,7 @@ def main() -> None:
     bodies = [_body(path) for path in _films(given.films)]
     with _server([f"server.queue={given.queue}", *given.set]) as port:
         expected = {film: _ask(port, film, bodies[film]).token_ids for film in range(len(bodies))}
-        for concurrency in given.concurrency:
+        for concurrency in given.concurrency * given.rounds:
             count = given.requests if concurrency > 1 else max(1, given.requests // 4)
             print(json.dumps(_level(port, bodies, expected, concurrency, count)), flush=True)
 
@@ -125,7 +127,7 @@ def _cpu(metrics: dict[str, float]) -> float:
 
 def _films(path: Path) -> list[Path]:
     found = [path] if path.is_file() else sorted(one for one in path.iterdir() if one.suffix in _MEDIA)
-    return found[:64]
+    return found[:_MOST_FILMS]
 
 
 def _body(path: Path) -> bytes:

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
-from starlette.exceptions import HTTPException
 
 from chexmix_cli import __version__
 from chexmix_cli.core.settings.load import nearest_hint
@@ -175,11 +174,13 @@ def _add_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         return _refusal(request, _invalid(error))
 
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        is_method = error.status_code == STATUS["BAD_METHOD"]
-        found = ("BAD_METHOD", "not with this method") if is_method else ("NO_SUCH_PATH", "no such path")
-        return _refusal(request, RefusedError(found[0], f"{found[1]}; see /docs"))
+    @app.exception_handler(STATUS["NO_SUCH_PATH"])
+    async def no_path(request: Request, error: Exception) -> JSONResponse:
+        return _refusal(request, RefusedError("NO_SUCH_PATH", "no such path; see /docs"))
+
+    @app.exception_handler(STATUS["BAD_METHOD"])
+    async def no_method(request: Request, error: Exception) -> JSONResponse:
+        return _refusal(request, RefusedError("BAD_METHOD", "not with this method; see /docs"))
 
 
 def _refusal(request: Request, refused: RefusedError) -> JSONResponse:
