@@ -7,6 +7,7 @@ SHELL := bash
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume peers dist-test format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
