@@ -154,6 +154,11 @@ def test_the_table_of_commands_says_what_they_say():
         (["evaluate", "clasification"], "chexmix evaluate: no such command", "did you mean 'classification'?"),
         (["--verson"], "chexmix: no such option '--verson'", "did you mean '--version'?"),
         (["inpaint", "x", "--mask-ration", "1"], "chexmix inpaint: no such option", "did you mean '--mask-ratio'?"),
+        (
+            ["plan", "generate-report", "--preset", "phi2"],
+            "chexmix plan generate-report: no such",
+            "did you mean '--model-preset'?",
+        ),
         (["weights", "list", "--jsn"], "chexmix weights list: no such option", "did you mean '--json'?"),
         (["inpaint", "x", "--zzz"], "chexmix inpaint: no such option", "chexmix inpaint --help lists them"),
     ],

@@ -139,8 +139,9 @@ def usage_problem(error: Any) -> SettingsError:
         return SettingsError(f"no such option {error.option_name!r}", where=command, hint=hint)
     if hasattr(error, "possibilities"):
         known = {name.lstrip("-"): name for one in error.ctx.command.get_params(error.ctx) for name in one.opts}
-        # Without the dashes, which any two options have in common.
-        near = nearest(error.option_name.lstrip("-"), known)
+        # Without the dashes, which any two options have in common; a word that says more comes before a similar one.
+        word = error.option_name.lstrip("-")
+        near = next((one for one in known if one.endswith(f"-{word}")), None) or nearest(word, known)
         hint = f"did you mean {known[near]!r}?" if near else f"{command} --help lists them"
         return SettingsError(f"no such option {error.option_name!r}", where=command, hint=hint)
     return SettingsError(message, where=command, hint=f"{command} --help says what it takes")

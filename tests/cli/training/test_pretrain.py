@@ -46,8 +46,8 @@ def test_three_stages_make_a_model_that_writes_reports(call, manifest, films, tm
     for stage, run in runs.items():
         result = call("pretrain", "--stage", stage, *DEBUG, "--manifest", manifest, "--out", run, *init)
         assert result.code == 0, result.stderr
-        assert result.stdout == ""
         records = metrics(run)
+        assert [record["step"] for record in result.records] == [record["step"] for record in records]
         assert [record["step"] for record in records if "loss" in record] == [1, 2, 3, 4, 5, 6]
         assert any({"val_loss", "val_l2"} & record.keys() for record in records)
         init = ("--init", run)
@@ -58,6 +58,51 @@ def test_three_stages_make_a_model_that_writes_reports(call, manifest, films, tm
     assert result.records[0]["report"] is not None
     # Inpainting asks the weights how images were read in training.
     assert open_weights(runs["2"]).settings.decoder.attention == "causal"
+
+
+def test_flags_are_settings_and_a_run_keeps_its_precision_and_can_be_lengthened(call, manifest, tmp_path):
+    run, few = tmp_path / "run", ("--set", "train.validate_every=2")
+    base = ("pretrain", "--stage", "tokenizer", *DEBUG, "--manifest", manifest, "--out", run, *few)
+    first = call(*base, "--seed", "5", "--dtype", "bfloat16", "--set", "train.steps=2")
+    assert first.code == 0, first.stderr
+    kept = json.loads((run / "settings.json").read_text())["train"]
+    assert (kept["seed"], kept["precision"]) == (5, "bfloat16")
+    assert "computes in bfloat16; mfu is the share of" in first.stderr
+    # Not on a terminal: the records are data, as metrics.jsonl has them.
+    assert [{**record, "left_s": 0, "best": 0} for record in first.records] == [
+        {**json.loads(line), "left_s": 0, "best": 0} for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    # What this machine is faster in does not count any more.
+    longer = call(*base, "--seed", "5", "--dtype", "auto", "--set", "train.steps=4", "--resume")
+    assert longer.code == 0, longer.stderr
+    assert "lengthened from 2 to 4 steps" in longer.stderr
+    assert "computes in bfloat16" in longer.stderr
+    assert metrics(run)[-1]["step"] == 4
+    for flags, named in (
+        (("--seed", "6"), "train.seed"),
+        (("--seed", "5", "--dtype", "float32"), "train.precision"),
+        (("--seed", "5", "--dtype", "auto", "--set", "train.steps=3"), "train.steps"),
+    ):
+        steps = () if named == "train.steps" else ("--set", "train.steps=4")
+        dtype = ("--dtype", "bfloat16") if named == "train.seed" else ()
+        refused = call(*base, *flags, *dtype, *steps, "--resume")
+        assert refused.code == 1
+        assert refused.stderr.splitlines()[-2].endswith(f"settings differ from the checkpoint's in {named}")
+
+
+def test_a_logger_that_is_not_installed_stops_a_run_before_it_reads_a_film(call, manifest, tmp_path, monkeypatch):
+    from chexmix_cli.core.train.reporting import loggers
+
+    monkeypatch.setattr(loggers, "find_spec", lambda package: None)
+    base = ("pretrain", "--stage", "tokenizer", *DEBUG, "--manifest", manifest, "--out", tmp_path / "run")
+    result = call(*base, "--set", 'train.loggers=["wandb"]')
+    assert result.code == 4
+    assert "error: train.loggers: wandb needs the package wandb" in result.stderr
+    assert "hint: pip install 'chexmix[loggers]'" in result.stderr
+    assert "read images" not in result.stderr
+    assert not (tmp_path / "run").exists()
+    unknown = call(*base, "--set", 'train.loggers=["tensorbord"]')
+    assert (unknown.code, "did you mean 'tensorboard'?" in unknown.stderr) == (2, True)
 
 
 def start(repository: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -134,7 +179,10 @@ def test_torchrun_trains_on_two_processes_as_on_one(repository, call, manifest, 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    # One of the two writes the records.
+    assert [json.loads(line)["step"] for line in done.stdout.splitlines()] == [
+        line["step"] for line in metrics(tmp_path / "two")
+    ]
     assert done.stderr.count("works as --weights") == 1
     assert call(*arguments, "--out", tmp_path / "one").code == 0
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
