@@ -77,8 +77,7 @@ def test_decisions_by_key_survive_a_reload_and_leave_as_lines_and_as_a_table(rev
         )
     for key in ("ArrowRight", "r", "j", "a", "u", "j", "a", "j", "a"):
         review.press(key)
-    # Opened by its address it may get another process, to which Chromium hands what is stored in its own time: on a
-    # busy machine later than the page asks for it.
+    # Opened by its address it may get another process, to which Chromium hands what is stored in its own time.
     review.reload()
     assert "2 accepted \u00b7 1 edited \u00b7 1 rejected \u00b7 1 undecided" in review.run("byId('counts').textContent")
     review.run(_CATCH)

@@ -16,6 +16,7 @@ from chexmix_cli.app import app
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are a Unix matter")
 
+HELP = {"help_option_names": ["-h", "--help"]}
 GROUPS = ("evaluate", "retrieve", "plan", "data", "weights")
 SHORT = ("--set", "decode.max_new_tokens=12")
 
@@ -129,7 +130,7 @@ def test_no_help_cuts_a_word(width, monkeypatch, call):
     group = typer.main.get_command(app)
     commands = built_commands() | {name: group.get_command(typer.Context(group), name) for name in GROUPS}
     for name, command in commands.items():
-        context = typer.Context(command, info_name=f"chexmix {name}", terminal_width=1000)
+        context = typer.Context(command, info_name=f"chexmix {name}", terminal_width=1000, **HELP)
         shown = call(*name.split(), "--help").stdout
         # Commands that take several lines are continued by a backslash, as a shell reads them.
         assert [word for word in shown.split() if word != "\\"] == command.get_help(context).split(), name
