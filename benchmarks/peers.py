@@ -9,7 +9,7 @@ They and the forms of the other engines are written to the folder once. Engines 
 backwards, each in a process of its own; ratios are taken within a round against ours of as many bits, and the median
 counts. Every engine reads the same ids, those that ours chooses in float32 (``peer_sides.py``); agreement is the share
 of places where it would choose the same (low where logits nearly tie, as those of random weights do: what rounding does
-to a trained model is measured by ``quantization.py``). A table goes to stderr, all figures as JSON to ``-o`` (or stdout).
+to a trained model is measured by ``quantization.py``). A table goes to stderr, figures as JSON to ``-o`` (or stdout).
 """
 
 from __future__ import annotations
