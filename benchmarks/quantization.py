@@ -1,4 +1,4 @@
-"""How far reports with 8-bit weights are from those without: real films, real reports, one model.
+"""How far reports with 8-bit and 4-bit weights are from those without: real films, real reports, one model.
 
     python tools/make_mini_manifest.py ../shared/data/radiographs -o /tmp/manifest.jsonl
     python benchmarks/quantization.py /tmp/manifest.jsonl --films 100
@@ -25,6 +25,7 @@ from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.manifest_images import encode_rows
 from chexmix_cli.core.infer.reports.writer import ReportWriter, WrittenReport
+from chexmix_cli.core.kernels.quantized.native import uses_native
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.linear import FEW_ROWS
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings
@@ -33,6 +34,7 @@ from chexmix_cli.core.weights import open_weights
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": torch.float32},
     "int8": {"dtype": torch.float32, "quantize": "int8"},
+    "int4": {"dtype": torch.float32, "quantize": "int4"},
     "bfloat16": {"dtype": torch.bfloat16},
 }
 
@@ -64,7 +66,8 @@ def main() -> None:
         writer = ReportWriter(decoder, settings.vocabulary, tokenizer)
         written[name] = [writer.write([one], DecodeSettings())[0] for one in codes]
     truth = torch.tensor([token_id for report in said for token_id in report])
-    result: dict[str, Any] = {"model": weights.name, "films": len(codes), "tokens": len(truth)}
+    kernels = "native" if uses_native() else "torch"
+    result: dict[str, Any] = {"model": weights.name, "films": len(codes), "tokens": len(truth), "kernels": kernels}
     for name in list(WAYS)[1:]:
         result[name] = {
             **compare_next(torch.cat(logprobs["float32"]), torch.cat(logprobs[name]), truth),
@@ -94,6 +97,7 @@ def compare_next(exact_TV: Tensor, other_TV: Tensor, truth_T: Tensor) -> dict[st
         "logprob_change_abs_mean": round(float(change_T.abs().mean()), 6),
         "logprob_change_abs_max": round(float(change_T.abs().max()), 5),
         "divergence_mean": round(float(divergence_T.mean()), 8),
+        "perplexity_ratio": round(float((-change_T.mean()).exp()), 5),
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,10 +44,12 @@ class RandomSource:
         """Do nothing: a tensor lives as long as who asked for it needs it."""
 
 
-def write_random(folder: Path) -> Path:
-    """Return the folder, with a decoder of the released size in it; one that is there is kept."""
+def write_random(folder: Path, *, num_layers: int | None = None) -> Path:
+    """Return the folder, with a decoder of the released size in it, or of fewer layers; one that is there is kept."""
     if not (folder / files.MODEL_FILE).is_file():
         settings = build(ModelSettings, read_preset("model", "phi2"))
+        if num_layers is not None:
+            settings = replace(settings, decoder=replace(settings.decoder, num_layers=num_layers))
         metadata = {DESCRIPTION_KEY: Description(settings, {"note": "random numbers, for benchmarks"}).to_json()}
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / files.MODEL_FILE, RandomSource(settings), metadata=metadata)

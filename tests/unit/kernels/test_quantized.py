@@ -127,7 +127,6 @@ def test_kernels_compute_what_is_defined(seed, num_rows, num_out, num_in, bits):
         assert torch.equal(native.product(x, panels, bias[some].contiguous(), some, level=level), found[:, some])
     one = seed % num_rows
     assert torch.equal(native.product(x[one : one + 1], panels, bias), found[one : one + 1])
-    assert torch.equal(native.restore(panels, some), reference.restore(*weight)[some])
 
 
 @needs_native
@@ -137,7 +136,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_rows_beside(bits):
     panels = native.to_panels(*weight)
     threads = torch.get_num_threads()
     try:
-        for level in levels()[1:]:
+        for level in levels():
             found = []
             for number in (1, 2, 3):
                 torch.set_num_threads(number)
@@ -148,20 +147,6 @@ def test_bits_depend_neither_on_threads_nor_on_the_rows_beside(bits):
             assert torch.equal(torch.cat(parts), found[0])
     finally:
         torch.set_num_threads(threads)
-
-
-@needs_native
-@pytest.mark.parametrize("bits", NARROW)
-def test_many_rows_without_vnni_are_multiplied_in_float32(bits):
-    x, weight, bias = operands(6, native._MOST_ROWS_AVX2 + 1, 90, 300, bits)
-    panels, some = native.to_panels(*weight), slice(5, 77)
-    restored = reference.restore(*weight).double()
-    expected = x.double() @ restored.T + bias.double()
-    reach = x.double().abs() @ restored.abs().T + bias.double().abs()
-    found = native.product(x, panels, bias, level=1)
-    assert bool(((found - expected).abs() <= 1e-6 * reach).all())
-    parts = native.product(x, panels, bias[some].contiguous(), some, level=1)
-    assert bool(((parts - expected[:, some]).abs() <= 1e-6 * reach[:, some]).all())
 
 
 @needs_native

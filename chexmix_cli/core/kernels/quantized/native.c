@@ -312,28 +312,6 @@ static void multiply(void *argument) {
     }
 }
 
-/* Write the numbers of some panels as float32 (panels x 16, groups x 32). */
-void chexmix_restore(const uint8_t *weight, const void *scale, float *out, int64_t panels, int64_t groups, int32_t bits) {
-    for (int64_t panel = 0; panel < panels; panel++)
-        for (int64_t group = 0; group < groups; group++, weight += GROUP * PANEL * bits / 8)
-            for (int lane = 0; lane < PANEL; lane++) {
-                const uint8_t *four = weight + lane * 4;
-                float *at = out + ((panel * PANEL + lane) * groups + group) * GROUP, own;
-                if (bits == 8) {
-                    own = ((const float *)scale)[panel * PANEL + lane];
-                    for (int i = 0; i < GROUP; i++) at[i] = own * (float)(four[i / 4 * 64 + i % 4] - 128);
-                    continue;
-                }
-                const uint32_t high = (uint32_t)((const uint16_t *)scale)[(panel * groups + group) * PANEL + lane] << 16;
-                memcpy(&own, &high, sizeof own);
-                for (int i = 0; i < GROUP / 2; i++) {
-                    const int both = four[i / 4 * 64 + i % 4];
-                    at[i] = own * (float)((both & 15) - 8);
-                    at[i + GROUP / 2] = own * (float)((both >> 4) - 8);
-                }
-            }
-}
-
 /* Return 0, or -1 if there is no memory for the activations. */
 int chexmix_product(const Job *job) {
     Work work = {.job = job, .groups = (job->inputs + GROUP - 1) / GROUP};

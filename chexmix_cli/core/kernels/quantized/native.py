@@ -29,9 +29,7 @@ _LOG = logging.getLogger("chexmix")
 PANEL = 16
 #: Levels of ``native.c`` by name.
 LEVELS = {"AVX2": 1, "AVX-VNNI": 2, "AVX512-VNNI": 3}
-#: With AVX2 alone, more rows than this are faster in float32 with the weights widened.
-_MOST_ROWS_AVX2 = 48
-#: Numbers widened at a time.
+#: Numbers laid out at a time.
 _PIECE = 1 << 22
 
 
@@ -109,8 +107,7 @@ def product(
 ) -> Tensor:
     """Return ``x (scale W)^T + b``, (R, O) float32, as ``reference.product``.
 
-    Numerics: bits do not depend on the number of rows, on ``rows``, on threads or instructions. One exception: with
-    AVX2 alone, more than 48 rows are multiplied in float32, their activations not rounded.
+    Numerics: bits do not depend on the rows beside a row, on ``rows``, on threads or instructions.
 
     Args:
         x_RI: float32, whole rows in memory.
@@ -127,8 +124,6 @@ def product(
     first, last, _ = (slice(None) if rows is None else rows).indices(panels.num_out)
     last = max(first, last)
     _check(x_RI, panels, bias_O, last - first)
-    if level == LEVELS["AVX2"] and len(x_RI) > _MOST_ROWS_AVX2:
-        return _widened(x_RI, panels, bias_O, slice(first, last))
     y_RO = torch.empty(len(x_RI), last - first)
     job = _Job(
         x_RI.data_ptr(),
@@ -150,36 +145,6 @@ def product(
     if y_RO.numel() and library.chexmix_product(ctypes.byref(job)) != 0:
         raise MemoryError(f"no memory for {x_RI.numel()} activations")
     return y_RO
-
-
-def restore(panels: Panels, rows: slice | None = None) -> Tensor:
-    """Return weights as the float32 numbers (O, I) they stand for, or some rows of them."""
-    first, last, _ = (slice(None) if rows is None else rows).indices(panels.num_out)
-    start, stop = first // PANEL, -(-last // PANEL)
-    num_groups = panels.weight.shape[1]
-    out = torch.empty((stop - start) * PANEL, num_groups * GROUP)
-    library = _library()
-    assert not isinstance(library, str), library
-    library.chexmix_restore(
-        ctypes.c_void_p(panels.weight[start:stop].data_ptr()),
-        ctypes.c_void_p(panels.scale[start:stop].data_ptr()),
-        ctypes.c_void_p(out.data_ptr()),
-        ctypes.c_int64(stop - start),
-        ctypes.c_int64(num_groups),
-        ctypes.c_int32(panels.bits),
-    )
-    return out[first - start * PANEL : last - start * PANEL, : panels.num_in]
-
-
-def _widened(x_RI: Tensor, panels: Panels, bias_O: Tensor | None, rows: slice) -> Tensor:
-    """Return the product in float32, the weights widened a piece of panels at a time."""
-    y_RO = torch.empty(len(x_RI), rows.stop - rows.start)
-    size = max(1, _PIECE // (PANEL * panels.num_in)) * PANEL
-    for start in range(rows.start, rows.stop, size):
-        piece = slice(start, min(start + size, rows.stop))
-        target = y_RO[:, piece.start - rows.start : piece.stop - rows.start]
-        target.copy_(torch.mm(x_RI, restore(panels, piece).t()))
-    return y_RO if bias_O is None else y_RO.add_(bias_O)
 
 
 def _check(x_RI: Tensor, panels: Panels, bias_O: Tensor | None, num_out: int) -> None:
@@ -212,7 +177,6 @@ def _library(path: Path = LIBRARY) -> ctypes.CDLL | str:
     library.chexmix_source.restype = ctypes.c_char_p
     if library.chexmix_source().decode() != source_hash():
         return f"{path.name} was compiled from another version of its source: install chexmix again"
-    library.chexmix_restore.restype = None
     return library
 
 
