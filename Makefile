@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume serve-load format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
@@ -116,6 +116,9 @@ gpu-day: $(VENV)/.dev-ready  ## everything there is to find out on this machine'
 peers: $(VENV)/.dev-ready  ## build llama.cpp, and hold exported weights against it and transformers
 	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.36
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit/weights/test_export.py tests/cli/weights/test_serving_page.py $(PYTEST_ARGS)
+
+serve-load: $(VENV)/.dev-ready  ## load the HTTP server with reports on FILMS, at concurrency 1, 8 and 64
+	$(BIN)/python benchmarks/serve_load.py $(FILMS) --requests 64 --rounds 3
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
