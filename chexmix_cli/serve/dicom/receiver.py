@@ -136,18 +136,18 @@ class Receiver:
     def _on_open(self, event: Event) -> None:
         """Hang up on addresses that no peer has; bound what is read of the others."""
         connection, host = event.assoc.dul.socket, str(event.address[0])
-        if not any(peer.matches(host) for peer in self._peers):
+        is_allowed, receive = any(peer.matches(host) for peer in self._peers), connection.recv
+        if not is_allowed:
             self._note("refused", peer=host, reason="the address is of no allowed peer")
             connection.socket.shutdown(socket.SHUT_RDWR)
-            return
-        receive = connection.recv
 
         def bounded(num_bytes: int) -> bytearray:
             most = self._settings.most_pdu_bytes if event.assoc.is_established else _MOST_REQUEST_BYTES
             # pynetdicom would wait for as many bytes as the header of a PDU announces, up to 4 GiB.
-            if num_bytes > most:
-                self._note("cut off", peer=host, reason=f"a PDU of {num_bytes} bytes; at most {most}")
-                raise OSError("the PDU is too long")
+            if not is_allowed or num_bytes > most:
+                if is_allowed:
+                    self._note("cut off", peer=host, reason=f"a PDU of {num_bytes} bytes; at most {most}")
+                raise OSError("nothing is read of it")
             data: bytearray = receive(num_bytes)
             return data
 

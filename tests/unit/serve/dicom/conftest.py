@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,21 @@ from chexmix_cli.core.settings.dicom_node import ReceiveSettings
 from chexmix_cli.serve.dicom.peers import read_peers
 from chexmix_cli.serve.dicom.queue import StudyQueue
 from chexmix_cli.serve.dicom.receiver import Receiver
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """pynetdicom leaves the sockets of connections that fail to the garbage collector, whenever that comes."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            for name in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore::{name}"))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def collected() -> Iterator[None]:
+    """Leave none of those sockets to other tests."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

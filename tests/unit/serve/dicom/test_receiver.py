@@ -140,7 +140,6 @@ def test_an_object_that_is_too_large_is_cut_off_on_the_way(receive):
     running, large = receive(max_bytes=100_000), film(side=1000)
     with associated(running.port, [large]) as association:
         assert "Status" not in association.send_c_store(large)
-        assert not association.is_established
     assert waiting(running) == []
     (note,) = events(running, "cut off")
     assert "above 0.0953674 MiB (input.max_file_mb)" in note["reason"]
