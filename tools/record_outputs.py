@@ -35,7 +35,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RULES = {
     "state of the checkout": (r'("(?:commit|changed)": )("[0-9a-f]{40}"|null|true|false)', r"\1<varies>"),
     "hash of a checkpoint's file": (r'(\.safetensors": )"[0-9a-f]{64}"', r"\1<varies>"),
-    "rate of training": (r'(examples_per_s"?:? )[\d.e+-]+', r"\1<varies>"),
+    "rate of training": (
+        r'((?:examples_per_s|tokens_per_s|mfu|left_s|share of)"?:? )[\d.e+-]+|(left )[\d.]+ (?:s|min|h \d+ min)\b',
+        r"\1\2<varies>",
+    ),
     "seconds that a plan measured": (r'"seconds": \{[^{}]*\}', '"seconds": <varies>'),
     "memory of the process that plans": (r'("(?:process|peak_bytes)": )\d+', r"\1<varies>"),
     "figures of --stats": (

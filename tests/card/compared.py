@@ -17,8 +17,8 @@ from scenarios import Scenario
 from chexmix_cli.__main__ import run as run_app
 from chexmix_cli.core.train.reporting.metrics import CLOCK_FIGURES
 
-#: What differs between two runs anyway: where they ran, and the paths they wrote.
-OWN_KEYS = {"device", "picture", "panels"}
+#: What differs between two runs anyway: where they ran, the paths they wrote, and how fast they were.
+OWN_KEYS = {"device", "picture", "panels", "left_s", *CLOCK_FIGURES}
 #: Two ways of summing differ by no more than this, as a share or at all.
 RELATIVE, ABSOLUTE = 2e-3, 2e-4
 
@@ -65,8 +65,7 @@ def read_files(folder: Path) -> Iterator[tuple[str, Any]]:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.name == "metrics.jsonl":
-            lines = [json.loads(line) for line in path.read_text().split("\n") if line]
-            yield name, [{key: value for key, value in line.items() if key not in CLOCK_FIGURES} for line in lines]
+            yield name, [json.loads(line) for line in path.read_text().split("\n") if line]
         elif path.suffix == ".png" and path.name != "losses.png":
             yield name, np.asarray(Image.open(path)).astype(np.float64) / 255
         elif path.suffix == ".safetensors" and "checkpoints" not in path.parts:

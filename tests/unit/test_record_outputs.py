@@ -25,6 +25,10 @@ def test_what_no_two_runs_share_is_replaced_and_nothing_else():
     assert record_outputs.normalise("/a/work/in/x.png and /b/y.py", paths) == "<work>/in/x.png and <checkout>/y.py"
     line = '{"step": 3, "loss": 6.9054, "examples_per_s": 69.71}'
     assert record_outputs.normalise(line, paths) == '{"step": 3, "loss": 6.9054, "examples_per_s": <varies>}'
+    line = '{"tokens_per_s": 9600.5, "mfu": 0.4, "left_s": 3.2e-05}'
+    varies = '{"tokens_per_s": <varies>, "mfu": <varies>, "left_s": <varies>}'
+    assert record_outputs.normalise(line, paths) == varies
+    assert record_outputs.normalise("mfu 0.43  left 3 h 2 min", paths) == "mfu <varies>  left <varies>"
     said = "step 3  loss 6.905  grad_norm 0.766  examples_per_s 69.71"
     assert record_outputs.normalise(said, paths) == "step 3  loss 6.905  grad_norm 0.766  examples_per_s <varies>"
 
