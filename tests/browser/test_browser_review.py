@@ -101,6 +101,13 @@ def test_an_edit_is_not_lost_by_accepting_or_taking_back(review):
     assert review.run("edits.of(studies[0].id)") == {"decision": "accepted"}
 
 
+def test_keys_count_as_soon_as_an_edit_is_saved(review):
+    """Before the next frame, in which the browser itself takes the focus from the field that is gone."""
+    review.press("e")
+    focused = review.run("(() => { byId('save').click(); return document.activeElement.tagName; })()")
+    assert focused == "BODY"
+
+
 def test_keys_typed_into_a_field_decide_nothing(review):
     review.press("/")
     for key in "ara":

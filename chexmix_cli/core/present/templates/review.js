@@ -189,6 +189,8 @@ function showFlags(study) {
 }
 
 function showDecision(study) {
+  // A browser takes the focus from what is hidden with its next frame only: keys before it would be typed, not obeyed.
+  if (!view.isEditing) byId("edited").blur();
   const decision = decisionOf(study);
   byId("decision").textContent = decision || "";
   byId("decision").className = `badge ${decision || ""}`;
