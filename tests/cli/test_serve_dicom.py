@@ -33,6 +33,7 @@ def studies(documents: Iterable[Dataset]) -> list[str]:
     return sorted(document.StudyInstanceUID for document in documents)
 
 
+@pytest.mark.slow
 # pynetdicom leaves the sockets of connections that fail to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_killed_and_stopped_in_the_middle_of_twelve_studies_it_loses_none_and_doubles_none(serve, archive):
