@@ -3,11 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume peers dist-test format clean distclean
+.PHONY: help env demo check test lint types fast unit docs site browser aot gpu-bench gpu-day \
+  fuzz kill-resume peers orthanc clinical dist-test format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -116,6 +113,11 @@ gpu-day: $(VENV)/.dev-ready  ## everything there is to find out on this machine'
 peers: $(VENV)/.dev-ready  ## build llama.cpp, and hold exported weights against it and transformers
 	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.36
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit/weights/test_export.py tests/cli/weights/test_serving_page.py $(PYTEST_ARGS)
+
+# From the index, minutes and gigabytes: torch three times, the oldest one with CUDA unless PIP_ARGS names the CPU index.
+dist-test: $(VENV)/.dev-ready  ## build wheel and sdist, install each alone: demo, imports, licences, SBOM; oldest versions too
+	$(BIN)/python -m pip install --quiet build==1.6.1 cyclonedx-bom==7.5.0
+	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/dist $(PYTEST_ARGS)
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
