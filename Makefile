@@ -8,6 +8,8 @@ SHELL := bash
 .PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume peers dist-test format clean distclean
+.PHONY: help env demo check test lint types fast unit docs site browser aot gpu-bench gpu-day \
+  fuzz kill-resume peers orthanc clinical dist-test format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -119,6 +121,10 @@ peers: $(VENV)/.dev-ready  ## build llama.cpp, and hold exported weights against
 
 serve-load: $(VENV)/.dev-ready  ## load the HTTP server with reports on FILMS, at concurrency 1, 8 and 64
 	$(BIN)/python benchmarks/serve_load.py $(FILMS) --requests 64 --rounds 3
+# From the index, minutes and gigabytes: torch three times, the oldest one with CUDA unless PIP_ARGS names the CPU index.
+dist-test: $(VENV)/.dev-ready  ## build wheel and sdist, install each alone: demo, imports, licences, SBOM; oldest versions too
+	$(BIN)/python -m pip install --quiet build==1.6.1 cyclonedx-bom==7.5.0
+	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/dist $(PYTEST_ARGS)
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

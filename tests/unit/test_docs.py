@@ -88,6 +88,13 @@ def test_constraints_pin_every_direct_dependency():
     assert pins["torch"] == "2.13.0"
 
 
+def test_the_lowest_constraints_are_the_lower_bounds():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (REPOSITORY / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert pins == [requirement.replace(">=", "==") for requirement in project["dependencies"]]
+
+
 def test_make_targets_named_in_the_documents_exist():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for page in PAGES:
