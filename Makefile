@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume ray format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
@@ -116,6 +116,13 @@ gpu-day: $(VENV)/.dev-ready  ## everything there is to find out on this machine'
 peers: $(VENV)/.dev-ready  ## build llama.cpp, and hold exported weights against it and transformers
 	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.36
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit/weights/test_export.py tests/cli/weights/test_serving_page.py $(PYTEST_ARGS)
+
+# Needs the extra ray: pip install 'chexmix[ray]'. Some 20 minutes on two cores; RAY_ARGS="--films 500" is quicker.
+RAY_ARGS ?=
+ray: $(VENV)/.dev-ready  ## a Ray cluster of two nodes, one killed midway, over 5,000 films; compare with one process
+	@$(BIN)/python -c "import ray" 2>/dev/null || { echo "hint: $(BIN)/pip install -e '.[ray]'" >&2; exit 4; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/cli/test_ray.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ray_kill.py $(RAY_ARGS)
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

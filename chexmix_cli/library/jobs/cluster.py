@@ -129,7 +129,7 @@ class Cluster:
         try:
             ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            first = str(error).split("\n")[0] or type(error).__name__
             raise MachineError(f"no Ray cluster at {self.address!r} ({first})", where="--ray", hint=_HINT) from None
         try:
             yield

@@ -123,6 +123,6 @@ def test_columns_that_say_nothing_are_left_out():
 )
 def test_a_text_comes_back_from_a_csv_as_it_was(tmp_path, text):
     with record_file(tmp_path / "reports.csv") as file:
-        file.add({"id": f"{text}/1", "status": "ok", "report": text})
+        file.add(Job(f"{text}/1", dict), {"id": f"{text}/1", "status": "ok", "report": text})
     (back,) = read_reports(tmp_path / "reports.csv", prefers="prediction")
     assert (back.id, back.report) == (f"{text}/1", text)
