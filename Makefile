@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume serve-load format clean distclean
+.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume ray format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
 .PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
@@ -125,6 +126,12 @@ serve-load: $(VENV)/.dev-ready  ## load the HTTP server with reports on FILMS, a
 dist-test: $(VENV)/.dev-ready  ## build wheel and sdist, install each alone: demo, imports, licences, SBOM; oldest versions too
 	$(BIN)/python -m pip install --quiet build==1.6.1 cyclonedx-bom==7.5.0
 	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/dist $(PYTEST_ARGS)
+# Needs the extra ray: pip install 'chexmix[ray]'. Some 20 minutes on two cores; RAY_ARGS="--films 500" is quicker.
+RAY_ARGS ?=
+ray: $(VENV)/.dev-ready  ## a Ray cluster of two nodes, one killed midway, over 5,000 films; compare with one process
+	@$(BIN)/python -c "import ray" 2>/dev/null || { echo "hint: $(BIN)/pip install -e '.[ray]'" >&2; exit 4; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/cli/test_ray.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ray_kill.py $(RAY_ARGS)
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

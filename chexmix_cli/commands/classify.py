@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +11,12 @@ import typer
 
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RecordsOut, RunOptions
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, Ray, RecordsOut, RunOptions, Shard
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.classification import ClassifySettings
 
 if TYPE_CHECKING:
+    from chexmix_cli.commands.records.share import Place
     from chexmix_cli.core.settings.classification import ClassifySettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.jobs.job import Record
@@ -51,6 +53,8 @@ def classify(
     mask_ratio: Ratio = 0.0,
     zero_shot: ZeroShotFlag = False,
     preset: Preset = None,
+    shard: Shard = None,
+    ray: Ray = None,
 ) -> int:
     """Give the probability of each finding in each chest radiograph study, or embeddings.
 
@@ -63,9 +67,12 @@ def classify(
 
         chexmix tokenize studies/ | chexmix classify - --embeddings --layer 4 > embeddings.jsonl
     """
+    from chexmix_cli.commands.records.share import take_place
+
     asked = Asked(head=head, embeddings=embeddings, layers=layer, mask_ratio=mask_ratio, zero_shot=zero_shot)
     asked.check()
-    return _run(check_arguments(inputs), call.options, call.settings, asked, out)
+    run, place = take_place(call.options, shard, ray, out)
+    return _run(check_arguments(inputs), run, call.settings, asked, place)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,43 +91,67 @@ class Asked:
             raise SettingsError("is given without --embeddings", where="--layer", expected="both; a head has its layer")
 
 
-def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: Asked, out: Path | None) -> int:
+def _run(inputs: list[str], run: RunOptions, settings: ClassifySettings, asked: Asked, place: Place) -> int:
+    from chexmix_cli.commands.records.elsewhere import elsewhere
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.record_page import with_films
     from chexmix_cli.commands.records.runner import Loop
+    from chexmix_cli.commands.records.share import share_of
     from chexmix_cli.commands.records.sinks import Sinks
-    from chexmix_cli.library.classification import MARK, Classifier
+    from chexmix_cli.core.weights.files import HEAD_FILE, TYPICAL_FILE
+    from chexmix_cli.library.classification import MARK
 
-    model = run.open_model(settings.input)
-    all_layers = range(model.weights.settings.decoder.num_layers + 1)
-    classifier = Classifier(
-        model,
-        settings,
-        head=asked.head,
-        layers=(asked.layers or all_layers) if asked.embeddings else (),
-        mask_ratio=asked.mask_ratio,
-        is_zero_shot=asked.zero_shot,
-        seed=run.seed,
-    )
-    provenance = run.provenance_of(model)
+    make = partial(_Records, run, settings, asked)
+    records = make()
+    model, origin = records.model, records.classifier.origin
+    cluster = elsewhere(place.ray, settings.ray, make, records, {"--html": run.html or place.is_page})
     reader = model.reader(keep_uids=run.keep_uids, with_others=settings.study != "one")
-
-    def process(films: list[Film]) -> list[Record]:
-        return [{**found.fields(), **provenance} for found in classifier(films)]
-
-    with Sinks(run, out, command="classify") as sinks:
+    depends = [asked.head or model.weights.path / HEAD_FILE, model.weights.path / TYPICAL_FILE]
+    flags = {name: getattr(asked, name) for name in ("embeddings", "layers", "mask_ratio", "zero_shot")}
+    share = share_of("classify", run, settings, model, place.part, depends, **flags)
+    with Sinks(run, place.out, command="classify", share=share) as sinks:
         if sinks.is_text:
             run.console.note(MARK)
-        if asked.head is not None and classifier.origin is not None:
-            run.console.note(f"{asked.head.name}: {classifier.origin}")
+        if asked.head is not None and origin is not None:
+            run.console.note(f"{asked.head.name}: {origin}")
         loop: Loop[Film] = Loop(
-            process=with_films(process, sinks.page, model.images),
+            process=with_films(records.process, sinks.page, model.images),
             describe=_describe,
             batch_size=settings.input.batch_size,
             sinks=sinks,
             workers=settings.input.workers,
+            elsewhere=cluster,
         )
-        return loop.run(film_jobs(inputs, reader, counted=run.console.shows_progress), "studies").exit_code
+        return loop.run(film_jobs(inputs, reader, counted=place.counts(run)), "studies").exit_code
+
+
+class _Records:
+    """Findings as records.
+
+    Args:
+        run, settings, asked: of the command.
+        device: in place of the one asked for.
+    """
+
+    def __init__(self, run: RunOptions, settings: ClassifySettings, asked: Asked, device: str | None = None) -> None:
+        from chexmix_cli.library.classification import Classifier
+
+        self.model = run.on(device).open_model(settings.input)
+        all_layers = range(self.model.weights.settings.decoder.num_layers + 1)
+        self.classifier = Classifier(
+            self.model,
+            settings,
+            head=asked.head,
+            layers=(asked.layers or all_layers) if asked.embeddings else (),
+            mask_ratio=asked.mask_ratio,
+            is_zero_shot=asked.zero_shot,
+            seed=run.seed,
+        )
+        self._provenance = run.provenance_of(self.model)
+
+    def process(self, films: list[Film]) -> list[Record]:
+        """Return the result fields of a batch."""
+        return [{**found.fields(), **self._provenance} for found in self.classifier(films)]
 
 
 def _describe(record: Record) -> str:

@@ -46,7 +46,7 @@ class DocumentMaker:
     """
 
     def __init__(self, reporter: Reporter, settings: DocumentSettings) -> None:
-        self._reporter, self._settings = reporter, settings
+        self._reporter, self._settings, self.kinds = reporter, settings, settings.kinds
         model = reporter.model
         where = str(model.weights.path)
         if model.tokenizer is None:

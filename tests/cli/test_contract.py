@@ -37,10 +37,10 @@ EVALUATION |= {"--weights", "--device", "--dtype", "--seed", "--quarantine"}
 RETRIEVAL = COMMON - {"--image-preset", "--provenance", "--keep-uids"}
 PLAIN = {"--json", "--quiet", "-q", "--verbose", "-v"}
 FLAGS = {
-    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--compare"},
+    "tokenize": COMMON | {"--no-codes", "--out", "-o", "--shard", "--ray", "--compare"},
     "generate-report": COMMON
     | {"--seed", "--html", "--out", "-o", "--picture", "--explain", "--quantize", "--stats"}
-    | {"--documents", "--store"},
+    | {"--documents", "--store", "--shard", "--ray"},
     "review": COMMON - {"--json", "--provenance", "--paths", "--quarantine"} | {"--seed", "--out", "-o", "--explain"},
     "finetune": TRAINING
     | {"--task", "--method", "--manifest", "--out", "-o", "--init", "--tokens", "--resume", "--device", "--dtype"}
@@ -72,7 +72,8 @@ FLAGS = {
     "evaluate report": TRAINING - {"--preset"}
     | {"--json", "--references", "--green-answers", "--green-weights", "--device", "--dtype", "--out", "-o", "--html"},
     "classify": COMMON
-    | {"--seed", "--html", "--out", "-o", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"},
+    | {"--seed", "--html", "--out", "-o", "--head", "--embeddings", "--layer", "--mask-ratio", "--zero-shot"}
+    | {"--shard", "--ray"},
     "evaluate classification": EVALUATION | {"--mask-ratio", "--head", "--tokens", "--at", "--by"},
     "evaluate inpainting": EVALUATION | {"--mask-ratio", "--patterns"},
     "evaluate table": PLAIN | {"--manifest", "--judge", "--results", "--weights", "--device", "--dtype"},

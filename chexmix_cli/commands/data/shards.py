@@ -1,8 +1,10 @@
-"""``chexmix data merge`` and ``chexmix data info``: shard sets joined, described and checked."""
+"""``chexmix data merge`` and ``chexmix data info``: shares joined; shard sets described and checked."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 
 from chexmix_cli.commands.records.streams import Writer, error_record
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.core.errors import DataError, ExitCode
+from chexmix_cli.core.errors import DataError, ExitCode, MachineError
 from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
@@ -18,10 +20,17 @@ if TYPE_CHECKING:
 
 Sets = Annotated[
     list[Path],
+    typer.Argument(
+        metavar="PART", help="Folders of `chexmix tokenize -o`, those inside included; or record files of all shares."
+    ),
+]
+ShardSets = Annotated[
+    list[Path],
     typer.Argument(metavar="SHARDS", help="Folders of `chexmix tokenize -o`; parts inside them are included."),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="SHARDS", help="Folder of the new shards.", show_default=False)
+    Path,
+    typer.Option("--out", "-o", metavar="SHARDS|FILE", help="New folder of shards, or file.", show_default=False),
 ]
 
 
@@ -31,30 +40,63 @@ def merge(
     sets: Sets,
     out: Out,
 ) -> int:
-    """Merge token shards into one set.
+    """Merge token shards into one set, or the records of all shares into one file.
 
     The parts of one run (--shard, torchrun) come back in the order of its inputs, as if it had not been split.
-    Sets of different inputs are concatenated. All must have been made in the same way, and no id may occur twice.
+    Shards of different inputs are concatenated. All must have been made in the same way, and no id may occur twice.
 
     Examples:
 
         chexmix data merge shards -o whole
 
         chexmix data merge mimic chexpert -o both
+
+        chexmix data merge reports.part-*.jsonl -o reports.xlsx
     """
     from chexmix_cli.core.data.shards import ShardSet, find_sets, merge_sets
 
+    writer = Writer(call.options.is_json)
+    if any(path.is_file() for path in sets):
+        num_records = _merge_records(sets, out)
+        writer.write({"id": str(out), "status": "ok", "num_records": num_records}, f"{out}: {num_records} records")
+        return ExitCode.DONE
     with call.console.progress("merge") as move:
         merged = merge_sets([ShardSet.open(folder) for folder in find_sets(sets)], out, move)
     record = {"id": str(out), "status": "ok", **_sizes(merged)}
-    Writer(call.options.is_json).write(record, f"{out}: {merged.num_records} inputs, {len(merged)} rows")
+    writer.write(record, f"{out}: {merged.num_records} inputs, {len(merged)} rows")
     return ExitCode.DONE
+
+
+def _merge_records(files: list[Path], out: Path) -> int:
+    """Write the records of all shares of a list into one file, and return how many there are."""
+    from chexmix_cli.commands.records.record_file import check_form, write_table
+    from chexmix_cli.core.files import atomic_write
+    from chexmix_cli.library.jobs.merging import merged_lines
+
+    check_form(out)
+    num_records = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal num_records
+        for line in merged_lines(files):
+            num_records += 1
+            yield line
+
+    if out.suffix.lower() != ".jsonl":
+        write_table(out, (json.loads(line) for line in counted()))
+        return num_records
+    try:
+        with atomic_write(out) as file:
+            file.writelines(counted())
+    except OSError as error:
+        raise MachineError(f"cannot be written ({error.strerror})", where=str(out)) from None
+    return num_records
 
 
 @command(None, "is_json")
 def info(
     call: Call[None],
-    sets: Sets,
+    sets: ShardSets,
 ) -> int:
     """Describe token shards, and check all of them for damage.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,16 +13,17 @@ import typer
 from chexmix_cli.commands.records.output_paths import OutputPaths
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RecordsOut, RunOptions, Sets
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, Ray, RecordsOut, RunOptions, Sets, Shard
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.inference import GenerateReportSettings
 
 if TYPE_CHECKING:
-    from chexmix_cli.commands.generate_report.document_files import DocumentFiles
+    from chexmix_cli.commands.records.share import Place
     from chexmix_cli.commands.shared.console import Console
+    from chexmix_cli.core.data.dicom.web import DicomwebServer
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.jobs.job import Record
-    from chexmix_cli.library.reports import Reporter, StudyReport
+    from chexmix_cli.library.jobs.job import Job, Record
+    from chexmix_cli.library.reports import StudyReport
 
 Picture = Annotated[
     Path | None,
@@ -74,6 +76,8 @@ def generate_report(
     store: Store = None,
     quantize: Quantize = None,
     stats: Stats = False,
+    shard: Shard = None,
+    ray: Ray = None,
 ) -> int:
     """Write a report for each chest radiograph study.
 
@@ -92,15 +96,17 @@ def generate_report(
 
         chexmix tokenize studies/ | chexmix generate-report - > reports.jsonl
     """
-    show = _Show(out=out, picture=picture, documents=documents, store=store, is_explained=explain, has_stats=stats)
-    return _run(check_arguments(inputs), call.options, call.settings, show)
+    from chexmix_cli.commands.records.share import take_place
+
+    show = _Show(picture=picture, documents=documents, store=store, is_explained=explain, has_stats=stats)
+    run, place = take_place(call.options, shard, ray, out)
+    return _run(check_arguments(inputs), run, call.settings, show, place)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Show:
-    """Where records go, and what is shown besides."""
+    """What is shown besides the records."""
 
-    out: Path | None
     picture: Path | None
     documents: Path | None
     store: str | None
@@ -113,30 +119,33 @@ def _run(
     run: RunOptions,
     settings: GenerateReportSettings,
     shown: _Show,
+    place: Place,
 ) -> int:
-    from chexmix_cli.commands.generate_report.document_files import DocumentFiles
+    from chexmix_cli.commands.records.elsewhere import elsewhere
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.record_page import with_films
     from chexmix_cli.commands.records.runner import Loop
+    from chexmix_cli.commands.records.share import share_of
     from chexmix_cli.commands.records.sinks import Sinks
-    from chexmix_cli.core.data.dicom.web import DicomwebServer
-    from chexmix_cli.library.documents import DocumentMaker
-    from chexmix_cli.library.reports import MARK, Reporter
+    from chexmix_cli.core.weights.files import HEAD_FILE, TYPICAL_FILE
+    from chexmix_cli.library.reports import MARK
 
-    model = run.open_model(settings.input, quantize=settings.quantize)
-    explain = settings.explain if shown.is_explained else None
-    reporter = Reporter(model, settings.decode, explain, seed=run.seed)
-    server = None if shown.store is None else DicomwebServer(shown.store, where="--store")
-    if server is not None and set(settings.documents.kinds) == {"fhir"}:
-        raise SettingsError("is fhir alone", where="documents.kinds", expected="a kind of DICOM document for --store")
-    is_asked = shown.documents is not None or server is not None
-    maker = DocumentMaker(reporter, settings.documents) if is_asked else None
-    files = None if maker is None else DocumentFiles(maker, shown.documents, server)
-    with Sinks(run, shown.out, command="generate-report") as sinks:
+    make = partial(_Records, run, settings, shown)
+    records = make()
+    model = records.model
+    cluster = elsewhere(place.ray, settings.ray, make, records, _only_here(run, settings, shown, place))
+    depends = [model.weights.path / HEAD_FILE, model.weights.path / TYPICAL_FILE]
+    flags = {
+        "explain": shown.is_explained,
+        "picture": shown.picture,
+        "documents": shown.documents,
+        "store": shown.store,
+    }
+    share = share_of("generate-report", run, settings, model, place.part, depends, **flags)
+    with Sinks(run, place.out, command="generate-report", share=share) as sinks:
         if sinks.is_text:
             run.console.note(MARK)
-        show = sinks.show if sinks.is_text else None
-        records = _Records(reporter, run, shown, settings.explain.folder, documents=files, show=show)
+            records.show = sinks.show
         loop = Loop(
             process=with_films(records.process, sinks.page, model.images),
             describe=records.describe,
@@ -145,9 +154,11 @@ def _run(
             sinks=sinks,
             is_named_before=True,
             workers=settings.input.workers,
+            on_finished=records.pass_over,
+            elsewhere=cluster,
         )
-        reader = model.reader(keep_uids=run.keep_uids, keeps_picture=maker is not None and maker.needs_picture)
-        tally = loop.run(film_jobs(inputs, reader, counted=run.console.shows_progress), "reports")
+        reader = model.reader(keep_uids=run.keep_uids, keeps_picture=records.needs_picture)
+        tally = loop.run(film_jobs(inputs, reader, counted=place.counts(run)), "reports")
     records.report(run.console)
     if shown.has_stats and tally.num_ok:
         from chexmix_cli.commands.generate_report.decoding_stats import show_costs
@@ -157,25 +168,61 @@ def _run(
     return tally.exit_code
 
 
+def _only_here(run: RunOptions, settings: GenerateReportSettings, shown: _Show, place: Place) -> dict[str, object]:
+    """Return the flags that write or show something beside the records, where the model is."""
+    return {
+        "--html": run.html or place.is_page,
+        "--picture": shown.picture,
+        "--documents": shown.documents,
+        "--store": shown.store,
+        "--stats": shown.has_stats,
+        "explain.folder": shown.is_explained and settings.explain.folder,
+    }
+
+
+def _server(shown: _Show, settings: GenerateReportSettings) -> DicomwebServer | None:
+    """Return the server of ``--store``, or None; SettingsError if nothing that is made can be stored there."""
+    from chexmix_cli.core.data.dicom.web import DicomwebServer
+
+    if shown.store is None:
+        return None
+    server = DicomwebServer(shown.store, where="--store")
+    if set(settings.documents.kinds) == {"fhir"}:
+        raise SettingsError("is fhir alone", where="documents.kinds", expected="a kind of DICOM document for --store")
+    return server
+
+
 class _Records:
-    """Reports as records, with their pictures."""
+    """Reports as records, with their pictures.
+
+    Args:
+        run, settings, shown: of the command.
+        device: in place of the one asked for.
+
+    Attributes:
+        needs_picture: films must keep the picture they were made of.
+        show: shows text as it comes, where a person reads along.
+    """
 
     def __init__(
-        self,
-        reporter: Reporter,
-        run: RunOptions,
-        shown: _Show,
-        maps: Path | None,
-        *,
-        documents: DocumentFiles | None,
-        show: Callable[[str], None] | None,
+        self, run: RunOptions, settings: GenerateReportSettings, shown: _Show, device: str | None = None
     ) -> None:
-        self._reporter, self._provenance = reporter, run.provenance_of(reporter.model)
+        from chexmix_cli.commands.generate_report.document_files import DocumentFiles
+        from chexmix_cli.library.documents import DocumentMaker
+        from chexmix_cli.library.reports import Reporter
+
+        self.model = run.on(device).open_model(settings.input, quantize=settings.quantize)
+        explain, maps = settings.explain if shown.is_explained else None, settings.explain.folder
+        self._reporter = Reporter(self.model, settings.decode, explain, seed=run.seed)
+        self._provenance = run.provenance_of(self.model)
         self._pictures = None if shown.picture is None else OutputPaths(shown.picture, (".png",))
         self._maps = None if maps is None else OutputPaths(maps, (".png",))
-        self._documents = documents
-        #: Shows text as it comes, where a person reads along.
-        self._show = show
+        maker = None
+        if shown.documents is not None or shown.store is not None:
+            maker = DocumentMaker(self._reporter, settings.documents)
+        self.needs_picture = maker is not None and maker.needs_picture
+        self._documents = None if maker is None else DocumentFiles(maker, shown.documents, _server(shown, settings))
+        self.show: Callable[[str], None] | None = None
         self._num_reports = self._num_in_conflict = 0
 
     def process(self, films: list[Film]) -> list[Record]:
@@ -195,6 +242,17 @@ class _Records:
                 record["sentences"] = [sentence.to_dict() for sentence in result.sentences]
                 self._draw_evidence(result, record)
         return records
+
+    def pass_over(self, job: Job[Film]) -> None:
+        """Leave the names alone of what an earlier run has drawn and written."""
+        if self._documents is not None:
+            self._documents.pass_over(job.id)
+        if self._pictures is not None:
+            path = self._pictures.path(job.id)
+            if self._reporter.explain is not None:
+                self._pictures.beside(path, "evidence")
+        elif self._maps is not None:
+            self._maps.path(job.id)
 
     def _draw_evidence(self, result: StudyReport, record: Record) -> None:
         """Draw each sentence's evidence where pictures go."""
@@ -226,7 +284,7 @@ class _Records:
         return f"{text}{notes}{drawn}\n"
 
     def _on_text(self, films: list[Film]) -> Callable[[int, str], None] | None:
-        show = self._show
+        show = self.show
         if show is None:
             return None
         film = films[0]

@@ -37,6 +37,11 @@ class DocumentFiles:
         self._paths: dict[DocumentKind, OutputPaths] = paths
         self.num_files = 0
 
+    def pass_over(self, record_id: str) -> None:
+        """Leave the names alone of the documents of a record that an earlier run has made."""
+        for kind in self._make.kinds if self._paths else ():
+            self._paths[kind].path(record_id)
+
     def write(self, results: Sequence[StudyReport], records: Sequence[Record]) -> None:
         """Write a batch's documents, and their names into its records.
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.library.films import Film
@@ -28,6 +29,10 @@ class Part:
     def folder_name(self) -> str | None:
         """Return the folder that keeps this part's shards apart from the others', or None if it is all."""
         return None if self.count == 1 else f"part-{self.index:03d}-of-{self.count:03d}"
+
+    def file(self, path: Path) -> Path:
+        """Return the file that keeps what this part writes apart from the others', beside the one asked for."""
+        return path if self.count == 1 else path.with_name(f"{path.stem}.{self.folder_name}{path.suffix}")
 
     def device(self, name: str) -> str:
         """Return the device for this process, given what the user asked for: each takes another GPU."""
@@ -81,6 +86,11 @@ def own(jobs: Iterator[Job[Film]], part: Part) -> Iterator[Job[Film]]:
             turn = turns[job.study]
         if turn == part.index:
             yield job
+
+
+def own_batches(jobs: Iterator[Job[Film]], part: Part, batch_size: int) -> Iterator[Job[Film]]:
+    """Yield the jobs of a share, batches going round: a film is computed with the same others as in one process."""
+    return (job for job in jobs if job.order // batch_size % part.count == part.index)
 
 
 def refuse_repeats(jobs: Iterator[Job[Film]]) -> Iterator[Job[Film]]:

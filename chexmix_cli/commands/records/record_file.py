@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.core.data.tables import kept_as_text
 from chexmix_cli.core.errors import MachineError, SettingsError
-from chexmix_cli.library.jobs.job import Record
+from chexmix_cli.library.jobs.job import Job, Record
+from chexmix_cli.library.jobs.journal import Journal
 
 #: Columns in front of the findings', in order; ``file`` is there with ``--paths``.
 COLUMNS = (
@@ -31,43 +31,26 @@ _CELL = 32_767
 
 
 class RecordFile:
-    """Takes records; a table is written when it is closed, JSON Lines as they come.
+    """Takes records: JSON Lines as they come; a table is written of those of the journal when the file is closed.
 
     Args:
-        path: its ending is one of ``FORMS`` or ``.jsonl``.
+        journal: of the run, which may go on with that of one that was stopped.
 
-    Raises:
-        SettingsError: on another ending.
-        MachineError: if the ending's package is not installed, or the file cannot be written.
+    Attributes:
+        path: of the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.num_records = path, 0
-        ending = path.suffix.lower()
-        if ending not in (".jsonl", *FORMS):
-            known = ", ".join((".jsonl", *FORMS, ".html"))
-            raise SettingsError(f"{path.name!r} has the ending {ending or 'of no file'}", where="--out", expected=known)
-        self._rows: list[Record] = []
-        self._write = FORMS.get(ending)
-        self._lines: IO[str] | None = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if self._write is None:
-                self._lines = path.open("w", encoding="ascii")
-            else:
-                # Now, not behind an hour of work.
-                _require_package(ending)
-        except OSError as error:
-            raise MachineError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    def __init__(self, journal: Journal) -> None:
+        self.journal, self.path = journal, journal.out
 
-    def add(self, record: Record) -> None:
-        """Take a record."""
-        self.num_records += 1
-        if self._lines is None:
-            self._rows.append(flat(record))
-            return
-        self._lines.write(json.dumps(record, allow_nan=False) + "\n")
-        self._lines.flush()
+    @property
+    def num_records(self) -> int:
+        """Return the records in the file, those of earlier runs too."""
+        return self.journal.num_finished
+
+    def add(self, job: Job[Any], record: Record) -> None:
+        """Take the record of a job."""
+        self.journal.add(job, record)
 
     def __enter__(self) -> Self:
         return self
@@ -75,11 +58,38 @@ class RecordFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lines is not None:
-            self._lines.close()
-            return
-        assert self._write is not None
-        write_file(self.path, self._write(columns_of(self._rows), self._rows))
+        try:
+            if self.path.suffix.lower() in FORMS:
+                # Of a run that is stopped, too: what was done is there, and the journal goes on.
+                write_table(self.path, self.journal.read())
+            if error is None:
+                self.journal.finish()
+        finally:
+            self.journal.close()
+
+
+def check_form(path: Path) -> None:
+    """Refuse a name that no file of records can have: now, not behind an hour of work.
+
+    Raises:
+        SettingsError: on an ending that is none of ``FORMS`` or ``.jsonl``.
+        MachineError: if the ending's package is not installed.
+    """
+    ending = path.suffix.lower()
+    if ending not in (".jsonl", *FORMS):
+        known = ", ".join((".jsonl", *FORMS, ".html"))
+        raise SettingsError(f"{path.name!r} has the ending {ending or 'of no file'}", where="--out", expected=known)
+    _require_package(ending)
+
+
+def write_table(path: Path, records: Iterable[Record]) -> None:
+    """Write records as the table that a name asks for.
+
+    Raises:
+        MachineError: if it cannot be written.
+    """
+    rows = [flat(record) for record in records]
+    write_file(path, FORMS[path.suffix.lower()](columns_of(rows), rows))
 
 
 def flat(record: Mapping[str, Any]) -> Record:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic
 
+from chexmix_cli.commands.records.elsewhere import Elsewhere, with_sources
 from chexmix_cli.commands.records.sinks import Sinks
 from chexmix_cli.commands.records.streams import error_record
 from chexmix_cli.commands.shared.console import Console
@@ -27,6 +29,10 @@ def _nothing() -> None:
     pass
 
 
+def _forget(job: Job[Prepared]) -> None:
+    pass
+
+
 @dataclass(slots=True)
 class Tally:
     """How many records succeeded, and why the others failed."""
@@ -40,6 +46,13 @@ class Tally:
         if not self.codes:
             return ExitCode.DONE
         return ExitCode.PARTIAL if self.num_ok else ExitCode.FAILED
+
+    def pass_over(self, entry: Record) -> None:
+        """Count a record that an earlier run has written: ``status``, and ``error`` if it failed."""
+        if entry["status"] == "ok":
+            self.num_ok += 1
+        else:
+            self.codes[entry["error"]["code"]] += 1
 
     def report(self, console: Console) -> None:
         """Say on stderr what failed, by reason."""
@@ -62,12 +75,14 @@ class Loop(Generic[Prepared]):
         sinks: where records go. With ``--fail-fast`` the first record's error is raised, once the records before it are
             written, instead of going on.
         finish: gets every record, and the job it came from, before it is written; returns what is written.
-        group: a batch ends with every so many records, whatever its size; 0 is never.
+        group: a batch ends with every so many records, too; 0 is never.
         num_before: records of the first group that an earlier run has written.
         settle: called behind every batch, when its records are written: a run may go on from there.
         workers: processes that prepare inputs ahead; 0 prepares each here when its turn comes.
-        again: what a person who stops the run is told of going on; None if the run keeps no account of its inputs.
+        again: what a person who stops the run is told of going on; None leaves it to the sinks.
         is_named_before: ``process`` shows a film's name itself, ahead of its result.
+        on_finished: gets a job whose record an earlier run has written.
+        elsewhere: works the batches off in place of ``process``, on a cluster.
     """
 
     process: Callable[[list[Prepared]], list[Record]]
@@ -81,6 +96,8 @@ class Loop(Generic[Prepared]):
     workers: int = 0
     again: str | None = None
     is_named_before: bool = False
+    on_finished: Callable[[Job[Prepared]], None] = _forget
+    elsewhere: Elsewhere | None = None
 
     def run(
         self, jobs: Iterable[Job[Prepared]], label: str, tally: Tally | None = None, *, total: int | None = None
@@ -94,17 +111,11 @@ class Loop(Generic[Prepared]):
             total: of the jobs, where they have no length and it is known.
         """
         tally = Tally() if tally is None else tally
-        total = len(jobs) if isinstance(jobs, Sized) else total
-        batches = run_batches(
-            iter(jobs),
-            self._process,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            group=self.group,
-            num_before=self.num_before,
-            stops_at_error=self.sinks.fail_fast,
-            settled=self._settle,
-        )
+        num_finished = self.sinks.num_finished
+        if num_finished:
+            self.sinks.console.note(f"{num_finished} records are in the file already")
+        total = len(jobs) - num_finished if isinstance(jobs, Sized) else total
+        batches = self._batches(iter(self.sinks.select(jobs, partial(self._pass_over, tally))))
         console, stdout = self.sinks.console, self.sinks.uses_stdout
         try:
             with console.progress(label, among_records=stdout) as move, closing(batches) as results:
@@ -118,12 +129,35 @@ class Loop(Generic[Prepared]):
         tally.report(console)
         return tally
 
+    def _pass_over(self, tally: Tally, job: Job[Prepared], entry: Record) -> None:
+        tally.pass_over(entry)
+        if "error" in entry:
+            self.sinks.refuse(job.id, entry["error"], job.sources)
+        self.on_finished(job)
+
+    def _batches(self, jobs: Iterator[Job[Prepared]]) -> Generator[tuple[Job[Prepared], Any], None, None]:
+        cut = {"batch_size": self.batch_size, "group": self.group, "num_before": self.num_before}
+        if self.elsewhere is None:
+            yield from run_batches(
+                jobs,
+                self._process,
+                **cut,
+                workers=self.workers,
+                stops_at_error=self.sinks.fail_fast,
+                settled=self._settle,
+            )
+            return
+        with closing(self.elsewhere.batches(jobs, **cut)) as batches:
+            for batch in batches:
+                self.sinks.stops.hold()
+                yield from batch
+                self._settle()
+
     def _process(self, prepared: list[Prepared]) -> list[tuple[Record, Source | None]]:
-        records = self.process(prepared)
-        sources = [getattr(one, "source", None) for one in prepared]
+        records = with_sources(self.process, prepared)
         # They are finished: no request to stop comes between them and where they go.
         self.sinks.stops.hold()
-        return list(zip(records, sources, strict=True))
+        return records
 
     def _settle(self) -> None:
         self.settle()
@@ -145,7 +179,7 @@ class Loop(Generic[Prepared]):
             record = self.finish(job, {"id": job.id, "status": "ok", **fields})
             tally.num_ok += 1
             text = ("" if self.is_named_before else _named(source, job.id)) + self.describe(record)
-        self.sinks.write(record, text, source)
+        self.sinks.write(job, record, text, source)
 
 
 def _named(source: Source | None, record_id: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +55,17 @@ RecordsOut = Annotated[
         "-o",
         metavar="FILE",
         show_default=False,
-        help="Write the records there instead: .jsonl, a table as .csv, .xlsx or .parquet, or .html.",
+        help="Write the records there instead: .jsonl, a table as .csv, .xlsx or .parquet, or .html. Resumes.",
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Do share I (from 0) of N of the inputs. torchrun sets it itself."),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Let a Ray cluster do the work: auto, or HOST:PORT. The records are the same."
     ),
 ]
 Preset = Annotated[
@@ -164,6 +174,10 @@ class RunOptions:
         if model.weights.licence_notice is not None:
             self.console.note(model.weights.licence_notice)
         return model
+
+    def on(self, device: str | None) -> RunOptions:
+        """Return the same with another device, if one is named."""
+        return self if device is None else replace(self, device=device)
 
     def provenance_of(self, model: OpenModel) -> dict[str, Any]:
         """Return the provenance field of a record, or nothing unless ``--provenance`` asks for it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,20 +12,19 @@ import typer
 
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, RunOptions
+from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, Ray, RunOptions, Shard
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.inference import TokenizeSettings
 from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
-    from chexmix_cli.commands.records.parts import Part
     from chexmix_cli.commands.records.runner import Tally
+    from chexmix_cli.commands.records.share import Place
     from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.commands.tokenize.shard_output import ShardOutput
     from chexmix_cli.core.settings.inference import TokenizeSettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.jobs.job import Job
-    from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.results import Tokens
 
 NoCodes = Annotated[bool, typer.Option("--no-codes", help="Leave the codes out of the records, to check inputs only.")]
@@ -37,10 +37,6 @@ Out = Annotated[
         show_default=False,
         help="Write token shards into this folder; records then name shard and row instead of codes. Resumes.",
     ),
-]
-Shard = Annotated[
-    str | None,
-    typer.Option("--shard", metavar="I/N", help="Do share I (from 0) of N, split by study. torchrun sets it itself."),
 ]
 Compare = Annotated[
     tuple[str, str] | None,
@@ -55,6 +51,7 @@ def tokenize(
     preset: Preset = None,
     out: Out = None,
     shard: Shard = None,
+    ray: Ray = None,
     compare: Compare = None,
     no_codes: NoCodes = False,
 ) -> int:
@@ -70,13 +67,12 @@ def tokenize(
 
         chexmix tokenize - -o shards --quarantine refused.jsonl < manifest.jsonl
     """
-    from chexmix_cli.commands.records.parts import choose_part
+    from chexmix_cli.commands.records.share import take_place
 
-    part = choose_part(shard)
-    run = replace(call.options, device=part.device(call.options.device))
+    run, place = take_place(call.options, shard, ray)
     if compare is not None:
         return _compare(check_arguments(inputs), run, call.settings, compare, out)
-    task = _Task(check_arguments(inputs), run, call.settings, part, no_codes)
+    task = _Task(check_arguments(inputs), run, call.settings, place, no_codes)
     return task.run(out)
 
 
@@ -97,27 +93,31 @@ class _Task:
     inputs: list[str]
     options: RunOptions
     settings: TokenizeSettings
-    part: Part
+    place: Place
     no_codes: bool
 
     def run(self, out: Path | None) -> int:
+        from chexmix_cli.commands.records.elsewhere import elsewhere
         from chexmix_cli.commands.records.film_jobs import film_jobs
         from chexmix_cli.commands.records.parts import own
         from chexmix_cli.commands.records.runner import Loop, Tally
         from chexmix_cli.commands.records.sinks import Sinks
         from chexmix_cli.commands.tokenize.shard_output import ShardOutput
 
-        model = self.options.open_model(self.settings.input, needs_decoder=False)
+        make = partial(_Records, self.options, self.settings)
+        records = make()
+        model, part = records.model, self.place.part
+        cluster = elsewhere(self.place.ray, self.settings.ray, make, records)
         rows, console = self.settings.shards.rows, self.options.console
-        output = None if out is None else ShardOutput(out, model, rows, self.part)
+        output = None if out is None else ShardOutput(out, model, rows, part)
         reader = model.reader(keep_uids=self.options.keep_uids)
-        tally, jobs = Tally(), film_jobs(self.inputs, reader, counted=console.shows_progress and self.part.count == 1)
+        tally, jobs = Tally(), film_jobs(self.inputs, reader, counted=self.place.counts(self.options))
         with Sinks(self.options) as sinks:
             ends = _Ends(output, sinks, tally, drops_codes=self.no_codes and output is None)
             if output is not None and output.num_finished:
                 console.note(f"{output.num_finished} records are in the shards already")
             loop = Loop(
-                process=lambda films: [self._fields(tokens, model) for tokens in model.encode(films)],
+                process=records.process,
                 describe=_describe,
                 batch_size=self.settings.input.batch_size,
                 sinks=sinks,
@@ -128,8 +128,9 @@ class _Task:
                 settle=ends.settle,
                 workers=self.settings.input.workers,
                 again=None if output is None else "The same command goes on behind them",
+                elsewhere=cluster,
             )
-            selected = own(iter(jobs), self.part) if output is None else output.select(iter(jobs), ends.pass_over)
+            selected = own(iter(jobs), part) if output is None else output.select(iter(jobs), ends.pass_over)
             num_finished = 0 if output is None else output.num_finished
             total = len(jobs) - num_finished if isinstance(jobs, Sized) else None
             loop.run(selected, "tokenize", tally, total=total)
@@ -137,11 +138,28 @@ class _Task:
                 output.close()
         return tally.exit_code
 
-    def _fields(self, tokens: Tokens, model: OpenModel) -> Record:
+
+class _Records:
+    """Codes as records.
+
+    Args:
+        run, settings: of the command.
+        device: in place of the one asked for.
+    """
+
+    def __init__(self, run: RunOptions, settings: TokenizeSettings, device: str | None = None) -> None:
+        self.model = run.on(device).open_model(settings.input, needs_decoder=False)
+        self._provenance = run.provenance_of(self.model)
+
+    def process(self, films: list[Film]) -> list[Record]:
+        """Return the result fields of a batch."""
+        return [self._fields(tokens) for tokens in self.model.encode(films)]
+
+    def _fields(self, tokens: Tokens) -> Record:
         fields = tokens.fields()
         # The codes come last: they are long, and a reader would miss what follows them.
         codes = fields.pop("codes")
-        return {**fields, **self.options.provenance_of(model), "codes": codes}
+        return {**fields, **self._provenance, "codes": codes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +184,9 @@ class _Ends:
 
     def pass_over(self, job: Job[Film], entry: Record) -> None:
         """Count a record that an earlier run has put into a shard."""
-        if entry["status"] == "ok":
-            self.tally.num_ok += 1
-            return
-        self.tally.codes[entry["error"]["code"]] += 1
-        self.sinks.refuse(job.id, entry["error"], job.sources)
+        self.tally.pass_over(entry)
+        if entry["status"] != "ok":
+            self.sinks.refuse(job.id, entry["error"], job.sources)
 
 
 def _describe(record: Record) -> str:

@@ -10,7 +10,7 @@ from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.checks import require
 from chexmix_cli.core.settings.choices import Pattern, Policy, StudyScore, Unstated
 from chexmix_cli.core.settings.evaluation import BootstrapSettings
-from chexmix_cli.core.settings.inference import InputSettings
+from chexmix_cli.core.settings.inference import InputSettings, RaySettings
 
 Calibration = Literal["none", "platt", "temperature"]
 
@@ -96,6 +96,7 @@ class ClassifySettings:
     study: StudyScore = "one"
     mask: HidingSettings = HidingSettings()
     zero_shot: ZeroShotSettings = field(default_factory=ZeroShotSettings)
+    ray: RaySettings = RaySettings()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,6 +52,27 @@ class InputSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RaySettings:
+    """What a batch of films takes of a Ray cluster (``--ray``).
+
+    Attributes:
+        cpus: cores; as many threads compute it.
+        gpus: share of a GPU, where one is used: below 1, batches of several processes overlap on it, and while one is
+            read another is computed.
+        retries: how often a batch is tried again whose process or machine ended.
+    """
+
+    cpus: int = 1
+    gpus: float = 1.0
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        require_range("ray.cpus", self.cpus, 1, 1024)
+        require(0 < self.gpus <= 1, "ray.gpus", self.gpus, "above 0, up to 1")
+        require(self.retries >= 0, "ray.retries", self.retries, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeSettings:
     """How a report is decoded.
 
@@ -160,6 +181,7 @@ class TokenizeSettings:
 
     input: InputSettings = field(default_factory=InputSettings)
     shards: ShardSettings = field(default_factory=ShardSettings)
+    ray: RaySettings = RaySettings()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,6 +217,7 @@ class GenerateReportSettings:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     explain: ExplainSettings = field(default_factory=ExplainSettings)
     documents: DocumentSettings = field(default_factory=DocumentSettings)
+    ray: RaySettings = RaySettings()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

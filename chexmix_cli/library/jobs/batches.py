@@ -1,4 +1,8 @@
-"""Jobs worked off in batches: one result or error a job, in order; one bad input never spoils the others."""
+"""Jobs worked off in batches: one result or error a job, in order; one bad input never spoils the others.
+
+A batch is so many jobs in a row, good or bad. What a film is computed together with shows in the last digits of its
+numbers, so batches are a function of the list alone: not of where a run before this one stopped, nor of who does what.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,6 @@ from contextlib import closing
 from chexmix_cli.core.errors import ChexmixError
 from chexmix_cli.library.jobs.job import RECORD_ERRORS, Job, Prepared, Result, attempt
 from chexmix_cli.library.jobs.workers import prepare_ahead
-
-#: Results, in batches, that wait for a batch to fill: many errors after one good input must not pile up.
-_MOST_WAITING = 16
 
 
 def run_batches(
@@ -30,9 +31,9 @@ def run_batches(
         jobs: the inputs to come.
         process: turns prepared inputs into as many results. A batch that it fails on is tried again in its single
             inputs, so that the error falls on those that cause it.
-        batch_size: inputs processed together.
+        batch_size: jobs of a batch; those of them that can be prepared are processed together.
         workers: processes that prepare inputs ahead; 0 prepares each here when its turn comes.
-        group: a batch ends with every so many jobs, whatever its size; 0 is never.
+        group: a batch ends with every so many jobs, too; 0 is never.
         num_before: jobs of the first group that were done before these.
         stops_at_error: an error is given out at once, with what waits before it, because nothing after it counts.
         settled: called when all that was prepared has been given out and taken: a run that began behind it would form
@@ -45,15 +46,21 @@ def run_batches(
             num_good = sum(not isinstance(found, ChexmixError) for _, found in waiting)
             has_failed = num_good < len(waiting)
             # Nothing waits without need: an error with nothing in front of it is out at once.
-            is_due = num_good in (0, batch_size) or len(waiting) == _MOST_WAITING * batch_size
-            if is_due or (has_failed and stops_at_error) or (group and number % group == 0):
+            is_due = num_good == 0 or ends_batch(number, batch_size, group)
+            if is_due or (has_failed and stops_at_error):
                 yield from _finished(waiting, process)
                 waiting.clear()
-                if settled is not None:
+                if settled is not None and ends_batch(number, batch_size, group):
                     settled()
         yield from _finished(waiting, process)
         if settled is not None:
             settled()
+
+
+def ends_batch(number: int, batch_size: int, group: int) -> bool:
+    """Return whether a batch ends with a job, which is counted from 1; the arguments are those of ``run_batches``."""
+    place = (number - 1) % group + 1 if group else number
+    return place % batch_size == 0 or place == group
 
 
 def _prepared(

@@ -37,7 +37,8 @@ def merge_sets(sets: Sequence[ShardSet], folder: Path, progress: Callable[[int, 
         other.identity.whole().require(whole.to_dict(), str(other.folder))
     is_split = any(item.identity.num_parts > 1 for item in sets)
     if is_split:
-        _require_all_parts(sets)
+        parts = [(item.identity.part, item.identity.num_parts) for item in sets]
+        require_all_parts(parts, {item.totals["list_hash"] for item in sets}, "shards")
     entries = heapq.merge(*map(_rows, sets), key=lambda pair: pair[0]["order"]) if is_split else _chained(sets)
     writer = ShardWriter(folder, whole)
     digest, num_records = new_list_hash(), sum(item.num_records for item in sets)
@@ -83,19 +84,21 @@ def _chained(sets: Sequence[ShardSet]) -> Iterator[tuple[IndexEntry, ShardTokens
         yield from _rows(item)
 
 
-def _require_all_parts(sets: Sequence[ShardSet]) -> None:
-    num_parts = max(item.identity.num_parts for item in sets)
-    found = sorted((item.identity.part, item.identity.num_parts) for item in sets)
+def require_all_parts(parts: Sequence[tuple[int, int]], list_hashes: set[str], where: str) -> None:
+    """Raise DataError unless parts, each its number and of how many, are all those of one list."""
+    found, num_parts = sorted(parts), max(count for _, count in parts)
     if found != [(part, num_parts) for part in range(num_parts)]:
         given = ", ".join(f"{part}/{count}" for part, count in found)
         raise DataError(
             Reason.CORRUPT,
             f"parts {given}",
-            where="shards",
+            where=where,
             expected=f"each of 0/{num_parts}..{num_parts - 1}/{num_parts}",
         )
-    hashes = {item.totals["list_hash"] for item in sets}
-    if len(hashes) > 1:
+    if len(list_hashes) > 1:
         raise DataError(
-            Reason.WRONG_TOKENS, "parts of different lists", where="shards", expected=f"one list, not {sorted(hashes)}"
+            Reason.WRONG_TOKENS,
+            "parts of different lists",
+            where=where,
+            expected=f"one list, not {sorted(list_hashes)}",
         )

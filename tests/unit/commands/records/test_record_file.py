@@ -7,10 +7,12 @@ import json
 
 import pytest
 
-from chexmix_cli.commands.records import record_file
-from chexmix_cli.commands.records.record_file import RecordFile, columns_of, flat
+from chexmix_cli.commands.records import record_file as forms
+from chexmix_cli.commands.records.record_file import RecordFile, check_form, columns_of, flat
 from chexmix_cli.core.data.report_files import read_reports
 from chexmix_cli.core.errors import MachineError, SettingsError
+from chexmix_cli.library.jobs.job import Job
+from chexmix_cli.library.jobs.journal import Journal
 
 RECORDS = [
     {
@@ -36,10 +38,14 @@ COLUMNS = [
 ]
 
 
+def record_file(path):
+    return RecordFile(Journal(path, {"part": 0, "num_parts": 1}, batch_size=2))
+
+
 def write(path):
-    with RecordFile(path) as file:
-        for record in RECORDS:
-            file.add(record)
+    with record_file(path) as file:
+        for order, record in enumerate(RECORDS):
+            file.add(Job(record["id"], dict, order=order), record)
     return path
 
 
@@ -78,8 +84,8 @@ def test_parquet_has_numbers_as_numbers(tmp_path):
 
 def test_json_lines_are_the_records_and_are_there_before_the_end(tmp_path):
     path = tmp_path / "records.jsonl"
-    with RecordFile(path) as file:
-        file.add(RECORDS[0])
+    with record_file(path) as file:
+        file.add(Job("a", dict), RECORDS[0])
         assert json.loads(path.read_text()) == RECORDS[0]
     assert [json.loads(line) for line in write(path).read_text().splitlines()] == RECORDS
 
@@ -88,8 +94,8 @@ def test_what_was_done_is_kept_when_a_run_is_stopped(tmp_path):
     path = tmp_path / "records.csv"
 
     def stopped():
-        with RecordFile(path) as file:
-            file.add(RECORDS[0])
+        with record_file(path) as file:
+            file.add(Job("a", dict), RECORDS[0])
             raise KeyboardInterrupt
 
     pytest.raises(KeyboardInterrupt, stopped)
@@ -98,13 +104,13 @@ def test_what_was_done_is_kept_when_a_run_is_stopped(tmp_path):
 
 def test_an_ending_that_is_no_form_is_told_at_once(tmp_path):
     with pytest.raises(SettingsError, match=r"--out: 'a\.pdf' has the ending \.pdf; expected \.jsonl, \.csv"):
-        RecordFile(tmp_path / "a.pdf")
+        check_form(tmp_path / "a.pdf")
 
 
 def test_a_missing_package_is_told_at_once(tmp_path, monkeypatch):
-    monkeypatch.setitem(record_file._PACKAGES, ".xlsx", "no_such_package")
+    monkeypatch.setitem(forms._PACKAGES, ".xlsx", "no_such_package")
     with pytest.raises(MachineError, match=r"\.xlsx needs the package no_such_package") as caught:
-        RecordFile(tmp_path / "a.xlsx")
+        check_form(tmp_path / "a.xlsx")
     assert "chexmix[tables]" in caught.value.hint
 
 
@@ -116,7 +122,7 @@ def test_columns_that_say_nothing_are_left_out():
     "text", ["=1+1", "- Clear.", "+", "@x", "'", "'=1", "''-5", "' ok", '\tTab, "quoted"', "Clear.\nNo -.\n"]
 )
 def test_a_text_comes_back_from_a_csv_as_it_was(tmp_path, text):
-    with RecordFile(tmp_path / "reports.csv") as file:
-        file.add({"id": f"{text}/1", "status": "ok", "report": text})
+    with record_file(tmp_path / "reports.csv") as file:
+        file.add(Job(f"{text}/1", dict), {"id": f"{text}/1", "status": "ok", "report": text})
     (back,) = read_reports(tmp_path / "reports.csv", prefers="prediction")
     assert (back.id, back.report) == (f"{text}/1", text)

@@ -61,7 +61,7 @@ def test_records_come_in_order_and_in_batches(monkeypatch):
     assert tally.exit_code == ExitCode.DONE
 
 
-def test_what_cannot_be_prepared_keeps_its_place_and_fills_no_batch(monkeypatch, capsys):
+def test_what_cannot_be_prepared_keeps_its_place_and_counts_in_its_batch(monkeypatch, capsys):
     bench = Bench(monkeypatch)
     tally = bench.run([1, -2, 3, 4])
     assert [(record["id"], record["status"]) for record in bench.records] == [
@@ -71,9 +71,22 @@ def test_what_cannot_be_prepared_keeps_its_place_and_fills_no_batch(monkeypatch,
         ("n4", "ok"),
     ]
     assert bench.records[1]["error"] == {"code": "CORRUPT", "message": "negative; hint: take another"}
-    assert bench.batches == [[1, 3], [4]]
+    assert bench.batches == [[1], [3, 4]]
     assert tally.exit_code == ExitCode.PARTIAL
     assert capsys.readouterr().err.splitlines() == ["3 of 4 records done; 1 not:", "CORRUPT\t1"]
+
+
+def test_batches_are_a_function_of_the_list(monkeypatch):
+    """Whoever begins at the first input of any batch computes each film together with the same others."""
+    numbers = [-1, 2, 3, 4, -5, -6, 7, 8, 9, -10, 11]
+    whole = Bench(monkeypatch, batch_size=3)
+    whole.run(numbers)
+    pieces = []
+    for start in range(0, len(numbers), 3):
+        bench = Bench(monkeypatch, batch_size=3)
+        bench.run(numbers[start : start + 3])
+        pieces += bench.batches
+    assert whole.batches == pieces == [[2, 3], [4], [7, 8, 9], [11]]
 
 
 def test_one_that_spoils_its_batch_costs_the_others_nothing(monkeypatch):
