@@ -36,7 +36,7 @@ def process(repository, *arguments):
             reader = threading.Thread(target=lambda: lines.extend(map(json.loads, running.stderr)))
             reader.start()
             yield running, Client(lines[-1]["port"]), lines
-            running.wait(60)
+            running.wait(120)
             reader.join(10)
         finally:
             if running.poll() is None:
@@ -56,8 +56,10 @@ def test_the_embedded_model_serves_until_it_is_told_to_stop(repository, call, ma
             gone = http.client.HTTPConnection("127.0.0.1", client.port)
             body = json.dumps(chat(film, model="chexmix-mini", stream=True)).encode()
             gone.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-            gone.getresponse().read(10)
-            gone.sock.close()
+            begun = gone.getresponse()
+            begun.read(10)
+            begun.close()
+            gone.close()
         broken = tmp_path / f"{planted[1]}.dcm"
         broken.write_bytes(path.read_bytes()[:-2000])
         assert client.report(broken, model="chexmix-mini").status == 422
@@ -68,7 +70,7 @@ def test_the_embedded_model_serves_until_it_is_told_to_stop(repository, call, ma
         while client.metric("chexmix_queue_requests") == 0 and not answers:
             time.sleep(0.02)
         running.send_signal(signal.SIGTERM)
-        ask.join(60)
+        ask.join(120)
     assert answers[0].status == 200
     assert running.returncode == 0
     expected = call("classify", film, "--json", "--device", "cpu").records[0]

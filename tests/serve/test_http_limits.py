@@ -162,11 +162,26 @@ def test_bodies_and_films_have_a_size(serving, tmp_path):
         connection.request("POST", "/tokenize", (piece for _ in range(5)), JSON, encode_chunked=True)
         answer = connection.getresponse()
         assert (answer.status, json.loads(answer.read())["error"]["code"]) == (413, "TOO_LARGE")
+        answer.close()
         # What was too large is not in the way of the next.
         connection.request("GET", "/health")
-        assert connection.getresponse().status == 200
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b'{"status":"ok"}')
         connection.close()
         assert client.get("/health").status == 200
+
+
+def test_bodies_together_have_a_size_and_leave_it_when_they_are_answered(serving, film):
+    padded = json.dumps(chat(film)).encode().ljust(700_000)
+    long = DecodeSettings(max_new_tokens=60, min_new_tokens=60)
+    with serving(max_body_mb=1, max_held_mb=2, decode=long) as client:
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda _: client.ask("POST", "/v1/chat/completions", padded, JSON), range(24)))
+        assert {answer.status for answer in answers} == {200, 429}
+        refused = [answer for answer in answers if answer.status == 429]
+        assert all("server.max_held_mb" in answer.json["error"]["message"] for answer in refused)
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert client.ask("POST", "/v1/chat/completions", padded, JSON).status == 200
 
 
 def test_decoded_pixels_have_a_limit(client, tmp_path):

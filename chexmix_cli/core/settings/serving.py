@@ -18,6 +18,7 @@ class HttpSettings:
         port: to listen on; 0 takes a free one.
         queue: requests with a film that are taken in and not yet answered; one more is refused (429).
         max_body_mb: largest body of a request, in MiB; base64 makes a film a third larger.
+        max_held_mb: bodies of all requests taken in and not yet answered, in MiB; one beyond is refused (429).
         max_choices: most reports that one request may ask for (``n``).
         head_s: seconds that the head of a request may take to arrive.
         body_s: seconds that its body may take.
@@ -31,6 +32,7 @@ class HttpSettings:
     port: int = 8000
     queue: int = 64
     max_body_mb: int = 64
+    max_held_mb: int = 512
     max_choices: int = 8
     head_s: float = 10.0
     body_s: float = 30.0
@@ -43,6 +45,8 @@ class HttpSettings:
         require_range("server.port", self.port, 0, 65535)
         for name in ("queue", "max_body_mb", "max_choices", "head_s", "body_s", "idle_s", "read_s", "answer_s"):
             require(getattr(self, name) > 0, f"server.{name}", getattr(self, name), "a positive number")
+        least = f"at least server.max_body_mb, {self.max_body_mb}"
+        require(self.max_held_mb >= self.max_body_mb, "server.max_held_mb", self.max_held_mb, least)
         require(self.drain_s >= 0, "server.drain_s", self.drain_s, "0 or more")
 
 

@@ -87,6 +87,7 @@ class Gate:
 
     Attributes:
         taken: requests with a body that are taken in and not yet answered.
+        held: bytes of their bodies.
         is_stopping: no further ones are taken.
     """
 
@@ -96,7 +97,8 @@ class Gate:
         self._app, self._settings, self._metrics, self._pace = app, settings, metrics, pace
         self._digest = None if token is None else _digest(token)
         self._max_bytes = settings.max_body_mb << 20
-        self.taken, self.is_stopping = 0, False
+        self._most_held = settings.max_held_mb << 20
+        self.taken, self.held, self.is_stopping = 0, 0, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -126,12 +128,14 @@ class Gate:
             return
         self._require_place()
         self.taken += 1
+        parts: list[bytes] = []
         try:
-            body = await self._body(headers, receive)
+            body = await self._body(headers, receive, parts)
             scope["exchange"].notes["bytes_in"] = len(body)
             await self._run(scope, body, receive, send)
         finally:
             self.taken -= 1
+            self.held -= sum(map(len, parts))
 
     def _require_right(self, headers: dict[str, str]) -> None:
         if self._digest is not None:
@@ -157,14 +161,14 @@ class Gate:
         """Return the seconds until about half of what waits is done."""
         return min(_LONGEST_RETRY_S, max(1, round(self._pace() * self.taken / 2)))
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
-        """Return the body, read under the limits on size and time."""
+    async def _body(self, headers: dict[str, str], receive: Receive, parts: list[bytes]) -> bytes:
+        """Return the body, read under the limits on size and time; what came of it is in ``parts``."""
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise RefusedError("BAD_CONTENT_TYPE", "a body of another type; expected Content-Type: application/json")
         announced = headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_bytes:
             raise self._too_large()
-        parts, size = [], 0
+        size = 0
         try:
             async with asyncio.timeout(self._settings.body_s):
                 while True:
@@ -173,10 +177,18 @@ class Gate:
                         raise RefusedError("CLIENT_GONE", "the client is gone")
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
+                    self.held += len(parts[-1])
+                    if self.held > self._most_held:
+                        held = f"the requests in work hold {self._most_held >> 20} MiB, as much as is taken"
+                        again = self._retry_s()
+                        raise RefusedError("QUEUE_FULL", f"{held} (server.max_held_mb)", retry_after_s=again)
                     if size > self._max_bytes:
                         raise self._too_large()
                     if not message.get("more_body", False):
-                        return b"".join(parts)
+                        body = b"".join(parts)
+                        # One copy is enough.
+                        parts[:] = [body]
+                        return body
         except TimeoutError:
             limit = f"the body took more than {self._settings.body_s:g} s to arrive (server.body_s)"
             raise RefusedError("TOO_SLOW", limit) from None
