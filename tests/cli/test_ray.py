@@ -78,10 +78,3 @@ def test_a_node_that_ends_midway_costs_nothing(call, cluster, words, tmp_path, r
     assert process.returncode == 3, errors
     assert out.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert json.loads(out.read_text().splitlines()[_DAMAGED[0]])["error"]["code"] == "CORRUPT"
-
-
-@pytest.mark.slow
-def test_a_cluster_with_other_weights_or_none_at_the_address_is_refused(chexmix, cluster, words, tmp_path):
-    nowhere = chexmix("classify", *words, "--embeddings", "--ray", "127.0.0.1:9")
-    assert nowhere.code == 4
-    assert "no Ray cluster at '127.0.0.1:9'" in nowhere.stderr

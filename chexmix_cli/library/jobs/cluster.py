@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import re
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -28,6 +30,8 @@ from chexmix_cli.library.jobs.workers import WorkerBugError
 _AHEAD = 4
 #: Seconds between looks at how many can run.
 _LOOK_EVERY = 2.0
+#: Seconds that the head of a cluster gets to answer.
+_KNOCK_S = 10.0
 _HINT = "the cluster and this machine need the same chexmix, torch and weights"
 
 
@@ -127,6 +131,7 @@ class Cluster:
             hint = "pip install 'chexmix[ray]'"
             raise MachineError("--ray needs the package ray", where="--ray", hint=hint) from None
         try:
+            _knock(self.address)
             ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
             first = str(error).split("\n")[0] or type(error).__name__
@@ -167,6 +172,13 @@ class _Room:
         if time.monotonic() - self._looked > _LOOK_EVERY:
             self._size, self._looked = _AHEAD * max(1, self._slots()), time.monotonic()
         return self._size
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at a host and port: Ray itself would try for minutes."""
+    found = re.fullmatch(r"\[?([^/\]]+)\]?:(\d+)", address)
+    if found is not None:
+        socket.create_connection((found[1], int(found[2])), timeout=_KNOCK_S).close()
 
 
 def _cut(

@@ -74,3 +74,16 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     with pytest.raises(MachineError, match="needs the package ray") as caught:
         list(cluster.Cluster("auto", RaySettings()).batches(jobs, Opened, {}, batch_size=1))
     assert "chexmix[ray]" in caught.value.hint
+
+
+def test_an_address_where_nobody_listens_is_told_at_once():
+    import socket
+
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(ConnectionRefusedError):
+            cluster._knock(address)
+        bound.listen()
+        cluster._knock(address)
+    cluster._knock("auto")
