@@ -124,7 +124,7 @@ serve-load: $(VENV)/.dev-ready  ## load the HTTP server with reports on FILMS, a
 # From the index, minutes and gigabytes: torch three times, the oldest one with CUDA unless PIP_ARGS names the CPU index.
 dist-test: $(VENV)/.dev-ready  ## build wheel and sdist, install each alone: demo, imports, licences, SBOM; oldest versions too
 	$(BIN)/python -m pip install --quiet build==1.6.1 cyclonedx-bom==7.5.0
-	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/dist $(PYTEST_ARGS)
+	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/package $(PYTEST_ARGS)
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
