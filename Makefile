@@ -132,6 +132,7 @@ ray: $(VENV)/.dev-ready  ## a Ray cluster of two nodes, one killed midway, over 
 	@$(BIN)/python -c "import ray" 2>/dev/null || { echo "hint: $(BIN)/pip install -e '.[ray]'" >&2; exit 4; }
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/cli/test_ray.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ray_kill.py $(RAY_ARGS)
+	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/package $(PYTEST_ARGS)
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
