@@ -3,14 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume serve-load format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume ray format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume peers format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser orthanc aot gpu-bench fuzz kill-resume format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench fuzz kill-resume clinical format clean distclean
-.PHONY: help env demo check test lint types fast unit docs browser aot gpu-bench gpu-day fuzz kill-resume peers dist-test format clean distclean
-.PHONY: help env demo check test lint types fast unit docs site browser aot gpu-bench gpu-day \
-  fuzz kill-resume peers orthanc clinical dist-test format clean distclean
+.PHONY: help env demo check fast test lint types unit docs site browser orthanc clinical aot gpu-bench fuzz \
+  kill-resume gpu-day peers serve-load dist-test ray format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
