@@ -33,10 +33,16 @@ Source = Annotated[
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model of `chexmix weights list`.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write to.", show_default=False)]
 Dtype = Annotated[
-    str, typer.Option("--dtype", help="stored (bit for bit), float32, bfloat16 or float16.", show_default=True)
+    str,
+    typer.Option(
+        "--dtype", metavar="NAME", help="stored (bit for bit), float32, bfloat16 or float16.", show_default=True
+    ),
 ]
 Format = Annotated[
-    str, typer.Option("--format", help="hf: PhiForCausalLM of transformers and vLLM; gguf: llama.cpp (extra gguf).")
+    str,
+    typer.Option(
+        "--format", metavar="hf|gguf", help="hf: PhiForCausalLM of transformers and vLLM; gguf: llama.cpp (extra gguf)."
+    ),
 ]
 Exported = Annotated[str, typer.Argument(metavar="NAME|DIR", help="A model's name, a weights directory, a run.")]
 QuantizeGguf = Annotated[
