@@ -20,6 +20,7 @@ from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.present.documents.capture import add_pixels, source_image
 from chexmix_cli.core.present.documents.header import code, derived_uid, document_bytes, with_file_header
 from chexmix_cli.core.present.marking import with_mark
+from chexmix_cli.core.text.disclaimer import GENERATED_IN_PART
 
 #: Attributes of patient, study and series that must stand in the file, empty where the source has none (type 2).
 _REQUIRED = (
@@ -84,9 +85,7 @@ def _describe(dataset: Dataset, source: DicomFile, picture_YX: NDArray[np.uint8]
     dataset.SecondaryCaptureDeviceManufacturer = "chexmix"
     dataset.SecondaryCaptureDeviceManufacturerModelName = model
     dataset.SecondaryCaptureDeviceSoftwareVersions = __version__
-    dataset.DerivationDescription = f"SYNTHETIC in part, not for clinical use. chexmix {__version__}, {model}: {what}"[
-        :1024
-    ]
+    dataset.DerivationDescription = f"{GENERATED_IN_PART}. chexmix {__version__}, {model}: {what}"[:1024]
     equipment = Dataset()
     equipment.Manufacturer, equipment.ManufacturerModelName = "chexmix", model
     equipment.SoftwareVersions = __version__

@@ -164,7 +164,7 @@ class Usage(BaseModel):
 
 
 class ChatAnswer(BaseModel):
-    """Reports of a film: AI-generated, preliminary, unverified; not for clinical use."""
+    """Draft reports of a film."""
 
     id: str
     object: Literal["chat.completion"]
