@@ -54,9 +54,7 @@ class LocalCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.communicate(timeout=60)
 
     def _order(self, word: str) -> None:
         assert self._process.stdin is not None
