@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: Where a name that Windows lacks is used, each behind a guard that was read: name of the file, name, guard.
 GUARDED = {
     ("runtime.py", "resource", "except ModuleNotFoundError"),
+    ("server.py", "SIGPIPE", 'hasattr(signal, "SIGPIPE")'),
 }
 
 

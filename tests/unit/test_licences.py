@@ -126,6 +126,7 @@ OPTIONAL = {
     "radeval",
     "CRIMSON",
     "gguf",
+    "ray",
 }
 MODULES = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "gdcm": "python-gdcm"}
 

@@ -174,6 +174,9 @@ class _TextWriter:
     def __init__(self, is_json: bool) -> None:
         assert not is_json
 
+    def show(self, text: str) -> None:
+        sys.stdout.write(text)
+
 
 def test_list_and_check_in_a_process_of_their_own(debug_dir: Path, repository: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

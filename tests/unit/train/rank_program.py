@@ -69,6 +69,6 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     warnings.simplefilter("error")
     torch.set_num_threads(1)
-    loop.write_curves = lambda records, path: None  # slower than all the steps
+    loop.write_curves = lambda records, path, **how: None  # slower than all the steps
     with joined("cpu"):
         main(Path(sys.argv[1]))

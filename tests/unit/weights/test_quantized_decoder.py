@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 import weakref
@@ -84,7 +85,7 @@ def test_decoding_with_a_cache_is_the_whole_pass(tiny_dir, tiny, kernels, quanti
 @torch.inference_mode()
 def test_activations_in_bfloat16_have_products_in_bfloat16(tiny_dir, tiny, tiny_decoder, kernels):
     loaded = open_weights(tiny_dir).load_decoder("cpu", torch.bfloat16, quantize="int4")
-    exact = restored(tiny_decoder.bfloat16(), "int4")
+    exact = restored(copy.deepcopy(tiny_decoder).bfloat16(), "int4")
     ids_BT = torch.randint(tiny.vocabulary.num_rows, (2, 9), generator=torch.Generator().manual_seed(0))
     found = loaded.logits(loaded(ids_BT))
     assert found.dtype == torch.bfloat16
