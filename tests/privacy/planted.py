@@ -23,6 +23,7 @@ PLANTED: dict[str, tuple[str, ...]] = {
     "institution": ("Hollowbrook",),
     "private": ("Quagmyre", "Sparrowfen"),
     "path": ("Folder-Isolde", "File-Tamsin"),
+    "picture name": ("Ottoline",),
     "manifest patient": ("MRN-40417",),
     "manifest study": ("STU-60718",),
     "report": ("Thistlewick",),
@@ -97,7 +98,7 @@ class Ward:
         pictures: a folder of a PNG film, and of a damaged one.
         archive: a zip of a good film, a damaged one and one that is no film.
         manifest: of films that are all good.
-        refused: lines of a manifest, each wrong in another way, and a good one.
+        wrong: lines of a manifest, each wrong in another way; ``refused`` has them behind two good ones.
         reports: JSON Lines of ids and reports, and ``bad_reports`` with wrong lines.
         tree: a folder with a table, as ``data import folder`` reads it.
     """
@@ -145,15 +146,19 @@ class Ward:
         film = json.loads(good[0])["file"]
         wrong = [
             row("absent", f"{PLANTED['path'][0]}/{_NAME}.png", 1),
-            {**row("field", film, 2), f"x_{_NAME}": PLANTED["date"][0]},
+            {**row("field", film, 2), "reader": _NAME},
             {**row("view", film, 3), "view": _NAME},
             {**row("split", film, 4), "split": _NAME},
-            {**row("label", film, 5), "labels": {_NAME: PLANTED["name"][0]}},
+            {**row("label", film, 5), "labels": {"Mass": _NAME}},
             {**row("kind", film, 6), "findings": {PLANTED["report"][0]: 1}},
-            {**row("codes", film, 7), "codes": [PLANTED["report"][0]]},
+            {**row("age", film, 7), "age": int(PLANTED["date"][0])},
+            {**row("codes", film, 8), "codes": [PLANTED["report"][0]]},
             [_NAME],
         ]
-        lines = [*good[:2], *map(json.dumps, wrong), f'{{"id": "{_NAME}', _NAME]
+        self.wrong = [*map(json.dumps, wrong), f'{{"id": "{_NAME}', _NAME]
+        # On stdin a path is read from where the command runs.
+        whole = [json.dumps({**json.loads(line), "file": str(self.root / json.loads(line)["file"])}) for line in good]
+        lines = [*whole[:2], *self.wrong]
         self.refused = self.root / "refused.jsonl"
         self.refused.write_text("".join(f"{line}\n" for line in lines))
         self.reports = self.root / "reports.jsonl"
@@ -167,10 +172,9 @@ class Ward:
     def _write_tree(self) -> None:
         rows = []
         for number in range(4):
-            name = f"{PLANTED['path'][1]}-{number}.png"
+            name = f"{PLANTED['picture name'][0]}-{number}.png"
             write_picture(self.tree / name, 40 + number)
             rows.append((name, f"{PLANTED['manifest patient'][0]}-{number}", "PA", 1, f"{PLANTED['report'][0]} lungs."))
         rows.append(("absent.png", PLANTED["manifest patient"][0], "PA", 0, _NAME))
-        rows.append((f"{PLANTED['path'][1]}-0.png", PLANTED["manifest patient"][0], _NAME, _NAME, _NAME))
+        rows.append((f"{PLANTED['picture name'][0]}-0.png", PLANTED["manifest patient"][0], _NAME, _NAME, _NAME))
         write_csv(self.tree / "films.csv", ["file", "patient", "view", "Edema", "findings"], rows)
-

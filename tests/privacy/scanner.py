@@ -6,15 +6,20 @@ import base64
 import binascii
 import io
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
+from safetensors.numpy import load
+from tokenizers import Tokenizer
 
 from tests.privacy.planted import PLANTED
 
+_TOKENIZER = Path(__file__).resolve().parents[2] / "chexmix_cli/assets/chexmix-mini/tokenizer.json"
 _DATA_URL = re.compile(rb"data:[\w./+-]+;base64,([A-Za-z0-9+/=]+)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{64,}={0,2}")
 _DEFLATED = re.compile(rb"stream\r?\n(.*?)endstream", re.DOTALL)
@@ -23,7 +28,7 @@ _DEFLATED = re.compile(rb"stream\r?\n(.*?)endstream", re.DOTALL)
 def kinds_in(data: bytes, name: str = "") -> set[str]:
     """Return the kinds of planted texts in a file's bytes or its name, without regard to case.
 
-    Looked into: UTF-8 and UTF-16, members of archives with their names and comments (zip, npz, xlsx), chunks of
+    Looked into: token ids, UTF-8 and UTF-16, members of archives with their names and comments (zip, npz, xlsx), chunks of
     pictures, base64 as in pages and JSON, deflated streams as in PDF.
     """
     found: set[str] = set()
@@ -41,7 +46,7 @@ def _layers(data: bytes, depth: int = 0) -> Iterator[bytes]:
     yield data
     if depth == 3:
         return
-    packed = [*_members(data), *_chunks(data)]
+    packed = [*_members(data), *_chunks(data), *_tokens(data)]
     packed += [_inflated(stream) for stream in _DEFLATED.findall(data)]
     for text in {*_DATA_URL.findall(data), *_BASE64.findall(data)}:
         try:
@@ -66,9 +71,21 @@ def _chunks(data: bytes) -> Iterator[bytes]:
     if not data.startswith((b"\x89PNG", b"\xff\xd8", b"RIFF", b"II*", b"MM\0*")):
         return
     with Image.open(io.BytesIO(data)) as picture:
-        picture.load()
+        with suppress(OSError, struct.error):  # some inputs are cut
+            picture.load()
         yield repr(picture.info).encode()
         yield repr(dict(picture.getexif())).encode()
+
+
+def _tokens(data: bytes) -> Iterator[bytes]:
+    """Give the texts that token ids in a safetensors file stand for: the models of the tests have one tokenizer."""
+    length = int.from_bytes(data[:8], "little")
+    if data[8:9] != b"{" or length > len(data):
+        return
+    tokenizer = Tokenizer.from_file(str(_TOKENIZER))
+    for name, values in load(data).items():
+        if name == "text_ids":
+            yield tokenizer.decode([int(value) for value in values]).encode()
 
 
 def _inflated(data: bytes) -> bytes:

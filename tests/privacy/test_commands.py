@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
-import json
+import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +15,24 @@ import pytest
 from tests.privacy.planted import HEADER, PLANTED, Ward
 from tests.privacy.scanner import kinds_in, kinds_of
 
-#: What may come out, by what asks for it. ``docs/privacy.md`` has the same table with words.
+#: What may come out, by what asks for it. ``docs/privacy.md`` says where, and why.
 INTENDED: dict[str, frozenset[str]] = {
     "`--paths`": frozenset({"path", "name"}),
-    "`--quarantine`": frozenset({"path", "name"}),
+    "`--quarantine`": frozenset({"path", "name", "picture name"}),
     "`--keep-uids`": frozenset({"uid"}),
+    "the file name of a PNG, JPEG or TIFF": frozenset({"picture name"}),
     "`generate-report --documents`": HEADER,
-    "`inpaint -o FILE.dcm`": HEADER,
-    "`data import`": frozenset({"path", "manifest patient", "report"}),
+    "`inpaint -o FILE.dcm`": HEADER - {"institution"},
+    "`review`": frozenset({"path", "name"}),
+    "`data import`": frozenset({"path", "picture name", "manifest patient", "report"}),
+    "manifest lines to `tokenize -o`": frozenset({"manifest patient", "manifest study", "report"}),
+    "`retrieve index --with-text`": frozenset({"report"}),
+    "`retrieve query` of an index with text": frozenset({"report"}),
+    "`evaluate --html` of reports": frozenset({"report"}),
 }
 
 SHORT = ("--set", "decode.max_new_tokens=6")
-FEW = ("--set", "bootstrap.resamples=20")
+FEW = ("--set", "bootstrap.resamples=100")
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Case:
 
 
 WEIGHTS = " --weights {weights}"
+QUERY = "`retrieve query` of an index with text"
+PAGE = {"e.html": "`evaluate --html` of reports"}
 CASES = {
     "tokenize": Case("tokenize {studies} {archive} {pictures}" + WEIGHTS, 3),
     "tokenize paths": Case("tokenize {studies} --paths --provenance" + WEIGHTS, 3, may={"stdout": "`--paths`"}),
@@ -59,9 +69,16 @@ CASES = {
     "tokenize lines": Case("tokenize -" + WEIGHTS, 3, stdin="refused"),
     "tokenize nothing": Case("tokenize {studies}/Zephyranthes.dcm {studies}/Folder-Isolde/*" + WEIGHTS, 1),
     "tokenize shards": Case("tokenize {studies} -o {out}/shards" + WEIGHTS, 3),
-    "tokenize manifest shards": Case("tokenize - -o {out}/shards" + WEIGHTS, 3, stdin="refused"),
+    "tokenize manifest shards": Case(
+        "tokenize - -o {out}/shards" + WEIGHTS,
+        3,
+        stdin="refused",
+        may={"shards/*": "manifest lines to `tokenize -o`"},
+    ),
     "tokenize compare": Case("tokenize {studies} --compare voi official" + WEIGHTS, 3),
-    "report csv": Case("generate-report {studies} {pictures} -o {out}/r.csv --picture {out}/p" + WEIGHTS, 3, more=SHORT),
+    "report csv": Case(
+        "generate-report {studies} {pictures} -o {out}/r.csv --picture {out}/p" + WEIGHTS, 3, more=SHORT
+    ),
     "report jsonl": Case(
         "generate-report {studies} {pictures} -o {out}/r.jsonl --html {out}/r.html --explain --stats" + WEIGHTS,
         3,
@@ -73,9 +90,14 @@ CASES = {
         more=(*SHORT, "--set", 'documents.kinds=["sr", "pdf", "picture", "fhir"]'),
     ),
     "classify": Case("classify {studies} {pictures} -o {out}/c.csv --html {out}/c.html", 3),
-    "classify embeddings": Case("classify {studies} --embeddings --layer 1 -o {out}/e" + WEIGHTS, 3),
+    "classify embeddings": Case("classify {studies} --embeddings --layer 1 -o {out}/e.jsonl" + WEIGHTS, 3),
     "classify xlsx": Case("classify {studies} -o {out}/c.xlsx --paths", 3, may={"c.xlsx": "`--paths`"}),
-    "review": Case("review {studies} {pictures} {archive} -o {out}/review.html --explain" + WEIGHTS, 3, more=SHORT),
+    "review": Case(
+        "review {studies} {pictures} {archive} -o {out}/review.html --explain" + WEIGHTS,
+        3,
+        may={"review.html": "`review`"},
+        more=SHORT,
+    ),
     "inpaint": Case("inpaint {studies} {pictures} --block 0.2 -o {out}/i --html {out}/i.html" + WEIGHTS, 3),
     "inpaint dicom": Case(
         "inpaint {good} --block 0.2 -o {out}/i.dcm" + WEIGHTS, may={"i.dcm": "`inpaint -o FILE.dcm`"}
@@ -83,27 +105,31 @@ CASES = {
     "import": Case(
         "data import folder {tree} -o {out}/m.jsonl --quarantine {out}/q.jsonl",
         3,
-        may={"m.jsonl": "`data import`", "q.jsonl": "`--quarantine`"},
+        may={"stdout": "the file name of a PNG, JPEG or TIFF", "m.jsonl": "`data import`", "q.jsonl": "`--quarantine`"},
     ),
-    "check": Case("data check {manifest}", 3),
-    "check refused": Case("data check {refused}", 3),
-    "index": Case("retrieve index {manifest} -o {out}/i --with-text" + WEIGHTS),
+    "check": Case("data check {manifest}"),
+    "index": Case("retrieve index {manifest} -o {out}/i" + WEIGHTS),
+    "index text": Case(
+        "retrieve index {manifest} -o {out}/i --with-text" + WEIGHTS, may={"i/*": "`retrieve index --with-text`"}
+    ),
     "evaluate classification": Case(
-        "evaluate classification --manifest {manifest} -o {out}/e.json --html {out}/e.html --plots {out}/plots" + WEIGHTS,
+        "evaluate classification --manifest {manifest} -o {out}/e.json --html {out}/e.html --plots {out}/plots"
+        + WEIGHTS,
         more=(*FEW, "--set", "probe.c=[0.1]"),
     ),
     "evaluate report": Case(
         "evaluate report {reports} --references {manifest} -o {out}/e.json --html {out}/e.html",
+        may=PAGE,
         more=(*FEW, "--set", "external.run=false"),
     ),
     "evaluate bad reports": Case(
-        "evaluate report {bad_reports} --references {manifest}", 3, more=(*FEW, "--set", "external.run=false")
+        "evaluate report {bad_reports} --references {manifest}", 1, more=(*FEW, "--set", "external.run=false")
     ),
     "evaluate inpainting": Case(
         "evaluate inpainting --manifest {manifest} -o {out}/e.json --html {out}/e.html" + WEIGHTS, more=FEW
     ),
     "evaluate retrieval": Case(
-        "evaluate retrieval --manifest {manifest} -o {out}/e.json --html {out}/e.html" + WEIGHTS, more=FEW
+        "evaluate retrieval --manifest {manifest} -o {out}/e.json --html {out}/e.html" + WEIGHTS, may=PAGE, more=FEW
     ),
     "finetune probe": Case(
         "finetune --task classify --method probe --preset debug --manifest {manifest} --init {weights} -o {out}/run"
@@ -111,14 +137,28 @@ CASES = {
     "finetune report": Case(
         "finetune --task report --preset debug --manifest {manifest} --init {weights} -o {out}/run --set train.steps=2"
     ),
-    "pretrain": Case("pretrain --stage tokenizer --preset debug --manifest {manifest} -o {out}/run --set train.steps=2"),
+    "pretrain": Case(
+        "pretrain --stage tokenizer --preset debug --manifest {manifest} -o {out}/run --set train.steps=2"
+    ),
     "pretrain 1": Case(
         "pretrain --stage 1 --preset debug --manifest {manifest} --init {weights} -o {out}/run --set train.steps=2"
     ),
     "pretrain refused": Case("pretrain --stage 1 --preset debug --manifest {refused} --init {weights} -o {out}/run", 1),
     "plan": Case("plan pretrain --stage 1 --preset debug --manifest {manifest} --memory 8"),
     "drafts": Case("weights drafts {manifest} -o {out}/drafts.safetensors" + WEIGHTS),
-    "weights": Case("weights check {good}", 1),
+    "weights": Case("weights info {weights}"),
+    "query": Case(
+        "retrieve query {out}/i {studies} -k 2 --html {out}/q.html" + WEIGHTS,
+        3,
+        after="index text",
+        may={"i/*": "`retrieve index --with-text`", "stdout": QUERY, "q.html": QUERY},
+    ),
+    "query images": Case(
+        "retrieve query {out}/i {studies} --find images --paths" + WEIGHTS,
+        3,
+        after="index text",
+        may={"i/*": "`retrieve index --with-text`", "stdout": "`--paths`"},
+    ),
 }
 
 
@@ -133,6 +173,8 @@ def run(case: Case, call: Callable, ward: Ward, weights: Path, out: Path, *more:
 def test_she_is_only_where_she_was_asked_for(call, ward, debug_weights, tmp_path, name, verbosity):
     case, out = CASES[name], tmp_path / "out"
     out.mkdir()
+    if case.after is not None:
+        assert run(CASES[case.after], call, ward, debug_weights, out).code == 0
     done = run(case, call, ward, debug_weights, out, *verbosity)
     assert done.code == case.code, done.stderr
     found = {"stdout": kinds_in(done.stdout.encode()), "stderr": kinds_in(done.stderr.encode()), **kinds_of(out)}
@@ -144,3 +186,52 @@ def test_she_is_only_where_she_was_asked_for(call, ward, debug_weights, tmp_path
         if kinds:
             met.add(pattern)
     assert met == set(case.may), "this is not there any more"
+
+
+@pytest.mark.parametrize("command", ["data check {path}", "plan pretrain --stage 1 --preset debug --manifest {path}"])
+def test_a_wrong_line_of_a_manifest_is_named_by_its_number(call, ward, tmp_path, command):
+    for line in ward.wrong:
+        path = tmp_path / "manifest.jsonl"
+        path.write_text(f"{ward.manifest.read_text()}{line}\n")
+        done = call(*command.format(path=path).split(), "-v")
+        assert done.code in (1, 3), line
+        assert not kinds_in(done.stdout.encode() + done.stderr.encode()), done.stderr
+
+
+@pytest.mark.parametrize("command", ["tokenize", "generate-report", "classify", "inpaint --block 0.2 -o {out}/i"])
+@pytest.mark.parametrize("verbosity", [(), ("-v",)], ids=["", "v"])
+def test_a_bug_in_the_middle_of_a_film_tells_nothing(
+    call, monkeypatch, ward, debug_weights, tmp_path, command, verbosity
+):
+    """Even the traceback that -v asks for shows lines of code, no values."""
+
+    def broken(self, films):
+        raise KeyError(len(films))
+
+    monkeypatch.setattr("chexmix_cli.core.infer.image_tokenizer.ImageTokenizer.encode", broken)
+    words = command.format(out=tmp_path / "out").split()
+    done = call(*words, ward.studies, *(() if command == "classify" else ("--weights", debug_weights)), *verbosity)
+    assert done.code == 70
+    assert ("Traceback" in done.stderr) == bool(verbosity)
+    assert not kinds_in(done.stdout.encode() + done.stderr.encode()), done.stderr
+    assert kinds_of(tmp_path) == {}
+
+
+def test_the_page_of_privacy_says_what_may_come_out(repository):
+    """One row for each thing that asks for something, with the kinds of what comes out."""
+    text = (repository / "docs" / "privacy.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", text.split("\n## What comes out\n")[1], re.MULTILINE)
+    told = {asked: frozenset(kinds.split(", ")) for asked, kinds in rows[1:]}
+    assert told == INTENDED
+    met = {row for case in CASES.values() for row in case.may.values()}
+    assert met == set(INTENDED), "no command shows this row"
+
+
+def test_a_plant_in_any_wrapping_is_found(tmp_path, ward):
+    """The scanner sees what it is for: it finds every kind in the inputs themselves."""
+    found = set().union(*kinds_of(ward.root).values())
+    assert found == set(PLANTED)
+    page = b"data:image/png;base64," + base64.b64encode((ward.pictures / "p1.png").read_bytes())
+    assert kinds_in(page) == {"name", "date", "institution", "picture metadata"}
+    assert kinds_in("Zephyranthes".encode("utf-16-le")) == {"name"}
+    assert kinds_in(b"stream\n" + zlib.compress(b"hollowBROOK") + b"\nendstream") == {"institution"}

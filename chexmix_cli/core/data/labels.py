@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from chexmix_cli.core.data.lines import quoted
+from chexmix_cli.core.data.lines import quoted, quoted_name
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.choices import Policy, Unstated
 
@@ -131,7 +131,7 @@ def named_labels(labels: Iterable[tuple[str, object]]) -> dict[str, Label]:
             found[name] = label
         elif label not in (None, found[name]):
             raise DataError(
-                Reason.BAD_RECORD, f"label {quoted(spelled)} contradicts {name!r}", expected="one value a finding"
+                Reason.BAD_RECORD, f"label {quoted_name(spelled)} contradicts {name!r}", expected="one value a finding"
             )
     return found
 
@@ -155,7 +155,8 @@ def parse_label(cell: object, finding: str) -> Label:
     except ValueError:
         number = math.inf
     if number not in _VALUES:
-        raise DataError(Reason.BAD_RECORD, f"label {quoted(finding)} is {quoted(cell)}", expected="1, 0, -1 or blank")
+        what = f"label {quoted_name(finding)} is {quoted(cell)}"
+        raise DataError(Reason.BAD_RECORD, what, expected="1, 0, -1 or blank")
     return int(number)
 
 

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
@@ -180,12 +181,28 @@ def id_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def quoted(value: object) -> str:
-    """Return a value as messages may quote it: numbers and single words; longer texts could be a report, or a name."""
-    text = value if isinstance(value, str) else repr(value)
-    if re.fullmatch(r"[\w.+-]{0,16}", text) or value in ([], {}, ()):
+def quoted(value: object, choices: Iterable[str] = ()) -> str:
+    """Return a value as messages may quote it: short numbers, and words near to those that it may be.
+
+    Anything else could be a patient's name or birth date in the wrong column, or a report.
+
+    Args:
+        value: of a field.
+        choices: words that the field may have.
+    """
+    if isinstance(value, str):
+        known = [choice.lower() for choice in choices]
+        if re.fullmatch(r"[-+.\d]{0,6}", value) or get_close_matches(value.lower(), known, 1):
+            return repr(value)
+        return f"a text of {len(value)} characters"
+    if value in ([], {}, ()) or re.fullmatch(r"[\w.+-]{0,6}", repr(value)):
         return repr(value)
-    return f"a text of {len(value)} characters" if isinstance(value, str) else f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"
+
+
+def quoted_name(name: str) -> str:
+    """Return the name of a field or finding as messages may quote it: single words."""
+    return repr(name) if re.fullmatch(r"[\w.+-]{0,16}", name) else f"a text of {len(name)} characters"
 
 
 def as_text(stream: BinaryIO) -> TextIO:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chexmix_cli.core.data.labels import named_labels
-from chexmix_cli.core.data.lines import id_text, quoted, read_json_lines
+from chexmix_cli.core.data.lines import id_text, quoted, quoted_name, read_json_lines
 from chexmix_cli.core.data.review_edits import DECISION, manifest_values, table_lines
 from chexmix_cli.core.data.tables import is_table
 from chexmix_cli.core.data.views import View
@@ -162,7 +162,8 @@ def checked_fields(values: Mapping[str, Any], where: str | None = None) -> dict[
     for name, choices in (("view", VIEWS), ("split", SPLITS), ("sex", SEXES)):
         if found.get(name) is not None and found[name] not in choices:
             expected = f"{', '.join(choices)} or null"
-            raise DataError(Reason.BAD_RECORD, f"{name} is {quoted(found[name])}", where=where, expected=expected)
+            what = f"{name} is {quoted(found[name], choices)}"
+            raise DataError(Reason.BAD_RECORD, what, where=where, expected=expected)
     age = found.get("age")
     if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age <= OLDEST):
         raise DataError(
@@ -185,9 +186,8 @@ def _row(values: dict[str, Any], path: Path, where: str) -> ManifestRow:
     known = set(ManifestRow.__dataclass_fields__)
     unknown = sorted(set(values) - known)
     if unknown:
-        raise DataError(
-            Reason.BAD_RECORD, f"unknown field {quoted(unknown[0])}", where=where, expected=", ".join(sorted(known))
-        )
+        what = f"unknown field {quoted_name(unknown[0])}"
+        raise DataError(Reason.BAD_RECORD, what, where=where, expected=", ".join(sorted(known)))
     found = checked_fields(values, where)
     notes = found.get("notes") or {}
     if not isinstance(notes, dict):

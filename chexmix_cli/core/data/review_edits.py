@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from chexmix_cli.core.data.lines import TABLE_HINT, quoted
+from chexmix_cli.core.data.lines import TABLE_HINT, quoted, quoted_name
 from chexmix_cli.core.data.tables import blank_to_none, list_columns, read_columns, read_table
 from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.text.sections import read_sections
@@ -32,12 +32,12 @@ def manifest_values(values: Mapping[str, Any], where: str) -> dict[str, Any] | N
         DataError: ``BAD_RECORD`` on a decision, a field or a report that is none.
     """
     if values[DECISION] not in _DECISIONS:
-        what = f"{DECISION} is {quoted(values[DECISION])}"
+        what = f"{DECISION} is {quoted(values[DECISION], _DECISIONS)}"
         raise DataError(Reason.BAD_RECORD, what, where=where, expected=", ".join(_DECISIONS))
     unknown = sorted(set(values) - _FIELDS)
     if unknown:
         expected = ", ".join(sorted(_FIELDS))
-        raise DataError(Reason.BAD_RECORD, f"unknown field {quoted(unknown[0])}", where=where, expected=expected)
+        raise DataError(Reason.BAD_RECORD, f"unknown field {quoted_name(unknown[0])}", where=where, expected=expected)
     report = values.get("report")
     if not isinstance(report, str | None):
         raise DataError(Reason.BAD_RECORD, "report is no text", where=where, expected="a text or null")

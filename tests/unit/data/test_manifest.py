@@ -88,6 +88,8 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
         (b'{"id": "b", "file": "x", "study": 7.5}', "study is no text"),
         (b'{"id": "b", "file": "x", "findings": ["x"]}', "findings is no text"),
         (b'{"id": "b", "file": "x", "view": "pa"}', "view is 'pa'; expected PA, AP, FRONTAL, LATERAL, OTHER or null"),
+        (b'{"id": "b", "file": "x", "view": "Smith"}', "view is a text of 5 characters; expected PA, "),
+        (b'{"id": "b", "file": "x", "age": 19590723}', "age is a value of type int; expected years"),
         (b'{"id": "b", "file": "x", "split": "valid"}', "split is 'valid'; expected train, val, test or null"),
         (b'{"id": "b", "file": "x", "labels": ["Edema"]}', "labels is a list"),
         (b'{"id": "b", "file": "x", "notes": "x"}', "notes is a str"),

@@ -119,7 +119,7 @@ def read_split(text: str | None) -> str | None:
         return None
     split = _SPLITS.get(stated.lower())
     if split is None:
-        raise DataError(Reason.BAD_RECORD, f"split {quoted(stated)}", expected=", ".join(_SPLITS))
+        raise DataError(Reason.BAD_RECORD, f"split is {quoted(stated, _SPLITS)}", expected=", ".join(_SPLITS))
     return split
 
 

@@ -63,7 +63,7 @@ def test_the_list_of_findings_is_complete_unless_it_is_blank(root, do_import):
     assert found["00000001_001"].labels["No Finding"] == 1
     assert found["00000003_000"].labels == {}
     messages = [item.message for item in found.rejected.values()]
-    assert any("finding 'Fever'" in message for message in messages)
+    assert any("a finding is a text of 5 characters; expected No Finding, " in message for message in messages)
     assert any("'No Finding' beside a finding" in message for message in messages)
 
 

@@ -34,7 +34,7 @@ def test_usual_names_need_no_settings(root, do_import):
     assert a.notes["view_source"] == "column View"
     assert (b.view, b.split, b.report, b.labels) == ("LATERAL", "val", None, {"Edema": -1, "Effusion": 0})
     assert (c.view, c.split) == (None, None)  # a blank split is none; it is not drawn
-    assert found.rejected["d.png"].message.startswith("films.csv:6: split 'tset'")
+    assert found.rejected["d.png"].message.startswith("films.csv:6: split is 'tset'")
 
 
 def test_columns_by_settings(root, do_import):

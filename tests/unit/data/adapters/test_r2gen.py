@@ -68,7 +68,7 @@ def test_the_mimic_form(tmp_path, do_import):
         ('{"train": [', "not readable as JSON"),
         ('[{"id": "a"}]', "'\\[' where '{' belongs"),
         ('{"train": {"id": 1}}', "'{' where '\\[' belongs"),
-        ('{"trian": []}', "split 'trian'"),
+        ('{"trian": []}', "split is 'trian'"),
         ('{"train": []}', "the tables name no image"),
         ('{"train": []', "'end of file' where ',' belongs"),
         ("{1: []}", "a key is no text"),

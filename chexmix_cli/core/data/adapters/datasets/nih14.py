@@ -60,7 +60,7 @@ def _labels(cell: str) -> dict[str, Label]:
     names = [finding_name(name) for name in cell.split("|") if name.strip()]
     unknown = [name for name in names if name not in _ALL]
     if unknown:
-        raise DataError(Reason.BAD_RECORD, f"finding {quoted(unknown[0])}", expected=", ".join(_ALL))
+        raise DataError(Reason.BAD_RECORD, f"a finding is {quoted(unknown[0], _ALL)}", expected=", ".join(_ALL))
     if NO_FINDING in names and len(names) > 1:
         raise DataError(Reason.BAD_RECORD, f"{NO_FINDING!r} beside a finding", expected="one or the other")
     stated = listed_labels(names, _ALL) if names else {}
