@@ -6,10 +6,9 @@ import errno
 import os
 import re
 import sys
-import traceback
 
 from chexmix_cli.commands.shared.console import print_error
-from chexmix_cli.core.errors import ChexmixError, ExitCode
+from chexmix_cli.core.errors import ChexmixError, ExitCode, told_traceback
 from chexmix_cli.core.runtime import use_cores
 
 #: What a shell shows of a filter whose reader has read enough: 128 and SIGPIPE.
@@ -58,7 +57,7 @@ def run(arguments: list[str]) -> int:
     except ChexmixError as error:
         print_error(str(error), error.hint)
         if verbose:
-            traceback.print_exc()
+            print(told_traceback(error), end="", file=sys.stderr)
         return error.exit_code
     except Exception as error:
         if isinstance(error, usage_error):
@@ -85,18 +84,21 @@ def _foreign(error: Exception, verbose: bool) -> int:
             print_error(f"the disk is full: {error.filename} could not be written", "free space, and run again")
         else:
             # Without the file's name: it may be a patient's.
-            print_error(f"the system refused a file: {os.strerror(error.errno)}", "run again with -v to see which")
+            print_error(
+                f"the system refused a file: {os.strerror(error.errno)}",
+                "run again with -v and CHEXMIX_DEBUG=1 to see which",
+            )
     else:
         return _unexpected(error, verbose)
     if verbose:
-        traceback.print_exc()
+        print(told_traceback(error), end="", file=sys.stderr)
     return ExitCode.ENVIRONMENT
 
 
 def _unexpected(error: BaseException, verbose: bool) -> int:
-    # The message of a foreign exception may quote its input: it is shown only on request.
-    if verbose or os.environ.get("CHEXMIX_DEBUG"):
-        traceback.print_exc()
+    # The message of a foreign exception may quote its input: neither here nor in the traceback is it shown.
+    if verbose:
+        print(told_traceback(error), end="", file=sys.stderr)
     print_error(
         f"unexpected {type(error).__name__}: this is a bug of chexmix",
         "run again with -v for the traceback, and report it",

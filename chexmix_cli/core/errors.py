@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
 from typing import ClassVar
@@ -131,3 +133,22 @@ class MachineError(ChexmixError):
     """The machine lacks what was asked for: a GPU, a package, memory, disk space."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+class WorkerBugError(Exception):
+    """Something unexpected in another process, with its :func:`told_traceback` as the message."""
+
+
+def told_traceback(error: BaseException) -> str:
+    """Return the traceback of an error and of those before it, without the messages of others.
+
+    Lines of code hold no values; the message of a foreign exception may quote a header or name a patient's file. It is
+    there only if the environment variable ``CHEXMIX_DEBUG`` is set.
+    """
+    if os.environ.get("CHEXMIX_DEBUG"):
+        return "".join(traceback.format_exception(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    earlier = f"{told_traceback(before)}\nThen:\n\n" if before is not None else ""
+    kind = type(error).__name__
+    said = f"{kind}: {error}" if isinstance(error, ChexmixError | WorkerBugError) else kind
+    return f"{earlier}Traceback (most recent call last):\n{''.join(traceback.format_tb(error.__traceback__))}{said}\n"

@@ -38,12 +38,16 @@ def test_a_bug_exits_70_and_shows_no_values(call, fail_with):
 
 
 @pytest.mark.parametrize("flag", ["-v", "--verbose", "-qv"])
-def test_the_traceback_is_shown_on_request(call, fail_with, flag):
+def test_the_traceback_is_shown_on_request(call, fail_with, monkeypatch, flag):
+    """Without the message, which may quote a header; an environment variable shows that, too."""
     fail_with(RuntimeError("why"))
     result = call("tokenize", "x", flag)
     assert result.code == 70
     assert "Traceback" in result.stderr
-    assert "RuntimeError: why" in result.stderr
+    assert "raise error\nRuntimeError\n" in result.stderr
+    assert "why" not in result.stderr
+    monkeypatch.setenv("CHEXMIX_DEBUG", "1")
+    assert "RuntimeError: why" in call("tokenize", "x", flag).stderr
 
 
 def test_an_end_of_file_inside_is_a_bug_and_no_interruption(call, fail_with):

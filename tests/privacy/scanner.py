@@ -28,8 +28,8 @@ _DEFLATED = re.compile(rb"stream\r?\n(.*?)endstream", re.DOTALL)
 def kinds_in(data: bytes, name: str = "") -> set[str]:
     """Return the kinds of planted texts in a file's bytes or its name, without regard to case.
 
-    Looked into: token ids, UTF-8 and UTF-16, members of archives with their names and comments (zip, npz, xlsx), chunks of
-    pictures, base64 as in pages and JSON, deflated streams as in PDF.
+    Looked into: UTF-8 and UTF-16, members of archives with their names and comments (zip, npz, xlsx), chunks of
+    pictures, token ids, base64 as in pages and JSON, deflated streams as in PDF.
     """
     found: set[str] = set()
     for part in (name.encode(), *_layers(data)):

@@ -198,21 +198,33 @@ def test_a_wrong_line_of_a_manifest_is_named_by_its_number(call, ward, tmp_path,
         assert not kinds_in(done.stdout.encode() + done.stderr.encode()), done.stderr
 
 
-@pytest.mark.parametrize("command", ["tokenize", "generate-report", "classify", "inpaint --block 0.2 -o {out}/i"])
 @pytest.mark.parametrize("verbosity", [(), ("-v",)], ids=["", "v"])
-def test_a_bug_in_the_middle_of_a_film_tells_nothing(
-    call, monkeypatch, ward, debug_weights, tmp_path, command, verbosity
+@pytest.mark.parametrize(
+    ("command", "error", "code"),
+    [
+        ("tokenize", RuntimeError("Zephyranthes"), 70),
+        ("generate-report", PermissionError(13, "Permission denied", "Folder-Isolde"), 4),
+        ("classify --embeddings", MemoryError("File-Tamsin"), 4),
+        ("inpaint --block 0.2 -o {out}/i", EOFError("19590723"), 70),
+        ("review -o {out}/r.html", KeyError("Thistlewick"), 70),
+    ],
+)
+def test_what_nobody_expected_tells_nothing(
+    call, monkeypatch, ward, debug_weights, tmp_path, command, error, code, verbosity
 ):
-    """Even the traceback that -v asks for shows lines of code, no values."""
+    """The traceback that -v asks for has lines of code, no values and no message of others, whatever came before."""
 
     def broken(self, films):
-        raise KeyError(len(films))
+        try:
+            int(PLANTED["name"][0])
+        except ValueError:
+            raise error  # noqa: B904  (the first one is to be told, too)
 
     monkeypatch.setattr("chexmix_cli.core.infer.image_tokenizer.ImageTokenizer.encode", broken)
     words = command.format(out=tmp_path / "out").split()
-    done = call(*words, ward.studies, *(() if command == "classify" else ("--weights", debug_weights)), *verbosity)
-    assert done.code == 70
-    assert ("Traceback" in done.stderr) == bool(verbosity)
+    done = call(words[0], ward.studies, *words[1:], "--weights", debug_weights, *verbosity)
+    assert done.code == code
+    assert ("Traceback" in done.stderr) == ("ValueError" in done.stderr) == bool(verbosity)
     assert not kinds_in(done.stdout.encode() + done.stderr.encode()), done.stderr
     assert kinds_of(tmp_path) == {}
 

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-from chexmix_cli.core.errors import ChexmixError, MachineError
+from chexmix_cli.core.errors import ChexmixError, MachineError, WorkerBugError, told_traceback
 from chexmix_cli.core.settings.inference import RaySettings
 from chexmix_cli.library.jobs.batches import ends_batch, run_batches
 from chexmix_cli.library.jobs.job import Job, Prepared
-from chexmix_cli.library.jobs.workers import WorkerBugError
 
 #: Tasks under way for each that can run: the next ones wait where the films are.
 _AHEAD = 4
@@ -148,9 +147,9 @@ class Cluster:
             found: list[Any] = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, ChexmixError | MemoryError):
+            if isinstance(cause, ChexmixError | MemoryError | WorkerBugError):
                 raise cause from None
-            raise WorkerBugError(str(error)) from None
+            raise WorkerBugError(type(cause).__name__) from None
         except ray.exceptions.RayError as error:
             raise MachineError(
                 f"its process or machine ended {self.settings.retries + 1} times ({type(error).__name__})",
@@ -201,7 +200,12 @@ def _do(packed: bytes, inputs: list[Callable[[], Any]]) -> list[Any]:
     gpus = ray.get_gpu_ids()
     opened = _opened(packed, f"cuda:{gpus[0]}" if gpus else None)
     jobs = (Job(str(number), prepare) for number, prepare in enumerate(inputs))
-    return [result for _, result in run_batches(jobs, opened.process, batch_size=len(inputs))]
+    try:
+        return [result for _, result in run_batches(jobs, opened.process, batch_size=len(inputs))]
+    except (ChexmixError, MemoryError):
+        raise
+    except Exception as error:  # Ray would send the message of anyone's error along
+        raise WorkerBugError(told_traceback(error)) from None
 
 
 @lru_cache(maxsize=1)

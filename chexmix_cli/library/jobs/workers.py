@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import signal
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,17 +16,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from chexmix_cli.core.errors import ChexmixError, DataError, Reason
+from chexmix_cli.core.errors import ChexmixError, DataError, Reason, WorkerBugError, told_traceback
 from chexmix_cli.library.jobs.job import RECORD_ERRORS, Job, attempt
 
 Prepared = TypeVar("Prepared")
 
 #: Seconds a process gets to end before it is killed.
 _PATIENCE = 5.0
-
-
-class WorkerBugError(Exception):
-    """Something unexpected in a worker, with its traceback as the message."""
 
 
 @dataclass(slots=True)
@@ -208,5 +203,5 @@ def _outcome(prepare: Callable[[], Any]) -> tuple[str, Any]:
         return "bug", MemoryError()
     except OSError as error:
         return "bug", OSError(error.errno, error.strerror)
-    except Exception:
-        return "bug", WorkerBugError(traceback.format_exc())
+    except Exception as error:
+        return "bug", WorkerBugError(told_traceback(error))

@@ -10,9 +10,9 @@ from functools import partial
 
 import pytest
 
-from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.errors import DataError, Reason, WorkerBugError
 from chexmix_cli.library.jobs.job import Job
-from chexmix_cli.library.jobs.workers import StandingWorker, WorkerBugError, prepare_ahead
+from chexmix_cli.library.jobs.workers import StandingWorker, prepare_ahead
 
 
 def square(number: int) -> int:
