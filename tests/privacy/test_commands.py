@@ -126,7 +126,8 @@ CASES = {
         "evaluate report {bad_reports} --references {manifest}", 1, more=(*FEW, "--set", "external.run=false")
     ),
     "evaluate inpainting": Case(
-        "evaluate inpainting --manifest {manifest} -o {out}/e.json --html {out}/e.html" + WEIGHTS, more=FEW
+        "evaluate inpainting --manifest {manifest} -o {out}/e.json --html {out}/e.html --set images=2" + WEIGHTS,
+        more=FEW,
     ),
     "evaluate retrieval": Case(
         "evaluate retrieval --manifest {manifest} -o {out}/e.json --html {out}/e.html" + WEIGHTS, may=PAGE, more=FEW
