@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import call, interruptible  # noqa: F401
+from tests.cli.conftest import call, chexmix, interruptible  # noqa: F401
 from tests.privacy.planted import Ward
 from tests.privacy.scanner import kinds_of
 

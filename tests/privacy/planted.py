@@ -93,7 +93,7 @@ class Ward:
     """The inputs.
 
     Attributes:
-        studies: a folder of DICOM files: two good ones, and one of each kind of bad one.
+        studies: a folder of DICOM files: three that can be read, and one of each kind of bad one.
         good: one of the good ones.
         pictures: a folder of a PNG film, and of a damaged one.
         archive: a zip of a good film, a damaged one and one that is no film.
@@ -140,6 +140,8 @@ class Ward:
         odd = write_film(self._film(7), 7)
         date, odd_date = PLANTED["date"][0], PLANTED["date"][2]
         odd.write_bytes(odd.read_bytes().replace(date.encode(), odd_date.encode()).replace(b"^Ada", b"\xff\x1b\\a"))
+        odder = write_film(self._film(8), 8)
+        odder.write_bytes(odder.read_bytes().replace(b"Chest for", b"\\\\\\\\\x00\x01for"))
 
     def _write_lines(self) -> None:
         good = self.manifest.read_text().splitlines()

@@ -189,6 +189,16 @@ def test_she_is_only_where_she_was_asked_for(call, ward, debug_weights, tmp_path
     assert met == set(case.may), "this is not there any more"
 
 
+def test_a_process_of_its_own_tells_nothing_either(chexmix, ward, debug_weights):
+    """What libraries warn of and log goes to the process's own stderr, which no test in this process sees."""
+    done = chexmix("tokenize", ward.studies, "--weights", debug_weights, "-v", "--provenance")
+    assert done.code == 3
+    codes = sorted(record["error"]["code"] for record in done.records if record["status"] == "error")
+    assert codes == ["LATERAL_ONLY", "NOT_CHEST", "NO_PIXELS", "SHORT_PIXELS", "UNKNOWN_FORMAT"]
+    assert sum(record["status"] == "ok" for record in done.records) == 3
+    assert not kinds_in(done.stdout.encode() + done.stderr.encode()), done.stderr
+
+
 @pytest.mark.parametrize("command", ["data check {path}", "plan pretrain --stage 1 --preset debug --manifest {path}"])
 def test_a_wrong_line_of_a_manifest_is_named_by_its_number(call, ward, tmp_path, command):
     for line in ward.wrong:
