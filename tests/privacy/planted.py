@@ -100,6 +100,7 @@ class Ward:
         manifest: of films that are all good.
         wrong: lines of a manifest, each wrong in another way; ``refused`` has them behind two good ones.
         reports: JSON Lines of ids and reports, and ``bad_reports`` with wrong lines.
+        rexrank: JSON of studies, one of whose image is not there.
         tree: a folder with a table, as ``data import folder`` reads it.
     """
 
@@ -123,6 +124,7 @@ class Ward:
         self.manifest = write_manifest(root / "manifest.jsonl", root / PLANTED["path"][0] / "films")
         self._write_lines()
         self._write_tree()
+        self._write_studies_of_a_benchmark()
 
     def _film(self, number: int) -> Path:
         return self.studies / f"{PLANTED['path'][1]}-{_NAME}-{number}.dcm"
@@ -170,6 +172,13 @@ class Ward:
         self.bad_reports = self.root / "bad-reports.jsonl"
         bad = [said[0], {"id": "unknown", "report": _NAME}, {"id": "list", "report": [_NAME]}, {"report": _NAME}]
         self.bad_reports.write_text("".join(json.dumps(one) + "\n" for one in bad) + f"{_NAME}\n")
+
+    def _write_studies_of_a_benchmark(self) -> None:
+        folder, name = PLANTED["path"]
+        self.rexrank = self.root / "rexrank.json"
+        good = {"key_image_path": f"{folder}/films/{name}-0.png", "image_path": [], "report": PLANTED["report"][0]}
+        gone = {"key_image_path": f"{folder}/{_NAME}.png", "image_path": [], "context": {"Age": PLANTED["date"][0]}}
+        self.rexrank.write_text(json.dumps({"study-1": good, "study-2": gone}))
 
     def _write_tree(self) -> None:
         rows = []

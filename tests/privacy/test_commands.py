@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_contract import FLAGS
 from tests.privacy.planted import HEADER, PLANTED, Ward
 from tests.privacy.scanner import kinds_in, kinds_of
 
@@ -28,6 +29,7 @@ INTENDED: dict[str, frozenset[str]] = {
     "manifest lines to `tokenize -o`": frozenset({"manifest patient", "manifest study", "report"}),
     "`retrieve index --with-text`": frozenset({"report"}),
     "`retrieve query` of an index with text": frozenset({"report"}),
+    "`evaluate rexrank`": frozenset({"path", "name", "date", "report"}),
     "`evaluate --html` of reports": frozenset({"report"}),
 }
 
@@ -148,6 +150,17 @@ CASES = {
     "plan": Case("plan pretrain --stage 1 --preset debug --manifest {manifest} --memory 8"),
     "drafts": Case("weights drafts {manifest} -o {out}/drafts.safetensors" + WEIGHTS),
     "weights": Case("weights info {weights}"),
+    "rexrank": Case(
+        "evaluate rexrank {rexrank} {out}/r.json {root}" + WEIGHTS, 3, may={"r.json": "`evaluate rexrank`"}, more=SHORT
+    ),
+    "shards info": Case(
+        "data info {out}/shards", after="tokenize manifest shards", may={"shards/*": "manifest lines to `tokenize -o`"}
+    ),
+    "merge": Case(
+        "data merge {out}/shards -o {out}/merged",
+        after="tokenize manifest shards",
+        may=dict.fromkeys(("shards/*", "merged/*"), "manifest lines to `tokenize -o`"),
+    ),
     "query": Case(
         "retrieve query {out}/i {studies} -k 2 --html {out}/q.html" + WEIGHTS,
         3,
@@ -162,6 +175,16 @@ CASES = {
     ),
 }
 
+#: Commands that read no films and no manifests, or that other tests of this folder run.
+ELSEWHERE = {"help", "evaluate diff", "evaluate table", "plan generate-report", "serve http", "serve dicom"}
+ELSEWHERE |= {f"weights {name}" for name in ("list", "check", "convert", "export", "fetch")}
+
+
+def test_no_command_is_forgotten():
+    run_here = {name for name in FLAGS for case in CASES.values() if f"{case.words} ".startswith(f"{name} ")}
+    assert run_here | ELSEWHERE == set(FLAGS)
+    assert not run_here & ELSEWHERE
+
 
 def run(case: Case, call: Callable, ward: Ward, weights: Path, out: Path, *more: str):
     names = {name: str(value) for name, value in vars(ward).items()} | {"out": str(out), "weights": str(weights)}
@@ -175,7 +198,7 @@ def test_she_is_only_where_she_was_asked_for(call, ward, debug_weights, tmp_path
     case, out = CASES[name], tmp_path / "out"
     out.mkdir()
     if case.after is not None:
-        assert run(CASES[case.after], call, ward, debug_weights, out).code == 0
+        assert run(CASES[case.after], call, ward, debug_weights, out).code == CASES[case.after].code
     done = run(case, call, ward, debug_weights, out, *verbosity)
     assert done.code == case.code, done.stderr
     found = {"stdout": kinds_in(done.stdout.encode()), "stderr": kinds_in(done.stderr.encode()), **kinds_of(out)}
