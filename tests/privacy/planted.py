@@ -31,8 +31,8 @@ PLANTED: dict[str, tuple[str, ...]] = {
 }
 assert {*OF_HEADER} <= {text for texts in PLANTED.values() for text in texts}
 
-#: What the header of a DICOM file identifies her by.
-HEADER = frozenset({"name", "number", "date", "uid", "institution"})
+#: What a derived object copies of her from the header.
+HEADER = frozenset({"name", "number", "date", "uid"})
 
 _NAME = PLANTED["name"][0]
 

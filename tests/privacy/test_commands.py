@@ -23,7 +23,7 @@ INTENDED: dict[str, frozenset[str]] = {
     "`--keep-uids`": frozenset({"uid"}),
     "the file name of a PNG, JPEG or TIFF": frozenset({"picture name"}),
     "`generate-report --documents`": HEADER,
-    "`inpaint -o FILE.dcm`": HEADER - {"institution"},
+    "`inpaint -o FILE.dcm`": HEADER,
     "`review`": frozenset({"path", "name"}),
     "`data import`": frozenset({"path", "picture name", "manifest patient", "report"}),
     "manifest lines to `tokenize -o`": frozenset({"manifest patient", "manifest study", "report"}),

@@ -55,7 +55,7 @@ def test_an_export_is_references_and_its_drafts_are_predictions(export):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decision": "perhaps"}, "decision is 'perhaps'"),
+        ({"decision": "perhaps"}, "decision is a text of 7 characters; expected accepted"),
         ({"report": 3}, "report is no text"),
         ({"remark": "x"}, "unknown field 'remark'"),
     ],
