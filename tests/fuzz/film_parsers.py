@@ -36,6 +36,7 @@ from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.data.studies.file_sets import listed_files
 from chexmix_cli.core.data.studies.ids import IdMaker
 from chexmix_cli.core.data.studies.inputs import Refusal, discover, load_pixels, study_of_file
+from chexmix_cli.core.errors import DataError
 from chexmix_cli.core.present.documents.read import sr_records
 from chexmix_cli.core.settings.dicom_node import ReceiveSettings
 from chexmix_cli.core.settings.inference import InputSettings
@@ -151,11 +152,19 @@ def _picture_seeds(folder: Path) -> list[Path]:
 
 
 def _read_studies(path: Path) -> None:
-    before = set(path.parent.iterdir())
+    before, refused, num_read = set(path.parent.iterdir()), None, 0
     for study in discover([str(path)], SETTINGS):
-        if not isinstance(study, Refusal):
+        if isinstance(study, Refusal):
+            refused = study.error
+            continue
+        try:
             load_pixels(study.chosen, _preset())
+            num_read += 1
+        except DataError as error:
+            refused = error
     assert set(path.parent.iterdir()) == before, "files were made"
+    if refused is not None and num_read == 0:
+        raise refused
 
 
 def _archive_seeds(folder: Path) -> list[Path]:

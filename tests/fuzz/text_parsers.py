@@ -16,6 +16,7 @@ from chexmix_cli.core.data.lines import read_json_lines
 from chexmix_cli.core.data.manifest import read_manifest, row_line
 from chexmix_cli.core.data.report_files import read_reports, read_scores
 from chexmix_cli.core.data.tables import read_table
+from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.settings.datasets import ListedImport
 from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.settings.load import read_preset, read_toml, resolve
@@ -86,7 +87,8 @@ def _read_xml(path: Path) -> None:
         text = str(entry)
         assert "root:x" not in text, "a file was read through an entity"
         assert len(text) < 1 << 20, "an entity was expanded"
-        assert not isinstance(entry, Rejection) or entry.code
+        if isinstance(entry, Rejection):
+            raise DataError(Reason(entry.code), entry.message)
 
 
 def _settings_seeds(folder: Path) -> list[Path]:

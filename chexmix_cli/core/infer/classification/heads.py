@@ -237,9 +237,11 @@ class Head:
         values = _description(header)
         try:
             arrays = _read_arrays(header)
+            if type(values["layer"]) is not int or values["layer"] < 0:
+                raise ValueError(f"layer {values['layer']!r}")
             return cls(
                 labels=tuple(values["labels"]),
-                layer=int(values["layer"]),
+                layer=values["layer"],
                 grid=_grid(values["pooling"]),
                 mean_D=arrays["mean"],
                 scale_D=arrays["scale"],
@@ -280,7 +282,7 @@ def _description(header: Header) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(header.metadata[HEAD_KEY])
         schema, pooling = values["schema"], values["pooling"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise WeightsError(f"has no header key {HEAD_KEY!r} that can be read", where=where, hint=_FIT_HINT) from None
     if schema != _SCHEMA or not (pooling == _MEAN or _GRID.fullmatch(str(pooling))):
         raise WeightsError(
