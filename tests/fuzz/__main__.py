@@ -16,15 +16,17 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CHEXMIX_ID_SALT"] = "a salt for tests"
 
-from harness import HEAD, damaged, fuzz
-from parsers import PARSERS
+from harness import HEAD, damaged, fuzz  # noqa: E402
+from parsers import PARSERS  # noqa: E402
 
 
 def main() -> int:
     """Run what the arguments say; 1 if there is a finding."""
     arguments = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
     arguments.add_argument("--inputs", type=int, default=2000, help="of each parser")
-    arguments.add_argument("--first", type=int, default=0, help="number of the first: every number is one input, always")
+    arguments.add_argument(
+        "--first", type=int, default=0, help="number of the first: every number is one input, always"
+    )
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="most of each parser")
     arguments.add_argument("--parsers", default="", help="a regular expression; default: all")
     arguments.add_argument("--keep", type=Path, help="folder for the inputs of findings")

@@ -99,7 +99,8 @@ def repeat_line(data: bytes, generator: random.Random) -> bytes:
 
 
 def strange_text(data: bytes, generator: random.Random) -> bytes:
-    piece = generator.choice((b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", "\u2028".encode(), b"\r", b'"', b"\x1f\x8b", b"\xed\xa0\x80",
+    piece = generator.choice((b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", "\u2028".encode(), b"\r", b'"', b"\x1f\x8b",
+                              b"\xed\xa0\x80",
                               b",", b"\t", b"=1+1", b"\x0c", b"\x85", b"\n\n"))  # fmt: skip
     place = _place(data, generator)
     return data[:place] + piece + data[place:]
@@ -169,7 +170,9 @@ def safetensors_header(data: bytes, generator: random.Random) -> bytes:
 def safetensors_values(data: bytes, generator: random.Random) -> bytes:
     """Put NaN, infinities and the ends of ranges where the numbers are."""
     start = 8 + int.from_bytes(data[:8], "little")
-    bad = generator.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\xff\xff\xff\xff", b"\x00" * 4))
+    bad = generator.choice(
+        (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\xff\xff\xff\xff", b"\x00" * 4)
+    )
     place = start + 4 * generator.randrange(max(1, (len(data) - start) // 4))
     return data[:place] + bad * generator.choice((1, 2, 4)) + data[place + 4 * generator.choice((1, 2, 4)) :]
 

@@ -231,7 +231,9 @@ def _read_sr(path: Path) -> None:
 
 
 def _store_seeds(folder: Path) -> list[Path]:
-    return written(folder, {"received.dcm": film(), "1/received.dcm": film("jpeg2000"), "2/received.dcm": film("implicit")})
+    return written(
+        folder, {"received.dcm": film(), "1/received.dcm": film("jpeg2000"), "2/received.dcm": film("implicit")}
+    )
 
 
 @cache
@@ -312,7 +314,10 @@ def _read_request(path: Path) -> None:
         request.unsupported()
     data = read_data_url(url, "image")
     reader = FilmReader(
-        input=SETTINGS, preset=_preset(), vocabulary=compact(num_text=64, num_codes=8, tokens_per_image=16), codebook_hash="a"
+        input=SETTINGS,
+        preset=_preset(),
+        vocabulary=compact(num_text=64, num_codes=8, tokens_per_image=16),
+        codebook_hash="a",
     )
     reader.bytes_job(data, "image").prepare()
 
@@ -324,9 +329,7 @@ PARSERS = [
     ),
     Parser(name="DICOMDIR", seeds=_file_set_seeds, read=_read_file_set, changes=DICOM),
     Parser(name="DICOM SR", seeds=_sr_seeds, read=_read_sr, changes=DICOM),
-    Parser(
-        name="C-STORE data sets", seeds=_store_seeds, read=_receive, changes=DICOM, refusals=(RefusedError,)
-    ),
+    Parser(name="C-STORE data sets", seeds=_store_seeds, read=_receive, changes=DICOM, refusals=(RefusedError,)),
     Parser(name="PNG, JPEG, TIFF", seeds=_picture_seeds, read=_read_film, changes=BYTES),
     Parser(name="zip archives", seeds=_archive_seeds, read=_read_studies, changes=ZIP),
 ]

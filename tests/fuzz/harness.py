@@ -1,7 +1,7 @@
 """Gives damaged files to a parser, in a process of its own with little memory, and counts what comes of them.
 
-A finding is what is neither a result nor one of the project's own errors: another exception, a warning, a crash, a hang,
-memory above the bound, something written to the terminal, or a picture of a cut file that differs from the whole one's
+A finding is what is neither a result nor one of the project's own errors: another exception, a warning, a crash, a
+hang, memory above the bound, something written to the terminal, or a picture of a cut file that differs from the whole one's
 and does not say so.
 """
 
@@ -90,15 +90,13 @@ def judge(parser: Parser, target: Path, whole: Picture | None = None) -> str:
         return f"!{type(error).__name__}: {_place(error)}: {error}"[:300]
     if isinstance(result, Picture) and not np.isfinite(result.pixels).all():
         return "!pixels that are no numbers"
-    if isinstance(result, Picture) and whole is not None and result.notes == whole.notes:
-        if result.pixels.shape != whole.pixels.shape or np.abs(result.pixels - whole.pixels).max() > 1e-6:
-            return "!another picture of a cut file, and nothing says so"
+    says_the_same = isinstance(result, Picture) and whole is not None and result.notes == whole.notes
+    if says_the_same and not np.allclose(result.pixels, whole.pixels, atol=1e-6):
+        return "!another picture of a cut file, and nothing says so"
     return "accepted"
 
 
-def fuzz(
-    parser: Parser, folder: Path, numbers: range, *, max_seconds: float = float("inf"), stops_at: int = 1000
-) -> Outcome:
+def fuzz(parser: Parser, folder: Path, numbers: range, *, max_seconds: float = float("inf")) -> Outcome:
     """Give a parser the inputs of these numbers; findings name theirs."""
     outcome, started = Outcome(parser.name), time.monotonic()
     targets = parser.seeds(folder)
@@ -108,43 +106,48 @@ def fuzz(
     for target in targets:
         _put_back(target)
     context, begun = multiprocessing.get_context("fork"), numbers.start
-    while begun < numbers.stop and time.monotonic() - started < max_seconds and len(outcome.findings) < stops_at:
+    while begun < numbers.stop:
         receiver, sender = context.Pipe(duplex=False)
-        until = started + max_seconds
-        process = context.Process(target=_work, args=(parser, targets, wholes, range(begun, numbers.stop), sender, until))
+        left = range(begun, numbers.stop)
+        process = context.Process(target=_work, args=(parser, targets, wholes, left, sender, started + max_seconds))
         process.start()
         sender.close()
-        done = False
         try:
-            while receiver.poll(LIMIT_WALL_S):
-                number, verdict, peak = receiver.recv()
-                if number is None:
-                    done = True
-                    break
-                begun = number + 1
-                outcome.inputs += 1
-                outcome.peak_bytes = max(outcome.peak_bytes, peak)
-                if verdict == "accepted":
-                    outcome.accepted += 1
-                elif verdict.startswith("!"):
-                    outcome.findings.append(f"input {number}: {verdict[1:]}")
-                else:
-                    outcome.refused[verdict] += 1
-        except EOFError:
-            pass
-        if not done:
-            is_hung = process.is_alive() and process.join(1) is None and process.is_alive()
+            begun, is_done = _listen(receiver, outcome, begun)
+            process.join(1)
+            if is_done:
+                break
+            # The input after the last one heard of.
+            what = "did not come back" if process.is_alive() else f"ended its process ({process.exitcode})"
+        finally:
             process.kill()
             process.join()
-            what = "did not come back" if is_hung else f"ended its process ({process.exitcode})"
-            outcome.inputs += 1
-            outcome.findings.append(f"input {begun}: {what}")
-            begun += 1
-            continue
-        process.join()
-        break
+        outcome.inputs += 1
+        outcome.findings.append(f"input {begun}: {what}")
+        begun += 1
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def _listen(receiver: Any, outcome: Outcome, begun: int) -> tuple[int, bool]:
+    """Count what a worker says until it ends; return the number of the next input, and whether it has done its work."""
+    try:
+        while receiver.poll(LIMIT_WALL_S):
+            number, verdict, peak = receiver.recv()
+            if number is None:
+                return begun, True
+            begun = number + 1
+            outcome.inputs += 1
+            outcome.peak_bytes = max(outcome.peak_bytes, peak)
+            if verdict == "accepted":
+                outcome.accepted += 1
+            elif verdict.startswith("!"):
+                outcome.findings.append(f"input {number}: {verdict[1:]}")
+            else:
+                outcome.refused[verdict] += 1
+    except EOFError:
+        pass
+    return begun, False
 
 
 def _work(

@@ -97,7 +97,9 @@ def _go_on_with_shards(path: Path) -> None:
         for order in range(7):
             update_list_hash(digest, f"film-{order}")
             if writer.skip(order, f"film-{order}") is None:
-                writer.add(order, {"id": f"film-{order}", "status": "ok", "split": None}, ShardTokens([order] * 6, [7], {}))
+                writer.add(
+                    order, {"id": f"film-{order}", "status": "ok", "split": None}, ShardTokens([order] * 6, [7], {})
+                )
         writer.finish(num_listed=7, list_hash=digest.hexdigest())
     shards = ShardSet.open(path.parent)
     verify_set(shards)

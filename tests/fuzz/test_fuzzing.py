@@ -1,4 +1,4 @@
-"""Every parser refuses damaged inputs with a reason, or reads them: no other exception, no crash, no hang, little memory.
+"""Every parser refuses damaged inputs with a reason, or reads them: nothing else, in little memory.
 
 Some tens a parser; ``make fuzz`` runs as many as are asked for. ``corpus`` holds what was found, one folder a parser.
 """

@@ -25,7 +25,15 @@ from chexmix_cli.core.weights.hub.registry import read_registry
 
 _ROWS = [
     {"id": "a", "file": "a.png", "split": "train", "view": "PA", "labels": {"Edema": 1, "Effusion": None}, "age": 61.5},
-    {"id": "b", "file": "b.png", "patient": "p", "study": "s", "sex": "F", "findings": "Clear.", "impression": "Normal."},
+    {
+        "id": "b",
+        "file": "b.png",
+        "patient": "p",
+        "study": "s",
+        "sex": "F",
+        "findings": "Clear.",
+        "impression": "Normal.",
+    },
     {"id": "ä", "file": "c/d.png", "split": "val", "view": "LATERAL", "notes": {"view": "projection"}, "source": "x"},
 ]
 _REPORTS = [{"id": "a", "report": "FINDINGS: Clear.\nIMPRESSION: Normal."}, {"id": "b", "findings": "An effusion."}]
@@ -55,7 +63,11 @@ def _read_rows(path: Path) -> None:
 
 def _record_seeds(folder: Path) -> list[Path]:
     lines = _lines(_REPORTS)
-    contents = {"a.jsonl": lines, "b.jsonl": lines.decode().encode("utf-16"), "c.jsonl.gz": gzip.compress(lines, mtime=0)}
+    contents = {
+        "a.jsonl": lines,
+        "b.jsonl": lines.decode().encode("utf-16"),
+        "c.jsonl.gz": gzip.compress(lines, mtime=0),
+    }
     rexrank = {"a": {"report": "Clear.", "model_prediction": "Normal."}}
     return written(folder, {**contents, "d.json": json.dumps(_REPORTS), "e.json": json.dumps(rexrank)})
 

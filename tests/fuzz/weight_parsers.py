@@ -1,4 +1,4 @@
-"""Weights and what is stored beside them: safetensors, indexes, GGUF, checkpoints, tokenizers, heads, projections, drafts."""
+"""Weights and what is stored beside them: safetensors, GGUF, checkpoints, tokenizers, heads, projections, drafts."""
 
 from __future__ import annotations
 
@@ -252,7 +252,11 @@ PARSERS = [
     Parser(name="weights: GGUF", seeds=_gguf_seeds, read=_load_gguf, changes=BYTES),
     Parser(name="weights: VQGAN checkpoints", seeds=_pickle_seeds, read=_load_pickle, changes=(*BYTES, *ZIP)),
     Parser(
-        name="training checkpoints", seeds=_checkpoint_seeds, read=_load_checkpoint, changes=(*JSON, *BYTES), writes=True
+        name="training checkpoints",
+        seeds=_checkpoint_seeds,
+        read=_load_checkpoint,
+        changes=(*JSON, *BYTES),
+        writes=True,
     ),
     Parser(name="tokenizer files", seeds=_tokenizer_seeds, read=_load_tokenizer, changes=JSON),
     Parser(name="heads", seeds=_asset_seeds("head.safetensors"), read=_load_head, changes=SAFETENSORS),

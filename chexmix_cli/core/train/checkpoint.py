@@ -219,8 +219,6 @@ def _verified(path: Path) -> tuple[dict[str, Any], str | None]:
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return {}, f"{_HEADER}: {type(error).__name__}"
-    if {name for name, _ in files} != {file.name for file in path.glob("*.safetensors")}:
-        return header, f"{_HEADER} lists other files than there are"
     found: list[str] = []
     for name, checksum in files[rank() :: world_size()]:
         try:
@@ -229,6 +227,8 @@ def _verified(path: Path) -> tuple[dict[str, Any], str | None]:
         except OSError as error:
             found.append(f"{name}: {error.strerror}")
     problems = [problem for part in from_all(found) for problem in part]
+    if not problems and {name for name, _ in files} != {file.name for file in path.glob("*.safetensors")}:
+        problems = [f"{_HEADER} lists other files than there are"]
     return header, problems[0] if problems else None
 
 

@@ -239,6 +239,7 @@ class Head:
             arrays = _read_arrays(header)
             if type(values["layer"]) is not int or values["layer"] < 0:
                 raise ValueError(f"layer {values['layer']!r}")
+            _check_provenance(values["provenance"])
             return cls(
                 labels=tuple(values["labels"]),
                 layer=values["layer"],
@@ -307,6 +308,16 @@ def _validation(values: Mapping[str, Any]) -> dict[str, Validation]:
     return found
 
 
+def _check_provenance(provenance: Any) -> None:
+    """Raise TypeError unless what is read of a provenance is of its type: counts by value by name."""
+    trained = provenance.get("trained_on", {}) if isinstance(provenance, dict) else None
+    if not isinstance(trained, dict) or not all(
+        isinstance(counts, dict) and all(type(count) is int and count >= 0 for count in counts.values())
+        for counts in trained.values()
+    ):
+        raise TypeError("a damaged provenance")
+
+
 def _read_arrays(header: Header) -> dict[str, Array]:
     from safetensors.numpy import load_file
 
@@ -315,4 +326,6 @@ def _read_arrays(header: Header) -> dict[str, Array]:
 
 def _shares(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
-    return " ".join(f"{value} {count / total:.0%}" for value, count in sorted(counts.items(), key=lambda one: -one[1]))
+    return " ".join(
+        f"{value} {count / max(total, 1):.0%}" for value, count in sorted(counts.items(), key=lambda one: -one[1])
+    )

@@ -109,9 +109,9 @@ class Projection(nn.Module):
             schema, layer, size = (values[name] for name in ("schema", "layer", "size"))
             if not all(type(value) is int for value in (schema, layer, size)) or size < 1:
                 raise ValueError(f"layer {layer!r}, size {size!r}")
-            if header.shapes.get("image.projection.weight") != (size, decoder.hidden_size):
+            if header.shapes.get("image.projection.weight", (0,))[0] != size:
                 raise ValueError(f"size {size} is not that of the tensors")
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
+        except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
             raise WeightsError(f"header key {_KEY!r} cannot be read ({error!r})", where=str(path)) from None
         if schema != _SCHEMA:
             raise WeightsError(f"schema {schema}", where=str(path), expected=str(_SCHEMA), hint="use a newer chexmix")

@@ -127,7 +127,10 @@ class _Part:
 
     def ids(self) -> list[str]:
         data, offsets = self.get("ids").numpy().tobytes(), self.get("id_offsets").tolist()
-        return [data[start:stop].decode() for start, stop in zip(offsets, offsets[1:], strict=False)]
+        try:
+            return [data[start:stop].decode() for start, stop in zip(offsets, offsets[1:], strict=False)]
+        except UnicodeDecodeError:
+            raise DataError(Reason.CORRUPT, "holds ids that are not UTF-8", where=self.path.name) from None
 
     def check(self, identity: IndexIdentity) -> None:
         """Raise DataError unless the file is whole and of this index."""
@@ -135,7 +138,9 @@ class _Part:
         if metadata.get(_PART_KEY) != _stamp(identity):
             raise DataError(Reason.CORRUPT, "is of another index", where=self.path.name)
         names: list[str] = self._file.keys()
-        missing = {"vectors", "digests", "ids", "id_offsets"} - {*names}
+        kept = {"codes"} if self.path.name.startswith("images") and identity.with_codes else set()
+        kept |= {"text_ids", "text_offsets"} if self.path.name.startswith("reports") and identity.with_text else set()
+        missing = {"vectors", "digests", "ids", "id_offsets", *kept} - {*names}
         if missing:
             raise DataError(Reason.CORRUPT, f"holds no {', '.join(sorted(missing))}", where=self.path.name)
         shapes = {name: self._file.get_slice(name).get_shape() for name in names}
