@@ -1,8 +1,8 @@
 """Gives damaged files to a parser, in a process of its own with little memory, and counts what comes of them.
 
 A finding is what is neither a result nor one of the project's own errors: another exception, a warning, a crash, a
-hang, memory above the bound, something written to the terminal, or a picture of a cut file that differs from the whole one's
-and does not say so.
+hang, memory above the bound, something written to the terminal, or a picture of a cut file that differs from the whole
+one's and does not say so.
 """
 
 from __future__ import annotations

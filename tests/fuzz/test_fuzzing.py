@@ -14,7 +14,7 @@ import pytest
 from harness import damaged, fuzz, judge
 from parsers import PARSERS, Parser, Picture
 
-NUMBER = 25
+NUMBER = 40
 CORPUS = Path(__file__).with_name("corpus")
 FOUND = sorted(path for path in CORPUS.rglob("*") if path.is_file())
 

@@ -258,7 +258,7 @@ class Head:
                 validation=_validation(values.get("validation", {})),
                 provenance=values["provenance"],
             )
-        except (KeyError, TypeError, ValueError, ShapeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ShapeError) as error:
             raise WeightsError(f"is not a head ({error})", where=str(path), hint=_FIT_HINT) from None
 
     def _arrays(self) -> dict[str, Array]:
