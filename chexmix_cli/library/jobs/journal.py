@@ -23,7 +23,7 @@ from chexmix_cli.library.jobs.job import Job, Record
 
 RUN_FILE, INPUTS_FILE, RECORDS_FILE = "run.json", "inputs.jsonl", "records.jsonl"
 #: Raised by one whenever journals of an earlier version can no longer be gone on with.
-SCHEMA = "chexmix-journal/1"
+SCHEMA = "chexmix-journal/2"
 Entry = dict[str, Any]
 
 
