@@ -99,8 +99,11 @@ aot: $(VENV)/.dev-ready  ## compile every kernel for sm_80, sm_90, sm_100 into b
 gpu-bench: $(VENV)/.dev-ready  ## time every kernel on this machine's CUDA device, beside torch and torch.compile
 	$(BIN)/python benchmarks/gpu_kernels.py
 
-fuzz: $(VENV)/.dev-ready  ## read 2,000 damaged DICOM files (the tests read some of them)
-	CHEXMIX_MUTATIONS=250 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/unit/data/dicom/test_damaged.py
+# Every number is one input, always: FUZZ_ARGS="--parsers JPEG --first 4711 --keep build/found" makes one again.
+FUZZ_INPUTS ?= 2000
+FUZZ_ARGS ?=
+fuzz: $(VENV)/.dev-ready  ## read FUZZ_INPUTS damaged inputs a parser: DICOM, pictures, archives, text, weights, journals, requests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --inputs $(FUZZ_INPUTS) $(FUZZ_ARGS)
 
 # FILMS: a folder of pictures or DICOM files, as many as you have patience for.
 FILMS ?= ../shared/data/radiographs/images

@@ -94,7 +94,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError("no such configuration file", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise SettingsError("not valid TOML (nested too deeply)", where=str(path)) from None
+    except ValueError as error:  # numbers of thousands of digits, too
         raise SettingsError(f"not valid TOML ({error})", where=str(path)) from None
     except OSError as error:
         raise SettingsError(f"cannot be read ({error.strerror})", where=str(path)) from None

@@ -18,6 +18,8 @@ from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.text.row_names import without_rows
 from chexmix_cli.core.vocab import Vocabulary
 
+#: Far above what a vocabulary has; the package ``tokenizers`` makes a table up to the greatest id.
+_MOST_IDS = 1 << 22
 END_OF_TEXT, BEGIN_IMAGE, END_IMAGE = "<|endoftext|>", "<|img|>", "<|/img|>"
 
 
@@ -132,11 +134,21 @@ def _byte_of() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
 
 
+def _bound_ids(ids: Iterable[Any]) -> None:
+    """Raise ValueError on an id for which the package would make a table that no memory holds, and end the process."""
+    most = max((value for value in ids if isinstance(value, int)), default=0)
+    if most > _MOST_IDS:
+        raise ValueError(f"an id of {most}; expected at most {_MOST_IDS}")
+
+
 def _read_json_tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        backend = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text)
+        _bound_ids([*values["model"]["vocab"].values(), *(token["id"] for token in values["added_tokens"])])
+        backend = Tokenizer.from_str(text)
         description = json.loads(backend.to_str())
         plain = without_rows(description)
         return backend if plain == description else Tokenizer.from_str(json.dumps(plain))
@@ -150,6 +162,7 @@ def _read_parts(vocab_path: Path, merges_path: Path, added_path: Path) -> Any:
     from tokenizers.models import BPE
 
     try:
+        _bound_ids(json.loads(vocab_path.read_text(encoding="utf-8")).values())
         model = BPE.from_file(str(vocab_path), str(merges_path))
         added: dict[str, int] = json.loads(added_path.read_text(encoding="utf-8"))
         in_order = sorted(added.items(), key=lambda item: item[1])
@@ -186,7 +199,10 @@ def _plain_specials(tokenizer: Any, where: str) -> Any:
     for token in description["added_tokens"]:
         token["special"] = bool(token["content"].strip())
     description["truncation"] = description["padding"] = None
-    plain = Tokenizer.from_str(json.dumps(description))
+    try:
+        plain = Tokenizer.from_str(json.dumps(description))
+    except Exception as error:  # as above
+        raise WeightsError(f"not a tokenizer file ({error})", where=where) from None
     plain.encode_special_tokens = True
     return plain
 

@@ -186,7 +186,7 @@ def load_newest(folder: Path, state: TrainState, settings: dict[str, Any]) -> tu
 def saved_settings(folder: Path) -> dict[str, Any]:
     """Return the settings that the newest readable checkpoint was written under; none where there is none."""
     for path in reversed(list_checkpoints(folder)):
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             return dict(json.loads((path / _HEADER).read_text(encoding="utf-8"))["settings"])
     return {}
 
@@ -214,8 +214,10 @@ def _verified(path: Path) -> tuple[dict[str, Any], str | None]:
         if header["schema"] != _SCHEMA:
             return {}, f"its form is {header['schema']!r}, this version reads {_SCHEMA}"
         files = sorted(header["files"].items())
-        Position(**header["position"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _check_position(Position(**header["position"]), path)
+        if not isinstance(header["settings"], dict):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return {}, f"{_HEADER}: {type(error).__name__}"
     found: list[str] = []
     for name, checksum in files[rank() :: world_size()]:
@@ -225,7 +227,20 @@ def _verified(path: Path) -> tuple[dict[str, Any], str | None]:
         except OSError as error:
             found.append(f"{name}: {error.strerror}")
     problems = [problem for part in from_all(found) for problem in part]
+    if not problems and {name for name, _ in files} != {file.name for file in path.glob("*.safetensors")}:
+        problems = [f"{_HEADER} lists other files than there are"]
     return header, problems[0] if problems else None
+
+
+def _check_position(position: Position, path: Path) -> None:
+    """Raise ValueError or TypeError unless a position is one of this checkpoint's step."""
+    counts = (position.step, position.best_step, position.stale)
+    if any(type(count) is not int for count in counts) or not isinstance(position.window, dict):
+        raise TypeError
+    if not isinstance(position.order, str) or not (position.best is None or type(position.best) in (int, float)):
+        raise TypeError
+    if min(counts) < 0 or path.name != f"checkpoint-{position.step:08d}":
+        raise ValueError
 
 
 def _restore(path: Path, state: TrainState) -> None:
@@ -255,7 +270,7 @@ def _check_settings(saved: dict[str, Any], current: dict[str, Any], path: Path) 
     now = {**_DEFAULTS_SINCE, **now}
     free = {f"train.{name}" for name in _FREE_SETTINGS}
     steps, more = before.get(_STEPS), now.get(_STEPS)
-    is_longer = steps is not None and more is not None and more > steps
+    is_longer = isinstance(steps, int) and isinstance(more, int) and more > steps
     free |= {_STEPS} if is_longer else set()
     changed = sorted(key for key in (before.keys() | now.keys()) - free if before.get(key) != now.get(key))
     learnt = [key.removeprefix("data.") for key in changed if key.startswith("data.")]

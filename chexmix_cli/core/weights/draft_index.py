@@ -165,7 +165,8 @@ class DraftIndex:
             info = DraftIndexInfo(**values)
             shapes, dtypes = header.shapes, {name: tensor.dtype for name, tensor in header.tensors.items()}
             is_fit = schema == _SCHEMA and dtypes == {"keys": "I64", "next": "I32"} and shapes["keys"] == shapes["next"]
-        except (KeyError, ValueError, TypeError, AttributeError):
+            is_fit = is_fit and len(shapes["keys"]) == 1 and type(info.order) is int and info.order > 0
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
             is_fit = False
         if not is_fit or not shapes["keys"][0]:
             raise WeightsError(
@@ -179,7 +180,10 @@ class DraftIndex:
                 hint=_HINT,
             )
         source = SafetensorsSource(path, header)
-        return cls(info, source.get("keys").numpy(), source.get("next").numpy())
+        keys_n, next_n = source.get("keys").numpy(), source.get("next").numpy()
+        if next_n.min() < 0:
+            raise WeightsError("holds ids below 0", where=str(path), hint=_HINT)
+        return cls(info, keys_n, next_n)
 
 
 def _behind(key: Any, token_id: Any) -> Any:

@@ -23,7 +23,7 @@ from chexmix_cli.library.jobs.job import Job, Record
 
 RUN_FILE, INPUTS_FILE, RECORDS_FILE = "run.json", "inputs.jsonl", "records.jsonl"
 #: Raised by one whenever journals of an earlier version can no longer be gone on with.
-SCHEMA = "chexmix-journal/1"
+SCHEMA = "chexmix-journal/2"
 Entry = dict[str, Any]
 
 
@@ -113,12 +113,19 @@ class Journal:
         """Take the record of the next input."""
         if self._is_complete or self._passed < self.num_finished:
             raise self._other_inputs(f"there is an input {job.order}", f"{self.num_finished} inputs of this share")
-        entry = {"id": job.id, "order": job.order, "input": input_digest(job), "status": record["status"]}
+        line = _line(record)
+        entry = {
+            "id": job.id,
+            "order": job.order,
+            "input": input_digest(job),
+            "record": record_digest(line),
+            "status": record["status"],
+        }
         if "error" in record:
             entry["error"] = record["error"]
         # The record goes first: what has an entry has a record.
-        for file, line in ((self._records_file, record), (self._inputs_file, entry)):
-            file.write(json.dumps(line, allow_nan=False).encode("ascii") + b"\n")
+        for file, text in ((self._records_file, line), (self._inputs_file, _line(entry))):
+            file.write(text)
             file.flush()
         self.num_finished += 1
         self._passed += 1
@@ -183,11 +190,10 @@ class Journal:
             for record, entry in zip(records, inputs, strict=False):
                 if not (record.endswith(b"\n") and entry.endswith(b"\n")):
                     break
-                try:
-                    values = json.loads(entry)
-                except ValueError:  # of a machine that stopped
+                values = _entry(entry)
+                if values is None:  # of a machine that stopped
                     break
-                if not record.startswith(b'{"id": ' + json.dumps(values["id"]).encode()):
+                if values["record"] != record_digest(record):
                     raise DataError(
                         Reason.CORRUPT, f"record {count} is another one than the run wrote", where=str(self.out),
                         hint=f"to begin anew, remove {self.folder.name}",
@@ -223,22 +229,71 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     try:
         values = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         found: dict[str, Any] = {name: values[name] for name in ("schema", "identity", "complete")}
+        is_ours = found["schema"] == SCHEMA
+        if is_ours and not (_is_identity(found["identity"]) and _is_end(found["complete"])):
+            raise ValueError
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(Reason.CORRUPT, "is no journal", where=str(folder / RUN_FILE)) from None
-    if found["schema"] != SCHEMA:
+    if not is_ours:
         raise DataError(Reason.UNKNOWN_FORMAT, f"schema {found['schema']!r}", where=str(folder), expected=SCHEMA)
     return found
 
 
+def record_digest(line: bytes) -> str:
+    """Return what an entry says of the line of its record."""
+    return hashlib.blake2b(line, digest_size=8).hexdigest()
+
+
+def _is_identity(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    part, num_parts = value.get("part"), value.get("num_parts")
+    return type(part) is int and type(num_parts) is int and 0 <= part < num_parts
+
+
+def _is_end(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, dict) and type(value.get("num_listed")) is int and isinstance(value.get("list_hash"), str)
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _entry(line: bytes) -> Entry | None:
+    """Return the entry of a line; None if it is damaged."""
+    try:
+        values: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_whole = (
+        isinstance(values, dict)
+        and type(values.get("order")) is int
+        and all(isinstance(values.get(name), str) for name in ("id", "input", "record", "status"))
+    )
+    return values if is_whole else None
+
+
 def read_entries(folder: Path, count: int | None = None) -> Iterator[Entry]:
-    """Yield the entries of a journal, at most ``count`` of them."""
-    with (folder / INPUTS_FILE).open("rb") as lines:
+    """Yield the entries of a journal, at most ``count`` of them.
+
+    Raises:
+        DataError: if one is damaged, or the file is missing.
+    """
+    path = folder / INPUTS_FILE
+    if not path.is_file():
+        raise DataError(Reason.NOT_FOUND, f"{INPUTS_FILE} is missing", where=str(folder))
+    with path.open("rb") as lines:
         for number, line in enumerate(lines):
             if number == count:
                 return
-            yield json.loads(line)
+            entry = _entry(line)
+            if entry is None:
+                raise DataError(Reason.CORRUPT, f"entry {number} is damaged", where=str(path))
+            yield entry
 
 
 def require_identity(begun: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:

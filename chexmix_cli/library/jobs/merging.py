@@ -9,7 +9,7 @@ from typing import Any
 
 from chexmix_cli.core.data.shards.merge import require_all_parts
 from chexmix_cli.core.errors import DataError, Reason
-from chexmix_cli.library.jobs.journal import journal_folder, read_entries, read_run, require_identity
+from chexmix_cli.library.jobs.journal import journal_folder, read_entries, read_run, record_digest, require_identity
 
 _OWN = ("part", "num_parts")
 
@@ -44,6 +44,9 @@ def _in_order(files: Sequence[Path], num_listed: int) -> Iterator[bytes]:
 def _ordered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with path.open("rb") as lines:
         for entry, line in zip(read_entries(journal_folder(path)), lines, strict=False):
+            if entry["record"] != record_digest(line):
+                what = f"the record of input {entry['order']} is another one than the run wrote"
+                raise DataError(Reason.CORRUPT, what, where=path.name)
             yield entry["order"], line
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from chexmix_cli.core.data.dicom.codestream import frame_header, is_jpeg_xl
 from chexmix_cli.core.data.dicom.decode import check_size_px
+from chexmix_cli.core.data.dicom.decoders import silent_codecs
 from chexmix_cli.core.data.dicom.render import table_of
 from chexmix_cli.core.data.images.samples import Samples, check_tiff, has_deep_samples, is_tiff, read_samples
 from chexmix_cli.core.data.presets import Intensity
@@ -61,7 +62,7 @@ def render_picture(data: bytes, settings: InputSettings, intensity: Intensity) -
         DataError: ``UNKNOWN_FORMAT``, ``CORRUPT``, ``TOO_SMALL``, ``TOO_LARGE``, ``UNSUPPORTED_PIXELS``, ``BLANK``.
     """
     notes: list[str] = []
-    with _errors():
+    with _errors(), silent_codecs():
         image = _opened_by_pillow(data, settings, intensity)
         if image is None:
             return _render_samples(read_samples(data, settings), intensity, notes)

@@ -110,7 +110,7 @@ def read_index(shard: Path) -> Iterator[IndexEntry]:
                 yield entry
     except OSError as error:
         raise DataError(Reason.NOT_FOUND, f"cannot be read ({error.strerror})", where=path.name) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(Reason.CORRUPT, "a line is no index entry", where=path.name) from None
 
 

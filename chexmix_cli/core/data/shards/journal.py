@@ -6,6 +6,7 @@ through to the device: they outlive the process, and a machine that loses power 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ class Journal:
             [entry, None if tokens is None else [np.asarray(tokens.codes).tolist(), list(tokens.text), tokens.labels]]
             for entry, tokens in batch
         ]
-        line = json.dumps({"shard": number, "inputs": lines}, allow_nan=False).encode("ascii") + b"\n"
+        values = {"shard": number, "sha256": _digest(lines), "inputs": lines}
+        line = json.dumps(values, allow_nan=False).encode("ascii") + b"\n"
         with self._path.open("r+b" if self._end else "wb") as file:
             file.seek(self._end)
             file.truncate()
@@ -89,11 +91,16 @@ def _batch(line: bytes, number: int) -> list[JournalEntry] | None:
     """Return the inputs of a line; None if it is cut off, damaged, or of another shard."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else {}
-        if values.get("shard") != number:
+        if values.get("shard") != number or values["sha256"] != _digest(values["inputs"]):
             return None
         return [
             (entry, None if tokens is None else ShardTokens(np.asarray(tokens[0], np.uint16), tokens[1], tokens[2]))
             for entry, tokens in values["inputs"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _digest(inputs: Any) -> str:
+    """Return the digest of inputs as JSON has them: a damaged number would be a wrong code that nobody sees."""
+    return hashlib.sha256(json.dumps(inputs, allow_nan=False).encode("ascii")).hexdigest()

@@ -87,7 +87,7 @@ def _chained(sets: Sequence[ShardSet]) -> Iterator[tuple[IndexEntry, ShardTokens
 def require_all_parts(parts: Sequence[tuple[int, int]], list_hashes: set[str], where: str) -> None:
     """Raise DataError unless parts, each its number and of how many, are all those of one list."""
     found, num_parts = sorted(parts), max(count for _, count in parts)
-    if found != [(part, num_parts) for part in range(num_parts)]:
+    if len(found) != num_parts or any(pair != (part, num_parts) for part, pair in enumerate(found)):
         given = ", ".join(f"{part}/{count}" for part, count in found)
         raise DataError(
             Reason.CORRUPT,

@@ -237,9 +237,12 @@ class Head:
         values = _description(header)
         try:
             arrays = _read_arrays(header)
+            if type(values["layer"]) is not int or values["layer"] < 0:
+                raise ValueError(f"layer {values['layer']!r}")
+            _check_provenance(values["provenance"])
             return cls(
                 labels=tuple(values["labels"]),
-                layer=int(values["layer"]),
+                layer=values["layer"],
                 grid=_grid(values["pooling"]),
                 mean_D=arrays["mean"],
                 scale_D=arrays["scale"],
@@ -255,7 +258,7 @@ class Head:
                 validation=_validation(values.get("validation", {})),
                 provenance=values["provenance"],
             )
-        except (KeyError, TypeError, ValueError, ShapeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ShapeError) as error:
             raise WeightsError(f"is not a head ({error})", where=str(path), hint=_FIT_HINT) from None
 
     def _arrays(self) -> dict[str, Array]:
@@ -280,7 +283,7 @@ def _description(header: Header) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(header.metadata[HEAD_KEY])
         schema, pooling = values["schema"], values["pooling"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise WeightsError(f"has no header key {HEAD_KEY!r} that can be read", where=where, hint=_FIT_HINT) from None
     if schema != _SCHEMA or not (pooling == _MEAN or _GRID.fullmatch(str(pooling))):
         raise WeightsError(
@@ -305,6 +308,16 @@ def _validation(values: Mapping[str, Any]) -> dict[str, Validation]:
     return found
 
 
+def _check_provenance(provenance: Any) -> None:
+    """Raise TypeError unless what is read of a provenance is of its type: counts by value by name."""
+    trained = provenance.get("trained_on", {}) if isinstance(provenance, dict) else None
+    if not isinstance(trained, dict) or not all(
+        isinstance(counts, dict) and all(type(count) is int and count >= 0 for count in counts.values())
+        for counts in trained.values()
+    ):
+        raise TypeError("a damaged provenance")
+
+
 def _read_arrays(header: Header) -> dict[str, Array]:
     from safetensors.numpy import load_file
 
@@ -313,4 +326,6 @@ def _read_arrays(header: Header) -> dict[str, Array]:
 
 def _shares(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
-    return " ".join(f"{value} {count / total:.0%}" for value, count in sorted(counts.items(), key=lambda one: -one[1]))
+    return " ".join(
+        f"{value} {count / max(total, 1):.0%}" for value, count in sorted(counts.items(), key=lambda one: -one[1])
+    )

@@ -106,8 +106,12 @@ class Projection(nn.Module):
         header = read_header(path)
         try:
             values = json.loads(header.metadata[_KEY])
-            schema, layer, size = (int(values[name]) for name in ("schema", "layer", "size"))
-        except (KeyError, ValueError, TypeError) as error:
+            schema, layer, size = (values[name] for name in ("schema", "layer", "size"))
+            if not all(type(value) is int for value in (schema, layer, size)) or size < 1:
+                raise ValueError(f"layer {layer!r}, size {size!r}")
+            if header.shapes.get("image.projection.weight", (0,))[0] != size:
+                raise ValueError(f"size {size} is not that of the tensors")
+        except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
             raise WeightsError(f"header key {_KEY!r} cannot be read ({error!r})", where=str(path)) from None
         if schema != _SCHEMA:
             raise WeightsError(f"schema {schema}", where=str(path), expected=str(_SCHEMA), hint="use a newer chexmix")

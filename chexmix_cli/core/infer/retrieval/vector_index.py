@@ -117,6 +117,8 @@ class _Part:
 
     def vectors(self, rows: slice) -> Tensor:
         vectors_ME: Tensor = self._file.get_slice("vectors")[rows]
+        if not bool(vectors_ME.isfinite().all()):
+            raise DataError(Reason.CORRUPT, "holds vectors that are not finite", where=self.path.name)
         return vectors_ME
 
     @cached_property
@@ -125,7 +127,10 @@ class _Part:
 
     def ids(self) -> list[str]:
         data, offsets = self.get("ids").numpy().tobytes(), self.get("id_offsets").tolist()
-        return [data[start:stop].decode() for start, stop in zip(offsets, offsets[1:], strict=False)]
+        try:
+            return [data[start:stop].decode() for start, stop in zip(offsets, offsets[1:], strict=False)]
+        except UnicodeDecodeError:
+            raise DataError(Reason.CORRUPT, "holds ids that are not UTF-8", where=self.path.name) from None
 
     def check(self, identity: IndexIdentity) -> None:
         """Raise DataError unless the file is whole and of this index."""
@@ -133,6 +138,11 @@ class _Part:
         if metadata.get(_PART_KEY) != _stamp(identity):
             raise DataError(Reason.CORRUPT, "is of another index", where=self.path.name)
         names: list[str] = self._file.keys()
+        kept = {"codes"} if self.path.name.startswith("images") and identity.with_codes else set()
+        kept |= {"text_ids", "text_offsets"} if self.path.name.startswith("reports") and identity.with_text else set()
+        missing = {"vectors", "digests", "ids", "id_offsets", *kept} - {*names}
+        if missing:
+            raise DataError(Reason.CORRUPT, f"holds no {', '.join(sorted(missing))}", where=self.path.name)
         shapes = {name: self._file.get_slice(name).get_shape() for name in names}
         wanted = {"vectors": [self.count, identity.size], "digests": [self.count], "id_offsets": [self.count + 1]}
         if any(shapes.get(name) != shape for name, shape in wanted.items()):
@@ -160,6 +170,8 @@ class VectorIndex:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             schema, identity = values["schema"], values["identity"]
+            if not isinstance(identity, dict):
+                raise TypeError("no identity")
         except OSError as error:
             raise DataError(
                 Reason.NOT_FOUND,
@@ -167,7 +179,7 @@ class VectorIndex:
                 where=str(folder),
                 expected="a folder that `chexmix retrieve index` has made",
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(Reason.CORRUPT, f"cannot be read ({error!r})", where=str(path)) from None
         if schema != SCHEMA:
             raise DataError(Reason.UNKNOWN_FORMAT, f"schema {schema!r}", where=str(path), expected=SCHEMA)

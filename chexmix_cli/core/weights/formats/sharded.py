@@ -80,10 +80,17 @@ def network_files(path: Path) -> list[Path]:
     if not path.name.endswith(INDEX_SUFFIX):
         return [path]
     found = [path.with_name(name) for name in sorted(set(read_index(path).values()))]
-    missing = [part.name for part in found if not part.is_file()]
+    missing = [part.name for part in found if not _is_file(part)]
     if missing:
         raise WeightsError(f"{', '.join(missing)} is missing", where=str(path), expected="every file of the index")
     return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no such name can be had
+        return False
 
 
 def open_safetensors(path: Path, headers: Mapping[str, Header] | None = None) -> TensorSource:
@@ -163,7 +170,7 @@ def read_index(path: Path) -> dict[str, str]:
         pairs = {str(key): str(name) for key, name in values.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"is no index of weights ({error})", where=str(path)) from None
-    outside = [name for name in pairs.values() if not name or Path(name).name != name or name == ".."]
+    outside = [name for name in pairs.values() if not name or Path(name).name != name or name == ".." or "\0" in name]
     if outside:
         raise WeightsError(f"names a file outside its folder ({outside[0]!r})", where=str(path))
     if not pairs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -101,7 +102,10 @@ def _load(path: Path) -> Any:
             expected="tensors and plain values only, as torch.load(weights_only=True) reads them",
             hint="save its state_dict alone, where and if you trust the file",
         ) from None
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, TypeError) as error:
+    except MemoryError:
+        raise _damaged(path, "it asks for more memory than there is") from None
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, TypeError, struct.error,
+            AssertionError) as error:  # fmt: skip
         raise _damaged(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
 
 

@@ -93,6 +93,8 @@ def _parse(path: Path) -> ElementTree.Element:
         return ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise DataError(Reason.CORRUPT, f"not readable as XML (line {error.position[0]})") from None
+    except (LookupError, ValueError):
+        raise DataError(Reason.CORRUPT, "not readable as XML (no such encoding)") from None
     except OSError as error:
         raise DataError(Reason.UNREADABLE, f"cannot be read ({error.strerror})") from None
 

@@ -1,0 +1,220 @@
+"""Gives damaged files to a parser, in a process of its own with little memory, and counts what comes of them.
+
+A finding is what is neither a result nor one of the project's own errors: another exception, a warning, a crash, a
+hang, memory above the bound, something written to the terminal, or a picture of a cut file that differs from the whole
+one's and does not say so.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from damage import change, cut
+from parsers import Parser, Picture
+
+from chexmix_cli.core.errors import ChexmixError, DataError
+
+#: Processor time, and the wall's where a C library does not come back.
+LIMIT_CPU_S, LIMIT_WALL_S = 10.0, 120.0
+LIMIT_BYTES = 1 << 30
+
+
+class SlowError(BaseException):
+    """An input took too long; no parser may catch it."""
+
+
+@dataclass
+class Outcome:
+    """What came of a parser's inputs."""
+
+    name: str
+    inputs: int = 0
+    accepted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def line(self) -> str:
+        """Return a row of the table."""
+        reasons = ", ".join(f"{name} {count}" for name, count in self.refused.most_common())
+        kinds = len({text.partition(": ")[2] for text in self.findings})
+        found = f"{len(self.findings)} of {kinds} kinds" if self.findings else "0"
+        return (
+            f"| {self.name} | {self.inputs} | {self.accepted} | {reasons} | {found} | "
+            f"{self.seconds:.0f} | {self.peak_bytes / 2**20:.0f} |"
+        )
+
+
+HEAD = "| parser | inputs | accepted | refused | findings | seconds | peak MiB |\n|---|---|---|---|---|---|---|"
+
+
+def damaged(seeds: list[bytes], parser: Parser, number: int) -> tuple[int, bytes, bool]:
+    """Return the index of a seed, input ``number`` made from it, and whether it is the seed's beginning and no more."""
+    generator = random.Random(f"{parser.name} {number}")
+    place = number % len(seeds)
+    if generator.random() < 0.1:
+        return place, cut(seeds[place], generator), True
+    return place, change(seeds[place], generator, parser.changes), False
+
+
+def judge(parser: Parser, target: Path, whole: Picture | None = None) -> str:
+    """Return ``accepted``, the reason of a refusal, or what is wrong behind ``!``."""
+    try:
+        with _limited_time(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = parser.read(target)
+    except DataError as error:
+        return error.reason
+    except ChexmixError as error:
+        return type(error).__name__
+    except parser.refusals as error:
+        return str(getattr(error, "code", type(error).__name__))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # what is looked for
+        return f"!{type(error).__name__}: {_place(error)}: {error}"[:300]
+    if isinstance(result, Picture) and not np.isfinite(result.pixels).all():
+        return "!pixels that are no numbers"
+    says_the_same = isinstance(result, Picture) and whole is not None and result.notes == whole.notes
+    if says_the_same and not np.allclose(result.pixels, whole.pixels, atol=1e-6):
+        return "!another picture of a cut file, and nothing says so"
+    return "accepted"
+
+
+def fuzz(parser: Parser, folder: Path, numbers: range, *, max_seconds: float = float("inf")) -> Outcome:
+    """Give a parser the inputs of these numbers; findings name theirs."""
+    outcome, started = Outcome(parser.name), time.monotonic()
+    targets = parser.seeds(folder)
+    for target in targets:
+        shutil.copytree(_template(target), _sound_copy(target))
+    wholes = [parser.read(target) for target in targets]
+    for target in targets:
+        _put_back(target)
+    context, begun = multiprocessing.get_context("fork"), numbers.start
+    while begun < numbers.stop:
+        receiver, sender = context.Pipe(duplex=False)
+        left = range(begun, numbers.stop)
+        process = context.Process(target=_work, args=(parser, targets, wholes, left, sender, started + max_seconds))
+        process.start()
+        sender.close()
+        try:
+            begun, is_done = _listen(receiver, outcome, begun)
+            process.join(1)
+            if is_done:
+                break
+            # The input after the last one heard of.
+            what = "did not come back" if process.is_alive() else f"ended its process ({process.exitcode})"
+        finally:
+            process.kill()
+            process.join()
+        outcome.inputs += 1
+        outcome.findings.append(f"input {begun}: {what}")
+        begun += 1
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _listen(receiver: Any, outcome: Outcome, begun: int) -> tuple[int, bool]:
+    """Count what a worker says until it ends; return the number of the next input, and whether it has done its work."""
+    try:
+        while receiver.poll(LIMIT_WALL_S):
+            number, verdict, peak = receiver.recv()
+            if number is None:
+                return begun, True
+            begun = number + 1
+            outcome.inputs += 1
+            outcome.peak_bytes = max(outcome.peak_bytes, peak)
+            if verdict == "accepted":
+                outcome.accepted += 1
+            elif verdict.startswith("!"):
+                outcome.findings.append(f"input {number}: {verdict[1:]}")
+            else:
+                outcome.refused[verdict] += 1
+    except EOFError:
+        pass
+    return begun, False
+
+
+def _work(
+    parser: Parser, targets: list[Path], wholes: list[object], numbers: range, results: Any, until: float
+) -> None:
+    spoken = Path(f"{_template(targets[0])}.spoken")
+    with spoken.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)  # of C libraries too
+        os.dup2(stream.fileno(), 2)
+    seeds = [target.read_bytes() for target in targets]
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + LIMIT_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES,) * 2)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in numbers:
+        if time.monotonic() > until:
+            break
+        place, data, is_cut = damaged(seeds, parser, number)
+        targets[place].write_bytes(data)
+        whole = wholes[place]
+        verdict = judge(parser, targets[place], whole if is_cut and isinstance(whole, Picture) else None)
+        if spoken.stat().st_size:
+            verdict = f"!wrote to the terminal: {spoken.read_bytes()[:100]!r}"
+            os.truncate(spoken, 0)
+        if parser.writes:
+            _put_back(targets[place])
+        results.send((number, verdict, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)))
+    results.send((None, "", 0))
+    results.close()
+    os._exit(0)
+
+
+def _template(target: Path) -> Path:
+    """Return the folder of a seed: all that is read with it."""
+    return next(folder for folder in target.parents if folder.name.startswith("seed"))
+
+
+def _sound_copy(target: Path) -> Path:
+    return Path(f"{_template(target)}.sound")
+
+
+def _put_back(target: Path) -> None:
+    shutil.rmtree(_template(target))
+    shutil.copytree(_sound_copy(target), _template(target))
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise SlowError(f"above {LIMIT_CPU_S:g} s")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _place(error: BaseException) -> str:
+    """Return the last line of ours that an exception came through."""
+    trace, found = error.__traceback__, "?"
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        if "chexmix_cli" in path:
+            found = f"{path.partition('chexmix_cli/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
