@@ -89,6 +89,7 @@ browser: $(VENV)/.dev-ready  ## open every kind of page in headless Chromium
 
 orthanc: $(VENV)/.dev-ready  ## send studies through a real Orthanc, kill the node among 200 of them (Debian: orthanc orthanc-dicomweb dcmtk)
 	OMP_NUM_THREADS=2 $(BIN)/pytest -m orthanc -s tests/orthanc $(PYTEST_ARGS)
+
 clinical: $(VENV)/.dev-ready  ## every test of DICOM, PDF and FHIR documents; says which programme a skipped one needs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -rs tests/unit/present/documents tests/cli/report/test_documents.py $(PYTEST_ARGS)
 
@@ -112,6 +113,7 @@ kill-resume: $(VENV)/.dev-ready  ## kill a run over FILMS ten times with kill -9
 
 gpu-day: $(VENV)/.dev-ready  ## everything there is to find out on this machine's GPU: build/gpu-day/gpu-day.html
 	$(BIN)/python benchmarks/gpu_day.py build/gpu-day
+
 # It has no wheels and wants a C++ compiler and minutes, so it is in no extra. One thread: see the tests.
 peers: $(VENV)/.dev-ready  ## build llama.cpp, and hold exported weights against it and transformers
 	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.36
@@ -119,17 +121,18 @@ peers: $(VENV)/.dev-ready  ## build llama.cpp, and hold exported weights against
 
 serve-load: $(VENV)/.dev-ready  ## load the HTTP server with reports on FILMS, at concurrency 1, 8 and 64
 	$(BIN)/python benchmarks/serve_load.py $(FILMS) --requests 64 --rounds 3
+
 # From the index, minutes and gigabytes: torch three times, the oldest one with CUDA unless PIP_ARGS names the CPU index.
 dist-test: $(VENV)/.dev-ready  ## build wheel and sdist, install each alone: demo, imports, licences, SBOM; oldest versions too
 	$(BIN)/python -m pip install --quiet build==1.6.1 cyclonedx-bom==7.5.0
-	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/dist $(PYTEST_ARGS)
+	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/package $(PYTEST_ARGS)
+
 # Needs the extra ray: pip install 'chexmix[ray]'. Some 20 minutes on two cores; RAY_ARGS="--films 500" is quicker.
 RAY_ARGS ?=
 ray: $(VENV)/.dev-ready  ## a Ray cluster of two nodes, one killed midway, over 5,000 films; compare with one process
 	@$(BIN)/python -c "import ray" 2>/dev/null || { echo "hint: $(BIN)/pip install -e '.[ray]'" >&2; exit 4; }
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/cli/test_ray.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ray_kill.py $(RAY_ARGS)
-	PIP_ARGS="$(PIP_ARGS)" $(BIN)/pytest -m dist tests/package $(PYTEST_ARGS)
 
 format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .

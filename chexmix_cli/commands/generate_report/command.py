@@ -13,7 +13,17 @@ import typer
 from chexmix_cli.commands.records.output_paths import OutputPaths
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, Ray, RecordsOut, RunOptions, Sets, Shard
+from chexmix_cli.commands.shared.options import (
+    MODEL,
+    RECORDS,
+    Bits,
+    Inputs,
+    Preset,
+    Ray,
+    RecordsOut,
+    RunOptions,
+    Shard,
+)
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.inference import GenerateReportSettings
 
@@ -53,12 +63,6 @@ Store = Annotated[
     ),
 ]
 
-Quantize = Annotated[
-    str | None,
-    typer.Option("--quantize", metavar="int8|int4", help="Hold the decoder in 8 or 4 bits: less memory, faster (CPU)."),
-    Sets("quantize"),
-]
-
 Stats = Annotated[
     bool, typer.Option("--stats", help="Say at the end, on stderr, how fast tokens came and how near memory's limit.")
 ]
@@ -74,7 +78,7 @@ def generate_report(
     explain: Explain = False,
     documents: Documents = None,
     store: Store = None,
-    quantize: Quantize = None,
+    quantize: Bits = None,
     stats: Stats = False,
     shard: Shard = None,
     ray: Ray = None,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, Preset, Sets
+from chexmix_cli.commands.shared.options import MODEL, Bits, Preset
 from chexmix_cli.core.errors import ExitCode, MachineError, SettingsError
 from chexmix_cli.core.settings.dicom_node import ServeDicomSettings
 
@@ -50,11 +50,6 @@ Allow = Annotated[
         help="Who may send; may be repeated. Either part may be *, the host a network. Default: this machine.",
     ),
 ]
-Quantize = Annotated[
-    str | None,
-    typer.Option("--quantize", metavar="int8", help="Hold the decoder in 8 bits: half of bfloat16's memory (CPU)."),
-    Sets("quantize"),
-]
 
 
 @command(ServeDicomSettings, *MODEL, "seed", "is_json")
@@ -67,7 +62,7 @@ def serve_dicom(
     port: Port = 11112,
     allow: Allow = None,
     preset: Preset = None,
-    quantize: Quantize = None,
+    quantize: Bits = None,
 ) -> int:
     """Report on radiographs that are sent by C-STORE, and send structured reports back.
 

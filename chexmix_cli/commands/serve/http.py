@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, Preset, Sets
+from chexmix_cli.commands.shared.options import MODEL, Bits, Preset, Sets
 from chexmix_cli.core.errors import MachineError
 from chexmix_cli.core.settings.serving import ServeHttpSettings
 
@@ -28,11 +28,6 @@ TokenFile = Annotated[
         "--token-file", metavar="FILE", help="File of the bearer token. Default: CHEXMIX_TOKEN, if it is set."
     ),
 ]
-Quantize = Annotated[
-    str | None,
-    typer.Option("--quantize", metavar="int8", help="Hold the decoder in 8 bits: half of bfloat16's memory (CPU)."),
-    Sets("quantize"),
-]
 
 
 @command(ServeHttpSettings, *MODEL, "seed")
@@ -41,7 +36,7 @@ def http(
     host: Host = None,
     port: Port = None,
     token_file: TokenFile = None,
-    quantize: Quantize = None,
+    quantize: Bits = None,
     preset: Preset = None,
 ) -> int:
     """Answer requests over HTTP: reports as chat completions, tokenize, classify, embed, inpaint.

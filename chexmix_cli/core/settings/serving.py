@@ -55,7 +55,7 @@ class ServeHttpSettings:
     """Root of ``chexmix serve http``.
 
     Attributes:
-        quantize: ``int8`` holds the decoder that writes reports in 8 bits, on a CPU.
+        quantize: as in ``chexmix generate-report``.
     """
 
     quantize: Quantize | None = None
