@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -93,8 +94,20 @@ def test_log_and_answers_of_the_http_server(call, ward, debug_weights, monkeypat
     assert not kinds_in(done.stderr.encode() + done.stdout.encode()), done.stderr
 
 
+@pytest.fixture
+def libraries_speak_again() -> Iterator[None]:
+    """Undo what a node does to its process for good: it silences the libraries."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "pynetdicom")]
+    before = [(logger, logger.propagate, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, propagates, level, handlers in before:
+        logger.propagate, logger.handlers[:] = propagates, handlers
+        logger.setLevel(level)
+
+
 # pynetdicom leaves the sockets of connections that fail to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("libraries_speak_again")
 def test_events_and_queue_of_the_dicom_node(call, ward, debug_weights, tmp_path):
     pytest.importorskip("pynetdicom", reason="the extra clinical is not installed")
     import pydicom

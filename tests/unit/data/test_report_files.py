@@ -132,7 +132,7 @@ def test_scores_of_another_tool(tmp_path):
         "radgraph_combined": [0.5, 0.25, None],
     }
     path.write_text("study_id,bertscore\n1,high\n")
-    with pytest.raises(DataError, match="bertscore is 'high'"):
+    with pytest.raises(DataError, match="bertscore is a text of 4 characters"):
         read_scores(path, ["1"])
     path.write_text("name,bertscore\n1,0.5\n")
     with pytest.raises(DataError, match="no id"):
