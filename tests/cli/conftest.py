@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,17 @@ def film_pixels(seed: int, side: int = 96) -> np.ndarray:
         centre_y, centre_x = rng.uniform(0.2, 0.8, 2)
         values += 0.4 * np.exp(-((y - centre_y) ** 2 + (x - centre_x) ** 2) / 0.05)
     return np.clip(values * 200, 0, 255).astype(np.uint8)
+
+
+def write_archive(folder: Path, count: int, damaged: Container[int]) -> Path:
+    """Return a new folder with so many pictures, those of ``damaged`` numbers cut short."""
+    folder.mkdir()
+    for number in range(count):
+        path = folder / f"{number:02d}.png"
+        Image.fromarray(film_pixels(number, 64)).save(path)
+        if number in damaged:
+            path.write_bytes(path.read_bytes()[:300])
+    return folder
 
 
 @pytest.fixture

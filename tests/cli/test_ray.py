@@ -8,9 +8,8 @@ import sys
 import time
 
 import pytest
-from PIL import Image
 
-from tests.cli.conftest import film_pixels
+from tests.cli.conftest import write_archive
 
 pytest.importorskip("ray", reason="the extra ray is not installed: pip install 'chexmix[ray]'")
 
@@ -31,13 +30,7 @@ def cluster(repository):
 
 @pytest.fixture
 def words(tmp_path, debug_weights):
-    folder = tmp_path / "archive"
-    folder.mkdir()
-    for number in range(_NUM_FILMS):
-        path = folder / f"{number:02d}.png"
-        Image.fromarray(film_pixels(number, 64)).save(path)
-        if number in _DAMAGED:
-            path.write_bytes(path.read_bytes()[:300])
+    folder = write_archive(tmp_path / "archive", _NUM_FILMS, _DAMAGED)
     return [folder, "--weights", debug_weights, "--device", "cpu", "--set", "input.batch_size=3"]
 
 

@@ -286,16 +286,22 @@ def test_an_answer_has_a_time(serving, film):
         assert client.get("/health").status == 200
 
 
+def begin_reports(client, film, count):
+    """Ask for so many reports at once, wait until all are taken in, and return the threads and where answers come."""
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(client.report(film))) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while len(answers) + client.metric("chexmix_queue_requests") < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return threads, answers
+
+
 def test_a_stopping_server_answers_what_it_took(serving, film):
     long = DecodeSettings(max_new_tokens=100, min_new_tokens=100)
-    answers = []
     with serving(decode=long, drain_s=60) as client:
-        threads = [threading.Thread(target=lambda: answers.append(client.report(film))) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + 20
-        while len(answers) + client.metric("chexmix_queue_requests") < 12 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        threads, answers = begin_reports(client, film, 12)
     for thread in threads:
         thread.join(30)
     assert [answer.status for answer in answers] == [200] * 12
@@ -303,14 +309,8 @@ def test_a_stopping_server_answers_what_it_took(serving, film):
 
 def test_after_its_time_a_stopping_server_says_so_to_who_still_waits(serving, film):
     long = DecodeSettings(max_new_tokens=150, min_new_tokens=150)
-    answers = []
     with serving(decode=long, drain_s=0) as client:
-        threads = [threading.Thread(target=lambda: answers.append(client.report(film))) for _ in range(24)]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + 20
-        while len(answers) + client.metric("chexmix_queue_requests") < 24 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        threads, answers = begin_reports(client, film, 24)
     for thread in threads:
         thread.join(30)
     found = sorted(answer.status for answer in answers)

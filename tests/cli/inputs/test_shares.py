@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from chexmix_cli.core.files import held
 from chexmix_cli.library.jobs.journal import Journal
-from tests.cli.conftest import film_pixels
+from tests.cli.conftest import write_archive
 
 #: Twelve films, of which two are damaged; with batches of three, one of them stands in a batch with others.
 _NUM_FILMS, _DAMAGED, _BATCH = 12, (4, 9), 3
@@ -24,14 +23,7 @@ _NUM_FILMS, _DAMAGED, _BATCH = 12, (4, 9), 3
 
 @pytest.fixture
 def archive(tmp_path):
-    folder = tmp_path / "archive"
-    folder.mkdir()
-    for number in range(_NUM_FILMS):
-        path = folder / f"{number:02d}.png"
-        Image.fromarray(film_pixels(number, 64)).save(path)
-        if number in _DAMAGED:
-            path.write_bytes(path.read_bytes()[:300])
-    return folder
+    return write_archive(tmp_path / "archive", _NUM_FILMS, _DAMAGED)
 
 
 @pytest.fixture(params=["classify", "generate-report"])
