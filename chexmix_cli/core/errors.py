@@ -135,6 +135,11 @@ class MachineError(ChexmixError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+def missing_package(package: str, extra: str, *, where: str | None = None) -> MachineError:
+    """Return the error of a package that is not installed, with the extra of chexmix that brings it."""
+    return MachineError(f"the package {package} is not installed", where=where, hint=f"pip install 'chexmix[{extra}]'")
+
+
 class WorkerBugError(Exception):
     """Something unexpected in another process, with its :func:`told_traceback` as the message."""
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from chexmix_cli.core.errors import MachineError, WeightsError
+from chexmix_cli.core.errors import WeightsError, missing_package
 from chexmix_cli.core.settings.inference import DocumentKind, DocumentSettings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class DocumentMaker:
             if model.head is None:
                 raise WeightsError("has no head of findings, which documents of kind measurements need", where=where)
             if find_spec("highdicom") is None:
-                raise MachineError("the package highdicom is not installed", hint="pip install 'chexmix[clinical]'")
+                raise missing_package("highdicom", "clinical")
 
     @property
     def needs_picture(self) -> bool:

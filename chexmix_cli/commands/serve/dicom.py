@@ -13,7 +13,7 @@ import typer
 
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, Bits, Preset
-from chexmix_cli.core.errors import ExitCode, MachineError, SettingsError
+from chexmix_cli.core.errors import ExitCode, SettingsError, missing_package
 from chexmix_cli.core.settings.dicom_node import ServeDicomSettings
 
 Queue = Annotated[
@@ -76,11 +76,7 @@ def serve_dicom(
         chexmix serve dicom --queue q --send-to PACS@10.1.0.5:104 --host 0.0.0.0 --allow PACS@10.1.0.5
     """
     if importlib.util.find_spec("pynetdicom") is None:
-        raise MachineError(
-            "the package pynetdicom is not installed",
-            where="chexmix serve dicom",
-            hint="pip install 'chexmix[clinical]'",
-        )
+        raise missing_package("pynetdicom", "clinical", where="chexmix serve dicom")
     from chexmix_cli.commands.records.streams import Writer
     from chexmix_cli.core.data.dicom.web import DicomwebServer
     from chexmix_cli.library.reports import MARK, Reporter

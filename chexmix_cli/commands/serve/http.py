@@ -9,7 +9,7 @@ import typer
 
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, Bits, Preset, Sets
-from chexmix_cli.core.errors import MachineError
+from chexmix_cli.core.errors import missing_package
 from chexmix_cli.core.settings.serving import ServeHttpSettings
 
 Host = Annotated[
@@ -53,9 +53,7 @@ def http(
     try:
         from chexmix_cli.serve.http.server import serve
     except ModuleNotFoundError as error:
-        raise MachineError(
-            f"the package {error.name} is not installed", where="serve http", hint="pip install 'chexmix[serve]'"
-        ) from None
+        raise missing_package(str(error.name), "serve", where="chexmix serve http") from None
     options, settings = call.options, call.settings
     return serve(
         options.open_model(settings.input, quantize=settings.quantize),

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from chexmix_cli.core.data.dicom.file import quiet
 from chexmix_cli.core.data.dicom.triage import MODALITIES
-from chexmix_cli.core.errors import DataError, MachineError, Reason, SettingsError
+from chexmix_cli.core.errors import DataError, Reason, SettingsError, missing_package
 
 #: What an input begins with that is a URL of DICOMweb.
 PREFIX = "dicomweb+"
@@ -60,8 +60,7 @@ class DicomwebServer:
         if parts.username is not None or parts.password is not None:
             raise SettingsError("a password in a URL is seen by others", where=where, expected="it in ~/.netrc")
         if find_spec("dicomweb_client") is None:
-            hint = "pip install 'chexmix[clinical]'"
-            raise MachineError("the package dicomweb-client is not installed", where=where, hint=hint)
+            raise missing_package("dicomweb-client", "clinical", where=where)
         self._url, self._where, self._max_bytes = parts.geturl().rstrip("/"), where, max_bytes
 
     def find(self, query: Mapping[str, str]) -> list[str]:

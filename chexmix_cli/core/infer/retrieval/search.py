@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chexmix_cli.core.errors import MachineError, SettingsError
+from chexmix_cli.core.errors import SettingsError, missing_package
 from chexmix_cli.core.runtime import memory_errors
 
 
@@ -80,9 +80,7 @@ class FaissGallery:
         try:
             import faiss
         except ImportError:
-            raise MachineError(
-                "the package faiss is not installed", where="search.backend", hint="pip install 'chexmix[scale]'"
-            ) from None
+            raise missing_package("faiss", "scale", where="search.backend") from None
         try:
             self._index: Any = faiss.index_factory(size, factory, faiss.METRIC_INNER_PRODUCT)
             if not self._index.is_trained:

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage
 
 from chexmix_cli.core.data.dicom.file import quiet
-from chexmix_cli.core.errors import DataError, MachineError, Reason
+from chexmix_cli.core.errors import DataError, Reason, missing_package
 from chexmix_cli.core.present.documents.findings import LOCAL_SCHEME, FindingScore, finding_scores
 from chexmix_cli.core.present.documents.header import (
     MANUFACTURER,
@@ -51,7 +51,7 @@ def measurement_sr(record: Mapping[str, Any], study: StudyHeader, maker: Maker) 
     try:
         import highdicom.sr as sr
     except ImportError:
-        raise MachineError("the package highdicom is not installed", hint="pip install 'chexmix[clinical]'") from None
+        raise missing_package("highdicom", "clinical") from None
     context = sr.ObservationContext(
         observer_device_context=sr.ObserverContext(
             observer_type=_coded(("121007", "DCM", "Device")),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from chexmix_cli.core.errors import MachineError, WeightsError
+from chexmix_cli.core.errors import WeightsError, missing_package
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.settings.model import DecoderSettings, ModelSettings
 from chexmix_cli.core.text.row_names import row_name, with_rows
@@ -214,7 +214,7 @@ def _package() -> Any:
     try:
         import gguf
     except ImportError:
-        raise MachineError("the package gguf is not installed", hint="pip install 'chexmix[gguf]'") from None
+        raise missing_package("gguf", "gguf") from None
     return gguf
 
 
