@@ -1,6 +1,8 @@
-"""Train the arms that docs/results.md compares: the same documents, in the same number, under different objectives.
+"""Train what docs/results.md compares, and the embedded model: one ``chexmix pretrain`` an arm.
 
     python tools/train_arms.py shards --init START --out runs/arms --seeds 0 1 [--arms s1 s1-more ...] [--processes 2]
+
+``--study arms`` (the default): the same documents, in the same number, under different objectives.
 
 | arm | first | then |
 |---|---|---|
@@ -12,6 +14,9 @@
 
 and, of the loss's placement and the masks, with all else as in ``s2-both``: ``s2-both-masked`` (hidden targets only, of
 the report too), ``s2-both-image`` (no report token is hidden), ``s2-both-high`` (0.4 to 0.9 of an image hidden).
+
+``--study mini``: the embedded model, ``s1`` then ``s2``, and beside it ``s1-more``, stage 1 again in place of stage 2.
+``--study sizes``: stage 1 from random values at three sizes and two budgets; ``6x256-long`` is 6 layers of width 256.
 
 Every run is a ``chexmix pretrain`` in a folder of its own, ``OUT/seedN/ARM``: what is finished is left alone, what was
 interrupted goes on. With ``--processes 2`` two runs go side by side, each with half of the threads.
@@ -29,21 +34,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-FIRST_STEPS, THEN_STEPS = 625, 500
 _FIRST = ("optimizer.learning_rate=1.5e-3", "optimizer.min_learning_rate=1e-4", "optimizer.warmup_steps=60")
 _THEN = ("optimizer.learning_rate=1e-3", "optimizer.min_learning_rate=3e-5", "optimizer.warmup_steps=30")
 _BOTH = ("masking.attention=bidirectional", "masking.loss=masked-image")
-#: Of every run: a small model, small steps, all in float32; a few passes over the data need no dropout.
-_COMMON = (
-    "train.batch_size=8",
-    "train.micro_batch_size=8",
-    "train.precision=float32",
-    "train.checkpoint_every=125",
-    "model.decoder.hidden_size=192",
-    "model.decoder.num_heads=6",
-    "model.decoder.mlp_size=768",
-    "model.decoder.residual_dropout=0.0",
-)
+#: Of every run: small steps; a few passes over the data need no dropout.
+_COMMON = ("train.batch_size=8", "train.micro_batch_size=8", "model.decoder.residual_dropout=0.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +51,63 @@ class Arm:
     behind: str | None = None
 
 
-ARMS = {
-    "s1": Arm("1", FIRST_STEPS, _FIRST),
-    "s2-only": Arm("2", FIRST_STEPS + THEN_STEPS, (*_FIRST, *_BOTH)),
-    "s1-more": Arm("1", THEN_STEPS, _THEN, behind="s1"),
-    "s2-paper": Arm("2", THEN_STEPS, (*_THEN, "masking.loss=masked-image"), behind="s1"),
-    "s2-both": Arm("2", THEN_STEPS, (*_THEN, *_BOTH), behind="s1"),
-    "s2-both-masked": Arm("2", THEN_STEPS, (*_THEN, *_BOTH, "masking.loss=masked"), behind="s1"),
-    "s2-both-image": Arm("2", THEN_STEPS, (*_THEN, *_BOTH, "masking.text_ratio=[0.0,0.0]"), behind="s1"),
-    "s2-both-high": Arm("2", THEN_STEPS, (*_THEN, *_BOTH, "masking.image_ratio=[0.4,0.9]"), behind="s1"),
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Arms that are compared, and the settings they share; ``main`` are those trained if none is named."""
+
+    settings: tuple[str, ...]
+    arms: dict[str, Arm]
+    main: tuple[str, ...]
+
+
+def _shape(layers: int, width: int, heads: int) -> tuple[str, ...]:
+    shape = {"num_layers": layers, "hidden_size": width, "num_heads": heads, "mlp_size": 4 * width}
+    return tuple(f"model.decoder.{name}={value}" for name, value in shape.items())
+
+
+def _sizes() -> dict[str, Arm]:
+    """Return the arms of the study of sizes: heads of 32, as the embedded model has them."""
+    found = {}
+    for layers, width in ((4, 128), (6, 256), (8, 384)):
+        shape = _shape(layers, width, width // 32)
+        for budget, steps in (("short", 125), ("long", 375)):
+            found[f"{layers}x{width}-{budget}"] = Arm("1", steps, (*_FIRST, *shape))
+    return found
+
+
+_MINI = ("train.precision=bfloat16", "documents.text_tokenizer=init")
+_MASKED_IMAGE = "masking.loss=masked-image"
+STUDIES = {
+    # All in float32; a smaller model than the embedded one.
+    "arms": Study(
+        settings=("train.precision=float32", *_shape(6, 192, 6)),
+        arms={
+            "s1": Arm("1", 625, _FIRST),
+            "s2-only": Arm("2", 1125, (*_FIRST, *_BOTH)),
+            "s1-more": Arm("1", 500, _THEN, behind="s1"),
+            "s2-paper": Arm("2", 500, (*_THEN, _MASKED_IMAGE), behind="s1"),
+            "s2-both": Arm("2", 500, (*_THEN, *_BOTH), behind="s1"),
+            "s2-both-masked": Arm("2", 500, (*_THEN, *_BOTH, "masking.loss=masked"), behind="s1"),
+            "s2-both-image": Arm("2", 500, (*_THEN, *_BOTH, "masking.text_ratio=[0.0,0.0]"), behind="s1"),
+            "s2-both-high": Arm("2", 500, (*_THEN, *_BOTH, "masking.image_ratio=[0.4,0.9]"), behind="s1"),
+        },
+        main=("s1", "s2-only", "s2-both", "s1-more", "s2-paper"),
+    ),
+    "mini": Study(
+        settings=_MINI,
+        arms={
+            "s1": Arm("1", 750, ("optimizer.learning_rate=1e-3", *_THEN[1:])),
+            "s2": Arm("2", 625, _THEN, behind="s1"),
+            "s1-more": Arm("1", 625, _THEN, behind="s1"),
+        },
+        main=("s1", "s2"),
+    ),
+    "sizes": Study(
+        settings=_MINI,
+        arms=_sizes(),
+        main=tuple(_sizes()),
+    ),
 }
-MAIN_ARMS = ("s1", "s2-only", "s2-both", "s1-more", "s2-paper")
 
 
 def is_finished(folder: Path, arm: Arm) -> bool:
@@ -80,9 +121,11 @@ def is_finished(folder: Path, arm: Arm) -> bool:
 
 def command(name: str, seed: int, options: argparse.Namespace) -> list[str]:
     """Return the command of one run."""
-    arm, folder = ARMS[name], options.out / f"seed{seed}" / name
+    study = STUDIES[options.study]
+    arm, folder = study.arms[name], options.out / f"seed{seed}" / name
     init = options.init if arm.behind is None else folder.parent / arm.behind
-    settings = [*_COMMON, *arm.settings, f"train.steps={arm.steps}", "train.validate_every=125", f"train.seed={seed}"]
+    settings = [*_COMMON, *study.settings, *arm.settings, f"train.steps={arm.steps}", f"train.seed={seed}"]
+    settings += ["train.checkpoint_every=125", "train.validate_every=125"]
     found = [sys.executable, "-m", "chexmix_cli", "pretrain", "--stage", arm.stage, "--preset", "mini"]
     found += ["--manifest", str(options.data), "--init", str(init), "--out", str(folder)]
     found += [part for setting in settings for part in ("--set", setting)]
@@ -92,7 +135,7 @@ def command(name: str, seed: int, options: argparse.Namespace) -> list[str]:
 def run(name: str, seed: int, options: argparse.Namespace) -> int:
     """Train one arm; return the exit code."""
     folder = options.out / f"seed{seed}" / name
-    if is_finished(folder, ARMS[name]):
+    if is_finished(folder, STUDIES[options.study].arms[name]):
         return 0
     folder.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.processes))}
@@ -111,17 +154,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, required=True, help="image tokenizer and text tokenizer to start from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=MAIN_ARMS, metavar="ARM")
+    parser.add_argument("--study", choices=STUDIES, default="arms")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="default: the study's main ones")
     parser.add_argument("--processes", type=int, default=1, help="runs side by side")
     options = parser.parse_args(arguments)
-    waiting = [(name, seed) for seed in options.seeds for name in options.arms]
+    study = STUDIES[options.study]
+    if unknown := set(options.arms or ()) - set(study.arms):
+        parser.error(f"--arms: {', '.join(sorted(unknown))}: expected some of {', '.join(study.arms)}")
+    waiting = [(name, seed) for seed in options.seeds for name in options.arms or study.main]
     running: dict[Future[int], tuple[str, int]] = {}
     failed = 0
     with ThreadPoolExecutor(options.processes) as pool:
         while waiting or running:
             for one in list(waiting):
-                before = ARMS[one[0]].behind
-                is_ready = before is None or is_finished(options.out / f"seed{one[1]}" / before, ARMS[before])
+                before = study.arms[one[0]].behind
+                is_ready = before is None or is_finished(options.out / f"seed{one[1]}" / before, study.arms[before])
                 if is_ready and len(running) < options.processes:
                     waiting.remove(one)
                     running[pool.submit(run, *one, options)] = one

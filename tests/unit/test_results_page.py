@@ -75,7 +75,7 @@ def _auroc(label, items):
 
 
 def test_arms_of_one_comparison_read_as_many_documents():
-    arms = train_arms.ARMS
+    arms = train_arms.STUDIES["arms"].arms
     first, then = arms["s1"].steps, arms["s2-both"].steps
     assert {arms[name].steps for name in ("s1-more", "s2-paper", "s2-both")} == {then}
     assert arms["s2-only"].steps == first + then
