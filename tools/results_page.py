@@ -127,6 +127,8 @@ def _reports(result: Numbers) -> Numbers:
     found: Numbers = {}
     for one in result["metrics"]:
         fields = one["fields"]
+        if one["name"] == "self_contradiction" and fields["of"] == "predictions":
+            found["contradicting"] = _value(one)
         if one["name"] != "label_f1" or fields.get("unc") != "pos":
             continue
         if fields.get("finding") == "Pneumonia":

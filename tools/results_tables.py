@@ -195,13 +195,13 @@ def _retrieval(numbers: Numbers) -> str:
 
 
 def _reports(numbers: Numbers) -> str:
-    rows = []
+    keys, rows = ("micro", "pneumonia", "contradicting"), []
     for part, what in (("majority", "commonest report"), ("nearest", "report of the nearest film"), ("probe", "probe")):
         for runs in _runs(numbers, part, EMBEDDED).values():
-            rows += [[what, *(_seeds([one[key]], 3) for key in ("micro", "pneumonia"))] for one in runs]
+            rows += [[what, *(_seeds([one.get(key)], 3) for key in keys)] for one in runs]
     for arm, runs in _runs(numbers, "reports", EMBEDDED).items():
-        rows.append([NAMES[arm], *(_seeds([one[key] for one in runs], 3) for key in ("micro", "pneumonia"))])
-    return _table(["reports", "label F1, 14 findings, micro", "F1 of pneumonia"], rows)
+        rows.append([NAMES[arm], *(_seeds([one.get(key) for one in runs], 3) for key in keys)])
+    return _table(["reports", "label F1, 14 findings, micro", "F1 of pneumonia", "contradict themselves"], rows)
 
 
 def _mean(runs: Sequence[Sequence[float | None]]) -> float:

@@ -62,6 +62,14 @@ class ReportText:
         )
         return "\n".join(part.strip() for part in wanted if part and part.strip())
 
+    @property
+    def whole(self) -> str:
+        """The whole text, with the headings it has or would have; empty where there is none."""
+        if self.findings is None and self.impression is None:
+            return self.report or ""
+        parts = (("FINDINGS", self.findings), ("IMPRESSION", self.impression))
+        return "\n".join(f"{heading}: {part.strip()}" for heading, part in parts if part and part.strip())
+
 
 def read_reports(path: Path, *, prefers: Literal["prediction", "reference"]) -> list[ReportText]:
     """Return the reports of a file, by its ending: ``.json`` (ReXrank), ``.csv``, ``.tsv``, else JSON Lines.

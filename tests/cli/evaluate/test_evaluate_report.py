@@ -70,6 +70,21 @@ def test_missing_and_empty_predictions_count_and_unknown_ones_are_listed(call, t
     assert metric(record, "sentence_bleu2")["n"] == 3
 
 
+def test_contradictions_are_of_the_whole_text_whatever_section_is_compared(call, tmp_path):
+    parts = {"findings": "There is a left pleural effusion.", "impression": "No pleural effusion."}
+    headed = "FINDINGS: " + parts["findings"] + "\nIMPRESSION: " + parts["impression"]
+    references = write_lines(tmp_path / "r.jsonl", [{"id": "a", **parts}, {"id": "b", "findings": "Clear lungs."}])
+    predictions = write_lines(tmp_path / "p.jsonl", [{"id": "a", "report": headed}, {"id": "b", "report": "Clear."}])
+    for section in ("both", "findings"):
+        result = call(
+            "evaluate", "report", predictions, "--references", references, "--set", f"section={section}", *FEW
+        )
+        (record,) = result.records
+        for of in ("predictions", "references"):
+            assert metric(record, "self_contradiction", of=of)["value"] == 0.5
+            assert record["items"]["columns"][f"self_contradiction_{of}"] == [1.0, 0.0]
+
+
 def test_a_reference_without_text_is_left_out_and_said(call, tmp_path):
     path = write_lines(tmp_path / "r.jsonl", [{"id": "a", "report": "Clear."}, {"id": "b", "report": "nan"}])
     result = call("evaluate", "report", path, "--references", path, *FEW)

@@ -21,6 +21,7 @@ class ReportPairs:
 
     Attributes:
         ids, predictions, references: as long as each other, in the order of the references.
+        whole_predictions, whole_references: the same with headings and all sections.
         patients: what each item is grouped by, or None.
         missing: ids that have no prediction, or a failed one; they are items with an empty prediction.
         without_reference: ids left out because their reference has no text in the section.
@@ -30,6 +31,8 @@ class ReportPairs:
     ids: list[str]
     predictions: list[str]
     references: list[str]
+    whole_predictions: list[str]
+    whole_references: list[str]
     patients: list[str | None]
     missing: list[str]
     without_reference: list[str]
@@ -43,7 +46,17 @@ def join_reports(predictions: Sequence[ReportText], references: Sequence[ReportT
         DataError: if no reference has any text.
     """
     by_id = {prediction.id: prediction for prediction in predictions}
-    pairs = ReportPairs(ids=[], predictions=[], references=[], patients=[], missing=[], without_reference=[], failed=[])
+    pairs = ReportPairs(
+        ids=[],
+        predictions=[],
+        references=[],
+        whole_predictions=[],
+        whole_references=[],
+        patients=[],
+        missing=[],
+        without_reference=[],
+        failed=[],
+    )
     for reference in references:
         found = by_id.pop(reference.id, None)
         if found is not None and found.failed is not None:
@@ -57,6 +70,8 @@ def join_reports(predictions: Sequence[ReportText], references: Sequence[ReportT
         pairs.ids.append(reference.id)
         pairs.references.append(text)
         pairs.predictions.append("" if found is None else found.text(section))
+        pairs.whole_references.append(reference.whole)
+        pairs.whole_predictions.append("" if found is None else found.whole)
         pairs.patients.append(reference.patient)
     for item_id, error in unknown_ids(by_id, {reference.id for reference in references}, "no reference"):
         pairs.failed.append({"id": item_id, "code": error.code, "message": error.with_hint})

@@ -14,6 +14,7 @@ from chexmix_cli.core.evals.reports.metrics.green import KINDS, Judgement, Parse
 from chexmix_cli.core.evals.reports.metrics.labels import (
     Labels,
     comparison_metrics,
+    contradiction_metrics,
     label_counts,
     label_metrics,
     report_labels,
@@ -66,6 +67,7 @@ def evaluate_reports(
         distinct_metrics(*texts, fields),
         label_metrics(predicted, stated, fields),
         comparison_metrics(*texts, fields),
+        contradiction_metrics(pairs.whole_predictions, pairs.whole_references, {**fields, "ref": "whole"}),
         green_metrics(pairs.ids, answers, settings, fields),
     ]
     if settings.external.run or settings.external.crimson or scores:

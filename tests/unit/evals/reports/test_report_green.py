@@ -108,10 +108,10 @@ def test_strict_reads_a_block_that_says_it_is_empty():
 
 
 def pairs(**texts: tuple[str, str]) -> ReportPairs:
-    ids = list(texts)
+    ids, (references, predictions) = list(texts), map(list, zip(*texts.values(), strict=True))
     return ReportPairs(
-        ids=ids, references=[texts[one][0] for one in ids], predictions=[texts[one][1] for one in ids],
-        patients=[None] * len(ids), missing=[], without_reference=[], failed=[],
+        ids=ids, references=references, predictions=predictions, whole_references=references,
+        whole_predictions=predictions, patients=[None] * len(ids), missing=[], without_reference=[], failed=[],
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS
 from chexmix_cli.core.evals.reports.metrics.labels import (
     FIVE_FINDINGS,
     comparison_metrics,
+    contradiction_metrics,
     label_counts,
     label_metrics,
     report_labels,
@@ -84,6 +85,15 @@ def test_comparison_claims_are_counted():
     found = comparison_metrics(["Unchanged effusion.", "Clear lungs.", ""], ["Clear."] * 3, FIELDS)
     assert values(found, of="predictions") == [pytest.approx(1 / 3)]
     assert values(found, of="references") == [0.0]
+
+
+def test_reports_that_contradict_themselves_are_counted():
+    torn = "FINDINGS: There is a left pleural effusion.\nIMPRESSION: No pleural effusion."
+    found = contradiction_metrics(
+        [torn, "FINDINGS: Clear lungs.\nIMPRESSION: Normal chest.", "", torn], [torn] * 4, FIELDS
+    )
+    assert values(found, of="predictions") == [0.5]
+    assert values(found, of="references") == [1.0]
 
 
 @pytest.mark.parametrize(

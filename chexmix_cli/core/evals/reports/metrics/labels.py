@@ -15,11 +15,13 @@ from chexmix_cli.core.evals.metrics.binary import Floats
 from chexmix_cli.core.evals.reports.metrics.quantity import Finisher, Found, Quantity, divide, mean_quantity
 from chexmix_cli.core.settings.choices import Policy
 from chexmix_cli.core.text.comparisons import find_comparisons
+from chexmix_cli.core.text.consistency import find_contradictions
 from chexmix_cli.core.text.labelling.labeller import label_report
 
 #: The five of the CheXpert competition.
 FIVE_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 _SETS: Mapping[str, tuple[str, ...]] = {"14": CHEXPERT_FINDINGS, "5": FIVE_FINDINGS}
+_LABELLER = "rules-3"
 #: What an uncertain label counts as, by its name in signatures.
 _UNCERTAIN: Mapping[str, Policy] = {"pos": "ones", "neg": "zeros"}
 
@@ -38,7 +40,7 @@ def label_metrics(predicted: Sequence[Labels], stated: Sequence[Labels], fields:
     as CheXbert's evaluation does, ``zero:out`` leaves it out.
     """
     found = Found()
-    base = {**fields, "labeller": "rules-3"}
+    base = {**fields, "labeller": _LABELLER}
     for uncertain, policy in _UNCERTAIN.items():
         for name, findings in _SETS.items():
             counts_NL3 = _counts(predicted, stated, findings, policy)
@@ -64,6 +66,16 @@ def comparison_metrics(predictions: Sequence[str], references: Sequence[str], fi
         claims: list[float | None] = [float(bool(find_comparisons(text))) for text in side]
         made = {"of": of, **fields, "phrases": "rules-1"}
         found.quantities.append(mean_quantity("comparison_claims", claims, made, column=f"comparison_claims_{of}"))
+    return found
+
+
+def contradiction_metrics(predictions: Sequence[str], references: Sequence[str], fields: Mapping[str, str]) -> Found:
+    """Return the share of reports that contradict themselves, of either side; texts with their headings."""
+    found = Found()
+    for of, side in (("predictions", predictions), ("references", references)):
+        values: list[float | None] = [float(bool(find_contradictions(text))) for text in side]
+        made = {"of": of, **fields, "labeller": _LABELLER}
+        found.quantities.append(mean_quantity("self_contradiction", values, made, column=f"self_contradiction_{of}"))
     return found
 
 
