@@ -97,8 +97,8 @@ STUDIES = {
         settings=_MINI,
         arms={
             "s1": Arm("1", 750, ("optimizer.learning_rate=1e-3", *_THEN[1:])),
-            "s2": Arm("2", 625, _THEN, behind="s1"),
-            "s1-more": Arm("1", 625, _THEN, behind="s1"),
+            "s2": Arm("2", 500, _THEN, behind="s1"),
+            "s1-more": Arm("1", 500, _THEN, behind="s1"),
         },
         main=("s1", "s2"),
     ),
