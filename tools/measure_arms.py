@@ -56,14 +56,18 @@ _GRID = 4
 _SIDE_PX, _BATCH = 32, 32
 
 
+def label_of(source: str) -> str:
+    """Return the finding that a part of classification asks for."""
+    return _OPACITY if source in ("opacity", "normal") else "Pneumonia"
+
+
 def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
     """Return the command that gives the result of a part."""
     weights = ["--weights", options.weights] if options.weights else []
     source = part.removesuffix("-grid")
     if source in SOURCES:
         rows = f"fit.sweep_rows={options.rows if source == 'kermany' else 0}"
-        label = _OPACITY if source in ("opacity", "normal") else "Pneumonia"
-        settings = [f'labels.names=["{label}"]', rows, "sweep.seeds=1", "sweep.by_label=true"]
+        settings = [f'labels.names=["{label_of(source)}"]', rows, "sweep.seeds=1", "sweep.by_label=true"]
         settings += [f"probe.grid={_GRID}"] if part != source else []
         found = ["evaluate", "classification", "--manifest", str(folder / f"{source}.jsonl"), "--split", "val"]
         found += ["--mask-ratio", options.ratios, *(["--tokens", str(options.tokens)] if options.tokens else [])]

@@ -70,6 +70,8 @@ def _arm(path: Path) -> Numbers:
     for part in ("reports", "majority", "nearest", "probe"):
         if (result := _read(path / f"{part}.json")) is not None:
             found[part] = _reports(result)
+    if (result := _read(path / "cnn.json")) is not None:
+        found |= _network(result)
     return found
 
 
@@ -94,6 +96,16 @@ def _masking(result: Numbers) -> Numbers:
         if features == "model":
             found["layer"] = fields["features"]
         found["train"], found["n"] = fields["train"], one["n"]
+    return found
+
+
+def _network(result: Numbers) -> Numbers:
+    """Return part -> AUROCs of the plain CNN, in the form of :func:`_masking`; it stands beside the grids."""
+    found: Numbers = {}
+    for one in result["auroc"]:
+        part = found.setdefault(f"{one['part']}-grid", {"model": {}, "n": one["n"]})
+        measured = {"value": one["auroc"], "interval": one["interval"]}
+        part["model"].setdefault(one["trained"], {})[f"{one['ratio']:g}"] = _value(measured)
     return found
 
 

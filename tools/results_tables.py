@@ -21,6 +21,7 @@ NAMES = {
     "s2-both-image": "as bidirectional, no report token hidden",
     "s2-both-high": "as bidirectional, 40 to 90 % of an image hidden",
     "mini-128": "chexmix-mini of 128 px, shipped before",
+    "mini-first": "chexmix-mini of 2,000 documents a stage, shipped before",
     "mini-s1": "chexmix-mini, stage 1 again in place of stage 2",
     "chexmix-mini": "chexmix-mini",
     "cnn": "plain CNN of 4.9 M parameters, same films",
@@ -28,7 +29,7 @@ NAMES = {
 #: The small models of 128 px that differ in their objective, and what was shipped for the same films.
 ARMS = tuple(name for name in NAMES if name.startswith("s")) + ("mini-128",)
 #: The embedded model, and what it has to beat.
-EMBEDDED = ("mini-128", "mini-s1", "chexmix-mini", "cnn")
+EMBEDDED = ("mini-128", "mini-first", "mini-s1", "chexmix-mini", "cnn")
 FILLS = ("mean", "telea", "harmonic", "biharmonic", "tension")
 _SOURCES = {
     "kermany-grid": "Kermany, children: pneumonia against normal",

@@ -10,8 +10,8 @@ what is visible; the masks of val films are those of ``chexmix evaluate classifi
 Train films are turned, scaled, shifted, and changed in contrast and noise as no label minds; never mirrored.
 
 A folder has ``checkpoint.pt`` (a run goes on from it, bit for bit), ``RATIO.predictions.jsonl`` with the probabilities
-of all val films, as ``chexmix evaluate classification`` takes them, and ``SOURCE-RATIO.json``: its result within a data
-set. ``cnn.json`` beside them has the AUROCs of all, with their intervals by patient.
+of all val films, as ``chexmix evaluate classification`` takes them, and ``PART-RATIO.json``: its result on the films of
+a part of ``measure_arms.py``. ``cnn.json`` beside them has the AUROCs of all, with their intervals by patient.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure_arms import source_of
+from measure_arms import SOURCES, belongs, label_of
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -246,24 +246,23 @@ def main(arguments: list[str] | None = None) -> int:
 def measured(
     kind: str, ratio: float, rows: Sequence[ManifestRow], prob_NK: NDArray[np.float64], names: Sequence[str], out: Path
 ) -> list[dict[str, Any]]:
-    """Write the probabilities of val films, and return their AUROCs in each data set."""
+    """Write the probabilities of val films, and return the AUROC of each part of ``measure_arms.py``."""
     found = [dict(zip(names, map(float, prob_K), strict=True)) for prob_K in prob_NK]
     lines = [json.dumps({"id": row.id, "probabilities": one}) + "\n" for row, one in zip(rows, found, strict=True)]
     write_text(out / kind / f"{ratio:g}.predictions.jsonl", "".join(lines))
     results = []
-    for source in sorted({source_of(row) for row in rows}):
-        places = [place for place, row in enumerate(rows) if source_of(row) == source]
+    for part in SOURCES:
+        label = label_of(part)
+        places = [place for place, row in enumerate(rows) if belongs(row, part)]
         own = [rows[place] for place in places]
-        kept = [name for name in names if {0, 1} <= {row.labels.get(name) for row in own}]
-        if not kept:
+        if not {0, 1} <= {row.labels.get(label) for row in own}:
             continue
-        settings = EvaluateClassificationSettings(labels=EvaluatedLabels(names=tuple(kept)))
+        settings = EvaluateClassificationSettings(labels=EvaluatedLabels(names=(label,)))
         evaluation = evaluate_predictions(own, names, prob_NK[places], settings, None)
-        write_json(out / kind / f"{source}-{ratio:g}.json", evaluation.to_dict())
-        for number in evaluation.measurements:
-            if number.name == "auroc" and number.value is not None:
-                where = {"trained": kind, "ratio": ratio, "source": source, "label": number.fields["label"]}
-                results.append({**where, "auroc": number.value, "interval": number.interval, "n": number.n})
+        write_json(out / kind / f"{part}-{ratio:g}.json", evaluation.to_dict())
+        number = next(one for one in evaluation.measurements if one.name == "auroc" and one.fields["label"] == label)
+        where = {"trained": kind, "ratio": ratio, "part": part, "label": label}
+        results.append({**where, "auroc": number.value, "interval": number.interval, "n": number.n})
     return results
 
 

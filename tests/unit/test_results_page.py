@@ -80,3 +80,12 @@ def test_arms_of_one_comparison_read_as_many_documents():
     assert {arms[name].steps for name in ("s1-more", "s2-paper", "s2-both")} == {then}
     assert arms["s2-only"].steps == first + then
     assert all(arm.behind in (None, "s1") for arm in arms.values())
+
+
+def test_a_plain_network_stands_beside_the_grids(tmp_path):
+    (tmp_path / "cnn").mkdir()
+    one = {"trained": "masked", "ratio": 0.8, "part": "opacity", "label": "Lung Opacity", "n": 44}
+    text = json.dumps({"auroc": [{**one, "auroc": 0.61234, "interval": [0.5, 0.7]}]})
+    (tmp_path / "cnn" / "cnn.json").write_text(text)
+    found = results_page.collect(tmp_path)["arms"]["cnn"]
+    assert found == {"opacity-grid": {"model": {"masked": {"0.8": [0.6123, 0.5, 0.7]}}, "n": 44}}
