@@ -19,7 +19,8 @@ the report too), ``s2-both-image`` (no report token is hidden), ``s2-both-high``
 ``--study sizes``: stage 1 from random values at three sizes and two budgets; ``6x256-long`` is 6 layers of width 256.
 
 Every run is a ``chexmix pretrain`` in a folder of its own, ``OUT/seedN/ARM``: what is finished is left alone, what was
-interrupted goes on. With ``--processes 2`` two runs go side by side, each with half of the threads.
+interrupted goes on. With ``--processes 2`` two runs go side by side, each with half of the threads; with ``--ranks 2``
+two processes share each run's rows, which on two cores is a third quicker than two threads of one process.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _FIRST = ("optimizer.learning_rate=1.5e-3", "optimizer.min_learning_rate=1e-4", 
 _THEN = ("optimizer.learning_rate=1e-3", "optimizer.min_learning_rate=3e-5", "optimizer.warmup_steps=30")
 _BOTH = ("masking.attention=bidirectional", "masking.loss=masked-image")
 #: Of every run: small steps; a few passes over the data need no dropout.
-_COMMON = ("train.batch_size=8", "train.micro_batch_size=8", "model.decoder.residual_dropout=0.0")
+_COMMON = ("train.batch_size=8", "model.decoder.residual_dropout=0.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,13 @@ def command(name: str, seed: int, options: argparse.Namespace) -> list[str]:
     arm, folder = study.arms[name], options.out / f"seed{seed}" / name
     init = options.init if arm.behind is None else folder.parent / arm.behind
     settings = [*_COMMON, *study.settings, *arm.settings, f"train.steps={arm.steps}", f"train.seed={seed}"]
-    settings += ["train.checkpoint_every=125", "train.validate_every=125"]
-    found = [sys.executable, "-m", "chexmix_cli", "pretrain", "--stage", arm.stage, "--preset", "mini"]
+    settings += [
+        f"train.micro_batch_size={8 // options.ranks}",
+        "train.checkpoint_every=125",
+        "train.validate_every=125",
+    ]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(options.ranks)] if options.ranks > 1 else []
+    found = [sys.executable, *launcher, "-m", "chexmix_cli", "pretrain", "--stage", arm.stage, "--preset", "mini"]
     found += ["--manifest", str(options.data), "--init", str(init), "--out", str(folder)]
     found += [part for setting in settings for part in ("--set", setting)]
     return [*found, "--resume"] if (folder / "checkpoints").is_dir() else found
@@ -138,7 +144,10 @@ def run(name: str, seed: int, options: argparse.Namespace) -> int:
     if is_finished(folder, STUDIES[options.study].arms[name]):
         return 0
     folder.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.processes))}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.processes // options.ranks)),
+    }
     started = time.monotonic()
     with (folder.parent / f"{name}.log").open("a", encoding="utf-8") as log:
         code = subprocess.run(command(name, seed, options), stdout=log, stderr=log, env=environment, check=False)
@@ -157,6 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--study", choices=STUDIES, default="arms")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="default: the study's main ones")
     parser.add_argument("--processes", type=int, default=1, help="runs side by side")
+    parser.add_argument("--ranks", type=int, choices=(1, 2, 4, 8), default=1, help="processes that share a run")
     options = parser.parse_args(arguments)
     study = STUDIES[options.study]
     if unknown := set(options.arms or ()) - set(study.arms):
