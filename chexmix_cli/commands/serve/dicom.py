@@ -96,12 +96,23 @@ def serve_dicom(
     else:
         destination = StorageScp(read_address(send_to, "--send-to"), ae_title, call.settings.send)
     place = Place(ae_title=ae_title, host=host, port=port, peers=read_peers(allow or ["*@*"], "--allow"))
+    metrics = None if call.settings.metrics.port is None else _metrics()
     run = call.options
     model = run.open_model(call.settings.input, quantize=call.settings.quantize)
     reporter = StudyReporter(Reporter(model, call.settings.decode, None, seed=run.seed), call.settings.documents)
     run.console.note(MARK)
-    node = Node(queue, place, reporter, destination, call.settings, _note(Writer(run.is_json)))
+    if metrics is not None:
+        metrics.describe(model.weights.name, model.weights.fingerprint)
+    node = Node(queue, place, reporter, destination, call.settings, _note(Writer(run.is_json)), metrics)
     return _run(node)
+
+
+def _metrics() -> Any:
+    try:
+        from chexmix_cli.serve.dicom.metrics import NodeMetrics
+    except ModuleNotFoundError as error:
+        raise missing_package(str(error.name), "serve", where="metrics.port") from None
+    return NodeMetrics()
 
 
 def _note(writer: Any) -> Callable[..., None]:

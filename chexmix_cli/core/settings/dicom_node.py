@@ -85,6 +85,23 @@ class QueueSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsSettings:
+    """Where metrics are shown, as Prometheus reads them.
+
+    Attributes:
+        host: address to listen on. They hold no patient data, and no token is asked for.
+        port: to listen on; 0 takes a free one. None: they are not shown.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.port is not None:
+            require_range("metrics.port", self.port, 0, 65535)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServeDicomSettings:
     """Root of ``chexmix serve dicom``.
 
@@ -100,6 +117,7 @@ class ServeDicomSettings:
     receive: ReceiveSettings = field(default_factory=ReceiveSettings)
     send: SendSettings = field(default_factory=SendSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
     def __post_init__(self) -> None:
         kinds = self.documents.kinds

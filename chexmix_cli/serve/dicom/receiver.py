@@ -125,6 +125,11 @@ class Receiver:
             ) from None
         return int(self._server.server_address[1])
 
+    @property
+    def num_associations(self) -> int:
+        """Return how many associations are open."""
+        return len(self._ae.active_associations)
+
     def stop(self, grace_s: float) -> None:
         """Take no more associations, give the open ones so many seconds to end, and abort the rest."""
         self._server.shutdown()
@@ -166,7 +171,7 @@ class Receiver:
         self._note("refused", peer=f"{str(caller.primitive.calling_ae_title).strip()}@{caller.address}", reason=reason)
 
     def _is_full(self) -> bool:
-        return len(self._ae.active_associations) > self._settings.most_associations
+        return self.num_associations > self._settings.most_associations
 
     def _on_pdu(self, event: Event) -> None:
         before = self._num_bytes.get(event.assoc, 0)
