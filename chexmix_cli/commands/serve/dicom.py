@@ -84,6 +84,7 @@ def serve_dicom(
     from chexmix_cli.serve.dicom.node import Node, Place
     from chexmix_cli.serve.dicom.peers import check_ae_title, is_loopback, read_address, read_peers
     from chexmix_cli.serve.dicom.reporting import StudyReporter
+    from chexmix_cli.serve.tls import client_context, server_context
 
     check_ae_title(ae_title, "--ae-title")
     if not allow and not is_loopback(host):
@@ -91,11 +92,16 @@ def serve_dicom(
             f"{host} can be reached by others", where="--host", expected="--allow AE@HOST with it, who may send"
         )
     destination: Destination
+    send, tls = call.settings.send, call.settings.tls
     if send_to.startswith(("http://", "https://")):
+        if send.tls:
+            raise SettingsError("is of application entities", where="send.tls", expected="a URL with https:// alone")
         destination = StowServer(DicomwebServer(send_to, where="--send-to"))
     else:
-        destination = StorageScp(read_address(send_to, "--send-to"), ae_title, call.settings.send)
-    place = Place(ae_title=ae_title, host=host, port=port, peers=read_peers(allow or ["*@*"], "--allow"))
+        context = client_context(tls) if send.tls else None
+        destination = StorageScp(read_address(send_to, "--send-to"), ae_title, send, context)
+    peers = read_peers(allow or ["*@*"], "--allow")
+    place = Place(ae_title=ae_title, host=host, port=port, peers=peers, context=server_context(tls))
     metrics = None if call.settings.metrics.port is None else _metrics()
     run = call.options
     model = run.open_model(call.settings.input, quantize=call.settings.quantize)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -38,12 +39,14 @@ class Place:
         ae_title: of its own.
         host, port: that it is bound to; port 0 takes a free one.
         peers: that may send.
+        context: of TLS; None speaks none.
     """
 
     ae_title: str
     host: str
     port: int
     peers: Sequence[Peer]
+    context: ssl.SSLContext | None = None
 
 
 class Node:
@@ -99,10 +102,11 @@ class Node:
                 note=self._note,
             )
             shown = self._show(queue, receiver, stack)
-            port = receiver.start(self._place.host, self._place.port)
+            port = receiver.start(self._place.host, self._place.port, self._place.context)
             delivery = Delivery(queue, self._destination, settings.send, self._note)
             delivery.start()
-            about = {"ae_title": self._place.ae_title, "host": self._place.host, "port": port}
+            place = self._place
+            about = {"ae_title": place.ae_title, "host": place.host, "port": port, "tls": place.context is not None}
             self._note("started", **about, **shown, **queue.counts())
             try:
                 self._work(queue, delivery)
