@@ -149,7 +149,7 @@ class _Task:
             "index": dataclasses.asdict(self._identity),
         }
         share = share_of(INDEX_COMMAND, self._run, self._settings, self._model, part, **asked)
-        records = out.with_name(f"{out.name}.jsonl")
+        records = Path(f"{out}.jsonl")
         with Sinks(self._run, records, share=share) as sinks:
             return self._loop(process, sinks, (_share_job(row, self._kinds) for row in self._rows))
 
