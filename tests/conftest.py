@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 # One thread a worker: threads under parallel workers only contend. Set before torch is loaded anywhere.
@@ -24,6 +26,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def repository() -> Path:
     """Return the root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a certificate of 127.0.0.1 that has signed itself, and its key; or skip without OpenSSL's program."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("certificate")
+    found = folder / "certificate.pem", folder / "key.pem"
+    command = [program, "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-days", "2", "-subj", "/CN=test"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(found[0]), "-keyout", str(found[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -65,7 +66,12 @@ def send(port: int, datasets: Sequence[Dataset], *, caller: str = "MODALITY", ca
 
 @contextmanager
 def associated(
-    port: int, datasets: Sequence[Dataset], *, caller: str = "MODALITY", called: str = "CHEXMIX"
+    port: int,
+    datasets: Sequence[Dataset],
+    *,
+    caller: str = "MODALITY",
+    called: str = "CHEXMIX",
+    context: ssl.SSLContext | None = None,
 ) -> Iterator[Any]:
     """Give an association for the classes and syntaxes of some films."""
     ae = AE(ae_title=caller)
@@ -73,7 +79,9 @@ def associated(
     ae.add_requested_context("1.2.840.10008.1.1")
     for sop_class, syntax in {(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in datasets}:
         ae.add_requested_context(sop_class, syntax)
-    association = ae.associate("127.0.0.1", port, ae_title=called)
+    ae.connection_timeout = 10
+    tls = None if context is None else (context, "127.0.0.1")
+    association = ae.associate("127.0.0.1", port, ae_title=called, tls_args=tls)
     try:
         yield association
     finally:
@@ -114,13 +122,14 @@ class Archive:
 
 
 @contextmanager
-def listening_archive(port: int = 0) -> Iterator[Archive]:
+def listening_archive(port: int = 0, context: ssl.SSLContext | None = None) -> Iterator[Archive]:
     """Give a peer ``ARCHIVE`` that stores what it is sent, on a free port unless one is named."""
     found = Archive(0)
     ae = AE(ae_title="ARCHIVE")
     ae.require_called_aet = True
     ae.add_supported_context("1.2.840.10008.5.1.4.1.1.88.11")
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, found.take)])
+    handlers = [(evt.EVT_C_STORE, found.take)]
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=context)
     found.port = server.server_address[1]
     try:
         yield found

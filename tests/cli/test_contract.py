@@ -81,7 +81,7 @@ FLAGS = {
     "evaluate retrieval": EVALUATION,
     "evaluate rexrank": TRAINING - {"--preset"}
     | {"--weights", "--device", "--dtype", "--seed", "--input_json_file", "--save_json_file", "--img_root_dir"},
-    "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text"},
+    "retrieve index": RETRIEVAL | {"--out", "-o", "--only", "--split", "--with-text", "--shard"},
     "retrieve query": RETRIEVAL | {"--text", "-k", "--find", "--scorer", "--keep-uids", "--html"},
     "serve dicom": TRAINING - {"--preset"}
     | {"--weights", "--device", "--dtype", "--seed", "--json", "--image-preset", "--quantize"}

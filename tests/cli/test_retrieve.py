@@ -105,6 +105,113 @@ def test_an_index_is_added_to_and_a_killed_run_goes_on(run, manifest, tmp_path):
     assert not any(word.encode() in path.read_bytes() for word in WORDS for path in folder.iterdir())
 
 
+#: Rows of the list that shares do: pairs of them are batches, the fourth is of a damaged film, the last an id again.
+_LISTED = 9
+
+
+@pytest.fixture
+def rows(manifest, films, tmp_path):
+    """Return records of nine rows: one without a text, one of a damaged film, one whose id was there before."""
+    (films / "broken.png").write_bytes((films / "b.png").read_bytes()[:300])
+    first = json.loads(manifest.read_text().splitlines()[0])
+    lines = []
+    for number in range(_LISTED):
+        name = "broken" if number == 3 else "abc"[number % 3]
+        texts = {} if number == 4 else {"findings": f"Film {number}.", "impression": WORDS[number % 3]}
+        lines.append({**first, "id": f"row-{number % 8}", "file": str(films / f"{name}.png"), **texts})
+    lines[4] |= {"findings": None, "impression": None}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def indexed(run):
+    """Return a function that indexes records in small batches into small files, in shares if it is told which."""
+    small = ("--with-text", "--set", "input.batch_size=2", "--set", "store.rows=3")
+    return lambda source, out, *more: run("retrieve", "index", "-", "-o", out, *small, *more, stdin=source.read_text())
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+@pytest.mark.parametrize(("num_parts", "has_torchrun"), [(5, False), (2, True)])
+def test_shares_merged_are_the_index_of_one_process(
+    run, call, indexed, rows, tmp_path, monkeypatch, num_parts, has_torchrun
+):
+    """Five batches; the id that occurs twice stands in two of them, and so in two shares."""
+    whole = indexed(rows, tmp_path / "whole")
+    assert (whole.code, [record["status"] for record in whole.records].count("error")) == (3, 2)
+    for part in range(num_parts):
+        with monkeypatch.context() as patch:
+            for name, value in (("RANK", part), ("WORLD_SIZE", num_parts), ("LOCAL_RANK", part)):
+                if has_torchrun:
+                    patch.setenv(name, str(value))
+            share = indexed(rows, tmp_path / "index", *(() if has_torchrun else ("--shard", f"{part}/{num_parts}")))
+        assert share.stdout == ""
+    assert not (tmp_path / "index").exists()
+    files = sorted(tmp_path.glob("index.part-*.jsonl"))
+    merged = call("data", "merge", *reversed(files), "-o", tmp_path / "index", "--json")
+    assert merged.records == [{"id": str(tmp_path / "index"), "status": "ok", "num_records": _LISTED}]
+    assert content(tmp_path / "index") == content(tmp_path / "whole")
+    assert len(content(tmp_path / "whole")) == 1 + 3 + 2
+    # What the index has is not added again, as in one process.
+    call("data", "merge", *files, "-o", tmp_path / "index")
+    assert content(tmp_path / "index") == content(tmp_path / "whole")
+    query = ("--text", WORDS[1], "--find", "reports", "-k", "4")
+    found = [run("retrieve", "query", tmp_path / name, *query).records for name in ("index", "whole")]
+    assert found[0] == found[1]
+
+
+def test_a_share_of_an_index_goes_on_where_it_was_stopped(indexed, rows, tmp_path, monkeypatch):
+    from chexmix_cli.library.jobs.journal import Journal
+
+    indexed(rows, tmp_path / "whole", "--shard", "0/2")
+    add, left = Journal.add, iter(range(2))
+
+    def stopping(journal, job, record):
+        add(journal, job, record)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", stopping)
+        assert indexed(rows, tmp_path / "stopped", "--shard", "0/2").code == 130
+    records = [tmp_path / f"{name}.part-000-of-002.jsonl" for name in ("stopped", "whole")]
+    assert records[0].read_bytes() != records[1].read_bytes()
+    other = indexed(rows, tmp_path / "stopped", "--shard", "0/2", "--only", "images")
+    assert (other.code, "was begun with kinds ['images', 'reports']; expected ['images']" in other.stderr) == (2, True)
+    resumed = indexed(rows, tmp_path / "stopped", "--shard", "0/2")
+    assert "2 records are in the file already" in resumed.stderr
+    assert records[0].read_bytes() == records[1].read_bytes()
+
+
+def test_shares_are_added_to_an_index_of_the_same_model_only(call, indexed, rows, manifest, tmp_path):
+    for part in range(2):
+        indexed(rows, tmp_path / "new", "--shard", f"{part}/2")
+    files = sorted(tmp_path.glob("new.part-*.jsonl"))
+    indexed(manifest, tmp_path / "index")
+    before = content(tmp_path / "index")
+    assert call("data", "merge", files[0], "-o", tmp_path / "index").code == 1
+    assert content(tmp_path / "index") == before
+    assert call("data", "merge", *files, "-o", tmp_path / "index").code == 0
+    assert content(tmp_path / "index").items() > before.items()
+    indexed(manifest, tmp_path / "other", "--set", "embedding.image_layer=0")
+    refused = call("data", "merge", *files, "-o", tmp_path / "other")
+    assert (refused.code, "an index of image_layer 0; expected image_layer 1" in refused.stderr) == (1, True)
+
+
+def test_shares_of_token_shards_know_their_texts(run, call, manifest, tmp_path):
+    run("tokenize", "-", "-o", tmp_path / "shards", stdin=manifest.read_text())
+    run("retrieve", "index", tmp_path / "shards", "-o", tmp_path / "whole", "--set", "input.batch_size=1")
+    for part in range(2):
+        words = ("-o", tmp_path / "index", "--set", "input.batch_size=1", "--shard", f"{part}/2")
+        run("retrieve", "index", tmp_path / "shards", *words)
+    call("data", "merge", *tmp_path.glob("index.part-*.jsonl"), "-o", tmp_path / "index")
+    assert content(tmp_path / "index") == content(tmp_path / "whole")
+
+
 def test_bad_rows_are_named_and_the_others_done(run, manifest, films, tmp_path):
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     (films / "broken.png").write_bytes(b"no picture")

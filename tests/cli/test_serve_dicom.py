@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
@@ -96,3 +97,14 @@ def test_without_pynetdicom_it_says_what_to_install(call, monkeypatch, tmp_path)
     done = call("serve", "dicom", "--queue", tmp_path / "q", "--send-to", "PACS@127.0.0.1:104")
     assert done.code == 4
     assert "hint: pip install 'chexmix[clinical]'" in done.stderr
+
+
+def test_without_prometheus_client_metrics_are_not_shown_and_it_says_what_to_install(call, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    for name in ("chexmix_cli.serve.metrics", "chexmix_cli.serve.dicom.metrics"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    given = ["--queue", tmp_path / "q", "--send-to", "PACS@127.0.0.1:104", "--set", "metrics.port=0"]
+    done = call("serve", "dicom", *given)
+    assert done.code == 4
+    assert "metrics.port: the package prometheus_client is not installed" in done.stderr
+    assert "hint: pip install 'chexmix[serve]'" in done.stderr

@@ -153,7 +153,7 @@ def _share_seeds(folder: Path) -> list[Path]:
 
 def _merge(path: Path) -> None:
     folder = path.parent.parent if path.parent.suffix == ".journal" else path.parent
-    lines = list(merged_lines([folder / "0.jsonl", folder / "1.jsonl"]))
+    lines = list(merged_lines([folder / "0.jsonl", folder / "1.jsonl"])[1])
     assert len(lines) == 6, "records were lost"
 
 

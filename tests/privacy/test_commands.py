@@ -111,6 +111,7 @@ CASES = {
     ),
     "check": Case("data check {manifest}"),
     "index": Case("retrieve index {manifest} -o {out}/i" + WEIGHTS),
+    "index share": Case("retrieve index {manifest} -o {out}/i --shard 0/2" + WEIGHTS),
     "index text": Case(
         "retrieve index {manifest} -o {out}/i --with-text" + WEIGHTS, may={"i/*": "`retrieve index --with-text`"}
     ),

@@ -112,14 +112,16 @@ def serving(named_weights: Path) -> Callable[..., Any]:
     """Return a context that runs a server of the debug model and gives its client."""
 
     @contextmanager
-    def run(*, token: str | None = None, decode: DecodeSettings | None = None, **limits: Any) -> Iterator[Client]:
+    def run(
+        *, token: str | None = None, decode: DecodeSettings | None = None, context: Any = None, **limits: Any
+    ) -> Iterator[Client]:
         server_settings = HttpSettings(port=0, **limits)
         settings = replace(SETTINGS, server=server_settings, decode=decode or SETTINGS.decode)
         model = open_model(str(named_weights), device="cpu", settings=settings.input)
         service = Service(Served(model, settings, 0))
         service.start()
         listener = _listen(server_settings)
-        server = Server(service, create_app(service, token), server_settings)
+        server = Server(service, create_app(service, token), server_settings, context)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from chexmix_cli.core.settings.dicom_node import MetricsSettings
 from chexmix_cli.core.settings.serving import HttpSettings
 
 #: Of the Compose specification, what is used here and may be: a typing error is then seen.
@@ -113,6 +115,13 @@ def test_who_is_told_to_stop_gets_the_time_that_the_server_takes(compose, reposi
     assert int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1]) > needed
 
 
+def test_the_unit_of_the_node_shows_metrics_where_the_page_says(repository, page):
+    (words,) = (start_of(unit) for unit in units(repository) if "dicom" in unit.name)
+    (port,) = [word.removeprefix("metrics.port=") for word in words if word.startswith("metrics.port=")]
+    assert f"`metrics.port`, here {port} | TCP, on {MetricsSettings().host} |" in page
+    assert MetricsSettings().port is None
+
+
 def test_units_start_commands_that_are_there(repository):
     for unit in units(repository):
         program, *words = start_of(unit)
@@ -168,6 +177,7 @@ def test_hadolint_has_nothing_to_say(repository):
 def test_the_page_names_what_is_there(page, repository):
     pytest.importorskip("fastapi", reason="the extra serve is not installed")
     pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
+    from chexmix_cli.serve.dicom.metrics import NodeMetrics
     from chexmix_cli.serve.http.metrics import Metrics
 
     metrics = Metrics()
@@ -175,6 +185,11 @@ def test_the_page_names_what_is_there(page, repository):
     shown = metrics.text().decode()
     watched = {"chexmix_queue_films", "chexmix_queue_requests", "chexmix_queue_limit", "chexmix_ready"}
     kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", shown, re.MULTILINE))
+    node = NodeMetrics()
+    node.show(
+        queue=SimpleNamespace(count=lambda _: 0, free_bytes=lambda: 0), receiver=SimpleNamespace(num_associations=0)
+    )
+    kinds |= dict(re.findall(r"^# TYPE (\S+) (\w+)$", node.text().decode(), re.MULTILINE))
     named = set(re.findall(r"`(chexmix_\w+)", page))
     assert named == {name for name in kinds if name.startswith("chexmix")} | watched
     for key in re.findall(r"`(server\.\w+)`", page):

@@ -30,7 +30,13 @@ ShardSets = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option("--out", "-o", metavar="SHARDS|FILE", help="New folder of shards, or file.", show_default=False),
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="SHARDS|INDEX|FILE",
+        help="New folder of shards; folder of an index; or file of records.",
+        show_default=False,
+    ),
 ]
 
 
@@ -40,7 +46,7 @@ def merge(
     sets: Sets,
     out: Out,
 ) -> int:
-    """Merge token shards into one set, or the records of all shares into one file.
+    """Merge token shards into one set, or the records of all shares into one file, or one index.
 
     The parts of one run (--shard, torchrun) come back in the order of its inputs, as if it had not been split.
     Shards of different inputs are concatenated. All must have been made in the same way, and no id may occur twice.
@@ -52,6 +58,8 @@ def merge(
         chexmix data merge mimic chexpert -o both
 
         chexmix data merge reports.part-*.jsonl -o reports.xlsx
+
+        chexmix data merge index.part-*.jsonl -o index
     """
     from chexmix_cli.core.data.shards import ShardSet, find_sets, merge_sets
 
@@ -68,17 +76,21 @@ def merge(
 
 
 def _merge_records(files: list[Path], out: Path) -> int:
-    """Write the records of all shares of a list into one file, and return how many there are."""
+    """Write the records of all shares of a list into one file or index, and return how many there are."""
     from chexmix_cli.commands.records.record_file import check_form, write_table
     from chexmix_cli.core.files import atomic_write
     from chexmix_cli.library.jobs.merging import merged_lines
+    from chexmix_cli.library.retrieval import INDEX_COMMAND, merge_index
 
+    made, lines = merged_lines(files)
+    if made.get("command") == INDEX_COMMAND:
+        return merge_index(made, lines, out)
     check_form(out)
     num_records = 0
 
     def counted() -> Iterator[bytes]:
         nonlocal num_records
-        for line in merged_lines(files):
+        for line in lines:
             num_records += 1
             yield line
 

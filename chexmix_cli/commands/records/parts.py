@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.library.films import Film
-from chexmix_cli.library.jobs.job import Job
+from chexmix_cli.library.jobs.job import Job, Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def own_batches(jobs: Iterator[Job[Film]], part: Part, batch_size: int) -> Itera
     return (job for job in jobs if job.order // batch_size % part.count == part.index)
 
 
-def refuse_repeats(jobs: Iterator[Job[Film]]) -> Iterator[Job[Film]]:
+def refuse_repeats(jobs: Iterator[Job[Prepared]]) -> Iterator[Job[Prepared]]:
     """Yield jobs; one whose id occurred before gives an error, so that no id has two rows."""
     from chexmix_cli.core.data.shards.verify import id_key
 
@@ -104,5 +105,5 @@ def refuse_repeats(jobs: Iterator[Job[Film]]) -> Iterator[Job[Film]]:
         seen.add(key)
 
 
-def _refuse() -> Film:
+def _refuse() -> NoReturn:
     raise DataError(Reason.DUPLICATE, "the id occurs twice", hint="ids name rows: they must differ")

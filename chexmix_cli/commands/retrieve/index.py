@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,17 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, RunOptions
+from chexmix_cli.commands.shared.options import MODEL, RunOptions, Shard
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.core.settings.retrieval import IndexSettings
-from chexmix_cli.library.jobs.job import Record, raiser
+from chexmix_cli.library.jobs.job import Job, Record, raiser
+from chexmix_cli.library.retrieval import INDEX_COMMAND, Wanted, item_fields
 
 if TYPE_CHECKING:
+    from chexmix_cli.commands.records.parts import Part
+    from chexmix_cli.commands.records.sinks import Sinks
+    from chexmix_cli.commands.retrieve.rows import Row
     from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
-    from chexmix_cli.core.infer.retrieval.vector_index import Item, Kind
+    from chexmix_cli.core.infer.retrieval.vector_index import IndexIdentity, Kind
     from chexmix_cli.core.settings.retrieval import IndexSettings
     from chexmix_cli.library.films import Film
-    from chexmix_cli.library.jobs.job import Job
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel
 
@@ -55,11 +59,13 @@ def index(
     only: Only = None,
     split: Split = None,
     with_text: WithText = False,
+    shard: Shard = None,
 ) -> int:
     """Embed images and reports into an index that can be searched.
 
     An existing index is added to: what it holds is skipped, so the same command resumes where one was
     interrupted. It belongs to one model and takes no other's vectors. Without --with-text it holds no report.
+    A share writes a file of records beside the index, which `chexmix data merge` makes of all of them.
 
     Examples:
 
@@ -67,140 +73,154 @@ def index(
 
         chexmix tokenize new/ | chexmix retrieve index - -o index --only images
     """
+    from chexmix_cli.commands.records.share import take_place
+
     if only not in (None, "images", "reports"):
         raise SettingsError(f"is {only!r}", where="--only", expected="images or reports")
     kinds: tuple[Kind, ...] = (
         ("images", "reports") if only is None else ("images",) if only == "images" else ("reports",)
     )
-    return _run(source, out, call.options, call.settings, kinds, split, with_text)
+    run, place = take_place(call.options, shard, None)
+    task = _Task(run, call.settings, source, split, kinds, with_text)
+    return task.index(out) if place.part.count == 1 else task.share(out, place.part)
 
 
-def _run(
-    source: str,
-    out: Path,
-    run: RunOptions,
-    settings: IndexSettings,
-    kinds: tuple[Kind, ...],
-    split: str | None,
-    with_text: bool,
-) -> int:
-    from chexmix_cli.commands.records.runner import Loop
-    from chexmix_cli.commands.records.sinks import Sinks
-    from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
-    from chexmix_cli.core.infer.retrieval.vector_index import IndexIdentity
-    from chexmix_cli.library.retrieval import RetrievalModel
+class _Task:
+    """One run of the command.
 
-    model = run.open_model(settings.input)
-    found = RetrievalModel(model, settings.embedding)
-    identity = IndexIdentity(**found.identity(), with_text=with_text, with_codes=settings.store.codes)
-    rows = _rows(source, model, found, split, keep_uids=run.keep_uids)
-    with Sinks(run) as sinks, IndexWriter(out, identity, rows=settings.store.rows) as writer:
-        indexer = _Indexer(found, writer, kinds, with_text=with_text, with_codes=settings.store.codes)
-        loop = Loop(
-            process=indexer.process,
-            describe=lambda record: f"{record['id']}: {', '.join(record['indexed']) or 'was there already'}",
-            batch_size=settings.input.batch_size,
-            sinks=sinks,
-            workers=settings.input.workers,
-        )
-        tally = loop.run(indexer.jobs(rows), "index")
-    return tally.exit_code
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of the source: its image's job, and its text as token ids (None if it has none)."""
-
-    job: Job[Film]
-    text: list[int] | None
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What is to be done for a row."""
-
-    image_digest: int | None = None
-    text_digest: int | None = None
-    text: list[int] | None = None
-
-
-class _Indexer:
-    """Turns rows into items of the index."""
+    Args:
+        run, settings: of the command.
+        source: of the rows.
+        split: of the rows that are taken; None takes all.
+        kinds: what goes into the index.
+        with_text: the reports' text, too.
+    """
 
     def __init__(
         self,
-        found: RetrievalModel,
-        writer: IndexWriter,
+        run: RunOptions,
+        settings: IndexSettings,
+        source: str,
+        split: str | None,
         kinds: tuple[Kind, ...],
-        *,
         with_text: bool,
-        with_codes: bool,
     ) -> None:
-        self._found, self._writer, self._kinds = found, writer, kinds
-        self._with_text, self._with_codes = with_text, with_codes
-        #: By id, of rows in the loop and those done: an id occurs once.
-        self._plans: dict[str, _Plan] = {}
+        from chexmix_cli.commands.retrieve.rows import read_rows
+        from chexmix_cli.core.infer.retrieval.vector_index import IndexIdentity
+        from chexmix_cli.library.retrieval import RetrievalModel
 
-    def jobs(self, rows: Iterator[_Row]) -> Iterator[Job[Film]]:
-        """Yield a job for each row; one that needs no image has none to prepare."""
-        from chexmix_cli.library.films import Film
+        self._run, self._settings, self._split, self._kinds = run, settings, split, kinds
+        self._model: OpenModel = run.open_model(settings.input)
+        self._found: RetrievalModel = RetrievalModel(self._model, settings.embedding)
+        made = self._found.identity()
+        self._identity: IndexIdentity = IndexIdentity(**made, with_text=with_text, with_codes=settings.store.codes)
+        self._rows: Iterator[Row] = read_rows(source, self._model, self._found, split, keep_uids=run.keep_uids)
 
-        for row in rows:
-            try:
-                plan = self._plan(row)
-            except DataError as error:
-                yield replace(row.job, prepare=raiser(error), can_travel=False)
-                continue
-            self._plans[row.job.id] = plan
-            if plan.image_digest is not None:
-                yield row.job
-            else:
-                yield replace(row.job, prepare=partial(Film, row.job.id, None, None), can_travel=False)
+    def index(self, out: Path) -> int:
+        """Add all rows to an index; return the exit code."""
+        from chexmix_cli.commands.records.sinks import Sinks
+        from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
 
-    def process(self, films: list[Film]) -> list[Record]:
-        """Embed what a batch of rows lacks and add it; nothing is added if any of it fails."""
-        from chexmix_cli.core.infer.retrieval.vector_index import Item
-        from chexmix_cli.library.films import encode_films
+        with Sinks(self._run) as sinks, IndexWriter(out, self._identity, rows=self._settings.store.rows) as writer:
 
-        plans = {film.id: self._plans[film.id] for film in films}
-        imaged = [film for film in films if plans[film.id].image_digest is not None]
-        texts = {item_id: plan.text for item_id, plan in plans.items() if plan.text is not None}
-        codes = encode_films(imaged, self._found.model.images)
-        image_BE = self._found.embedder.images(codes)
-        text_BE = self._found.embedder.reports(list(texts.values()))
-        new: dict[Kind, list[Item]] = {"images": [], "reports": []}
-        for film, vector_E, image in zip(imaged, image_BE, codes, strict=True):
-            digest = plans[film.id].image_digest
-            assert digest is not None
-            new["images"].append(Item(film.id, vector_E, digest, image if self._with_codes else None))
-        for (item_id, text), vector_E in zip(texts.items(), text_BE, strict=True):
-            digest = plans[item_id].text_digest
-            assert digest is not None
-            new["reports"].append(Item(item_id, vector_E, digest, text if self._with_text else None))
-        for kind, found in new.items():
-            for item in found:
-                self._writer.add(kind, item)
-        added = {kind: {item.id for item in found} for kind, found in new.items()}
-        return [{"indexed": [kind for kind in added if film.id in added[kind]]} for film in films]
+            def process(rows: list[Wanted]) -> list[Record]:
+                found = self._found.items(rows, self._identity)
+                for items in found:
+                    for kind, item in items.items():
+                        writer.add(kind, item)
+                return [{"indexed": list(items)} for items in found]
 
-    def _plan(self, row: _Row) -> _Plan:
-        from chexmix_cli.core.infer.retrieval.index_writer import digest_of
+            return self._loop(process, sinks, (_new_job(row, self._kinds, writer) for row in self._rows))
 
-        if row.job.id in self._plans:
-            raise DataError(Reason.DUPLICATE, "the id occurs twice", expected="an id for each image")
-        plan = _Plan()
-        if "images" in self._kinds:
-            digest = digest_of(_image_content(row.job))
-            if not self._writer.holds("images", row.job.id, digest):
-                plan.image_digest = digest
-        if "reports" in self._kinds:
-            if row.text is None and self._kinds == ("reports",):
-                raise DataError(Reason.BAD_RECORD, "has no text", expected="the section that is indexed")
-            if row.text is not None:
-                digest = digest_of(" ".join(map(str, row.text)).encode())
-                if not self._writer.holds("reports", row.job.id, digest):
-                    plan.text, plan.text_digest = row.text, digest
-        return plan
+    def share(self, out: Path, part: Part) -> int:
+        """Write what a share of the rows gives an index into a file beside it; return the exit code."""
+        from chexmix_cli.commands.records.share import share_of
+        from chexmix_cli.commands.records.sinks import Sinks
+
+        def process(rows: list[Wanted]) -> list[Record]:
+            return [
+                {"items": {kind: item_fields(item) for kind, item in items.items()}}
+                for items in self._found.items(rows, self._identity)
+            ]
+
+        asked: dict[str, Any] = {
+            "kinds": self._kinds,
+            "split": self._split,
+            "index": dataclasses.asdict(self._identity),
+        }
+        share = share_of(INDEX_COMMAND, self._run, self._settings, self._model, part, **asked)
+        records = Path(f"{out}.jsonl")
+        with Sinks(self._run, records, share=share) as sinks:
+            return self._loop(process, sinks, (_share_job(row, self._kinds) for row in self._rows))
+
+    def _loop(self, process: Callable[[list[Wanted]], list[Record]], sinks: Sinks, jobs: Iterator[Job[Wanted]]) -> int:
+        from chexmix_cli.commands.records.parts import refuse_repeats
+        from chexmix_cli.commands.records.runner import Loop
+
+        loop = Loop(
+            process=process,
+            describe=_describe,
+            batch_size=self._settings.input.batch_size,
+            sinks=sinks,
+            workers=self._settings.input.workers,
+        )
+        return loop.run(refuse_repeats(jobs), "index").exit_code
+
+
+def _describe(record: Record) -> str:
+    return f"{record['id']}: {', '.join(record.get('indexed', ())) or 'was there already'}"
+
+
+def _share_job(row: Row, kinds: tuple[Kind, ...]) -> Job[Wanted]:
+    """Return the job of a row for a share; files of other shares' rows are not looked at."""
+    return _job(row, partial(_prepared, row, kinds), can_travel=row.job.can_travel)
+
+
+def _new_job(row: Row, kinds: tuple[Kind, ...], writer: IndexWriter) -> Job[Wanted]:
+    """Return the job of a row for an index; what the index holds is not read."""
+    try:
+        wanted = _wanted(row, kinds)
+        if wanted.image_digest is not None and writer.holds("images", wanted.id, wanted.image_digest):
+            wanted = replace(wanted, image_digest=None)
+        if wanted.text_digest is not None and writer.holds("reports", wanted.id, wanted.text_digest):
+            wanted = replace(wanted, text=None, text_digest=None)
+    except DataError as error:
+        return _job(row, raiser(error), can_travel=False)
+    can_travel = row.job.can_travel and wanted.image_digest is not None
+    return _job(row, partial(_with_film, row.job.prepare, wanted), can_travel=can_travel)
+
+
+def _job(row: Row, prepare: Callable[[], Wanted], *, can_travel: bool) -> Job[Wanted]:
+    job = row.job
+    return Job(job.id, prepare, can_travel=can_travel, study=job.study, sources=job.sources, line=job.line)
+
+
+def _prepared(row: Row, kinds: tuple[Kind, ...]) -> Wanted:
+    return _with_film(row.job.prepare, _wanted(row, kinds))
+
+
+def _with_film(prepare: Callable[[], Film], wanted: Wanted) -> Wanted:
+    return wanted if wanted.image_digest is None else replace(wanted, film=prepare())
+
+
+def _wanted(row: Row, kinds: tuple[Kind, ...]) -> Wanted:
+    """Return what of a row goes into an index, its film not yet read.
+
+    Raises:
+        DataError: if its text is wanted alone, and there is none.
+    """
+    from chexmix_cli.core.infer.retrieval.index_writer import digest_of
+
+    wanted = Wanted(id=row.job.id)
+    if "images" in kinds:
+        wanted = replace(wanted, image_digest=digest_of(_image_content(row.job)))
+    if "reports" in kinds:
+        if row.text is None and kinds == ("reports",):
+            raise DataError(Reason.BAD_RECORD, "has no text", expected="the section that is indexed")
+        if row.text is not None:
+            digest = digest_of(" ".join(map(str, row.text)).encode())
+            wanted = replace(wanted, text=row.text, text_digest=digest)
+    return wanted
 
 
 def _image_content(job: Job[Film]) -> bytes:
@@ -214,76 +234,3 @@ def _image_content(job: Job[Film]) -> bytes:
             return f"{path.stat().st_size} ".encode() + file.read(_DIGEST_BYTES)
     except OSError:
         return b""  # reading the image will say what is wrong
-
-
-def _rows(
-    source: str, model: OpenModel, found: RetrievalModel, split: str | None, *, keep_uids: bool
-) -> Iterator[_Row]:
-    """Return the rows of a source; what is wrong with the source itself is raised at once."""
-    from chexmix_cli.core.data.shards.files import SET_FILE
-
-    path = Path(source)
-    if source != "-" and (path / SET_FILE).is_file():
-        return _shard_rows(path, model, found, split)
-    if source != "-" and not path.is_file():
-        raise DataError(
-            Reason.NOT_FOUND,
-            "no such manifest or shards",
-            where=path.name,
-            expected="JSON Lines, or a folder of shards",
-        )
-    return _line_rows(source, model, found, split, keep_uids=keep_uids)
-
-
-def _line_rows(
-    source: str, model: OpenModel, found: RetrievalModel, split: str | None, *, keep_uids: bool
-) -> Iterator[_Row]:
-    from chexmix_cli.commands.records.film_jobs import film_jobs
-    from chexmix_cli.core.data.manifest import ManifestRow, read_manifest
-    from chexmix_cli.core.infer.retrieval.embedder import section_text
-
-    reader = model.reader(keep_uids=keep_uids)
-
-    def of_manifest() -> Iterator[Job[Film]]:
-        for row in read_manifest(Path(source), split=split):
-            texts = {"findings": row.findings, "impression": row.impression, "split": row.split}
-            yield reader.record_job({"id": row.id, "file": str(row.file), **texts})
-
-    for job in film_jobs(["-"], reader) if source == "-" else of_manifest():
-        line = job.line or {}
-        if split is not None and line.get("split") != split:
-            continue
-        sections = {name: line.get(name) for name in ("findings", "impression")}
-        if not all(isinstance(text, str | None) for text in sections.values()):
-            error = DataError(Reason.BAD_RECORD, "a section is no text", expected="a text or null")
-            yield _Row(replace(job, prepare=raiser(error), can_travel=False), None)
-            continue
-        row = ManifestRow(id=job.id, file=Path(), findings=sections["findings"], impression=sections["impression"])
-        text = section_text(row, found.settings.section)
-        yield _Row(job, None if text is None else found.tokenizer.encode(text))
-
-
-def _shard_rows(folder: Path, model: OpenModel, found: RetrievalModel, split: str | None) -> Iterator[_Row]:
-    from chexmix_cli.core.data.shards import ShardSet
-    from chexmix_cli.core.weights.fingerprint import known_tokenizer_hash
-    from chexmix_cli.library.films import Film
-    from chexmix_cli.library.jobs.job import Job
-
-    shards = ShardSet.open(folder)
-    hashes: dict[str, Any] = {"codebook_hash": model.weights.codebook_hash, "preset_hash": model.preset.hash}
-    recorded = shards.identity.text_tokenizer_hash
-    shards.require(**hashes, text_tokenizer_hash=known_tokenizer_hash(recorded, model.weights.path))
-    section = found.settings.section
-    if section != "both":
-        raise SettingsError(
-            f"is {section!r}", where="embedding.section", expected="both: token shards hold whole reports"
-        )
-
-    def rows() -> Iterator[_Row]:
-        for row in shards:
-            if split is None or row.entry.get("split") == split:
-                codes = row.codes.tolist()
-                job: Job[Film] = Job(row.id, partial(Film, row.id, None, codes), line={"codes": codes})
-                yield _Row(job, row.text.tolist() or None)
-
-    return rows()

@@ -84,6 +84,7 @@ def serve_dicom(
     from chexmix_cli.serve.dicom.node import Node, Place
     from chexmix_cli.serve.dicom.peers import check_ae_title, is_loopback, read_address, read_peers
     from chexmix_cli.serve.dicom.reporting import StudyReporter
+    from chexmix_cli.serve.tls import client_context, server_context
 
     check_ae_title(ae_title, "--ae-title")
     if not allow and not is_loopback(host):
@@ -91,17 +92,33 @@ def serve_dicom(
             f"{host} can be reached by others", where="--host", expected="--allow AE@HOST with it, who may send"
         )
     destination: Destination
+    send, tls = call.settings.send, call.settings.tls
     if send_to.startswith(("http://", "https://")):
+        if send.tls:
+            raise SettingsError("is of application entities", where="send.tls", expected="a URL with https:// alone")
         destination = StowServer(DicomwebServer(send_to, where="--send-to"))
     else:
-        destination = StorageScp(read_address(send_to, "--send-to"), ae_title, call.settings.send)
-    place = Place(ae_title=ae_title, host=host, port=port, peers=read_peers(allow or ["*@*"], "--allow"))
+        context = client_context(tls) if send.tls else None
+        destination = StorageScp(read_address(send_to, "--send-to"), ae_title, send, context)
+    peers = read_peers(allow or ["*@*"], "--allow")
+    place = Place(ae_title=ae_title, host=host, port=port, peers=peers, context=server_context(tls))
+    metrics = None if call.settings.metrics.port is None else _metrics()
     run = call.options
     model = run.open_model(call.settings.input, quantize=call.settings.quantize)
     reporter = StudyReporter(Reporter(model, call.settings.decode, None, seed=run.seed), call.settings.documents)
     run.console.note(MARK)
-    node = Node(queue, place, reporter, destination, call.settings, _note(Writer(run.is_json)))
+    if metrics is not None:
+        metrics.describe(model.weights.name, model.weights.fingerprint)
+    node = Node(queue, place, reporter, destination, call.settings, _note(Writer(run.is_json)), metrics)
     return _run(node)
+
+
+def _metrics() -> Any:
+    try:
+        from chexmix_cli.serve.dicom.metrics import NodeMetrics
+    except ModuleNotFoundError as error:
+        raise missing_package(str(error.name), "serve", where="metrics.port") from None
+    return NodeMetrics()
 
 
 def _note(writer: Any) -> Callable[..., None]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from chexmix_cli.core.settings.checks import require, require_range
 from chexmix_cli.core.settings.inference import DecodeSettings, DocumentSettings, InputSettings, Quantize
+from chexmix_cli.core.settings.serving import TlsSettings
 
 #: A PDU must hold a fragment and its headers; no peer needs more than the upper end.
 _LEAST_PDU, _MOST_PDU = 4096, 1 << 20
@@ -51,12 +52,15 @@ class SendSettings:
             destination that cannot be reached is tried for ever.
         most_refusals: a result that the destination refuses so often goes into quarantine.
         timeout_seconds: for the destination to answer.
+        tls: an application entity is spoken to by TLS, with the node's own certificate if it has one; its certificate
+            must be valid for the host, and signed by one of ``tls.authorities``, or of the system's if none are named.
     """
 
     first_wait_seconds: float = 2.0
     most_wait_seconds: float = 300.0
     most_refusals: int = 5
     timeout_seconds: float = 30.0
+    tls: bool = False
 
     def __post_init__(self) -> None:
         for name in ("first_wait_seconds", "most_wait_seconds", "most_refusals", "timeout_seconds"):
@@ -85,6 +89,23 @@ class QueueSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsSettings:
+    """Where metrics are shown, as Prometheus reads them.
+
+    Attributes:
+        host: address to listen on. They hold no patient data, and no token is asked for.
+        port: to listen on; 0 takes a free one. None: they are not shown.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.port is not None:
+            require_range("metrics.port", self.port, 0, 65535)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServeDicomSettings:
     """Root of ``chexmix serve dicom``.
 
@@ -100,7 +121,11 @@ class ServeDicomSettings:
     receive: ReceiveSettings = field(default_factory=ReceiveSettings)
     send: SendSettings = field(default_factory=SendSettings)
     queue: QueueSettings = field(default_factory=QueueSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    tls: TlsSettings = TlsSettings()
 
     def __post_init__(self) -> None:
         kinds = self.documents.kinds
         require("fhir" not in kinds, "documents.kinds", list(kinds), "kinds of DICOM documents alone")
+        is_served = self.tls.certificate is not None or self.tls.authorities is None or self.send.tls
+        require(is_served, "tls.authorities", str(self.tls.authorities), "tls.certificate with it, or send.tls")

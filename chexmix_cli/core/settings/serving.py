@@ -1,12 +1,32 @@
-"""Settings of ``chexmix serve http``."""
+"""Settings of ``chexmix serve http``, and of TLS for all servers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from chexmix_cli.core.settings.checks import require, require_range
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings, Quantize
 from chexmix_cli.core.settings.inpainting import FillSettings, PictureSettings, RegionSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TlsSettings:
+    """How a server proves who it is, and whom it believes; files in PEM.
+
+    Attributes:
+        certificate: of the server, with those between it and its authority. None: it speaks no TLS.
+        key: of the certificate, without a passphrase.
+        authorities: who connects must show a certificate that one of these has signed. None: nobody is asked for one.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    authorities: Path | None = None
+
+    def __post_init__(self) -> None:
+        has_both = (self.certificate is None) == (self.key is None)
+        require(has_both, "tls.key", str(self.key), "tls.certificate and tls.key, both or neither")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +80,7 @@ class ServeHttpSettings:
 
     quantize: Quantize | None = None
     server: HttpSettings = field(default_factory=HttpSettings)
+    tls: TlsSettings = TlsSettings()
     input: InputSettings = field(
         default_factory=lambda: InputSettings(max_file_mb=48, max_pixels=40_000_000, batch_size=8, workers=1)
     )
@@ -67,3 +88,7 @@ class ServeHttpSettings:
     region: RegionSettings = RegionSettings()
     fill: FillSettings = FillSettings()
     picture: PictureSettings = PictureSettings()
+
+    def __post_init__(self) -> None:
+        is_served = self.tls.certificate is not None or self.tls.authorities is None
+        require(is_served, "tls.authorities", str(self.tls.authorities), "tls.certificate with it")

@@ -14,8 +14,8 @@ from chexmix_cli.library.jobs.journal import journal_folder, read_entries, read_
 _OWN = ("part", "num_parts")
 
 
-def merged_lines(files: Sequence[Path]) -> Iterator[bytes]:
-    """Return the lines of record files, which are all shares of one list, in its order.
+def merged_lines(files: Sequence[Path]) -> tuple[dict[str, Any], Iterator[bytes]]:
+    """Return what decided the records of files, which are all shares of one list, and their lines, in its order.
 
     Raises:
         DataError: if a file has no journal or is unfinished, or a share is missing, there twice, or of another list.
@@ -27,7 +27,7 @@ def merged_lines(files: Sequence[Path]) -> Iterator[bytes]:
         require_identity(_without_part(run["identity"]), whole, str(path))
     parts = [(run["identity"]["part"], run["identity"]["num_parts"]) for run in runs]
     require_all_parts(parts, {run["complete"]["list_hash"] for run in runs}, files[0].name)
-    return _in_order(files, runs[0]["complete"]["num_listed"])
+    return whole, _in_order(files, runs[0]["complete"]["num_listed"])
 
 
 def _in_order(files: Sequence[Path], num_listed: int) -> Iterator[bytes]:

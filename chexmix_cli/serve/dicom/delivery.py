@@ -83,9 +83,11 @@ class Delivery:
         started = time.perf_counter()
         documents = sorted((study / DOCUMENTS).iterdir())
         self._destination.send(documents)
+        seconds = round(time.perf_counter() - started, 3)
+        after_seconds = round(self._queue.age_s(study), 3)
         self._queue.delivered(study, documents=len(documents))
         self._refusals.pop(study.name, None)
-        self._note("sent", id=study.name, documents=len(documents), seconds=round(time.perf_counter() - started, 3))
+        self._note("sent", id=study.name, documents=len(documents), seconds=seconds, after_seconds=after_seconds)
 
     def _pause(self, study: Path, reason: str) -> float:
         pause_s = self._pause_s()

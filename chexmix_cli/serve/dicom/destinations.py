@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -43,10 +44,13 @@ class StorageScp:
         address: of it.
         ae_title: of our own.
         settings: how long it may take.
+        context: of TLS; None speaks none.
     """
 
-    def __init__(self, address: Address, ae_title: str, settings: SendSettings) -> None:
-        self._address, self._ae_title, self._settings = address, ae_title, settings
+    def __init__(
+        self, address: Address, ae_title: str, settings: SendSettings, context: ssl.SSLContext | None = None
+    ) -> None:
+        self._address, self._ae_title, self._settings, self._context = address, ae_title, settings, context
 
     def send(self, documents: Sequence[Path]) -> None:
         """Send DICOM files in one association; errors as :class:`Destination`."""
@@ -60,14 +64,18 @@ class StorageScp:
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = self._settings.timeout_seconds
         for sop_class in sorted({dataset.SOPClassUID for dataset in datasets}):
             ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        association = ae.associate(self._address.host, self._address.port, ae_title=self._address.ae_title)
+        host, port = self._address.host, self._address.port
+        tls = None if self._context is None else (self._context, host)
+        association = ae.associate(host, port, ae_title=self._address.ae_title, tls_args=tls)
         try:
             # It may take some classes; if it takes none, pynetdicom aborts the association.
             if association.rejected_contexts:
                 raise RefusedError("it does not take this class of documents")
             if not association.is_established:
-                rejects = "it rejects the association"
-                raise UnreachableError(rejects if association.is_rejected else "it does not answer")
+                if association.is_rejected:
+                    raise UnreachableError("it rejects the association")
+                over = "" if tls is None else ", or one of the two does not trust the other's certificate"
+                raise UnreachableError(f"it does not answer{over}")
             for dataset in datasets:
                 _check(association.send_c_store(dataset).get("Status"))
         finally:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chexmix_cli.core.data.studies.ids import IdMaker
 from chexmix_cli.core.files import held
@@ -17,6 +20,9 @@ from chexmix_cli.serve.dicom.peers import Peer
 from chexmix_cli.serve.dicom.queue import StudyQueue
 from chexmix_cli.serve.dicom.receiver import Note, Receiver, silence_libraries
 from chexmix_cli.serve.dicom.reporting import StudyReporter
+
+if TYPE_CHECKING:
+    from chexmix_cli.serve.dicom.metrics import NodeMetrics
 
 #: Between two looks for a study that is whole, in seconds.
 _PAUSE_S = 0.1
@@ -33,12 +39,14 @@ class Place:
         ae_title: of its own.
         host, port: that it is bound to; port 0 takes a free one.
         peers: that may send.
+        context: of TLS; None speaks none.
     """
 
     ae_title: str
     host: str
     port: int
     peers: Sequence[Peer]
+    context: ssl.SSLContext | None = None
 
 
 class Node:
@@ -51,6 +59,7 @@ class Node:
         destination: of results.
         settings: of all parts.
         note: hears of everything that happens, one event at a time.
+        metrics: counts it, and is shown where ``settings.metrics`` says; None is not.
     """
 
     def __init__(
@@ -61,9 +70,10 @@ class Node:
         destination: Destination,
         settings: ServeDicomSettings,
         note: Note,
+        metrics: NodeMetrics | None = None,
     ) -> None:
         self._folder, self._place, self._reporter, self._destination = queue, place, reporter, destination
-        self._settings, self._lock, self._unlocked_note = settings, threading.Lock(), note
+        self._settings, self._lock, self._unlocked_note, self._metrics = settings, threading.Lock(), note, metrics
         self._is_stopped = threading.Event()
 
     def stop(self) -> None:
@@ -80,7 +90,7 @@ class Node:
         """
         silence_libraries()
         settings, ids = self._settings, IdMaker()
-        with held(self._folder):
+        with held(self._folder), ExitStack() as stack:
             queue = StudyQueue(self._folder, salt_mark=ids.of_secret(_MARKED))
             receiver = Receiver(
                 queue,
@@ -91,16 +101,28 @@ class Node:
                 max_bytes=settings.input.max_file_mb << 20,
                 note=self._note,
             )
-            port = receiver.start(self._place.host, self._place.port)
+            shown = self._show(queue, receiver, stack)
+            port = receiver.start(self._place.host, self._place.port, self._place.context)
             delivery = Delivery(queue, self._destination, settings.send, self._note)
             delivery.start()
-            self._note("started", ae_title=self._place.ae_title, host=self._place.host, port=port, **queue.counts())
+            place = self._place
+            about = {"ae_title": place.ae_title, "host": place.host, "port": port, "tls": place.context is not None}
+            self._note("started", **about, **shown, **queue.counts())
             try:
                 self._work(queue, delivery)
             finally:
                 receiver.stop(settings.queue.grace_seconds)
                 delivery.stop()
             self._note("stopped", **queue.counts())
+
+    def _show(self, queue: StudyQueue, receiver: Receiver, stack: ExitStack) -> dict[str, str]:
+        """Show metrics until a stack is left; return the field that says where."""
+        if self._metrics is None:
+            return {}
+        from chexmix_cli.serve.dicom.metrics import shown
+
+        self._metrics.show(queue, receiver)
+        return {"metrics": stack.enter_context(shown(self._metrics, self._settings.metrics))}
 
     def _work(self, queue: StudyQueue, delivery: Delivery) -> None:
         next_prune_s = 0.0
@@ -137,6 +159,9 @@ class Node:
 
     def _note(self, event: str, **about: object) -> None:
         with self._lock:
+            # Counted first: who reads of an event finds it in the metrics.
+            if self._metrics is not None:
+                self._metrics.note(event, about)
             self._unlocked_note(event, **about)
 
 

@@ -33,8 +33,8 @@ from chexmix_cli.core.files import atomic_write, flush_folder, write_json
 #: Subfolders and files of a study's folder.
 FILMS, DOCUMENTS, RESULT = "films", "documents", "result.json"
 _ATTEMPTS, _REASON = "attempts.json", "reason.json"
-_STATES = ("receiving", "working", "sending", "quarantine")
-_FOLDERS = (*_STATES, "incoming", "done")
+STATES = ("receiving", "working", "sending", "quarantine")
+_FOLDERS = (*STATES, "incoming", "done")
 _SECONDS_A_DAY = 86_400
 #: Names the format of the folder and the salt that its names were made with.
 _ABOUT, _FORMAT = "queue.json", 1
@@ -180,8 +180,18 @@ class StudyQueue:
 
     def counts(self) -> dict[str, int]:
         """Return how many studies are in each state."""
-        waiting = {state: sum(1 for _ in self._place(state).iterdir()) for state in _STATES}
-        return {**waiting, "done": sum(1 for _ in self._place("done").glob("*.json"))}
+        return {
+            **{state: self.count(state) for state in STATES},
+            "done": sum(1 for _ in self._place("done").glob("*.json")),
+        }
+
+    def count(self, state: str) -> int:
+        """Return how many studies are in one of ``STATES``."""
+        return sum(1 for _ in self._place(state).iterdir())
+
+    def age_s(self, study: Path) -> float:
+        """Return the seconds since the last image of a study came, by its folder."""
+        return max(0.0, self._clock() - _newest_s(study))
 
     def free_bytes(self) -> int:
         """Return the free space where the queue is."""
@@ -207,11 +217,11 @@ class StudyQueue:
 
     def _is_used(self, name: str) -> bool:
         return (
-            any(self._place(state, name).exists() for state in _STATES) or self._place("done", f"{name}.json").exists()
+            any(self._place(state, name).exists() for state in STATES) or self._place("done", f"{name}.json").exists()
         )
 
     def _found_instances(self) -> Iterable[str]:
-        for state in _STATES:
+        for state in STATES:
             for study in self._place(state).iterdir():
                 yield from _instances(study)
         for path in self._place("done").glob("*.json"):

@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import socket
+import ssl
 import threading
 import time
 import warnings
@@ -96,8 +97,8 @@ class Receiver:
         self._parsing = threading.Lock()
         self._server: Any = None
 
-    def start(self, host: str, port: int) -> int:
-        """Listen; return the port, which is a free one where 0 is asked for.
+    def start(self, host: str, port: int, context: ssl.SSLContext | None = None) -> int:
+        """Listen, by TLS if there is a context; return the port, which is a free one where 0 is asked for.
 
         Raises:
             MachineError: if the address cannot be had.
@@ -115,8 +116,11 @@ class Receiver:
             (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_CONN_CLOSE, self._on_close),
         ]
+        handshakes: Any = None if context is None else _LateHandshakes(context, self._settings.idle_seconds)
         try:
-            self._server = self._ae.start_server((host, port), block=False, evt_handlers=handlers)
+            self._server = self._ae.start_server(
+                (host, port), block=False, evt_handlers=handlers, ssl_context=handshakes
+            )
         except OSError as error:
             raise MachineError(
                 f"cannot be listened on ({error.strerror})",
@@ -124,6 +128,11 @@ class Receiver:
                 hint="--host and --port choose another",
             ) from None
         return int(self._server.server_address[1])
+
+    @property
+    def num_associations(self) -> int:
+        """Return how many associations are open."""
+        return len(self._ae.active_associations)
 
     def stop(self, grace_s: float) -> None:
         """Take no more associations, give the open ones so many seconds to end, and abort the rest."""
@@ -166,7 +175,7 @@ class Receiver:
         self._note("refused", peer=f"{str(caller.primitive.calling_ae_title).strip()}@{caller.address}", reason=reason)
 
     def _is_full(self) -> bool:
-        return len(self._ae.active_associations) > self._settings.most_associations
+        return self.num_associations > self._settings.most_associations
 
     def _on_pdu(self, event: Event) -> None:
         before = self._num_bytes.get(event.assoc, 0)
@@ -238,6 +247,21 @@ class Receiver:
         if (instance, sop_class) != (event.request.AffectedSOPInstanceUID, event.request.AffectedSOPClassUID):
             return _NO_MATCH, "", ""
         return _SUCCESS, self._ids.of_uid(study), self._ids.of_uid(instance)
+
+
+class _LateHandshakes:
+    """A context whose handshakes are made with the first read, in the thread of the association.
+
+    In the thread that accepts, a peer that says nothing would keep out all others, also one that may not connect.
+    """
+
+    def __init__(self, context: ssl.SSLContext, idle_s: float) -> None:
+        self._context, self._idle_s = context, idle_s
+
+    def wrap_socket(self, connection: socket.socket, *, server_side: bool) -> ssl.SSLSocket:
+        """Return the connection of TLS."""
+        connection.settimeout(self._idle_s)
+        return self._context.wrap_socket(connection, server_side=server_side, do_handshake_on_connect=False)
 
 
 def _name(association: Any) -> str:

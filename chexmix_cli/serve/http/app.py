@@ -17,7 +17,6 @@ from chexmix_cli.serve.http.completions import begin
 from chexmix_cli.serve.http.docs_page import docs_page
 from chexmix_cli.serve.http.errors import STATUS, RefusedError
 from chexmix_cli.serve.http.gate import Exchange, Gate
-from chexmix_cli.serve.http.metrics import CONTENT_TYPE
 from chexmix_cli.serve.http.schemas import (
     ChatAnswer,
     ChatRequest,
@@ -32,6 +31,7 @@ from chexmix_cli.serve.http.schemas import (
 )
 from chexmix_cli.serve.http.service import Service
 from chexmix_cli.serve.http.verbs import Classify, Embed, Inpaint, Tokenize
+from chexmix_cli.serve.metrics import CONTENT_TYPE
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": ", ".join(name for name, one in STATUS.items() if one == status)}

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -24,6 +25,7 @@ from chexmix_cli.serve.http.logs import log_event, start_logging
 from chexmix_cli.serve.http.protocol import bounded_protocol
 from chexmix_cli.serve.http.service import Service
 from chexmix_cli.serve.http.verbs import Served
+from chexmix_cli.serve.tls import server_context
 
 if TYPE_CHECKING:
     from chexmix_cli.library.opened import OpenModel
@@ -58,26 +60,34 @@ def serve(
         is_quiet: log errors only.
 
     Raises:
-        SettingsError: if other machines are let in without a token, or the token is too short.
+        SettingsError: if other machines are let in without a token, the token is too short, or a file of TLS no good.
         MachineError: if the port cannot be had.
     """
     token = read_token(token_file, settings.server.host)
+    context = server_context(settings.tls)
     listener = _listen(settings.server)
     start_logging(is_verbose=is_verbose, is_quiet=is_quiet)
     service = Service(Served(model, settings, seed))
     with _without_sigpipe():
-        server = _run(service, settings.server, token, listener)
+        server = _run(service, settings.server, token, listener, context)
     log_event(_LOG, "stopped")
     return ExitCode.INTERRUPTED if server.stopped_by == signal.SIGINT else ExitCode.DONE
 
 
-def _run(service: Service, settings: HttpSettings, token: str | None, listener: socket.socket) -> Server:
+def _run(
+    service: Service,
+    settings: HttpSettings,
+    token: str | None,
+    listener: socket.socket,
+    context: ssl.SSLContext | None,
+) -> Server:
     """Serve until told to stop; return the server that ran."""
     try:
         service.start()
-        server = Server(service, create_app(service, token), settings)
+        server = Server(service, create_app(service, token), settings, context)
         host, port = listener.getsockname()[:2]
-        log_event(_LOG, "listening", host=host, port=port, model=service.name, needs_token=token is not None)
+        how = {"needs_token": token is not None, "tls": context is not None}
+        log_event(_LOG, "listening", host=host, port=port, model=service.name, **how)
         server.run(sockets=[listener])
         return server
     finally:
@@ -105,12 +115,15 @@ class Server(uvicorn.Server):
         service: that answers.
         gate: in front of it.
         settings: limits.
+        context: of TLS; None speaks none.
 
     Attributes:
         stopped_by: the signal that ended it.
     """
 
-    def __init__(self, service: Service, gate: Gate, settings: HttpSettings) -> None:
+    def __init__(
+        self, service: Service, gate: Gate, settings: HttpSettings, context: ssl.SSLContext | None = None
+    ) -> None:
         self._service, self._gate, self._drain_s = service, gate, settings.drain_s
         self.stopped_by: int | None = None
         config = uvicorn.Config(
@@ -127,6 +140,9 @@ class Server(uvicorn.Server):
             timeout_keep_alive=max(1, round(settings.idle_s)),
             timeout_graceful_shutdown=round(settings.drain_s) + _LAST_BATCH_S,
         )
+        # Made by us: uvicorn's own takes older ciphers, and files that cannot be read as a bug.
+        config.load()
+        config.ssl = context
         super().__init__(config)
 
     @contextlib.contextmanager

@@ -206,6 +206,44 @@ def test_shares_together_are_the_bytes_of_one_process(call, words, tmp_path, num
     assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_merged_shares_are_evaluated_as_the_records_of_one_process(call, words, debug_weights, tmp_path):
+    from chexmix_cli.core.weights import open_weights
+    from tests.unit.infer.classification.test_heads import make_head
+
+    names = [f"{number:02d}.png" for number in range(_NUM_FILMS)]
+    if words[0] == "classify":
+        weights = open_weights(debug_weights)
+        head = make_head(
+            2, weights.settings.decoder.hidden_size, labels=("Mass", "Edema"), layer=1, model=weights.fingerprint
+        )
+        head.save(tmp_path / "mine.safetensors")
+        words = [*words, "--head", str(tmp_path / "mine.safetensors")]
+        rows = [
+            {"file": name, "split": "val", "labels": {"Mass": n % 2, "Edema": n // 2 % 2}}
+            for n, name in enumerate(names)
+        ]
+        evaluate = ("evaluate", "classification", "--manifest")
+    else:
+        rows = [{"report": f"Effusion on side {n % 3}. The heart is large."} for n in range(_NUM_FILMS)]
+        evaluate = ("evaluate", "report", "--set", "external.run=false", "--references")
+    lines = [
+        {"id": name, "patient": f"p{n // 2}", **row} for n, (name, row) in enumerate(zip(names, rows, strict=True))
+    ]
+    (tmp_path / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    call(*words, "-o", tmp_path / "whole.jsonl")
+    for part in range(3):
+        call(*words, "-o", tmp_path / "out.jsonl", "--shard", f"{part}/3")
+    call("data", "merge", *tmp_path.glob("out.part-*.jsonl"), "-o", tmp_path / "merged.jsonl")
+    for name in ("whole", "merged"):
+        few = ("--set", "bootstrap.resamples=100", "-o", tmp_path / f"{name}.json")
+        done = call(*evaluate, tmp_path / "truth.jsonl", tmp_path / f"{name}.jsonl", *few)
+        # Two of the films are damaged: they have no prediction.
+        assert done.code == 3, done.stderr
+    result = json.loads((tmp_path / "whole.json").read_text())
+    assert sum(one["value"] is not None for one in result["metrics"]) > 4
+    assert (tmp_path / "merged.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
 @pytest.mark.parametrize("words", ["classify"], indirect=True)
 def test_torchrun_gives_each_process_its_share_and_its_files(words, tmp_path, repository):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "chexmix_cli"]

@@ -27,9 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{name}"))
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def collected() -> Iterator[None]:
-    """Leave none of those sockets to other tests."""
+    """Leave none of those sockets to tests of other files; to pytest a folder without ``__init__`` is no package."""
     yield
     gc.collect()
 
@@ -55,7 +55,7 @@ def receive(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Return a function that starts a receiver on a free port of this machine."""
     started: list[Receiver] = []
 
-    def start(*allow: str, max_bytes: int = 1 << 20, port: int = 0, **settings: Any) -> Running:
+    def start(*allow: str, max_bytes: int = 1 << 20, port: int = 0, context: Any = None, **settings: Any) -> Running:
         notes: list[dict[str, Any]] = []
         queue = StudyQueue(tmp_path / "queue", salt_mark="a")
         receiver = Receiver(
@@ -67,7 +67,7 @@ def receive(tmp_path: Path) -> Iterator[Callable[..., Running]]:
             max_bytes=max_bytes,
             note=lambda event, **about: notes.append({"event": event, **about}),
         )
-        found = Running(receiver.start("127.0.0.1", port), queue, notes)
+        found = Running(receiver.start("127.0.0.1", port, context), queue, notes)
         started.append(receiver)
         return found
 

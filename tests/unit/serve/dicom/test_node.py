@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from dicom_peers import PATIENT, film, send
+from dicom_peers import PATIENT, associated, film, send
 from pydicom.dataset import Dataset
 
 from chexmix_cli.core.errors import MachineError
-from chexmix_cli.core.settings.dicom_node import QueueSettings, ReceiveSettings, SendSettings, ServeDicomSettings
+from chexmix_cli.core.settings.dicom_node import (
+    MetricsSettings,
+    QueueSettings,
+    ReceiveSettings,
+    SendSettings,
+    ServeDicomSettings,
+)
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.library.opened import OpenModel, open_model
 from chexmix_cli.library.reports import Reporter
@@ -65,11 +75,11 @@ class Started:
 
 
 @pytest.fixture
-def serve(model, archive, tmp_path) -> Iterator[Callable[[], Started]]:
+def serve(model, archive, tmp_path) -> Iterator[Callable[..., Started]]:
     """Return a function that starts a node of ``tmp_path / "queue"``."""
     started: list[Started] = []
 
-    def start() -> Started:
+    def start(settings: ServeDicomSettings = SETTINGS, metrics: Any = None) -> Started:
         events: list[dict[str, Any]] = []
         destination = StorageScp(Address("ARCHIVE", "127.0.0.1", archive.port), "CHEXMIX", SETTINGS.send)
         place = Place(ae_title="CHEXMIX", host="127.0.0.1", port=0, peers=read_peers(["*@*"], "--allow"))
@@ -78,7 +88,8 @@ def serve(model, archive, tmp_path) -> Iterator[Callable[[], Started]]:
         def note(event: str, **about: object) -> None:
             events.append({"event": event, **about})
 
-        started.append(Started(Node(tmp_path / "queue", place, reporter, destination, SETTINGS, note), events))
+        node = Node(tmp_path / "queue", place, reporter, destination, settings, note, metrics)
+        started.append(Started(node, events))
         return started[-1]
 
     yield start
@@ -177,6 +188,81 @@ def test_what_was_reported_before_the_process_ended_is_not_reported_again(serve,
     again = serve()
     again.wait_for("sent")
     assert list(archive.documents) == [document.SOPInstanceUID]
+
+
+def test_metrics_count_what_the_node_does_and_name_no_patient(serve, archive):
+    pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
+    from prometheus_client.parser import text_string_to_metric_families
+
+    from chexmix_cli.serve.dicom.metrics import NodeMetrics
+
+    def ask(path: str) -> bytes:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            return answer.read()
+
+    def samples() -> dict[str, float]:
+        families = text_string_to_metric_families(ask("/metrics").decode())
+        return {
+            " ".join([one.name, *(value for name, value in one.labels.items() if name != "le")]): one.value
+            for family in families
+            for one in family.samples
+        }
+
+    node = serve(replace(SETTINGS, metrics=MetricsSettings(port=0)), NodeMetrics())
+    started = node.wait_for("started")
+    address = started["metrics"]
+    assert address.startswith("127.0.0.1:")
+    archive.answer = 0xA700
+    one = film(1)
+    assert send(started["port"], [one, one, film(2, part="HAND")]) == [0, 0, 0]
+    with associated(started["port"], [one], called="OTHER") as association:
+        assert association.is_rejected
+    for event in ("refused", "not sent", "quarantined"):
+        node.wait_for(event)
+    found = samples()
+    assert found["chexmix_dicom_queue_studies sending"] == found["chexmix_dicom_queue_studies quarantine"] == 1
+    assert found["chexmix_dicom_send_failures_total unreachable"] >= 1
+    archive.answer = 0x0000
+    node.wait_for("sent")
+    found = samples()
+    wanted = {
+        "images_total received": 2,
+        "images_total known": 1,
+        "refusals_total ASSOCIATION receive": 1,
+        "refusals_total NOT_CHEST report": 1,
+        "reports_total": 1,
+        "report_seconds_count": 1,
+        "documents_total": 1,
+        "send_seconds_count": 1,
+        "turnaround_seconds_count": 1,
+        "queue_studies receiving": 0,
+        "queue_studies working": 0,
+        "queue_studies sending": 0,
+        "queue_studies quarantine": 1,
+    }
+    assert {name: found[f"chexmix_dicom_{name}"] for name in wanted} == wanted
+    (sent,) = [event for event in node.events if event["event"] == "sent"]
+    assert found["chexmix_dicom_turnaround_seconds_sum"] == sent["after_seconds"] > sent["seconds"]
+    text = ask("/metrics").decode()
+    for secret in (*PATIENT.split("^"), "PID-1", "ACC-1", "20240229", one.StudyInstanceUID, sent["id"], "MODALITY"):
+        assert secret not in text
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        ask("/")
+    node.stop()
+    with pytest.raises(urllib.error.URLError):
+        ask("/metrics")
+
+
+def test_a_port_of_metrics_that_is_taken_ends_the_node_before_it_listens(serve):
+    pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
+    from chexmix_cli.serve.dicom.metrics import NodeMetrics
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        node = serve(replace(SETTINGS, metrics=MetricsSettings(port=port)), NodeMetrics())
+        node.thread.join(60)
+    assert f"127.0.0.1:{port}: cannot be listened on" in str(node.error)
+    assert node.events == []
 
 
 def test_a_queue_has_one_node(serve):
