@@ -91,8 +91,11 @@ def pass_costs(decoder: Decoder) -> PassCosts:
     key = _key(decoder)
     seconds = _read(_COSTS.get(key))
     if seconds is None:
-        seconds = measured_seconds(decoder)
-        _COSTS.put(key, seconds)
+        measured = measured_seconds(decoder)
+        # Of processes that measured at the same time the first counts for all.
+        seconds = _read(_COSTS.get(key)) or measured
+        if seconds is measured:
+            _COSTS.put(key, seconds)
         shown = ", ".join(f"{num}: {taken / seconds[1]:.2f}" for num, taken in seconds.items())
         _LOG.info("passes measured for drafts, in times of one position: %s", shown)
     return PassCosts(seconds)

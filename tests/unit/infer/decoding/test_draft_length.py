@@ -133,6 +133,15 @@ def test_passes_are_measured_once_and_remembered(decoder, vocabulary, monkeypatc
         assert pass_costs(decoder).of(1) == 7.0
 
 
+def test_of_processes_that_measure_together_the_first_counts(decoder, monkeypatch):
+    def measured(one):
+        draft_length._COSTS.put(draft_length._key(one), {"1": 3.0})  # as another process does meanwhile
+        return {1: 7.0}
+
+    monkeypatch.setattr(draft_length, "measured_seconds", measured)
+    assert pass_costs(decoder).of(1) == pass_costs(decoder).of(1) == 3.0
+
+
 def test_a_home_that_cannot_be_written_is_no_error(decoder, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CHEXMIX_HOME", str(tmp_path / "file" / "below"))
