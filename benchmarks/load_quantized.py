@@ -4,7 +4,8 @@
 
 The released shape of so many layers with random weights, written to the folder once. Each load is a process of its own:
 ``off`` makes the packed weights and keeps none, ``first`` makes and keeps them, ``again`` maps what is kept. Seconds of
-the processor and of the wall, without imports; memory with them, before loading, at the most, and after one token.
+the processor and of the wall, without the import of torch; memory with it, before loading, at the most while loading,
+and after one token.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class PassCosts:
 
     def of(self, num_positions: ArrayLike) -> NDArray[np.float64]:
         """Return what passes over so many positions, all rows together, take."""
-        return np.asarray(np.interp(num_positions, self._positions, self._seconds))
+        return np.asarray(np.interp(np.asarray(num_positions, np.float64), self._positions, self._seconds))
 
 
 class DraftLength:
