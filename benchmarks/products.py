@@ -105,24 +105,26 @@ def make_ways(num_out: int, num_in: int, *, tried: bool) -> Ways:
                     ),
                     num_bytes,
                 )
-    return ways | (tried_ways(first, eighth, scale) if tried else {})
+    return ways | (tried_ways(wide, eighth, scale) if tried else {})
 
 
 def _count(num_bytes: int) -> int:
     return max(3, WORKING_SET // num_bytes)
 
 
-def tried_ways(weight: Tensor, eighth: list[Tensor], scale: Tensor) -> Ways:
+def tried_ways(wide: list[Tensor], eighth: list[Tensor], scale: Tensor) -> Ways:
     """Return torch's other ways."""
     warnings.filterwarnings("ignore")
-    count, size = len(eighth), weight.numel()
+    weight, count = wide[0], len(eighth)
+    size = weight.numel()
 
     def integer(n: int, x: Tensor) -> Tensor:
         step = x.abs().amax(dim=1, keepdim=True) / 127
         return torch._int_mm((x / step).round().to(torch.int8), eighth[n % count].t()).float() * step * scale
 
     ways: Ways = {
-        "torch, float32": (lambda n, x: F.linear(x, weight), 4 * size),
+        "torch, float32": (lambda n, x: F.linear(x, wide[n % len(wide)]), 4 * size),
+        "weights left, float32": (lambda n, x: torch.mm(wide[n % len(wide)], x.t()).t().contiguous(), 4 * size),
         "torch, _int_mm": (integer, size),
     }
     layer = quantized._Torch4

@@ -4,8 +4,9 @@
     OMP_NUM_THREADS=1 python benchmarks/speculation.py manifest.jsonl --images 689 --timed 24 --rounds 3
 
 Reports of the val rows of a manifest, with the weights' own draft index. Acceptance and passes are counted over all
-images; the time is that of decoding (behind the prompt) of the timed ones, without and with drafts in turn, medians of
-the paired ratios. Ids that differ are counted, and whether rounding explains them.
+images; the time is that of decoding (behind the prompt) of the timed ones: without drafts, with eight positions a pass
+and with as many as pay off in turn, medians of the paired ratios. Ids that differ are counted, and whether rounding
+explains them. ``--quantize`` takes the decoder in 8 or 4 bits.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from chexmix_cli.core.data.manifest import read_manifest
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.infer.decoding.agreement import difference
+from chexmix_cli.core.infer.decoding.draft_length import pass_costs
 from chexmix_cli.core.infer.decoding.drafts import Drafter, OwnText, Together
 from chexmix_cli.core.infer.decoding.engine import Engine, Generation
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
@@ -40,22 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--weights", default=None)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--quantize", choices=("int8", "int4"), default=None)
     parser.add_argument("--images", type=int, default=40, help="val images, evenly from all")
     parser.add_argument("--timed", type=int, default=12, help="of these, timed")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     weights = open_weights(options.weights)
-    decoder = weights.load_decoder("cpu", getattr(torch, options.dtype))
+    decoder = weights.load_decoder("cpu", getattr(torch, options.dtype), quantize=options.quantize)
     prompts = read_prompts(weights, options.manifest, options.images)
     index = weights.load_drafts()
     assert index is not None, "the weights have no drafts.safetensors"
     both = Together(index, OwnText())
-    ways: list[tuple[str, Drafter, int, int]] = [("own text", OwnText(), 8, 1)]
-    ways += [("index and own text", both, *sizes) for sizes in ((4, 1), (8, 1), (16, 1), (8, 4))]
+    ways: list[tuple[str, Drafter, int | None, int]] = [("own text", OwnText(), rows, 1) for rows in (8, None)]
+    sizes = ((4, 1), (8, 1), (16, 1), (None, 1), (8, 4), (None, 4))
+    ways += [("index and own text", both, *one) for one in sizes]
     figures: dict[str, Any] = {
         "machine": machine(),
         "weights": weights.name,
         "dtype": options.dtype,
+        "quantize": options.quantize,
         "prompts": len(prompts),
     }
     plain = run(report_engine(decoder, weights.settings.vocabulary), prompts, None, 8, 1)
@@ -69,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for prompt, one, other in zip(prompts, plain, found, strict=True)
         ]
         stats = engine.stats
-        figures[f"{name}, {draft_rows} rows, {size} together"] = {
+        figures[f"{name}, {draft_rows or 'measured'} rows, {size} together"] = {
             "drafted": stats.num_drafted,
             "accepted": stats.num_accepted,
             "acceptance": round(stats.acceptance, 4),
@@ -80,7 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "steps": [round(one.steps, 2) for one in parted if one is not None],
         }
     step = max(1, len(prompts) // options.timed)
-    figures["decode time, without to with drafts"] = times(decoder, weights, prompts[::step], both, options.rounds)
+    for name, own in (("own text", OwnText()), ("index and own text", both)):
+        figures[f"decode time, without to with drafts, {name}"] = times(
+            decoder, weights, prompts[::step], own, options.rounds
+        )
+    figures["passes by positions, times one"] = {
+        num: round(pass_costs(decoder).of(num) / pass_costs(decoder).of(1), 2) for num in (1, 2, 4, 8, 16, 32)
+    }
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 
@@ -96,7 +107,7 @@ def read_prompts(weights: WeightsDir, manifest: Path, count: int) -> list[list[i
 
 
 def run(
-    engine: Engine, prompts: Sequence[Sequence[int]], drafter: Drafter | None, draft_rows: int, size: int
+    engine: Engine, prompts: Sequence[Sequence[int]], drafter: Drafter | None, draft_rows: int | None, size: int
 ) -> list[Generation]:
     """Return greedy reports, so many decoded together."""
     settings = dataclasses.replace(DecodeSettings(), draft_rows=draft_rows)
@@ -112,21 +123,31 @@ def times(
     """Return medians of paired ratios, decoding alone and one at a time or four together."""
     found: dict[str, Any] = {"reports": len(prompts)}
     for size in (1, 4):
-        ratios, rates = [], []
+        ratios: dict[int | None, list[float]] = {8: [], None: []}
         for _ in range(rounds):
-            pair = []
-            for own in (None, drafter):
-                engine = report_engine(decoder, weights.settings.vocabulary)
-                run(engine, prompts, own, 8, size)
-                pair.append(engine.stats)
-            ratios.append(pair[0].decode_s / pair[1].decode_s)
-            rates.append((pair[0].decode_tokens_per_s, pair[1].decode_tokens_per_s))
-        found[f"{size} together"] = {
-            "median": round(statistics.median(ratios), 3),
-            "range": [round(min(ratios), 3), round(max(ratios), 3)],
-            "tokens/s, median": [round(statistics.median(side), 1) for side in zip(*rates, strict=True)],
-        }
+            plain = decode_s(decoder, weights, prompts, None, 8, size)
+            for draft_rows, own in ratios.items():
+                own.append(plain / decode_s(decoder, weights, prompts, drafter, draft_rows, size))
+        for draft_rows, own in ratios.items():
+            found[f"{size} together, {draft_rows or 'measured'} rows"] = {
+                "median": round(statistics.median(own), 3),
+                "range": [round(min(own), 3), round(max(own), 3)],
+            }
     return found
+
+
+def decode_s(
+    decoder: Any,
+    weights: WeightsDir,
+    prompts: Sequence[Sequence[int]],
+    drafter: Drafter | None,
+    draft_rows: int | None,
+    size: int,
+) -> float:
+    """Return the seconds that decoding took, prompts not counted."""
+    engine = report_engine(decoder, weights.settings.vocabulary)
+    run(engine, prompts, drafter, draft_rows, size)
+    return engine.stats.decode_s
 
 
 def machine() -> dict[str, str]:

@@ -97,6 +97,11 @@ def has_cpu_bfloat16() -> bool:
     return _cpu_has("avx512_bf16", "amx_bf16")
 
 
+def has_cpu_avx512() -> bool:
+    """Return whether this CPU has vectors of 512 bits (AVX512F), as far as this PyTorch can tell."""
+    return _cpu_has("avx512_f")
+
+
 def has_cpu_int8() -> bool:
     """Return whether this CPU multiplies 8-bit numbers (AVX512-VNNI or AMX), as far as this PyTorch can tell."""
     return _cpu_has("avx512_vnni", "amx_int8")

@@ -174,7 +174,7 @@ class OpenModel:
         from chexmix_cli.core.infer.decoding.drafts import OwnText, Together
         from chexmix_cli.core.weights.draft_index import DraftIndex, ForeignDraftsError
 
-        if settings.draft_rows < 2:
+        if not settings.uses_drafts:
             return None
         if settings.drafts is None:
             try:

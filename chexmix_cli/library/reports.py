@@ -128,7 +128,7 @@ class Reporter:
         """Return what writes reports under other settings, with the drafts that this one has loaded."""
         other = copy(self)
         other.decode = decode
-        if (decode.drafts, decode.draft_rows) != (self.decode.drafts, self.decode.draft_rows):
+        if (decode.drafts, decode.uses_drafts) != (self.decode.drafts, self.decode.uses_drafts):
             other._drafter = self.model.drafter(decode)
         return other
 

@@ -9,7 +9,9 @@ in depends on the instructions and on the number of rows, so the choice is made 
   7 x one), and a prompt ten times as much as in float32. So from three rows on the weights are widened to float32 a
   piece at a time, small enough to stay in the cache, and multiplied there (eight rows 3 to 4 x one). Exact: every
   bfloat16 is a float32, and only the result is rounded.
-- float32, two to eight rows: faster with the weights as the left factor (four rows 2 x one, against 5 x).
+- float32, a few rows: faster with the weights as the left factor (on an EPYC with AVX2 four rows 2 x one, against 5 x);
+  but for two rows where there is AVX512: on a Xeon that took twice as long as torch's own product, on an EPYC 0.85 of
+  it. ``python benchmarks/products.py --tried`` measures both; docs/performance.md has the figures of three machines.
 
 Weights of 8 and 4 bits have layers of their own (``quantized.py``).
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chexmix_cli.core.runtime import has_cpu_bfloat16
+from chexmix_cli.core.runtime import has_cpu_avx512, has_cpu_bfloat16
 
 #: Rows up to which a product counts as bound by its weights.
 FEW_ROWS = 8
@@ -59,7 +61,8 @@ def product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tenso
             return F.linear(x.reshape(1, -1).expand(2, -1), weight_OI, bias_O)[0].view(*x.shape[:-1], -1)
         if num_rows > _DIRECT_ROWS and not has_cpu_bfloat16():
             return widened(x, weight_OI, None, bias_O)
-    if weight_OI.dtype == torch.float32 and 1 < num_rows <= FEW_ROWS:
+    is_left_faster = 1 < num_rows <= FEW_ROWS and not (num_rows == 2 and has_cpu_avx512())
+    if weight_OI.dtype == torch.float32 and is_left_faster:
         y_RO = torch.mm(weight_OI, x.reshape(num_rows, -1).t()).t().contiguous()
         return (y_RO if bias_O is None else y_RO.add_(bias_O)).view(*x.shape[:-1], -1)
     return F.linear(x, weight_OI, bias_O)

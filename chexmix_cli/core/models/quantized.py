@@ -166,6 +166,15 @@ def quantized_state(parameter: str, value: Tensor, quantize: Quantize) -> dict[s
     return {parameter: weight, f"{layer}.scale": scale}
 
 
+def packing(quantize: Quantize) -> dict[str, str | int]:
+    """Return all that quantised weights depend on here besides the weights themselves, of plain values."""
+    # How torch packs 4 bits follows from the CPU's instructions.
+    layout = (
+        "panels" if native.uses_native() else f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
+    )
+    return {"layout": layout, **_BITS[quantize]}
+
+
 def int8_product(x: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Return ``x (scale W)^T + b`` (..., O) in the dtype of ``x`` (..., I), by torch; weights int8, scales float32."""
     num_rows = x.numel() // x.shape[-1]

@@ -79,7 +79,7 @@ def plan_generate_report(
     found = extrapolate(points, {"layers": shape.num_layers, "rows": shape.num_rows})
     parameters = shape.num_parameters
     later = settings.decode.max_new_tokens - _NEW_TOKENS
-    if batch_size > 1 and settings.decode.draft_rows > 1:
+    if batch_size > 1 and settings.decode.uses_drafts:
         later += spare_places(settings.decode.max_new_tokens)
     cache = 2 * shape.num_layers * batch_size * shape.hidden_size * later * dtype.itemsize
     vqgan = Vqgan(model.vqgan).eval().to(device, image_dtype)

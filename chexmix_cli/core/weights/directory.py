@@ -18,7 +18,13 @@ from chexmix_cli.core.weights.detect import detect, holds_weights
 from chexmix_cli.core.weights.fingerprint import file_sha256, tokenizer_hash
 from chexmix_cli.core.weights.formats.header import read_header, refuse_placeholder
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices, same_name_slices
-from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, load_module
+from chexmix_cli.core.weights.formats.safetensors_io import (
+    TensorSource,
+    filled,
+    load_module,
+    read_state,
+    without_memory,
+)
 from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder, network_files, open_safetensors
 from chexmix_cli.core.weights.formats.vqgan_checkpoint import VqganCheckpoint
 from chexmix_cli.core.weights.formats.wrappers import unwrap
@@ -132,14 +138,16 @@ class WeightsDir:
 
         Args:
             device, dtype: of its parameters.
-            quantize: holds the matrices of its linear layers in 8 or 4 bits, for a CPU.
+            quantize: holds the matrices of its linear layers in 8 or 4 bits, for a CPU; what comes of large weights is
+                kept on disk (``formats/packed.py``).
 
         Raises:
             WeightsError: if the directory has none, or its keys do not fit the settings.
         """
         from chexmix_cli.core.models.attention import ImageSpan
         from chexmix_cli.core.models.decoder import Decoder
-        from chexmix_cli.core.models.quantized import quantized_state
+        from chexmix_cli.core.models.quantized import packing, quantized_state
+        from chexmix_cli.core.weights.formats.packed import packed_state
 
         settings, vocabulary = self.settings.decoder, self.settings.vocabulary
 
@@ -149,14 +157,21 @@ class WeightsDir:
                 made.quantize(quantize)
             return made
 
-        decoder = load_module(
-            make,
-            lambda _: decoder_slices(settings),
-            self.decoder_source(),
-            device=device,
-            dtype=dtype,
-            convert=None if quantize is None else functools.partial(quantized_state, quantize=quantize),
-        )
+        source = self.decoder_source()
+        read = functools.partial(read_state, decoder_slices(settings), source, device=device, dtype=dtype)
+        if quantize is None:
+            state = read()
+        else:
+            assert self.decoder_file is not None, "there is a source of it"
+            identity = {
+                "decoder": [file_sha256(part) for part in network_files(self.decoder_file)],
+                "settings": to_dict(settings),
+                "dtype": str(dtype),
+                "packing": packing(quantize),
+            }
+            convert = functools.partial(quantized_state, quantize=quantize)
+            state = packed_state(identity, functools.partial(read, convert=convert))
+        decoder = filled(without_memory(make), state)
         if self.sees_whole_image:
             decoder.image_span = ImageSpan(vocabulary.begin_image, vocabulary.tokens_per_image)
         return decoder

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from chexmix_cli.core.files import write_text
 
 #: Decoder, keys as in ``PhiForCausalLM``.
 MODEL_FILE = "model.safetensors"
@@ -32,6 +36,40 @@ def home() -> Path:
     """Return the folder of fetched weights and caches: ``$CHEXMIX_HOME``, else ``~/.cache/chexmix``."""
     configured = os.environ.get("CHEXMIX_HOME")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "chexmix"
+
+
+class Remembered:
+    """A small JSON file in :func:`home` of what takes time to find out, by text; it holds the newest entries.
+
+    A home that cannot be written costs that time again, nothing else; and so does a file that is damaged.
+
+    Args:
+        name: of the file.
+        most: entries.
+    """
+
+    def __init__(self, name: str, *, most: int) -> None:
+        self._name, self._most = name, most
+
+    def get(self, key: str) -> Any:
+        """Return what was found out, or None."""
+        return self._all().get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Remember it."""
+        entries = [(name, other) for name, other in self._all().items() if name != key]
+        kept = dict([*entries, (key, value)][-self._most :])
+        try:
+            write_text(home() / self._name, json.dumps(kept, indent=0))
+        except OSError:
+            return
+
+    def _all(self) -> dict[str, Any]:
+        try:
+            known = json.loads((home() / self._name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
 
 
 def tokenizer_files(directory: Path) -> list[Path]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chexmix_cli.core.errors import WeightsError
-from chexmix_cli.core.files import write_text
 from chexmix_cli.core.text.tokenizer_identity import canonical_text
-from chexmix_cli.core.weights.files import home, tokenizer_files
+from chexmix_cli.core.weights.files import Remembered, tokenizer_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Newest digests kept in the cache file.
-_MAX_REMEMBERED = 1000
+_DIGESTS = Remembered("sha256.json", most=1000)
 
 
 def file_sha256(path: Path, *, fresh: bool = False) -> str:
@@ -33,14 +30,14 @@ def file_sha256(path: Path, *, fresh: bool = False) -> str:
     try:
         status = path.stat()
         key = f"{path.resolve()}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}"
-        known = _remembered()
-        if not fresh and key in known:
-            return known[key]
+        known = None if fresh else _DIGESTS.get(key)
+        if isinstance(known, str):
+            return known
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    _remember({**known, key: digest})
+    _DIGESTS.put(key, digest)
     return digest
 
 
@@ -84,22 +81,3 @@ def known_tokenizer_hash(recorded: str | None, directory: Path) -> str | None:
 
 def _hash_of(digests: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12]
-
-
-def _cache_file() -> Path:
-    return home() / "sha256.json"
-
-
-def _remembered() -> dict[str, str]:
-    try:
-        known = json.loads(_cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {key: value for key, value in known.items() if isinstance(value, str)} if isinstance(known, dict) else {}
-
-
-def _remember(known: dict[str, str]) -> None:
-    try:
-        write_text(_cache_file(), json.dumps(dict(list(known.items())[-_MAX_REMEMBERED:]), indent=0))
-    except OSError:
-        return  # a home that cannot be written costs time, nothing else

@@ -29,7 +29,9 @@ def archive(tmp_path):
 @pytest.fixture(params=["classify", "generate-report"])
 def words(request, archive, debug_weights):
     """Return a command that writes records, without its ``-o``."""
-    own = ["--embeddings", "--layer", "1"] if request.param == "classify" else ["--set", "decode.max_new_tokens=6"]
+    # A fixed number of draft tokens: processes that measure it for themselves need not agree to the last digit.
+    decode = ["--set", "decode.max_new_tokens=6", "--set", "decode.draft_rows=8"]
+    own = ["--embeddings", "--layer", "1"] if request.param == "classify" else decode
     words = [request.param, archive, "--weights", debug_weights, "--device", "cpu", *own]
     return [str(word) for word in (*words, "--set", f"input.batch_size={_BATCH}")]
 

@@ -90,6 +90,8 @@ def test_drafts_change_no_record_and_figures_say_what_they_did(call, films, debu
         *SHORT,
         "--set",
         f"decode.drafts={out}",
+        "--set",
+        "decode.draft_rows=8",
         "--stats",
         "--json",
     )

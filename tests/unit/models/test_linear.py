@@ -16,8 +16,9 @@ ROWS = (1, 2, 3, FEW_ROWS, FEW_ROWS + 1, 40)
 SHAPES = ((24, 40), (7, 13), (65, 1), (1, 33), (300, 129), (40, 96))
 
 
-def has(monkeypatch, *, bfloat16=False):
+def has(monkeypatch, *, bfloat16=False, avx512=False):
     monkeypatch.setattr(linear, "has_cpu_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(linear, "has_cpu_avx512", lambda: avx512)
 
 
 def operands(num_rows, shape, dtype):
@@ -62,6 +63,19 @@ def test_one_row_is_computed_as_two_where_that_is_faster(monkeypatch, has_bfloat
     x, weight, bias = operands(1, (24, 40), dtype)
     assert product(x[None], weight, bias).shape == (1, 1, 24)
     assert computed == [num_rows]
+
+
+@pytest.mark.parametrize(("has_avx512", "own"), [(False, [1, 9]), (True, [1, 2, 9])])
+@torch.inference_mode()
+def test_few_float32_rows_are_multiplied_from_the_right(monkeypatch, has_avx512, own):
+    has(monkeypatch, avx512=has_avx512)
+    computed = []
+    whole = F.linear
+    monkeypatch.setattr(linear.F, "linear", lambda x, *rest: computed.append(len(x)) or whole(x, *rest))
+    for num_rows in (1, 2, 3, 8, 9):
+        x, weight, bias = operands(num_rows, (24, 40), torch.float32)
+        assert difference(product(x, weight, bias), whole(x.double(), weight.double(), bias.double())) <= 1e-5
+    assert computed == own
 
 
 @torch.inference_mode()

@@ -26,6 +26,7 @@ from torch import Tensor
 from chexmix_cli.core.errors import VocabularyError, WeightsError
 from chexmix_cli.core.infer.decoding.batch import Batch
 from chexmix_cli.core.infer.decoding.constraints import Constraint
+from chexmix_cli.core.infer.decoding.draft_length import DraftLength, PassCosts, pass_costs
 from chexmix_cli.core.infer.decoding.drafts import Drafter
 from chexmix_cli.core.infer.decoding.sampling import Chooser, row_draws
 from chexmix_cli.core.infer.decoding.static_batch import Recordings, StaticBatch
@@ -35,6 +36,8 @@ from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.inference import DecodeSettings
 
 OnToken = Callable[[int, int], None]
+#: Positions of a pass where ``decode.draft_rows`` is not set: on a GPU, and the most where passes are measured.
+_GPU_DRAFT_ROWS, _MOST_DRAFT_ROWS = 8, 32
 
 
 class TokenGuard(Protocol):
@@ -90,6 +93,7 @@ class Engine:
         decoder, pad, constraints: as given.
         stats: what the calls so far have cost.
         recordings: passes recorded for a GPU, kept from call to call.
+        costs: what passes cost by their positions; None until they are asked for (:meth:`draft_length`).
     """
 
     def __init__(self, decoder: Decoder, *, pad: int, constraints: Mapping[str, Constraint]) -> None:
@@ -97,6 +101,7 @@ class Engine:
         self.pad, self.constraints = pad, constraints
         self.stats = EngineStats()
         self.recordings = Recordings()
+        self.costs: PassCosts | None = None
 
     @torch.inference_mode()
     def generate(
@@ -119,7 +124,8 @@ class Engine:
                 prompt only.
             on_token: called with the prompt's index and each new id as soon as it is chosen.
             guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
-            drafter: proposes what follows, for up to ``settings.draft_rows`` positions a pass; None: no drafts.
+            drafter: proposes what follows, for as many positions a pass as ``settings.draft_rows`` says; None: no
+                drafts.
             on_prompts: called with the number of each layer (0: token embeddings) and its hidden states of the prompts
                 that have room for a token, (B, T, D), aligned at their ends; not called if none has.
 
@@ -139,6 +145,16 @@ class Engine:
                 decoding = _Decoding(self, live, settings, on_token=on_token, guard=guard, drafter=drafter)
                 self.stats.add(decoding.run(on_prompts))
         return [row.generation() for row in rows]
+
+    def draft_length(self, settings: DecodeSettings) -> DraftLength:
+        """Return what says how many draft tokens passes of one call read; the first time it may measure passes."""
+        if settings.draft_rows is not None:
+            return DraftLength(settings.draft_rows)
+        if self.decoder.embedding.weight.device.type != "cpu":
+            # There a pass reads the weights whatever its positions, and each width is recorded by itself.
+            return DraftLength(_GPU_DRAFT_ROWS)
+        self.costs = self.costs or pass_costs(self.decoder)
+        return DraftLength(_MOST_DRAFT_ROWS, self.costs)
 
     def _row(self, index: int, prompt: Sequence[int], settings: DecodeSettings, seed: int) -> _Row:
         num_rows = self.decoder.settings.num_rows
@@ -170,7 +186,7 @@ class _Decoding:
     ) -> None:
         self._decoder, self._pad, self._rows = engine.decoder, engine.pad, rows
         self._on_token, self._guard = on_token, guard
-        self._drafter, self._draft_rows = drafter, settings.draft_rows
+        self._drafter, self._length = drafter, None if drafter is None else engine.draft_length(settings)
         self._constraint = engine.constraints[settings.vocabulary]
         self._chooser = Chooser(self._constraint, settings, self._decoder.embedding.weight.device)
         limit = max(row.limit for row in rows)
@@ -229,6 +245,8 @@ class _Decoding:
             own = choices[start : start + len(draft) + 1]
             start += len(own)
             right = num_agreed(draft, [token_id for token_id, _ in own])
+            if self._length is not None:
+                self._length.note(len(draft), right)
             agreed.append(self._accept(row, own[: right + 1]) - 1)
         self._stats.num_drafted += sum(map(len, drafts))
         self._stats.num_accepted += sum(agreed)
@@ -249,11 +267,13 @@ class _Decoding:
 
     def _draft(self, live: list[_Row]) -> list[list[int]]:
         """Return what is proposed for each row: no more than fits, nothing after an id that cannot be chosen."""
-        most = self._draft_rows // len(live) - 1
+        if self._drafter is None or self._length is None:
+            return [[] for _ in live]
+        most = self._length.best(len(live))
         if len(live) > 1:
             # Where rows diverge, each needs slots of the cache to its own end.
             most = min(most, self._batch.room - max(row.num_missing for row in live))
-        if self._drafter is None or most < 1:
+        if most < 1:
             return [[] for _ in live]
         rows, ends = self._constraint.rows, self._constraint.ends
         drafts = []

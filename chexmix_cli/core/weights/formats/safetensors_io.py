@@ -158,7 +158,6 @@ def load_module(
     *,
     device: torch.device | str,
     dtype: torch.dtype,
-    convert: Callable[[str, Tensor], Mapping[str, Tensor]] | None = None,
 ) -> Module:
     """Return the module of ``make``, built without memory, with every parameter taken from ``source``; in eval mode.
 
@@ -167,20 +166,43 @@ def load_module(
         table: of its parameters.
         source: the checkpoint's tensors.
         device, dtype: of the parameters.
-        convert: gives what a parameter is held as, under the names of the module's state; it is called parameter by
-            parameter, so that no two are there in full.
 
     Raises:
         WeightsError: one, that lists all missing, unexpected and misshapen keys; before any tensor is read.
     """
+    module = without_memory(make)
+    return filled(module, read_state(table(module), source, device=device, dtype=dtype))
+
+
+def without_memory(make: Callable[[], Module]) -> Module:
+    """Return the module of ``make``, on the meta device, to be :func:`filled`."""
     import torch
 
     with torch.device("meta"):
-        module = make()
-    slices = table(module)
+        return make()
+
+
+def read_state(
+    slices: Sequence[Slice],
+    source: TensorSource,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    convert: Callable[[str, Tensor], Mapping[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Return a module's state from a checkpoint; arguments and errors as :func:`load_module`.
+
+    Args:
+        convert: gives what a parameter is held as, under the names of the module's state; it is called parameter by
+            parameter, so that no two are there in full.
+    """
+    import torch
+
     require_fit(slices, source)
     state: dict[str, Tensor] = {}
-    for parameter, group in groupby(sorted(slices, key=lambda item: item.parameter), lambda item: item.parameter):
+    # Backwards: a head, whose matrix is the largest, is narrowed before an embedding as large has its memory.
+    ordered = sorted(slices, key=lambda item: item.parameter, reverse=True)
+    for parameter, group in groupby(ordered, lambda item: item.parameter):
         parts = list(group)
         # Not the module's own: what it holds of a parameter may have another shape.
         value = torch.empty(joined_shape(parts), device=device, dtype=dtype)
@@ -188,6 +210,11 @@ def load_module(
             part.of(value).copy_(source.get(part.key))
         source.release()
         state |= {parameter: value} if convert is None else convert(parameter, value)
+    return state
+
+
+def filled(module: Module, state: Mapping[str, Tensor]) -> Module:
+    """Return a module without memory with the tensors of a whole state, not copied; in eval mode."""
     module.load_state_dict(state, assign=True)
     unset = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
     assert not unset, f"never filled: {unset}"  # a buffer outside the state dict would hold no numbers

@@ -63,7 +63,7 @@ def test_drafts_in_bfloat16_differ_by_ties_only(make_decoder, vocabulary, codes)
             new = token_ids[len(prompt) :]
             return plain.token_ids[len(new) : len(new) + count] if plain.token_ids[: len(new)] == new else []
 
-    settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40)
+    settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40, draft_rows=8)
     num_ids = 0
     for seed in range(6):
         engine = report_engine(make_decoder(seed).bfloat16(), vocabulary)

@@ -17,7 +17,7 @@ from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.weights import open_weights
 
 NEW_TOKENS = 24
-SETTINGS = DecodeSettings(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+SETTINGS = DecodeSettings(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, draft_rows=8)
 
 
 @pytest.fixture(scope="module")

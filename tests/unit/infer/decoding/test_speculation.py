@@ -159,7 +159,7 @@ def test_rows_share_the_positions_of_a_pass(engine, vocabulary):
     prompts = make_prompts(vocabulary, 2, shortest=10)
     widths = []
     engine.decoder.register_forward_pre_hook(lambda _, args: widths.append(tuple(args[0].shape)))
-    ends = DecodeSettings(max_new_tokens=17, min_new_tokens=17)
+    ends = DecodeSettings(max_new_tokens=17, min_new_tokens=17, draft_rows=8)
     plain, _ = generate(engine, prompts, ends, size=2)
     widths.clear()
     generate(engine, prompts, ends, drafter=Known(prompts, plain), size=2)
@@ -184,7 +184,7 @@ def repeating(make_decoder, vocabulary, seed):
 @pytest.mark.parametrize(("seed", "size"), [(0, 1), (1, 3), (2, 1), (3, 2)])
 def test_200_prompts_of_random_weights(make_decoder, vocabulary, seed, size):
     prompts = make_prompts(vocabulary, 240)[:200][seed::4]
-    settings = DecodeSettings(max_new_tokens=30, min_new_tokens=1)
+    settings = DecodeSettings(max_new_tokens=30, min_new_tokens=1, draft_rows=8)
     engine = repeating(make_decoder, vocabulary, seed)
     plain = generate(engine, prompts, settings, size=50)
     require_same(plain, generate(engine, prompts, settings, drafter=OwnText(), size=size))
@@ -213,7 +213,7 @@ def test_200_prompts_of_trained_weights(trained, size):
         prompt = [vocabulary.begin_text, *ids[: rng.randrange(1, 24)]]
         prompts.setdefault(tuple(prompt), prompt)
     own = list(prompts.values())[: 200 if size == 2 else 45]
-    settings = DecodeSettings(max_new_tokens=20, min_new_tokens=12)
+    settings = DecodeSettings(max_new_tokens=20, min_new_tokens=12, draft_rows=8)
     engine = report_engine(trained.engine.decoder, vocabulary)
     plain = generate(engine, own, settings, size=50)
     assert {one.finish for one in plain[0]} == {Finish.LENGTH, Finish.END}
@@ -227,7 +227,7 @@ def test_images_of_trained_weights(trained):
     rng, vocabulary = random.Random(2), trained.vocabulary
     codes = [[rng.randrange(vocabulary.num_codes) for _ in range(vocabulary.tokens_per_image)] for _ in range(3)]
     prompts = [vocabulary.report_prompt(image) for image in codes]
-    settings = DecodeSettings(max_new_tokens=40)
+    settings = DecodeSettings(max_new_tokens=40, draft_rows=8)
     plain = generate(trained.engine, prompts, settings, size=3)
     drafter = Known(prompts, plain[0], SAYINGS["by chance"])
     for size in (1, 3):
@@ -253,7 +253,7 @@ class Counting:
 def test_a_guard_sees_what_it_sees_without_drafts(make_decoder, vocabulary, saying, size):
     engine = repeating(make_decoder, vocabulary, 1)
     prompts = make_prompts(vocabulary, 6, shortest=10)
-    settings = DecodeSettings(max_new_tokens=30, min_new_tokens=2)
+    settings = DecodeSettings(max_new_tokens=30, min_new_tokens=2, draft_rows=8)
     unguarded, _ = generate(engine, prompts, settings)
     guards = [Counting(), Counting()]
     plain, drafted = [], []
@@ -278,7 +278,7 @@ def test_words_of_comparison_are_kept_out_along_drafts(decoder, vocabulary, toke
     settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40, comparisons="block", draft_rows=0)
     plain = writer.write(codes, settings)
     prompts = [vocabulary.report_prompt(image) for image in codes]
-    settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40, comparisons="block")
+    settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40, comparisons="block", draft_rows=8)
     found = writer.write(codes, settings, drafter=Known(prompts, plain, SAYINGS["by chance"]))
     assert [one.token_ids for one in found] == [one.token_ids for one in plain]
     assert writer.engine.stats.num_drafted > 0
@@ -290,7 +290,7 @@ def test_no_end_comes_before_the_minimum(engine, vocabulary, marker, at_least):
     with torch.no_grad():
         engine.decoder.head.bias[getattr(vocabulary, marker)] += 100.0
     prompts = make_prompts(vocabulary, 3, shortest=10)
-    settings = DecodeSettings(max_new_tokens=20, min_new_tokens=at_least)
+    settings = DecodeSettings(max_new_tokens=20, min_new_tokens=at_least, draft_rows=8)
     plain = generate(engine, prompts, settings, size=3)
     assert {len(one.token_ids) for one in plain[0]} == {at_least + 1}
     for saying in ("right", "ends", "past the end"):
@@ -303,7 +303,7 @@ def test_released_vocabulary_goes_on_behind_the_next_image(engine, vocabulary):
     with torch.no_grad():
         engine.decoder.head.bias[vocabulary.begin_image] += 100.0
     prompts = make_prompts(vocabulary, 2, shortest=10)
-    settings = DecodeSettings(vocabulary="all", max_new_tokens=12, min_new_tokens=0)
+    settings = DecodeSettings(vocabulary="all", max_new_tokens=12, min_new_tokens=0, draft_rows=8)
     plain = generate(engine, prompts, settings, size=2)
     assert plain[0][0].token_ids == [vocabulary.begin_image] * 12
     require_same(plain, generate(engine, prompts, settings, drafter=OwnText(shortest=1), size=2))
@@ -315,7 +315,7 @@ def test_without_drafts_a_row_takes_the_plain_path(engine, vocabulary):
     seen = []
     prompts = make_prompts(vocabulary, 1, shortest=10)
     engine.decoder.register_forward_pre_hook(lambda _, args, options: seen.append((args, options)), with_kwargs=True)
-    generate(engine, prompts, DecodeSettings(max_new_tokens=9, min_new_tokens=9))
+    generate(engine, prompts, DecodeSettings(max_new_tokens=9, min_new_tokens=9, draft_rows=8))
     assert [args[0].shape[1] for args, _ in seen] == [len(prompts[0]), *[1] * 8]
     assert all(options["attend_BTS"] is None and options["positions_BT"] is None for _, options in seen)
 
@@ -323,7 +323,7 @@ def test_without_drafts_a_row_takes_the_plain_path(engine, vocabulary):
 def test_one_row_with_drafts_needs_no_mask(engine, vocabulary):
     seen = []
     prompts = make_prompts(vocabulary, 1, shortest=10)
-    settings = DecodeSettings(max_new_tokens=30, min_new_tokens=30)
+    settings = DecodeSettings(max_new_tokens=30, min_new_tokens=30, draft_rows=8)
     plain, _ = generate(engine, prompts, settings)
     engine.decoder.register_forward_pre_hook(lambda _, args, options: seen.append(options), with_kwargs=True)
     generate(engine, prompts, settings, drafter=Known(prompts, plain, SAYINGS["by chance"]))
@@ -336,7 +336,7 @@ def test_one_row_with_drafts_needs_no_mask(engine, vocabulary):
 def difference_is_found(engine, vocabulary, size=1, saying="by chance"):
     ending(engine.decoder, vocabulary)
     prompts = make_prompts(vocabulary, 6, seed=3)
-    settings = DecodeSettings(max_new_tokens=40, min_new_tokens=3)
+    settings = DecodeSettings(max_new_tokens=40, min_new_tokens=3, draft_rows=8)
     plain = generate(engine, prompts, settings, size=size)
     drafter = Known(prompts, plain[0], SAYINGS[saying])
     with pytest.raises(AssertionError):

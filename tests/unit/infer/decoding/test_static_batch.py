@@ -21,7 +21,7 @@ from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models import decoder as decoder_module
 from chexmix_cli.core.settings.inference import DecodeSettings
 
-LONG = DecodeSettings(max_new_tokens=12, min_new_tokens=12)
+LONG = DecodeSettings(max_new_tokens=12, min_new_tokens=12, draft_rows=8)
 
 
 class Traces:
