@@ -93,7 +93,8 @@ def decoder_micro_batch(settings: Stage1Training | Stage2Training, facts: DataFa
     # A card that holds a share of the blocks' weights casts and adds up none of them by itself.
     apart = {**sizes, "block weights": 0.0}
     moved, moved_apart = (_moved(points, wanted, is_fused=train.compile) for wanted in (sizes, apart))
-    alive, alive_apart = (_alive(settings, facts, wanted) for wanted in (sizes, apart))
+    kept = points if not train.checkpoint_activations else _points_of_kept(settings, facts)
+    alive, alive_apart = (_alive(kept, wanted, train, shape) for wanted in (sizes, apart))
     return MicroBatch(
         tokens=tokens,
         model_flop=flop.per_token * tokens + flop.per_pair * pairs + flop.per_target * targets,
@@ -118,16 +119,21 @@ def _moved(points: Sequence[Point], sizes: Mapping[str, float], *, is_fused: boo
     return ends["traffic"] + whole["fused"] - ends["fused"]
 
 
-def _alive(settings: Stage1Training | Stage2Training, facts: DataFacts, sizes: Mapping[str, float]) -> float:
+def _points_of_kept(settings: Stage1Training | Stage2Training, facts: DataFacts) -> list[Point]:
+    """Return what small models keep alive that recompute nothing: then the peak is the end of the forward pass."""
+    train = dataclasses.replace(settings.train, checkpoint_activations=False)
+    kept = dataclasses.replace(settings, train=train)
+    return [_decoder_point(kept, facts, *small) for small in _SMALL_DECODERS]
+
+
+def _alive(kept: Sequence[Point], sizes: Mapping[str, float], train: LoopSettings, shape: DecoderSettings) -> float:
     """Return the bytes alive at most. Recomputed, a block leaves its float32 input, and one at a time all it made."""
-    kept = dataclasses.replace(settings, train=dataclasses.replace(settings.train, checkpoint_activations=False))
-    points = [_decoder_point(kept, facts, *small) for small in _SMALL_DECODERS]
     # The buffer of logits is cut into chunks, whatever the number of targets.
     wanted = {**sizes, "logits": min(sizes["logits"], GPU_CHUNK_BYTES / _FLOAT_BYTES)}
-    if not settings.train.checkpoint_activations:
-        return _carried(points, wanted)["alive"]
-    of_one = sizes["block tokens"] / settings.model.decoder.num_layers
-    return _carried(points, {**wanted, "block tokens": of_one})["alive"] + _FLOAT_BYTES * sizes["block tokens"]
+    if not train.checkpoint_activations:
+        return _carried(kept, wanted)["alive"]
+    of_one = sizes["block tokens"] / shape.num_layers
+    return _carried(kept, {**wanted, "block tokens": of_one})["alive"] + _FLOAT_BYTES * sizes["block tokens"]
 
 
 def recomputed_shares(settings: Stage1Training | Stage2Training) -> tuple[float, float]:
