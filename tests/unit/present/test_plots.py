@@ -63,3 +63,21 @@ def test_no_two_of_many_lines_look_alike(monkeypatch):
     lines = [Series(name=str(number), x=[0.2, 0.5], y=[number, number]) for number in range(20)]
     curve_png(Curve(name="many", title="many", x_label="x", y_label="y", series=lines))
     assert len(set(looks)) == 20
+
+
+@pytest.mark.parametrize(("count", "beside", "below"), [(3, 2, 0), (5, 0, 1)])
+def test_many_lines_of_several_plots_share_one_legend(monkeypatch, count, beside, below):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    drawn = {Axes: 0, Figure: []}
+    legends = {kind: kind.legend for kind in drawn}
+    monkeypatch.setattr(Axes, "legend", lambda axes, **how: drawn.update({Axes: drawn[Axes] + 1}))
+    monkeypatch.setattr(
+        Figure,
+        "legend",
+        lambda figure, **how: drawn[Figure].append(len(how["handles"])) or legends[Figure](figure, **how),
+    )
+    lines = [Series(name=str(number), x=[0.2, 0.5], y=[number, number]) for number in range(count)]
+    panels_png([Curve(name=name, title=name, x_label="x", y_label="y", series=lines) for name in ("a", "b")])
+    assert (drawn[Axes], drawn[Figure]) == (beside, [count] * below)
