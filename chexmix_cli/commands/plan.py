@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from chexmix_cli.core.settings.inference import GenerateReportSettings
 from chexmix_cli.core.settings.training import resolve_stage
 
 if TYPE_CHECKING:
+    from chexmix_cli.core.plan.cards import CardsPlan
     from chexmix_cli.core.plan.measure import Plan
     from chexmix_cli.core.settings.model import ModelSettings
 
@@ -42,6 +44,15 @@ ModelPreset = Annotated[
     ),
 ]
 
+Cards = Annotated[
+    str | None,
+    typer.Option(
+        "--cards",
+        metavar="N,N",
+        help="Count, without measuring, a step on so many H100 cards each: time, MFU, memory, bytes sent.",
+    ),
+]
+
 _GIB = 1024**3
 
 
@@ -53,17 +64,23 @@ def plan_pretrain(
     preset: PresetName = "mini",
     data: Data = None,
     memory: Memory = None,
+    cards: Cards = None,
 ) -> int:
     """Predict memory and time of a pretraining run. Exit code 0 if it fits, 4 if not.
 
-    A few steps of a smaller model are measured, which takes from some seconds to a minute.
+    A few steps of a smaller model are measured, which takes from some seconds to a minute. With --cards nothing is
+    measured; --memory is then that of a card.
 
     Examples:
 
         chexmix plan pretrain --stage 1 --preset mini --manifest films.jsonl
 
         chexmix plan pretrain --stage 1 --preset phi2 --memory 24
+
+        chexmix plan pretrain --stage 1 --preset phi2 --cards 1,8,64
     """
+    if cards is not None:
+        return _plan_cards(call, stage, cards, data, memory)
     from chexmix_cli.core.plan.pretrain import plan_pretrain as make_plan
     from chexmix_cli.core.runtime import choose_device
 
@@ -131,6 +148,54 @@ def _model(weights: str | None, preset: str | None) -> ModelSettings:
 
 def _bytes(gib: float | None) -> int | None:
     return None if gib is None else round(gib * _GIB)
+
+
+def _plan_cards(call: Call[Any], stage: str, cards: str, data: Path | None, memory: float | None) -> ExitCode:
+    from chexmix_cli.core.plan.card import planned_card
+    from chexmix_cli.core.plan.cards import plan_cards
+
+    if call.options.device != "auto":
+        raise SettingsError("cannot be combined with --device", where="--cards", expected="one of the two")
+    card = planned_card()
+    if memory is not None:
+        card = dataclasses.replace(card, memory_bytes=memory * _GIB)
+    plan = plan_cards(call.settings, _numbers(cards), card=card, data=data, name=f"stage {stage}")
+    Writer(call.options.is_json).write(plan.record(), _cards_text(plan))
+    return ExitCode.DONE if plan.fits else ExitCode.ENVIRONMENT
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise SettingsError(
+            f"is {text!r}", where="--cards", expected="numbers above 0 with commas between, such as 1,8"
+        )
+    return [int(part) for part in parts]
+
+
+def _cards_text(plan: CardsPlan) -> str:
+    """Return a plan of cards as tables, for a terminal."""
+    counts = plan.counts
+    parts_of_step = dict.fromkeys(name for count in counts for name in count.seconds)
+    verdicts = [
+        "fits" if count.fits else f"lacks {_size(count.peak_bytes - count.available_bytes)}" for count in counts
+    ]
+    rows: list[tuple[str, ...]] = [
+        ("step", *(f"{count.step_s:.3g} s" for count in counts)),
+        *((f"  {name}", *(f"{count.seconds.get(name, 0):.3g} s" for count in counts)) for name in parts_of_step),
+        ("MFU", *(f"{count.mfu:.1%}" for count in counts)),
+        ("tokens a second", *(f"{count.tokens / count.step_s:,.0f}" for count in counts)),
+        ("memory", *(_size(count.peak_bytes) for count in counts)),
+        ("", *verdicts),
+    ]
+    heads = ("cards", *(str(count.cards) for count in counts))
+    assumed = [(name, f"{value:g}", plan.card.source[name]) for name, value in plan.card.figures().items()]
+    parts = [
+        f"{plan.command} on {plan.card.name}, counted",
+        draw_table(heads, rows),
+        draw_table(("assumed", "", "by"), assumed),
+    ]
+    return "\n\n".join([*parts, *plan.remarks])
 
 
 def _show(plan: Plan, is_json: bool) -> ExitCode:

@@ -62,7 +62,7 @@ FLAGS = {
         "--quantize",
         "--image-preset",
     },
-    "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--device", "--dtype", "--json"},
+    "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--cards", "--device", "--dtype", "--json"},
     "plan generate-report": TRAINING - {"--preset"}
     | {"--model-preset", "--weights", "--memory", "--device", "--dtype", "--json"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--quarantine"},

@@ -110,6 +110,7 @@ class Curve:
         title, x_label, y_label: of the axes, units included.
         series: its lines.
         is_roc: the plot is square and shows the diagonal.
+        log_axes: axes on which equal ratios are equally far apart: ``x``, ``xy`` or none.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Curve:
     y_label: str
     series: Sequence[Series]
     is_roc: bool = False
+    log_axes: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

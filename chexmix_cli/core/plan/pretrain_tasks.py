@@ -36,8 +36,19 @@ def drawn_tokenizer_task(settings: TokenizerTraining, size: PictureSize) -> tupl
     return TokenizerTask(cut, vqgan, films, val, [str(number) for number in range(len(films))]), loop
 
 
+def empty_tokenizer_task(settings: TokenizerTraining) -> TokenizerTask:
+    """Return the stage's task at its full size, without a film and on the meta device: shapes alone."""
+    films = _films(settings.model, 0)
+    with torch.device("meta"):
+        return TokenizerTask(settings, Vqgan(settings.model.vqgan), films, films, [])
+
+
 def drawn_decoder_task(
-    settings: Stage1Training | Stage2Training, size: DecoderSize, report_tokens: Sequence[int]
+    settings: Stage1Training | Stage2Training,
+    size: DecoderSize,
+    report_tokens: Sequence[int],
+    *,
+    has_values: bool = True,
 ) -> tuple[DecoderTask, LoopSettings]:
     """Return the stage's task on random documents, and its loop, with a decoder of that size.
 
@@ -45,6 +56,7 @@ def drawn_decoder_task(
         settings: root of the stage.
         size: of decoder and micro-batch.
         report_tokens: lengths of reports; the longest is among the drawn ones, which decides what a batch is padded to.
+        has_values: else the decoder is on the meta device: its shapes alone.
     """
     loop = _loop(settings.train, size.examples)
     model = cut_decoder(settings.model, size)
@@ -56,8 +68,10 @@ def drawn_decoder_task(
         in_a_row = row_tokens // (model.vocabulary.prompt_length + min(lengths)) + 1
     packing = dataclasses.replace(settings.packing, row_tokens=row_tokens)
     cut = dataclasses.replace(settings, model=model, train=loop, packing=packing)
-    decoder = Decoder(model.decoder)
-    init_decoder(decoder, step_generator(0, 0))
+    with torch.device("cpu" if has_values else "meta"):
+        decoder = Decoder(model.decoder)
+    if has_values:
+        init_decoder(decoder, step_generator(0, 0))
     train, val = (_documents(model, count * in_a_row, lengths) for count in (loop.batch_size, size.examples))
     return DecoderTask(cut, decoder, train, val, lambda directory: None), loop
 

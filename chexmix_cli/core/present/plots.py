@@ -70,6 +70,10 @@ class Plot(Protocol):
     def is_roc(self) -> bool:
         """Return whether it is square with a diagonal."""
 
+    @property
+    def log_axes(self) -> str:
+        """Return the axes with a logarithmic scale: some of x and y."""
+
 
 def curve_png(plot: Plot) -> bytes:
     """Return a plot as PNG bytes; the same plot gives the same bytes."""
@@ -93,7 +97,8 @@ def curve_png(plot: Plot) -> bytes:
 def panels_png(plots: Sequence[Plot]) -> bytes:
     """Return plots beside each other, up to three a row, over the same x, as PNG bytes; the same give the same bytes.
 
-    A line of one name looks alike in all of them. An x of whole numbers is a count.
+    A line of one name looks alike in all of them. An x of whole numbers is a count. Where a plot has many lines, one
+    legend for all stands below.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,18 +107,26 @@ def panels_png(plots: Sequence[Plot]) -> bytes:
     columns = 2 if len(plots) in (2, 4) else min(3, len(plots))
     rows = -(-len(plots) // columns)
     width, height = _PANEL_IN
-    figure = Figure(figsize=(width * columns, height * rows), dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     names = dict.fromkeys(line.name for plot in plots for line in plot.series)
     styles = {name: number for number, name in enumerate(names)}
+    is_below = max(len(plot.series) for plot in plots) > _MOST_INSIDE
+    below = _LEGEND_ROW_IN * (len(names) // 2 + 1) if is_below else 0
+    size = (width * columns, height * rows + below)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    handles: dict[str, Any] = {}
     first: Any = None
     for number, plot in enumerate(plots, start=1):
         axes: Any = figure.add_subplot(rows, columns, number, sharex=first)
         first = axes if first is None else first
         _draw(axes, plot, styles)
-        if all(isinstance(x, int) for line in plot.series for x in line.x):
+        if not plot.log_axes and all(isinstance(x, int) for line in plot.series for x in line.x):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False, fontsize=8.5)
+        handles |= {handle.get_label(): handle for handle in axes.get_lines()}
+        if not is_below:
+            axes.legend(frameon=False, fontsize=8.5)
+    if is_below:
+        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     return _png(figure)
 
 
@@ -131,6 +144,12 @@ def _draw(axes: Any, plot: Plot, styles: Mapping[str, int] | None = None) -> Non
     if plot.is_roc:
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--", zorder=0)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    if "x" in plot.log_axes:
+        places = sorted({x for line in plot.series for x in line.x})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+    if "y" in plot.log_axes:
+        axes.set_yscale("log")
     axes.set_title(plot.title, fontsize=11, loc="left")
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)

@@ -29,6 +29,39 @@ def test_a_run_that_does_not_fit_exits_4_and_says_by_how_much(call):
     assert any("micro_batch_size" in remedy["what"] for remedy in record["remedies"])
 
 
+@pytest.mark.parametrize(("memory", "code"), [("80", 0), ("1", 4)])
+def test_cards_are_counted(call, memory, code):
+    result = call("plan", "pretrain", *DEBUG, "--cards", "1,2", "--set", "train.micro_batch_size=1", "--memory", memory)
+    assert result.code == code, result.stderr
+    (record,) = result.records
+    assert [count["cards"] for count in record["counts"]] == [1, 2]
+    for count in record["counts"]:
+        assert count["step_s"] == pytest.approx(sum(count["seconds"].values()), abs=1e-3)
+        assert 0 < count["mfu"] < 1
+    assert record["assumptions"]["memory_bytes"]["value"] == float(memory) * 1024**3
+
+
+def test_a_person_reads_cards_beside_each_other(call, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    shown = call("plan", "pretrain", *DEBUG, "--cards", "1", "--memory", "1").stdout
+    for word in ("MFU", "products", "lacks", "assumed", "data sheet", "not measured"):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("cards", "more", "said"),
+    [
+        ("1,x", (), "numbers above 0 with commas between"),
+        ("0", (), "numbers above 0 with commas between"),
+        ("1", ("--device", "cpu"), "cannot be combined with --device"),
+        ("7", (), "micro-batches for 7 cards"),
+    ],
+)
+def test_cards_that_cannot_be_planned_are_refused(call, cards, more, said):
+    result = call("plan", "pretrain", *DEBUG, "--cards", cards, *more)
+    assert (result.code, said in result.stderr, result.stdout) == (2, True, "")
+
+
 @pytest.mark.parametrize("memory", ["8", "0.1"])
 def test_a_person_reads_tables(call, monkeypatch, memory):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)

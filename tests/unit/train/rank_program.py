@@ -5,6 +5,7 @@ usage: python rank_program.py FOLDER
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from small_runs import STAGES, make_trainer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chexmix_cli.core.train import loop
 from chexmix_cli.core.train.distributed import barrier, is_main, joined, rank
@@ -41,7 +43,39 @@ def trainer(stage: str, out: Path, parallel: str, **loop: Any) -> Trainer:
     return make_trainer(stage, out, steps=STEPS, parallel=parallel, ema_decay=0.5, has_values=has_values, **loop)
 
 
+class Collectives(TorchDispatchMode):
+    """Counts what is gathered, reduced and summed while the block runs: bytes of whole tensors, and calls."""
+
+    NAMES = {"_allgather_base_": "gathered", "_reduce_scatter_base_": "reduced", "allreduce_": "summed"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = {name: [0, 0] for name in self.NAMES.values()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        name = self.NAMES.get(func._schema.name.removeprefix("c10d::"))
+        if name is not None:
+            tensors = [part for part in args[:2] if isinstance(part, torch.Tensor)] or args[0]
+            count = self.found[name]
+            count[0] += max(tensor.numel() * tensor.element_size() for tensor in tensors)
+            count[1] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_collectives(folder: Path, parallel: str) -> None:
+    """Write what one step's first micro-batch of a rank sends, in bfloat16."""
+    run = trainer("1", folder / f"count-{parallel}", parallel, precision="bfloat16")
+    task = run.task
+    micros = task.split(task.prepare(task.select(0), torch.Generator().manual_seed(0)), 1)
+    with Collectives() as collectives:
+        run.layout.backward(micros[rank()], 1, is_last=True)
+    if is_main():
+        (folder / f"{parallel}-collectives.json").write_text(json.dumps(collectives.found))
+
+
 def main(folder: Path) -> None:
+    for parallel in ("ddp", "fsdp"):
+        count_collectives(folder, parallel)
     for parallel in ("ddp", "fsdp"):
         for stage in STAGES:
             assert trainer(stage, folder / f"{parallel}-{stage}", parallel).run(resume=False)

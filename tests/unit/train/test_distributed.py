@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -10,11 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_runs
 import torch
 from rank_program import STEPS
 from safetensors.torch import load_file
 from small_runs import STAGES, make_trainer, metrics
 
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.plan.exchange import parameters_of, replicated, sharded
 from chexmix_cli.core.train.checkpoint import list_checkpoints
 
 PROGRAM = Path(__file__).with_name("rank_program.py")
@@ -94,6 +98,25 @@ def test_two_processes_do_what_one_does(runs, stage, parallel):
 def test_weights_gathered_in_bfloat16_learn_what_one_process_does(runs):
     """Autocast rounds the same tensors; what differs is the order in which gradients are summed."""
     assert_same_run(runs / "alone-bfloat16", runs / "fsdp-bfloat16", rel=2e-3)
+
+
+def test_a_plan_counts_what_two_processes_send(runs):
+    decoder = Decoder(small_runs.model_settings().decoder)
+    parameters, found = parameters_of(decoder, decoder.blocks), {}
+    for parallel in PARALLEL:
+        found[parallel] = json.loads((runs / f"{parallel}-collectives.json").read_text())
+    counted = sharded(parameters, "bfloat16")
+    for name, travels in (
+        ("gathered", (counted.first, counted.forward, counted.again)),
+        ("reduced", (counted.reduced, counted.last)),
+    ):
+        num_bytes, calls = found["fsdp"][name]
+        assert calls == sum(travel.calls for travel in travels), name
+        # Each process's share of each tensor is as long as the others': rows are added to some.
+        assert num_bytes == pytest.approx(sum(travel.num_bytes for travel in travels), rel=0.01), name
+    assert found["fsdp"]["summed"] == [0, 0]
+    summed = replicated(parameters).step
+    assert found["ddp"] == {"gathered": [0, 0], "reduced": [0, 0], "summed": [summed.num_bytes, summed.calls]}
 
 
 def test_another_order_would_be_seen(runs):

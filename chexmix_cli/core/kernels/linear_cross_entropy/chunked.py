@@ -25,7 +25,7 @@ from torch import Tensor
 #: Most bytes of one chunk's logits, about 500 tokens of the released vocabulary: fewer make the products slower.
 _CHUNK_BYTES = 128 << 20
 #: The same where a chunk costs the start of a dozen kernels, and memory is passed over as fast as it is: on a GPU.
-_GPU_CHUNK_BYTES = 1 << 30
+GPU_CHUNK_BYTES = 1 << 30
 #: A chunk is a multiple of so many tokens, as far as there are so many.
 _STEP = 64
 #: Most bytes of the logits that are turned into gradients at a time: they stay in the cache for all passes over them.
@@ -153,7 +153,7 @@ def _chunks(count: int, w_VD: Tensor) -> list[slice]:
 
 def _chunk_size(w_VD: Tensor) -> int:
     """Return how many tokens a chunk has at most."""
-    fitting = (_GPU_CHUNK_BYTES if w_VD.is_cuda else _CHUNK_BYTES) // (4 * len(w_VD))
+    fitting = (GPU_CHUNK_BYTES if w_VD.is_cuda else _CHUNK_BYTES) // (4 * len(w_VD))
     return max(1, fitting - fitting % _STEP if fitting > _STEP else fitting)
 
 
