@@ -25,6 +25,7 @@ CELLS = [(command, fault) for command in (*_COMMANDS, *_SERVERS) for fault in _F
 CHOSEN = [
     ("evaluate report", "kill -9 in a write"),
     ("data merge, records", "SIGTERM"),
+    ("data merge, records", "an unreadable file"),
     ("tokenize", "a disk that fills"),
     ("tokenize", "no memory (torch)"),
     ("generate-report", "SIGINT"),
