@@ -1,10 +1,11 @@
 """Every command under every fault: exit codes, what is on disk, what the same command makes of it afterwards.
 
-``make faults`` runs all cells; some of every kind are in the suite.
+``make faults`` runs all cells; a few are in the suite.
 """
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -18,10 +19,11 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 from tests.cli.conftest import film_pixels
 from tests.faults.servers import CODES, NOT_APPLICABLE, Place, run_dicom, run_http
 
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="disks and rights are Linux's")
 _COMMANDS, _FAULTS = ({one.name: one for one in some} for some in (COMMANDS, FAULTS))
 _SERVERS = tuple(CODES)
 CELLS = [(command, fault) for command in (*_COMMANDS, *_SERVERS) for fault in _FAULTS]
-#: In the suite: each fault once or more, each on a command where it was found to do harm, or does most.
+#: In the suite: cells where harm was found, and those that ask for most.
 CHOSEN = [
     ("evaluate report", "kill -9 in a write"),
     ("data merge, records", "SIGTERM"),
@@ -68,6 +70,7 @@ def _pictures(folder):
     return paths
 
 
+@needs_linux
 @pytest.mark.faults
 # pynetdicom leaves the sockets of connections that fail to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -76,6 +79,7 @@ def test_a_cell(run_cell, command, fault):
     run_cell(command, fault)
 
 
+@needs_linux
 @pytest.mark.parametrize(("command", "fault"), CHOSEN, ids=["-".join(cell) for cell in CHOSEN])
 def test_chosen(matrix, command, fault):
     matrix.run(_COMMANDS[command], _FAULTS[fault])
