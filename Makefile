@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo check fast test lint types unit docs site browser orthanc clinical aot gpu-bench fuzz \
-  kill-resume gpu-day peers serve-load dist-test ray format clean distclean
+  faults kill-resume gpu-day peers serve-load dist-test ray format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -106,6 +106,11 @@ FUZZ_INPUTS ?= 2000
 FUZZ_ARGS ?=
 fuzz: $(VENV)/.dev-ready  ## read FUZZ_INPUTS damaged inputs a parser: DICOM, pictures, archives, text, weights, journals, requests
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --inputs $(FUZZ_INPUTS) $(FUZZ_ARGS)
+
+# As root on Linux also with disks that are full. PYTEST_ARGS="-k pretrain" runs some; the table keeps the others.
+faults: $(VENV)/.dev-ready  ## every command and server under every fault: signals, full disks, dead workers; docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults $(PYTEST_ARGS)
+	$(BIN)/python tools/fault_table.py
 
 # FILMS: a folder of pictures or DICOM files, as many as you have patience for.
 FILMS ?= ../shared/data/radiographs/images

@@ -9,7 +9,7 @@ import sys
 
 from chexmix_cli.commands.shared.console import print_error
 from chexmix_cli.core.errors import ChexmixError, ExitCode, told_traceback
-from chexmix_cli.core.runtime import use_cores
+from chexmix_cli.core.runtime import is_out_of_memory, use_cores
 
 #: What a shell shows of a filter whose reader has read enough: 128 and SIGPIPE.
 _READER_GONE = 141
@@ -75,9 +75,7 @@ def run(arguments: list[str]) -> int:
 
 def _foreign(error: Exception, verbose: bool) -> int:
     """Tell apart what the machine refused (memory, disk, permissions) from a bug."""
-    # torch is asked only if a command has loaded it.
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+    if is_out_of_memory(error):
         print_error("not enough memory", "a smaller batch size (see --show-config) needs less")
     elif isinstance(error, OSError) and error.errno is not None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename:

@@ -53,7 +53,7 @@ def review(
 def _run(inputs: list[str], run: RunOptions, settings: ReviewSettings, out: Path, *, is_explained: bool) -> int:
     from chexmix_cli.commands.records.film_jobs import film_jobs
     from chexmix_cli.commands.records.parts import refuse_repeats
-    from chexmix_cli.commands.records.stopping import StopRequests
+    from chexmix_cli.commands.shared.stopping import StopRequests
     from chexmix_cli.library.jobs.batches import run_batches
     from chexmix_cli.library.reports import MARK, Reporter
     from chexmix_cli.library.review import Review, naming_folder

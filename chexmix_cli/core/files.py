@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,21 +16,30 @@ from chexmix_cli.core.errors import MachineError
 
 #: In a folder that one process at a time may write to; it stays there, empty.
 LOCK_FILE = ".lock"
+#: Folders that this process holds. One that has gone is not made anew: what was written is elsewhere now.
+_HELD: set[Path] = set()
+#: Machines that write to one disk do not know each other's processes.
+_MACHINE = re.sub(r"\W", "", platform.node())[:20] or "here"
+_PARTIAL = re.compile(rf"\..+\.{_MACHINE}-(\d+)\.partial")
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` that takes its name, flushed to disk, when the block ends well.
 
-    The folder is made if missing. On an exception the temporary file goes and ``path`` stays as it was.
+    The folder is made if missing, unless it lies in one that is held. On an exception the temporary file goes and
+    ``path`` stays as it was. What stays of a process that is killed goes when the next one of this machine writes in
+    the folder.
 
     Raises:
         OSError: if the system refuses the folder or the file; it names the file.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}.partial")
     try:
         with naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not any(folder in _HELD and not folder.exists() for folder in path.parents):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            _clear(path.parent)
             with partial.open("wb") as file:
                 yield file
                 file.flush()
@@ -36,6 +48,28 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=256)
+def _clear(folder: Path) -> None:
+    """Remove what writers left in a folder that were killed on this machine; once a process, for a listing may be long.
+
+    Only POSIX tells by its number whether a process is there.
+    """
+    for name in os.listdir(folder) if os.name == "posix" else ():
+        writer = _PARTIAL.fullmatch(name)
+        if writer is not None and not _is_running(int(writer[1])):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _is_running(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of somebody else
+        pass
+    return True
 
 
 @contextmanager
@@ -52,6 +86,8 @@ def naming(path: Path) -> Iterator[None]:
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes of ours from writing to a folder, which is made if missing, while the block runs.
 
+    So files that are half written belong to nobody when it begins, and go.
+
     Raises:
         MachineError: if another process holds it.
     """
@@ -63,9 +99,14 @@ def held(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise MachineError("another process is writing it", where=str(folder), hint="wait for it to end") from None
+    _HELD.add(folder)
     try:
+        for leftover in folder.glob(".*.partial"):
+            if not leftover.is_dir():  # a training's, which has its own way
+                leftover.unlink(missing_ok=True)
         yield
     finally:
+        _HELD.discard(folder)
         lock.release()
 
 

@@ -298,7 +298,7 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def memory_errors(doing: str, hint: str | None) -> Iterator[None]:
-    """Turn torch's out-of-memory errors inside the block into a MachineError.
+    """Turn out-of-memory errors inside the block, torch's and others', into a MachineError.
 
     Args:
         doing: what needed the memory, for the message.
@@ -308,9 +308,18 @@ def memory_errors(doing: str, hint: str | None) -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise MachineError("not enough GPU memory", where=doing, hint=hint) from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # the CPU allocator has no exception type of its own
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise MachineError("not enough memory", where=doing, hint=hint) from None
+        kind = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        raise MachineError(f"not enough {kind}", where=doing, hint=hint) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that there is not enough memory, be it Python's, numpy's or torch's."""
+    # torch is asked only if someone has loaded it.
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    # torch's allocator on the CPU has no exception type of its own.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -81,6 +81,7 @@ def test_a_fault_costs_its_batch_and_not_the_server(serving, films, caplog):  # 
         (ZeroDivisionError("Zephyranthes"), "BUG", 500),
         (WeightsError("the decoder's output is nan", where="/home/ada/weights"), "WEIGHTS", 500),
         (MachineError("not enough memory", where="decoding reports"), "MACHINE", 503),
+        (MemoryError("Zephyranthes"), "MACHINE", 503),
     ]
     logger = logging.getLogger("chexmix")
     before, logger.propagate = logger.propagate, True
@@ -106,6 +107,7 @@ def test_a_fault_costs_its_batch_and_not_the_server(serving, films, caplog):  # 
         ("error", "ZeroDivisionError"),
         ("error", "WeightsError"),
         ("error", "MachineError"),
+        ("error", "MemoryError"),
     ]
     assert "Zephyranthes" not in json.dumps(lines)
     assert any("serve/http/batching.py" in place for place in lines[0]["at"])

@@ -81,7 +81,7 @@ def _studies(path: Path) -> dict[str, dict[str, Any]]:
 
 def _run(call: Call[GenerateReportSettings], studies: dict[str, dict[str, Any]], target: Path, root: Path) -> int:
     from chexmix_cli.commands.records.output_paths import write_file
-    from chexmix_cli.commands.records.stopping import StopRequests
+    from chexmix_cli.commands.shared.stopping import StopRequests
     from chexmix_cli.library.jobs.batches import run_batches
     from chexmix_cli.library.reports import Reporter
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from chexmix_cli.commands.records.quarantine import Quarantine
 from chexmix_cli.commands.records.record_file import RecordFile, check_form
 from chexmix_cli.commands.records.record_page import ENDING, RecordPage
-from chexmix_cli.commands.records.stopping import StopRequests
 from chexmix_cli.commands.records.streams import Writer
+from chexmix_cli.commands.shared.stopping import StopRequests
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.library.jobs.job import Job, Record
 

@@ -20,6 +20,7 @@ import typer
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.commands.shared.help import COMMON_OPTIONS
 from chexmix_cli.commands.shared.options import ALWAYS, SETTINGS, RunOptions, Sets
+from chexmix_cli.commands.shared.stopping import StopRequests
 from chexmix_cli.core.errors import ExitCode
 from chexmix_cli.core.settings.load import Layer, Resolved, parse_assignments, read_toml, resolve, user_layers
 
@@ -85,7 +86,9 @@ def command(settings: Any, *common: str, **keys: str) -> Callable[[Callable[...,
                 typer.echo(resolved.to_json())
                 return ExitCode.DONE
             options.console.start_logging()
-            return function(Call(None if resolved is None else resolved.settings, options), **given)
+            # So that temporary files go, and the exit code is the documented one, whatever asks it to stop.
+            with StopRequests():
+                return function(Call(None if resolved is None else resolved.settings, options), **given)
 
         # Typer reads both; names are all that counts, so a required flag may follow another.
         context = inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typer.Context)

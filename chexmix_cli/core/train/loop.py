@@ -81,7 +81,7 @@ class Trainer:
         self._report: OnRecord = report if is_main() else lambda record: None
 
     def run(self, *, resume: bool) -> bool:
-        """Train to the last step; return False if a SIGTERM or SIGINT ended it early, with a checkpoint written.
+        """Train to the last step; return False if a signal ended it early, with a checkpoint written.
 
         Raises:
             TrainingError: if a loss or gradient is not finite, or there is nothing to resume from.
@@ -258,13 +258,16 @@ def resumes(out: Path, is_asked: bool, report: OnRecord) -> bool:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and SIGINT into a flag that the loop reads between steps."""
+    """Turn a scheduler's SIGTERM, Ctrl-C and a terminal that closes into a flag that the loop reads between steps."""
     received: list[int] = []
 
     def remember(number: int, _frame: object) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP")]
+    # Ignored on purpose: nohup, and jobs in the background of a script.
+    caught = [one for one in numbers if one is not None and signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, remember) for number in caught}
     try:
         yield lambda: bool(received)
     finally:

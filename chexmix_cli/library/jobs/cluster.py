@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from chexmix_cli.core.errors import ChexmixError, MachineError, WorkerBugError, told_traceback
+from chexmix_cli.core.runtime import is_out_of_memory
 from chexmix_cli.core.settings.inference import RaySettings
 from chexmix_cli.library.jobs.batches import ends_batch, run_batches
 from chexmix_cli.library.jobs.job import Job, Prepared
@@ -202,9 +203,11 @@ def _do(packed: bytes, inputs: list[Callable[[], Any]]) -> list[Any]:
     jobs = (Job(str(number), prepare) for number, prepare in enumerate(inputs))
     try:
         return [result for _, result in run_batches(jobs, opened.process, batch_size=len(inputs))]
-    except (ChexmixError, MemoryError):
+    except ChexmixError:
         raise
     except Exception as error:  # Ray would send the message of anyone's error along
+        if is_out_of_memory(error):
+            raise MemoryError from None
         raise WorkerBugError(told_traceback(error)) from None
 
 

@@ -42,12 +42,15 @@ def _in_order(files: Sequence[Path], num_listed: int) -> Iterator[bytes]:
 
 
 def _ordered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as lines:
-        for entry, line in zip(read_entries(journal_folder(path)), lines, strict=False):
-            if entry["record"] != record_digest(line):
-                what = f"the record of input {entry['order']} is another one than the run wrote"
-                raise DataError(Reason.CORRUPT, what, where=path.name)
-            yield entry["order"], line
+    try:
+        with path.open("rb") as lines:
+            for entry, line in zip(read_entries(journal_folder(path)), lines, strict=False):
+                if entry["record"] != record_digest(line):
+                    what = f"the record of input {entry['order']} is another one than the run wrote"
+                    raise DataError(Reason.CORRUPT, what, where=path.name)
+                yield entry["order"], line
+    except OSError as error:  # who writes the lines would take it for an error of the target
+        raise DataError(Reason.UNREADABLE, f"cannot be read ({error.strerror})", where=path.name) from None
 
 
 def _finished_run(path: Path) -> dict[str, Any]:

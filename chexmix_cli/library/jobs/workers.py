@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from chexmix_cli.core.errors import ChexmixError, DataError, Reason, WorkerBugError, told_traceback
+from chexmix_cli.core.runtime import is_out_of_memory
 from chexmix_cli.library.jobs.job import RECORD_ERRORS, Job, attempt
 
 Prepared = TypeVar("Prepared")
@@ -199,9 +200,7 @@ def _outcome(prepare: Callable[[], Any]) -> tuple[str, Any]:
         return "done", prepare()
     except RECORD_ERRORS as error:
         return "done", error
-    except MemoryError:
-        return "bug", MemoryError()
     except OSError as error:
         return "bug", OSError(error.errno, error.strerror)
     except Exception as error:
-        return "bug", WorkerBugError(told_traceback(error))
+        return "bug", MemoryError() if is_out_of_memory(error) else WorkerBugError(told_traceback(error))

@@ -70,9 +70,7 @@ class StudyQueue:
                 shutil.rmtree(study)
         #: Images in the queue or done.
         self._known = set(self._found_instances())
-        now = clock()
-        # A clock that was set back must not keep a study waiting.
-        self._arrived_s = {path.name: min(now, _newest_s(path)) for path in self._place("receiving").iterdir()}
+        self._arrived_s = {path.name: _newest_s(path) for path in self._place("receiving").iterdir()}
         self._ended: set[str] = set()
 
     def receive(self, data: bytes, *, study: str, instance: str) -> str | None:
@@ -125,6 +123,8 @@ class StudyQueue:
             if begun:
                 return begun[0]
             now = self._clock()
+            # A clock that was set back must not keep a study waiting.
+            self._arrived_s = {name: min(now, then) for name, then in self._arrived_s.items()}
             whole = [name for name, then in self._arrived_s.items() if name in self._ended or now - then >= quiet_s]
             if not whole:
                 return None

@@ -22,7 +22,7 @@ from chexmix_cli.core.errors import ChexmixError
 from chexmix_cli.library.films import Film
 from chexmix_cli.library.jobs.batches import run_batches
 from chexmix_cli.library.jobs.job import Job
-from chexmix_cli.serve.http.errors import RefusedError, bug, refusal_of
+from chexmix_cli.serve.http.errors import RefusedError, refusal_of, refusal_of_foreign
 from chexmix_cli.serve.http.logs import log_exception
 from chexmix_cli.serve.http.metrics import Metrics
 from chexmix_cli.serve.http.verbs import Served, Verb
@@ -195,7 +195,7 @@ class ModelThread:
             return [refusal_of(error)] * len(batch)
         except Exception as error:  # a bug costs its batch, not the server
             log_exception(_LOG, error, during=verb.name)
-            return [bug()] * len(batch)
+            return [refusal_of_foreign(error)] * len(batch)
         return [refusal_of(one) if isinstance(one, ChexmixError) else one for _, one in found]
 
 

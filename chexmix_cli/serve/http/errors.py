@@ -13,6 +13,7 @@ from chexmix_cli.core.errors import (
     ShapeError,
     VocabularyError,
 )
+from chexmix_cli.core.runtime import is_out_of_memory
 from chexmix_cli.library.results import error_code
 
 #: Code to status. Codes of films that give no result (:class:`Reason`) are 422, ``TOO_LARGE`` 413.
@@ -45,6 +46,8 @@ STATUS: dict[str, int] = {
 _UNPROCESSABLE = 422
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _FIRST_SERVER_STATUS = 500
+#: Seconds until what the machine lacks may be there.
+_RETRY_S = 60
 
 
 class RefusedError(Exception):
@@ -84,13 +87,15 @@ def refusal_of(error: ChexmixError, *, param: str | None = None) -> RefusedError
     if isinstance(error, DataError | ShapeError | VocabularyError | SettingsError):
         return RefusedError(error_code(error), error.with_hint, param=param)
     if isinstance(error, MachineError):
-        return RefusedError("MACHINE", str(error), retry_after_s=60)
+        return RefusedError("MACHINE", str(error), retry_after_s=_RETRY_S)
     # Its message may name a path of the server's.
     return RefusedError("WEIGHTS", "the model cannot do this: see the server's log")
 
 
-def bug() -> RefusedError:
-    """Return what a request is told of an error that nobody foresaw: nothing of what it says."""
+def refusal_of_foreign(error: Exception) -> RefusedError:
+    """Return what a request is told of an error that is none of ours: nothing of what it says."""
+    if is_out_of_memory(error):
+        return RefusedError("MACHINE", "not enough memory", retry_after_s=_RETRY_S)
     return RefusedError("BUG", "an unexpected error, which is a bug of chexmix: see the server's log")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from chexmix_cli.core.settings.serving import HttpSettings
 from chexmix_cli.serve.http.batching import Ticket
-from chexmix_cli.serve.http.errors import RefusedError, bug
+from chexmix_cli.serve.http.errors import RefusedError, refusal_of_foreign
 from chexmix_cli.serve.http.logs import log_event, log_exception
 from chexmix_cli.serve.http.metrics import Metrics
 
@@ -115,7 +115,7 @@ class Gate:
             await _answer(RefusedError("OUT_OF_TIME", limit, retry_after_s=self._retry_s()), exchange, send)
         except Exception as error:
             log_exception(_LOG, error, during="request")
-            await _answer(bug(), exchange, send)
+            await _answer(refusal_of_foreign(error), exchange, send)
         finally:
             self._conclude(scope, exchange)
 

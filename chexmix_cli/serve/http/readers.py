@@ -11,7 +11,7 @@ from chexmix_cli.core.errors import ChexmixError
 from chexmix_cli.library.films import Film
 from chexmix_cli.library.jobs.job import Job, attempt
 from chexmix_cli.library.jobs.workers import StandingWorker
-from chexmix_cli.serve.http.errors import bug, refusal_of
+from chexmix_cli.serve.http.errors import refusal_of, refusal_of_foreign
 from chexmix_cli.serve.http.logs import log_exception
 
 #: Seconds that a process may take to start.
@@ -55,7 +55,7 @@ class Readers:
             found = await asyncio.get_running_loop().run_in_executor(self._threads, self._attempt, job)
         except Exception as error:
             log_exception(_LOG, error, during="read")
-            raise bug() from None
+            raise refusal_of_foreign(error) from None
         if isinstance(found, ChexmixError):
             raise refusal_of(found, param=param)
         return found

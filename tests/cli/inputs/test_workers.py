@@ -37,6 +37,12 @@ def break_down() -> int:
     raise ZeroDivisionError("a bug")
 
 
+def hoard() -> object:
+    import torch
+
+    return torch.empty(1 << 60, dtype=torch.uint8)
+
+
 def travelling(prepares) -> Iterator[Job[int]]:
     for number, prepare in enumerate(prepares):
         yield Job(str(number), prepare, can_travel=True)
@@ -94,6 +100,11 @@ def test_an_idle_worker_that_dies_costs_nothing():
 def test_a_bug_in_a_worker_is_a_bug_here():
     with pytest.raises(WorkerBugError, match="ZeroDivisionError"):
         list(prepare_ahead(travelling([break_down]), 1, ahead=1))
+
+
+def test_no_memory_in_a_worker_is_no_memory_here_and_no_bug():
+    with pytest.raises(MemoryError):
+        list(prepare_ahead(travelling([hoard]), 1, ahead=1))
 
 
 def test_leaving_early_leaves_no_process():

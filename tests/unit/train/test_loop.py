@@ -41,14 +41,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(build, tmp_path, 
         assert torch.equal(tensor, expected[name]), name
 
 
-def test_sigterm_leaves_a_checkpoint_to_go_on_from(build, tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_a_checkpoint_to_go_on_from(build, tmp_path, name):
+    number = getattr(signal, name, None)
+    if number is None or signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip(f"there is no {name} here, or it is ignored")
+
     def terminate(record):
         if record.get("step") == 5 and "loss" in record:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     assert build("1", tmp_path / "parts", report=terminate).run(resume=False) is False
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     assert list_checkpoints(tmp_path / "parts" / "checkpoints")[-1].name == "checkpoint-00000005"
     assert build("1", tmp_path / "parts").run(resume=True)
     build("1", tmp_path / "whole").run(resume=False)

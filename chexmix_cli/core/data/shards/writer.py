@@ -233,8 +233,6 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _begin(folder: Path, identity: ShardIdentity) -> ShardSet:
     """Return what a folder has of the set, after making it ready for the rest."""
-    for leftover in folder.glob(".shard*.partial"):
-        leftover.unlink(missing_ok=True)
     if not (folder / files.SET_FILE).exists():
         _write_set_file(folder, identity, None)
     found = ShardSet.open(folder, allow_partial=True)

@@ -102,8 +102,6 @@ class IndexWriter:
                 raise DataError(Reason.UNKNOWN_FORMAT, "is not empty and holds no index", where=str(self._folder))
             values = {"schema": SCHEMA, "identity": dataclasses.asdict(self._identity)}
             write_json(path, values)
-        for leftover in self._folder.glob(".*.partial"):
-            leftover.unlink(missing_ok=True)
         index = VectorIndex.open(self._folder)
         index.identity.require(str(self._folder), **dataclasses.asdict(self._identity))
         known = {kind: dict(zip(index.ids(kind), index.digests(kind), strict=True)) for kind in KINDS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -119,3 +120,29 @@ def test_a_common_option_can_stand_for_a_setting_where_it_is_given(words, sample
     CALLS.clear()
     typer.main.get_command(app).main(args=words, standalone_mode=False)
     assert CALLS[0][0].settings.fill.samples == samples
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_whatever_asks_a_command_to_stop_ends_it_as_ctrl_c_does(monkeypatch, name):
+    """So that temporary files go: the signal's own way would end the process where it stands."""
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"there is no {name} here")
+    before = signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    reached = []
+
+    @command(None)
+    def stopped(call: Call[None]) -> int:
+        """Stop."""
+        try:
+            signal.raise_signal(number)
+        finally:
+            reached.append("the end of a context")
+        return 0
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stopped(is_quiet=False, is_verbose=False, typer_context=None)
+    finally:
+        signal.signal(number, before)
+    assert reached

@@ -57,6 +57,24 @@ def test_a_study_is_whole_when_nothing_of_it_came_for_a_while(queue, clock):
     assert queue.counts() == {"receiving": 0, "working": 1, "sending": 0, "quarantine": 0, "done": 0}
 
 
+def test_a_clock_that_is_set_back_keeps_no_study_waiting(queue, clock):
+    queue.receive(b"one", study="s", instance="a")
+    clock.now_s -= 86_400
+    assert queue.claim(10) is None
+    clock.now_s += 10
+    assert queue.claim(10) is not None
+    # Nor one that an earlier process took in.
+    queue.receive(b"two", study="t", instance="b")
+    (film,) = (queue.folder / "receiving" / "t" / "films").iterdir()
+    os.utime(film, (clock.now_s + 86_400, clock.now_s + 86_400))
+    again = StudyQueue(queue.folder, salt_mark="a", clock=clock)
+    finish(again.claim(10), again)
+    clock.now_s += 10
+    assert again.claim(10) is None
+    clock.now_s += 10
+    assert again.claim(10).name == "t"
+
+
 def test_an_image_is_flushed_to_disk_with_its_name_before_it_is_said_to_be_there(queue, monkeypatch):
     flushed: list[int] = []
     flush = os.fsync

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class StopRequests:
-    """Makes KeyboardInterrupt of every request to stop, while the context is open.
+    """Makes KeyboardInterrupt of every request to stop, while the context is open, in the main thread.
 
     Between :meth:`hold` and :meth:`release` the first request waits: what is finished is written before it counts. A
     second one counts at once, so that a reader who has stalled holds nobody up.
@@ -36,7 +37,8 @@ class StopRequests:
             raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
-        for name in _NAMES:
+        is_told = threading.current_thread() is threading.main_thread()
+        for name in _NAMES if is_told else ():
             number = getattr(signal, name, None)
             # Ignored on purpose: nohup, and jobs in the background of a script.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
