@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from chexmix_cli.core.errors import WeightsError
+
 #: Decoder, keys as in ``PhiForCausalLM``.
 MODEL_FILE = "model.safetensors"
 #: Image tokenizer, keys as in taming-transformers' VQModel; the pickled form is the released one.
@@ -32,6 +34,27 @@ def home() -> Path:
     """Return the folder of fetched weights and caches: ``$CHEXMIX_HOME``, else ``~/.cache/chexmix``."""
     configured = os.environ.get("CHEXMIX_HOME")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "chexmix"
+
+
+def refuse_links_out(directory: Path) -> None:
+    """Refuse a weights directory with a file that is a link out of it.
+
+    Where weights are converted, licences and tokenizers are copied along: a link in an archive of others would copy any
+    file of the user's. In the cache of huggingface-hub every file of a snapshot is a link, to ``blobs`` beside it.
+
+    Raises:
+        WeightsError: that names the link.
+    """
+    root = directory.resolve()
+    allowed = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
+    for path in sorted(directory.iterdir()):
+        if path.is_symlink() and path.is_file() and not any(path.resolve().is_relative_to(one) for one in allowed):
+            raise WeightsError(
+                f"{path.name} is a link out of the folder",
+                where=str(directory),
+                expected="files of the weights' own",
+                hint="where you trust it, put the file itself there",
+            )
 
 
 def tokenizer_files(directory: Path) -> list[Path]:

@@ -93,7 +93,7 @@ def _cache_file() -> Path:
 def _remembered() -> dict[str, str]:
     try:
         known = json.loads(_cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {key: value for key, value in known.items() if isinstance(value, str)} if isinstance(known, dict) else {}
 
