@@ -250,7 +250,7 @@ class _Searcher:
         return {"find": self._kind, "scorer": scorer, "results": results}
 
     def _tokens(self, place: int) -> list[int]:
-        return self._index.tokens(self._kind, place, self._model.weights.settings.vocabulary)
+        return self._index.tokens(self._kind, place, self._model.model.weights.settings.vocabulary)
 
 
 def _kind(index: VectorIndex, find: str | None, *, is_text: bool) -> Kind:

@@ -93,9 +93,9 @@ def _spread(grey_YX: Grey, choose: np.ufunc, *, back: bool = False) -> Grey:
 
 def _letters(stroke_YX: Grey, least: int) -> _Letters:
     """Return what is of a letter's size among connected strokes, from left to right."""
-    is_stroke_YX: NDArray[np.bool_] = np.greater_equal(stroke_YX, least)
+    is_stroke_YX = stroke_YX >= least
     # A line of text has rows of its own: of empty ones between two such only the first is kept, and the film's first.
-    has_strokes_Y = is_stroke_YX.any(axis=1)
+    has_strokes_Y: NDArray[np.bool_] = np.logical_or.reduce(is_stroke_YX, axis=1)
     is_kept_Y = has_strokes_Y | np.append(True, has_strokes_Y[:-1])
     is_stroke_YX, stroke_YX = is_stroke_YX[is_kept_Y], stroke_YX[is_kept_Y]
     label_YX, _ = ndimage.label(is_stroke_YX, structure=np.ones((3, 3), bool))
