@@ -24,6 +24,7 @@ class Hub:
         cuts_left: how many transfers break off.
         status: HTTP status of everything, if not 200.
         file_status: HTTP status of the files alone.
+        more: bytes that are sent behind a file, by name.
         ignores_range: answer 200 with the whole file, as some servers do.
         requests: (method and path, Range header) of everything asked.
     """
@@ -33,6 +34,7 @@ class Hub:
     published: dict[str, str] = field(default_factory=dict)
     cut_after: dict[str, int] = field(default_factory=dict)
     cuts_left: int = 0
+    more: dict[str, bytes] = field(default_factory=dict)
     status: int = 200
     file_status: int = 200
     ignores_range: bool = False
@@ -60,7 +62,7 @@ class Hub:
         if name in self.cut_after and self.cuts_left > 0:
             self.cuts_left -= 1
             return self.cut_after[name]
-        return len(self.files[name])
+        return len(self.files[name]) + len(self.more.get(name, b""))
 
     def ranges(self, name: str) -> list[str | None]:
         """Return the Range headers with which a file was asked for, in order."""
@@ -103,7 +105,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if hub.file_status != 200:
                 self._answer(hub.file_status, b"{}", {})
                 return
-            content, start = hub.files[name], 0
+            content, start = hub.files[name] + hub.more.get(name, b""), 0
             if header is not None and not hub.ignores_range:
                 start = int(header.removeprefix("bytes=").split("-")[0])
             limit = hub.limit(name)

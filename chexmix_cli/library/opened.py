@@ -107,6 +107,7 @@ class OpenModel:
             return None
         typical = Typical.load(path)
         typical.require_model(self.weights.fingerprint, str(path))
+        typical.require_size(self.weights.settings.decoder, str(path))
         return typical
 
     @cached_property
@@ -133,6 +134,7 @@ class OpenModel:
 
         head = Head.load(path)
         head.require_model(self.weights.fingerprint, str(path), lambda: self.values_hash)
+        head.require_size(self.weights.settings.decoder, str(path))
         return head
 
     @cached_property
@@ -184,7 +186,11 @@ class OpenModel:
                 _LOG.warning("%s: left out, reports take longer and are the same", error)
                 index = None
         else:
-            index = DraftIndex.load(settings.drafts, tokenizer=self.weights.text_tokenizer_hash)
+            index = DraftIndex.load(
+                settings.drafts,
+                tokenizer=self.weights.text_tokenizer_hash,
+                vocabulary=self.weights.settings.vocabulary,
+            )
         return OwnText() if index is None else Together(index, OwnText())
 
     def reader(self, *, keep_uids: bool = False, keeps_picture: bool = False, with_others: bool = False) -> FilmReader:

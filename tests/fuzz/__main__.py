@@ -16,6 +16,12 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CHEXMIX_ID_SALT"] = "a salt for tests"
 
+if any(argument.startswith("--guided") for argument in sys.argv):
+    try:
+        import guided  # instruments what it imports: first of all
+    except ImportError:
+        sys.exit(f"hint: {sys.executable} -m pip install atheris==3.0.0")
+
 from harness import HEAD, damaged, fuzz  # noqa: E402
 from parsers import PARSERS  # noqa: E402
 
@@ -30,7 +36,14 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="most of each parser")
     arguments.add_argument("--parsers", default="", help="a regular expression; default: all")
     arguments.add_argument("--keep", type=Path, help="folder for the inputs of findings")
+    arguments.add_argument("--lies", action="store_true", help="the table of files that lie, and nothing else")
+    arguments.add_argument("--guided", metavar="PARSER", help="one parser, by its name, led by coverage (atheris)")
     asked = arguments.parse_args()
+    if asked.lies:
+        return _lies()
+    if asked.guided:
+        keep = asked.keep or Path("build/fuzz") / re.sub(r"\W+", "-", asked.guided)
+        guided.main(asked.guided, asked.inputs, keep)
     chosen = [parser for parser in PARSERS if re.search(asked.parsers, parser.name, re.IGNORECASE)]
     print(HEAD, flush=True)
     found, numbers = [], range(asked.first, asked.first + asked.inputs)
@@ -48,6 +61,19 @@ def main() -> int:
     for text in found:
         print(text, file=sys.stderr)
     return 1 if found else 0
+
+
+def _lies() -> int:
+    from film_lies import LIES as FILM_LIES
+    from lies import forget_sound_files, table
+    from stored_lies import LIES as STORED_LIES
+
+    try:
+        for line in table((*STORED_LIES, *FILM_LIES)):
+            print(line, flush=True)
+    finally:
+        forget_sound_files()
+    return 0
 
 
 def _keep(target: Path, parser: object, folder: Path, findings: list[str]) -> None:

@@ -16,6 +16,7 @@ from chexmix_cli.core.data.shards.journal import ShardTokens
 from chexmix_cli.core.data.shards.merge import new_list_hash, update_list_hash
 from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
 from chexmix_cli.core.infer.retrieval.vector_index import KINDS, IndexIdentity, Item, VectorIndex
+from chexmix_cli.core.vocab import compact
 from chexmix_cli.library.jobs.job import Job
 from chexmix_cli.library.jobs.journal import Journal
 from chexmix_cli.library.jobs.merging import merged_lines
@@ -24,6 +25,7 @@ _INDEX = IndexIdentity(
     model="m", model_hash="aa", projection_hash=None, preset="voi", preset_hash="bb", dtype="float32", image_layer=1,
     text_layer=2, section="both", size=3, with_text=True, with_codes=True,
 )  # fmt: skip
+_VOCABULARY = compact(num_text=500, num_codes=300, tokens_per_image=4)
 _SHARDS = ShardIdentity(
     codebook_hash="aaaaaaaaaaaa", preset="voi", preset_hash="bbbbbbbbbbbb", dtype="float32", views="frontal", frame=0,
     num_codes=300, tokens_per_image=6, num_text=500, text_tokenizer_hash="cccccccccccc", rows=4,
@@ -51,7 +53,7 @@ def _read_index(path: Path) -> None:
         assert vectors.shape == (len(ids), index.identity.size)
         assert torch.isfinite(vectors).all(), "vectors that are no numbers"
         if index.identity.with_text and index.identity.with_codes:
-            assert all(number >= 0 for place in range(len(ids)) for number in index.tokens(kind, place))
+            assert all(index.tokens(kind, place, _VOCABULARY) for place in range(len(ids)))
 
 
 def _write_shards(folder: Path, count: int, *, is_finished: bool) -> Path:

@@ -238,7 +238,7 @@ def _draft_seeds(folder: Path) -> list[Path]:
 
 
 def _load_drafts(path: Path) -> None:
-    index = DraftIndex.load(path, tokenizer="abc")
+    index = DraftIndex.load(path, tokenizer="abc", vocabulary=_VOCABULARY)
     for ids in ([], [7], [7, 8, 9], [1023] * 20):
         found = index.draft(ids, 8)
         assert len(found) <= 8

@@ -90,7 +90,7 @@ def _read(path: Path) -> Evaluation:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(Reason.NOT_FOUND, f"cannot be read ({error.strerror})", where=str(path)) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(Reason.BAD_RECORD, "not JSON", where=path.name, expected="a result") from None
     return read_evaluation(values, path.name)
 

@@ -72,7 +72,7 @@ def _studies(path: Path) -> dict[str, dict[str, Any]]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(Reason.NOT_FOUND, f"cannot be read ({error.strerror})", where=path.name) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or not all(isinstance(one, dict) for one in values.values()):
         raise DataError(Reason.BAD_RECORD, "no studies", where=path.name, expected="a JSON object: id to study")

@@ -227,7 +227,7 @@ class _Searcher:
         # An approximate index fills up with -1 where it found no more.
         found = [(score, place) for score, place in zip(scores, places, strict=True) if place >= 0]
         if self._scorer is not None:
-            candidates = [self._index.tokens(self._kind, place) for _, place in found]
+            candidates = [self._tokens(place) for _, place in found]
             if codes is not None:
                 scores = self._scorer.score(codes, candidates)
             else:
@@ -241,13 +241,16 @@ class _Searcher:
         for rank, (score, place) in enumerate(found[: self._wanted.count], start=1):
             result: Record = {"rank": rank, "id": self._ids[place], "score": score}
             if self._page is not None and self._kind == "images" and self._index.identity.with_codes:
-                shown_BYX = self._model.model.images.decode([self._index.tokens("images", place)])
+                shown_BYX = self._model.model.images.decode([self._tokens(place)])
                 self._page.show_found(self._ids[place], shown_BYX[0])
             if self._kind == "reports" and self._index.identity.with_text:
-                result["report"] = self._model.tokenizer.decode(self._index.tokens("reports", place))
+                result["report"] = self._model.tokenizer.decode(self._tokens(place))
             results.append(result)
         scorer = "cosine" if self._scorer is None else "likelihood"
         return {"find": self._kind, "scorer": scorer, "results": results}
+
+    def _tokens(self, place: int) -> list[int]:
+        return self._index.tokens(self._kind, place, self._model.model.weights.settings.vocabulary)
 
 
 def _kind(index: VectorIndex, find: str | None, *, is_text: bool) -> Kind:

@@ -318,8 +318,9 @@ def _read_member(path: Path, name: str, max_bytes: int) -> bytes:
         check_size(info.file_size, max_bytes)
         _check_ratio(info.file_size, info.compress_size)
         with open_archive(path).open(info) as stream:
-            # The size in the archive's directory may lie; zipfile never gives more than it announces.
-            return stream.read(max_bytes + 1)
+            # The size in the archive's directory may lie; zipfile never gives more than it announces, but inflates as
+            # much as it is asked for.
+            return stream.read(info.file_size + 1)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from torch import Tensor
 from chexmix_cli.core.errors import ShapeError, WeightsError
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.vocab import Vocabulary
 from chexmix_cli.core.weights.formats.header import TYPICAL_KEY, read_header
 
@@ -179,6 +180,12 @@ class Typical:
                 hint=_FIT_HINT,
             )
 
+    def require_size(self, decoder: DecoderSettings, where: str) -> None:
+        """Refuse a decoder whose states have another size with WeightsError, whatever model it names."""
+        size, wanted = len(self.mean_D), NUM_LIKELIHOOD + decoder.hidden_size
+        if size != wanted:
+            raise WeightsError(f"reads {size} numbers", where=where, expected=f"{wanted}", hint=_FIT_HINT)
+
     def save(self, path: Path) -> None:
         """Write the file, atomically."""
         from safetensors.numpy import save
@@ -204,7 +211,7 @@ class Typical:
                 raise WeightsError(f"schema {values['schema']}", where=str(path), expected=f"{_SCHEMA}")
             arrays, kept = load_file(path), ("threshold", "share", "model", "provenance")
             return cls(mean_D=arrays["mean"], whiten_RD=arrays["whiten"], **{name: values[name] for name in kept})
-        except (KeyError, TypeError, ValueError, ShapeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ShapeError) as error:
             raise WeightsError(f"does not say what is typical ({error})", where=str(path), hint=_FIT_HINT) from None
 
 

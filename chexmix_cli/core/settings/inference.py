@@ -34,6 +34,8 @@ class InputSettings:
         max_pixels: most pixels decoded from one image (rows x columns).
         frame: which frame of a multi-frame DICOM image is read, from 0.
         workers: processes that read and scale images ahead of the model; 0 reads each image when it is needed.
+        burned_in_text: what becomes of a film in whose pixels text is seen, or whose header says so: ``note`` or
+            ``refuse``.
     """
 
     preset: str = "model"
@@ -43,6 +45,7 @@ class InputSettings:
     max_pixels: int = 100_000_000
     frame: int = 0
     workers: int = 0
+    burned_in_text: Literal["note", "refuse"] = "note"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_file_mb", "max_pixels"):

@@ -46,6 +46,7 @@ class WeightsDir:
 
     def __init__(self, path: Path, entry: ModelEntry | None = None) -> None:
         self.path = path
+        files.refuse_links_out(path)
         networks = (find_network(path, name) for name in (files.MODEL_FILE, files.VQGAN_FILE))
         parts = [part for network in networks if network is not None for part in network_files(network)]
         self._headers = {part.name: read_header(part) for part in parts}
@@ -205,7 +206,9 @@ class WeightsDir:
 
         if self.drafts_file is None:
             return None
-        return DraftIndex.load(self.drafts_file, tokenizer=self.text_tokenizer_hash)
+        return DraftIndex.load(
+            self.drafts_file, tokenizer=self.text_tokenizer_hash, vocabulary=self.settings.vocabulary
+        )
 
     def decoder_source(self) -> TensorSource:
         """Return the decoder's tensors; WeightsError if there are none, or in a form that is not read."""

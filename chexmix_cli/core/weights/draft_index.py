@@ -145,12 +145,13 @@ class DraftIndex:
             file.write(content)
 
     @classmethod
-    def load(cls, path: Path, *, tokenizer: str | None) -> Self:
+    def load(cls, path: Path, *, tokenizer: str | None, vocabulary: Vocabulary) -> Self:
         """Return the index of a file, whose tensors stay mapped.
 
         Args:
             path: the file.
             tokenizer: digest of the text tokenizer in use; None if there is none.
+            vocabulary: that the ids are of.
 
         Raises:
             WeightsError: if there is no such file, or it is damaged or no index.
@@ -181,8 +182,14 @@ class DraftIndex:
             )
         source = SafetensorsSource(path, header)
         keys_n, next_n = source.get("keys").numpy(), source.get("next").numpy()
-        if next_n.min() < 0:
-            raise WeightsError("holds ids below 0", where=str(path), hint=_HINT)
+        least, most = int(next_n.min()), int(next_n.max())
+        if least < 0 or most >= vocabulary.num_text:
+            raise WeightsError(
+                f"holds ids from {least} to {most}",
+                where=str(path),
+                expected=f"0 to {vocabulary.num_text - 1}",
+                hint=_HINT,
+            )
         return cls(info, keys_n, next_n)
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.files import write_text
 
 #: Decoder, keys as in ``PhiForCausalLM``.
@@ -67,9 +68,30 @@ class Remembered:
     def _all(self) -> dict[str, Any]:
         try:
             known = json.loads((home() / self._name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return known if isinstance(known, dict) else {}
+
+
+def refuse_links_out(directory: Path) -> None:
+    """Refuse a weights directory with a file that is a link out of it.
+
+    Where weights are converted, licences and tokenizers are copied along: a link in an archive of others would copy any
+    file of the user's. In the cache of huggingface-hub every file of a snapshot is a link, to ``blobs`` beside it.
+
+    Raises:
+        WeightsError: that names the link.
+    """
+    root = directory.resolve()
+    allowed = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
+    for path in sorted(directory.iterdir()):
+        if path.is_symlink() and path.is_file() and not any(path.resolve().is_relative_to(one) for one in allowed):
+            raise WeightsError(
+                f"{path.name} is a link out of the folder",
+                where=str(directory),
+                expected="files of the weights' own",
+                hint="where you trust it, put the file itself there",
+            )
 
 
 def tokenizer_files(directory: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from chexmix_cli.core.weights.directory import WeightsDir, locate
 from chexmix_cli.core.weights.fingerprint import file_sha256
 from chexmix_cli.core.weights.formats.keys import Slice, decoder_slices
 from chexmix_cli.core.weights.formats.released import read_config, read_vqgan_config
-from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, check_keys
+from chexmix_cli.core.weights.formats.safetensors_io import TensorSource, check_keys, is_finite
 from chexmix_cli.core.weights.formats.sharded import find_network, foreign_decoder
 from chexmix_cli.core.weights.hub.lock import read_lock
 from chexmix_cli.core.weights.hub.registry import ModelEntry
@@ -130,7 +130,7 @@ def _check_tensors(name: str, source: TensorSource, table: list[Slice]) -> Check
     damaged = []
     for item in table:
         if source.shapes.get(item.key) == item.shape:
-            if not bool(source.get(item.key).isfinite().all()):
+            if not is_finite(source.get(item.key)):
                 damaged.append(item.key)
             source.release()
     if damaged:

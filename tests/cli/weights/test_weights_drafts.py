@@ -38,7 +38,8 @@ def test_reports_become_an_index_of_what_patients_share(call, corpus, debug_weig
     assert "1 records have no report" in done.stderr
     assert record["num_bytes"] == out.stat().st_size
     weights = open_weights(debug_weights)
-    index = DraftIndex.load(out, tokenizer=weights.text_tokenizer_hash)
+    vocabulary = weights.settings.vocabulary
+    index = DraftIndex.load(out, tokenizer=weights.text_tokenizer_hash, vocabulary=vocabulary)
     assert record["num_contexts"] == len(index)
     tokenizer, begin_text = weights.load_text_tokenizer(), weights.settings.vocabulary.begin_text
     assert tokenizer.decode(index.draft([begin_text], 40)[:-1]).startswith(f"FINDINGS: {SENTENCE}")

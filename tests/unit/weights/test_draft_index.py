@@ -120,7 +120,7 @@ def file(tmp_path):
 
 def test_a_file_comes_back_and_is_the_same_each_time(file, tmp_path):
     built = DraftIndex.build(make_reports(), VOCABULARY, DraftSettings(), tokenizer=TOKENIZER)
-    loaded = DraftIndex.load(file, tokenizer=TOKENIZER)
+    loaded = DraftIndex.load(file, tokenizer=TOKENIZER, vocabulary=VOCABULARY)
     assert loaded.info == built.info
     assert (loaded.info.num_reports, loaded.info.min_patients, loaded.info.order) == (120, 3, 6)
     for _, report in make_reports():
@@ -136,11 +136,11 @@ def test_another_tokenizer_or_none_is_refused(file, tmp_path):
     with pytest.raises(
         WeightsError, match=rf"another text tokenizer \({TOKENIZER}\); expected the one in use \(ffff\)"
     ):
-        DraftIndex.load(file, tokenizer="ffff")
+        DraftIndex.load(file, tokenizer="ffff", vocabulary=VOCABULARY)
     with pytest.raises(WeightsError, match="another text tokenizer"):
-        DraftIndex.load(file, tokenizer=None)
+        DraftIndex.load(file, tokenizer=None, vocabulary=VOCABULARY)
     with pytest.raises(WeightsError, match="no draft index"):
-        DraftIndex.load(tmp_path / "none.safetensors", tokenizer=TOKENIZER)
+        DraftIndex.load(tmp_path / "none.safetensors", tokenizer=TOKENIZER, vocabulary=VOCABULARY)
 
 
 def _metadata(file):
@@ -166,10 +166,10 @@ def test_what_is_no_index_is_refused(file):
     for changed, text in damaged:
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in changed.items()}, file, metadata=text)
         with pytest.raises(WeightsError, match="is no draft index"):
-            DraftIndex.load(file, tokenizer=TOKENIZER)
+            DraftIndex.load(file, tokenizer=TOKENIZER, vocabulary=VOCABULARY)
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(WeightsError):
-        DraftIndex.load(file, tokenizer=TOKENIZER)
+        DraftIndex.load(file, tokenizer=TOKENIZER, vocabulary=VOCABULARY)
 
 
 def test_the_embedded_index_is_what_its_tool_makes(repository, tmp_path):

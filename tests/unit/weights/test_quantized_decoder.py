@@ -145,5 +145,5 @@ def test_weights_that_are_not_finite_are_refused_by_name(tiny_dir, quantize):
     start = 8 + length + header["model.layers.1.mlp.fc1.weight"]["data_offsets"][0]
     data[start : start + 4] = struct.pack("<f", float("nan"))
     path.write_bytes(data)
-    with pytest.raises(WeightsError, match=r"blocks\.1\.input_proj\.weight.*not finite"):
+    with pytest.raises(WeightsError, match=r"model\.layers\.1\.mlp\.fc1\.weight holds numbers that are not finite"):
         open_weights(tiny_dir).load_decoder("cpu", torch.float32, quantize=quantize)

@@ -106,11 +106,16 @@ def judge(file: DicomFile) -> HeaderFacts:
     _require_chest(file, notes)
     if sop_class in CAPTURE_CLASSES:
         notes.append("secondary capture: text may be burned into the pixels")
-    if (file.text("BurnedInAnnotation") or "").upper() == "YES":
+    if states_text(file):
         notes.append("the header says that annotations are burned into the pixels")
     if any(0x6000 <= tag.group <= 0x60FF for tag in file.dataset.keys()):  # noqa: SIM118  (pydicom iterates elements)
         notes.append("overlay planes are not drawn")
     return HeaderFacts(view_of(file), is_for_processing(file), tuple(notes), age_group_of(_years(file)))
+
+
+def states_text(file: DicomFile) -> bool:
+    """Return whether the header says that text is burned into the pixels (PS3.3 C.7.6.1)."""
+    return (file.text("BurnedInAnnotation") or "").upper() == "YES"
 
 
 def _years(file: DicomFile) -> float | None:

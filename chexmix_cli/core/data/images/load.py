@@ -7,6 +7,7 @@ from dataclasses import replace
 from chexmix_cli.core.data.dicom.file import parse_whole
 from chexmix_cli.core.data.dicom.render import render_dicom
 from chexmix_cli.core.data.dicom.triage import view_of
+from chexmix_cli.core.data.images.burned_text import text_notes
 from chexmix_cli.core.data.images.pictures import render_picture
 from chexmix_cli.core.data.images.plausibility import pose_notes, require_film
 from chexmix_cli.core.data.presets import Intensity
@@ -33,7 +34,7 @@ def load_image(source: Source, intensity: Intensity, settings: InputSettings) ->
         loaded = render_picture(data, settings, intensity)
     else:
         raise DataError(Reason.UNKNOWN_FORMAT, "neither DICOM nor a picture", expected="DICOM, PNG, JPEG or TIFF")
-    doubts = require_film(loaded.image)
+    doubts = require_film(loaded.image) + text_notes(loaded.image, settings)
     if view not in (View.LATERAL, View.OTHER):
         doubts += pose_notes(loaded.image)
     return replace(loaded, notes=[*loaded.notes, *doubts])

@@ -32,6 +32,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _UNSIGNED = 1
 _BY_PLANES = 2
 _ASSOCIATED, _UNASSOCIATED = 1, 2
+#: Colour, opacity, and a few channels that are left out. All are decoded: ``input.max_pixels`` bounds memory only so.
+_MOST_SAMPLES = 8
 #: ITU-R BT.601, as Pillow weighs.
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -150,6 +152,8 @@ def read_samples(data: bytes, settings: InputSettings) -> Samples:
         return replace(_with_alpha(png_decode(data), 16), orientation=_exif_orientation(data))
     header = frame_header(data)
     assert header is not None
+    # Of the boxes around it Pillow has read the size; memory is taken for what the codestream itself says.
+    check_size_px(header.rows, header.columns, settings)
     return _with_alpha(jpeg2k_decode(data), header.precision)
 
 
@@ -186,6 +190,12 @@ def _check_page(page: TiffPage, settings: InputSettings) -> None:
     is_known = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) and page.dtype is not None
     if not is_known or page.imagedepth != 1 or np.issubdtype(page.dtype, np.complexfloating):
         raise DataError(Reason.UNSUPPORTED_PIXELS, "the TIFF's kind of pixels is not read", expected="grey or RGB")
+    if page.samplesperpixel > _MOST_SAMPLES:
+        raise DataError(
+            Reason.UNSUPPORTED_PIXELS,
+            f"the TIFF has {page.samplesperpixel} samples a pixel",
+            expected=f"at most {_MOST_SAMPLES}",
+        )
     if page.samplesperpixel < (3 if photometric == _RGB else 1):
         raise DataError(Reason.CORRUPT, f"the TIFF has {page.samplesperpixel} samples a pixel", expected="3 for RGB")
 

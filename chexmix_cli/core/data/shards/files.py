@@ -25,7 +25,7 @@ FIRST_HASH = hashlib.sha256(b"").hexdigest()
 NULL_LABEL = -2
 
 _METADATA_KEY = "chexmix_shard"
-_MAX_HEADER_BYTES = 64 << 20
+_MAX_HEADER_BYTES = 16 << 20
 _DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "U32": np.dtype("<u4"),
@@ -69,6 +69,11 @@ class TensorPlace:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     offset: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def shard_name(number: int) -> str:
@@ -161,11 +166,9 @@ def read_header(path: Path) -> tuple[ShardHeader, dict[str, TensorPlace]]:
         places = {name: _place(value, 8 + length) for name, value in table.items()}
     except OSError as error:
         raise DataError(Reason.NOT_FOUND, f"cannot be read ({error.strerror})", where=path.name) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(Reason.CORRUPT, "the header is damaged, or no shard's", where=path.name) from None
-    end = max(place.offset + math.prod(place.shape) * place.dtype.itemsize for place in places.values())
-    if end != size:
-        raise DataError(Reason.CORRUPT, f"the file has {size} bytes", where=path.name, expected=f"{end}")
+    _check_bytes(places.values(), 8 + length, size, path.name)
     _check_shapes(header, places, path.name)
     return header, places
 
@@ -175,8 +178,7 @@ def map_tensors(path: Path, places: Mapping[str, TensorPlace]) -> dict[str, NDAr
     mapped = np.memmap(path, dtype=np.uint8, mode="r")
     tensors: dict[str, NDArray[Any]] = {}
     for name, place in places.items():
-        num_bytes = math.prod(place.shape) * place.dtype.itemsize
-        view = mapped[place.offset : place.offset + num_bytes].view(np.ndarray)
+        view = mapped[place.offset : place.offset + place.num_bytes].view(np.ndarray)
         tensors[name] = view.view(place.dtype).reshape(place.shape)
     return tensors
 
@@ -192,9 +194,20 @@ def _parse_header(values: Any, where: str) -> ShardHeader:
 def _place(value: Any, data_start: int) -> TensorPlace:
     start, end = value["data_offsets"]
     place = TensorPlace(_DTYPES[value["dtype"]], tuple(value["shape"]), data_start + start)
-    if end - start != math.prod(place.shape) * place.dtype.itemsize or min((start, *place.shape)) < 0:
+    if end - start != place.num_bytes or min((start, *place.shape)) < 0:
         raise ValueError
     return place
+
+
+def _check_bytes(places: Iterable[TensorPlace], start: int, size: int, where: str) -> None:
+    """Raise DataError unless the tensors lie behind each other, without gaps, from the header to the file's end."""
+    end = start
+    for place in sorted(places, key=lambda place: (place.offset, place.num_bytes)):
+        if place.offset != end:
+            raise DataError(Reason.CORRUPT, "tensors overlap or leave gaps", where=where)
+        end += place.num_bytes
+    if end != size:
+        raise DataError(Reason.CORRUPT, f"the file has {size} bytes", where=where, expected=f"{end}")
 
 
 def _check_shapes(header: ShardHeader, places: Mapping[str, TensorPlace], where: str) -> None:

@@ -191,7 +191,7 @@ def _read_set_file(folder: Path) -> dict[str, Any]:
         raise DataError(Reason.NOT_FOUND, f"no shard set (no {files.SET_FILE})", where=str(folder), hint=hint)
     try:
         values = json.loads((folder / files.SET_FILE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or not isinstance(values.get("complete") or {}, dict):
         raise DataError(Reason.CORRUPT, f"{files.SET_FILE} is damaged", where=str(folder))

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from chexmix_cli.core.data.dicom.decode import check_layout
 from chexmix_cli.core.data.dicom.file import DicomFile, parse_header
-from chexmix_cli.core.data.dicom.triage import judge
+from chexmix_cli.core.data.dicom.triage import judge, states_text
 from chexmix_cli.core.data.images.pictures import check_picture
 from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.data.studies.ids import IdMaker
@@ -218,6 +218,12 @@ def _patient(file: DicomFile) -> str | None:
 
 def _dicom_image(file: DicomFile, source: Source, image_id: str, settings: InputSettings) -> StudyImage:
     findings = judge(file)
+    if settings.burned_in_text == "refuse" and states_text(file):
+        raise DataError(
+            Reason.BURNED_IN_TEXT,
+            "the header says that annotations are burned into the pixels",
+            expected="no text, as input.burned_in_text asks for",
+        )
     check_layout(file, settings)
     return StudyImage(
         id=image_id,

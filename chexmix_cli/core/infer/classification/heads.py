@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from chexmix_cli.core.errors import ShapeError, WeightsError
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.settings.classification import OperatingPoint
+from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.weights.formats.header import HEAD_KEY, Header, read_header
 
 Array = NDArray[np.float32]
@@ -189,6 +190,17 @@ class Head:
                 f"was made for other weights ({self.model[:12]})",
                 where=where,
                 expected=f"a head of the weights in use ({fingerprint[:12]})",
+                hint=_FIT_HINT,
+            )
+
+    def require_size(self, decoder: DecoderSettings, where: str) -> None:
+        """Refuse a decoder that does not have what the head reads with WeightsError, whatever model it names."""
+        size, wanted = len(self.mean_D), decoder.hidden_size * self.grid**2
+        if size != wanted or not 0 <= self.layer <= decoder.num_layers:
+            raise WeightsError(
+                f"reads {size} numbers of layer {self.layer}",
+                where=where,
+                expected=f"{wanted} of a layer up to {decoder.num_layers}, as the decoder has",
                 hint=_FIT_HINT,
             )
 

@@ -54,7 +54,7 @@ def read_statements(path: Path) -> dict[str, tuple[str, str]]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SettingsError("is not JSON", where=str(path), expected=_FORM) from None
     is_table = isinstance(values, dict) and bool(values)
     if not is_table or not all(_is_pair(pair) for pair in values.values()):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.core.settings.load import build
+from chexmix_cli.core.vocab import Vocabulary
 
 Kind = Literal["images", "reports"]
 KINDS: tuple[Kind, ...] = ("images", "reports")
@@ -132,6 +133,24 @@ class _Part:
         except UnicodeDecodeError:
             raise DataError(Reason.CORRUPT, "holds ids that are not UTF-8", where=self.path.name) from None
 
+    def tokens(self, kind: Kind, place: int, vocabulary: Vocabulary) -> list[int]:
+        if kind == "images":
+            what, below, found = "codes", vocabulary.num_codes, self.get("codes")[place].flatten()
+            is_fit = len(found) == vocabulary.tokens_per_image
+        else:
+            start, stop = self.get("text_offsets")[place : place + 2].tolist()
+            what, below, found = "text ids", vocabulary.num_text, self.get("text_ids")[start:stop].flatten()
+            is_fit = True
+        token_ids: list[int] = found.tolist()
+        if not is_fit or not all(0 <= token_id < below for token_id in token_ids):
+            raise DataError(
+                Reason.CORRUPT,
+                f"holds {what} that are not the model's",
+                where=self.path.name,
+                expected=f"below {below}",
+            )
+        return token_ids
+
     def check(self, identity: IndexIdentity) -> None:
         """Raise DataError unless the file is whole and of this index."""
         metadata = self._file.metadata() or {}
@@ -215,11 +234,16 @@ class VectorIndex:
         found = [part.vectors(slice(0, part.count)) for part in self._parts[kind]]
         return torch.cat(found) if found else torch.empty(0, self.identity.size)
 
-    def tokens(self, kind: Kind, place: int) -> list[int]:
+    def tokens(self, kind: Kind, place: int, vocabulary: Vocabulary) -> list[int]:
         """Return the codes of an image, or the token ids of a report.
 
+        Args:
+            kind: of the item.
+            place: its index.
+            vocabulary: of the model in use.
+
         Raises:
-            DataError: if the index does not keep them.
+            DataError: if the index does not keep them, or they are not the model's.
         """
         if not (self.identity.with_codes if kind == "images" else self.identity.with_text):
             what, hint = ("codes", "--set store.codes=true") if kind == "images" else ("texts", "--with-text")
@@ -231,12 +255,7 @@ class VectorIndex:
             )
         for part in self._parts[kind]:
             if place < part.count:
-                if kind == "images":
-                    codes: list[int] = part.get("codes")[place].tolist()
-                    return codes
-                start, stop = part.get("text_offsets")[place : place + 2].tolist()
-                text: list[int] = part.get("text_ids")[start:stop].tolist()
-                return text
+                return part.tokens(kind, place, vocabulary)
             place -= part.count
         raise AssertionError(f"no index {place}")
 

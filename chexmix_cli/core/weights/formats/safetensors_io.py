@@ -168,7 +168,8 @@ def load_module(
         device, dtype: of the parameters.
 
     Raises:
-        WeightsError: one, that lists all missing, unexpected and misshapen keys; before any tensor is read.
+        WeightsError: one, that lists all missing, unexpected and misshapen keys, before any tensor is read; or one,
+            that names a tensor with NaN or infinities.
     """
     module = without_memory(make)
     return filled(module, read_state(table(module), source, device=device, dtype=dtype))
@@ -207,7 +208,14 @@ def read_state(
         # Not the module's own: what it holds of a parameter may have another shape.
         value = torch.empty(joined_shape(parts), device=device, dtype=dtype)
         for part in parts:
-            part.of(value).copy_(source.get(part.key))
+            tensor = source.get(part.key)
+            if not is_finite(tensor):
+                raise WeightsError(
+                    f"{part.key} holds numbers that are not finite",
+                    where=source.where,
+                    hint="copy or fetch the file again",
+                )
+            part.of(value).copy_(tensor)
         source.release()
         state |= {parameter: value} if convert is None else convert(parameter, value)
     return state
@@ -219,6 +227,13 @@ def filled(module: Module, state: Mapping[str, Tensor]) -> Module:
     unset = [name for name, value in (*module.named_parameters(), *module.named_buffers()) if value.is_meta]
     assert not unset, f"never filled: {unset}"  # a buffer outside the state dict would hold no numbers
     return module.eval()
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinities; without a copy of it."""
+    import torch
+
+    return tensor.numel() == 0 or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
 class ModuleSource:

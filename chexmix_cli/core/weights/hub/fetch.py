@@ -172,6 +172,9 @@ def _receive(entry: ModelEntry, commit: str, remote: _Remote, partial: Path, pro
             if done and response.status_code != 206:  # the server starts over
                 done = file.truncate(0)
             for chunk in response.iter_bytes():
+                if remote.num_bytes is not None and done + len(chunk) > remote.num_bytes:
+                    file.truncate(0)
+                    raise ConnectionError(f"received more than the {remote.num_bytes} bytes of {remote.name}")
                 done += file.write(chunk)
                 if progress is not None:
                     progress(remote.name, done, remote.num_bytes or done)

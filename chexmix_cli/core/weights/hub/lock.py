@@ -53,7 +53,7 @@ def read_lock(directory: Path) -> Lock | None:
         return build(Lock, {**values, "files": files})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, SettingsError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError, SettingsError) as error:
         raise WeightsError(f"is damaged ({error})", where=str(path), hint="delete the folder and fetch again") from None
 
 

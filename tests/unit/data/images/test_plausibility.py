@@ -78,11 +78,16 @@ def test_ranks_share_their_mean_and_turn_round_with_the_film(film):
     assert np.allclose(rank_grid(255 - film), -rank_grid(film), atol=0.02)
 
 
+def notes_but_text(path) -> list[str]:
+    """Return the notes on a film, but for that on text: some of these do have some (test_burned_text.py)."""
+    return [note for note in load_image(Source(path), "voi", InputSettings()).notes if "letters in a line" not in note]
+
+
 def test_real_films_upright_and_really_turned(shared):
     folder = shared / "data" / "nih_rotation"
     wrong = []
     for row in map(json.loads, (folder / "index.jsonl").read_text().strip().split("\n")):
-        notes = load_image(Source(folder / row["file"]), "voi", InputSettings()).notes
+        notes = notes_but_text(folder / row["file"])
         expected = ["likely rotated by 90 degrees counter-clockwise"] if row["rotated_90_ccw"] else []
         wrong += [] if notes == expected else [row["file"]]
     assert wrong == []
@@ -92,7 +97,7 @@ def test_few_false_alarms_on_real_films(shared):
     folder = shared / "data" / "radiographs"
     rows = [json.loads(line) for line in (folder / "index.jsonl").read_text().strip().split("\n")]
     rows = [row for row in rows if row["split"] == "val"][::4]
-    noted = [row["file"] for row in rows if load_image(Source(folder / row["file"]), "voi", InputSettings()).notes]
+    noted = [row["file"] for row in rows if notes_but_text(folder / row["file"])]
     assert len(noted) <= 0.01 * len(rows), noted
 
 

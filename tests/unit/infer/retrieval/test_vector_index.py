@@ -12,6 +12,9 @@ from filelock import FileLock
 from chexmix_cli.core.errors import DataError, MachineError
 from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter, digest_of
 from chexmix_cli.core.infer.retrieval.vector_index import IndexIdentity, Item, VectorIndex
+from chexmix_cli.core.vocab import compact
+
+VOCABULARY = compact(num_text=40, num_codes=20, tokens_per_image=4)
 
 IDENTITY = IndexIdentity(
     model="m",
@@ -55,7 +58,9 @@ def test_what_went_in_comes_out(tmp_path):
             blocks = list(index.blocks(kind, rows))
             assert torch.equal(torch.cat(blocks), wanted)
             assert max(map(len, blocks)) <= min(rows, 4)
-        assert [index.tokens(kind, place) for place in range(10)] == [item(number).tokens for number in range(10)]
+        assert [index.tokens(kind, place, VOCABULARY) for place in range(10)] == [
+            item(number).tokens for number in range(10)
+        ]
     assert sorted(path.name for path in (tmp_path / "new/index").glob("images*")) == [
         f"images-0000{number}.safetensors" for number in range(3)
     ]
@@ -160,9 +165,9 @@ def test_tokens_that_are_not_kept_are_missed_by_name(tmp_path):
     fill(tmp_path, range(2), identity=dataclasses.replace(IDENTITY, with_text=False, with_codes=False))
     index = VectorIndex.open(tmp_path)
     with pytest.raises(DataError, match="keeps no texts of reports"):
-        index.tokens("reports", 0)
+        index.tokens("reports", 0, VOCABULARY)
     with pytest.raises(DataError, match="keeps no codes of images"):
-        index.tokens("images", 0)
+        index.tokens("images", 0, VOCABULARY)
     assert b"text_ids" not in (tmp_path / "reports-00000.safetensors").read_bytes()
 
 

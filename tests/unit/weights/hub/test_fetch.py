@@ -118,6 +118,13 @@ def test_a_complete_partial_file_is_not_asked_for_again(hub: Hub, entry: ModelEn
     assert hub.ranges("config.json") == [None]
 
 
+def test_a_server_that_sends_on_and_on_is_stopped(hub: Hub, entry: ModelEntry) -> None:
+    hub.more["config.json"] = bytes(1 << 20)
+    with pytest.raises(WeightsError, match=r"the transfer stopped \(received more than the \d+ bytes of config.json"):
+        fetch(entry, accept_licence=True)
+    assert sum(path.stat().st_size for path in entry.directory.glob(".config.json.*.partial")) == 0
+
+
 def test_another_sha256_than_the_hub_tells_is_refused(hub: Hub, entry: ModelEntry) -> None:
     hub.published["vqgan.ckpt"] = "0" * 64
     with pytest.raises(WeightsError, match=r"vqgan\.ckpt: has sha256 \w{64}; expected 0{64}, recorded by the hub"):
