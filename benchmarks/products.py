@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
-    level = {number: name for name, number in native.LEVELS.items()}.get(native.best_level(), "none")
-    print(f"kernels: {level}; multiplies bfloat16: {has_cpu_bfloat16()}")
+    levels = ", ".join(native.usable_levels()) or "none"
+    print(f"kernels: {levels}; multiplies bfloat16: {has_cpu_bfloat16()}")
     found: list[dict[str, Any]] = []
     rate = 0.0
     for shape in options.shapes:
@@ -71,7 +71,7 @@ def main() -> None:
                 print(f"{shape} | {rows} | {name} | {cells}")
             sys.stdout.flush()
     if options.output is not None:
-        record = {"kernels": level, "torch": str(torch.__version__), "bytes_per_s": rate, "products": found}
+        record = {"kernels": levels, "torch": str(torch.__version__), "bytes_per_s": rate, "products": found}
         options.output.write_text(json.dumps(record, indent=1) + "\n")
 
 
@@ -95,16 +95,15 @@ def make_ways(num_out: int, num_in: int, *, tried: bool) -> Ways:
         copies = [
             panels._replace(weight=panels.weight.clone(), scale=panels.scale.clone()) for _ in range(_count(num_bytes))
         ]
-        for name, level in native.LEVELS.items():
-            if level <= native.best_level():
-                # Levels start at matrices that lie apart: what one of them has read is in no cache when the next comes.
-                shift = level * len(copies) // 3
-                ways[f"{bits} bits, {name}"] = (
-                    lambda n, x, copies=copies, level=level, shift=shift: native.product(
-                        x, copies[(n + shift) % len(copies)], level=level
-                    ),
-                    num_bytes,
-                )
+        for name, level in native.usable_levels().items():
+            # Levels start at matrices that lie apart: what one of them has read is in no cache when the next comes.
+            shift = level * len(copies) // 3
+            ways[f"{bits} bits, {name}"] = (
+                lambda n, x, copies=copies, level=level, shift=shift: native.product(
+                    x, copies[(n + shift) % len(copies)], level=level
+                ),
+                num_bytes,
+            )
     return ways | (tried_ways(wide, eighth, scale) if tried else {})
 
 

@@ -20,7 +20,7 @@ needs_native = pytest.mark.skipif(native.best_level() == 0, reason="the kernels 
 
 
 def levels():
-    return [level for level in native.LEVELS.values() if level <= native.best_level()]
+    return list(native.usable_levels().values())
 
 
 def operands(seed, num_rows, num_out, num_in, bits):
@@ -99,6 +99,18 @@ def test_the_definition_is_the_product_within_half_a_step_of_each_activation(bit
         found = reference.product(x, *weight, bias).double()
         assert bool(((found - expected).abs() <= allowed + 1e-5 * expected.abs() + 1e-5).all())
         assert not bool(((found - expected + bias.double()).abs() <= allowed + 1e-5).all()), "a bias left out is seen"
+
+
+def test_levels_are_no_ladder(monkeypatch):
+    """A CPU with AVX512-VNNI may lack AVX-VNNI: AMD's of 2022, Intel's of 2019. Its instructions end a process."""
+    library = type("Library", (), {"chexmix_levels": staticmethod(lambda: 1 << 1 | 1 << 3)})
+    monkeypatch.setattr(native, "_library", lambda: library)
+    monkeypatch.setattr(native, "usable_levels", native.usable_levels.__wrapped__)
+    assert native.usable_levels() == {"AVX2": 1, "AVX512-VNNI": 3}
+    assert native.best_level() == 3
+    x, weight, _ = operands(0, 2, 16, 32, 8)
+    with pytest.raises(AssertionError, match="this CPU has no level 2"):
+        native.product(x, native.to_panels(*weight), level=native.LEVELS["AVX-VNNI"])
 
 
 @needs_native

@@ -15,7 +15,7 @@
 #include <string.h>
 
 enum { PANEL = 16, GROUP = 32, ROWS_AT_ONCE = 6, ACTIVATION_BYTES = 768 << 10, AHEAD_BYTES = 4096 };
-enum { NONE = 0, AVX2 = 1, AVX_VNNI = 2, AVX512_VNNI = 3 };
+enum { AVX2 = 1, AVX_VNNI = 2, AVX512_VNNI = 3 };
 
 #define FOR_AVX2 __attribute__((target("avx2,fma")))
 #define FOR_AVX_VNNI __attribute__((target("avx2,fma,avxvnni")))
@@ -46,15 +46,18 @@ typedef struct {
 /* Of this file, so that a library of another version of it is not taken. */
 const char *chexmix_source(void) { return SOURCE; }
 
-int chexmix_level(void) {
+/* Bit L: this CPU has level L. Levels are no ladder: AVX512-VNNI comes with AVX-VNNI and without, by maker and year. */
+int chexmix_levels(void) {
     unsigned a, b, c, d;
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return NONE;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    int levels = 1 << AVX2;
+    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
+    if (a >> 4 & 1) levels |= 1 << AVX_VNNI;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
-        return AVX512_VNNI;
-    __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
-    return a >> 4 & 1 ? AVX_VNNI : AVX2;
+        levels |= 1 << AVX512_VNNI;
+    return levels;
 }
 
 /* ---- activations to bytes ---- */

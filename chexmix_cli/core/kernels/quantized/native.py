@@ -67,14 +67,22 @@ def uses_native() -> bool:
 
 
 @cache
-def best_level() -> int:
-    """Return the best of ``LEVELS`` that this CPU has, or 0 if nothing of the kind runs here; the log says why."""
+def usable_levels() -> dict[str, int]:
+    """Return those of ``LEVELS`` that this CPU has, none if nothing of the kind runs here; the log says why.
+
+    A CPU may lack one between two that it has: many with AVX512-VNNI have no AVX-VNNI.
+    """
     found = _library()
-    level = 0 if isinstance(found, str) else int(found.chexmix_level())
-    problem = found if isinstance(found, str) else "" if level else "this CPU has no AVX2"
-    names = {number: name for name, number in LEVELS.items()}
-    _LOG.info("quantised products: %s", f"torch ({problem})" if problem else f"native, {names[level]}")
-    return level
+    has = 0 if isinstance(found, str) else int(found.chexmix_levels())
+    usable = {name: level for name, level in LEVELS.items() if has >> level & 1}
+    problem = found if isinstance(found, str) else "" if usable else "this CPU has no AVX2"
+    _LOG.info("quantised products: %s", f"torch ({problem})" if problem else f"native, {[*usable][-1]}")
+    return usable
+
+
+def best_level() -> int:
+    """Return the best of :func:`usable_levels`, or 0."""
+    return max(usable_levels().values(), default=0)
 
 
 def to_panels(steps_OI: Tensor, scale: Tensor) -> Panels:
@@ -114,13 +122,14 @@ def product(
         panels: the weights.
         bias_O: float32, of the outputs that are returned.
         rows: only these outputs.
-        level: of ``LEVELS``; default: the best one here.
+        level: one of :func:`usable_levels`; default: the best.
 
     Raises:
         ShapeError: if a size, dtype or layout does not fit.
         MemoryError: if there is no memory for the activations as bytes.
     """
     level = best_level() if level is None else level
+    assert level in usable_levels().values(), f"this CPU has no level {level}"
     first, last, _ = (slice(None) if rows is None else rows).indices(panels.num_out)
     last = max(first, last)
     _check(x_RI, panels, bias_O, last - first)
