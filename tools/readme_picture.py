@@ -34,7 +34,7 @@ FILMS = {
 #: The film that is filled in, and the share of it that is hidden.
 FILLED, BLOCK = "a child (labelled normal)", 0.15
 
-_PANEL_IN, _GAP_IN, _HEAD_IN, _TEXT_IN = 2.9, 0.15, 0.42, 1.75
+_PANEL_IN, _GAP_IN, _HEAD_IN, _TEXT_IN = 2.9, 0.15, 0.42, 2.15
 _LETTERS = 43
 _RED, _INK = "#9c1c1c", "#1b1b1b"
 

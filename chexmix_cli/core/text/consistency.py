@@ -84,6 +84,9 @@ def compare_findings(text: str, others: Mapping[str, int | None]) -> dict[str, A
         others: finding -> 1 present, 0 absent, None or -1 undecided (then the report can only be silent). Findings that
             no report can be read for are not in the result.
     """
+    if others.get(LUNG_OPACITY) == 0 and any(others.get(name) == 1 for name in CLAIM_OPACITY):
+        # Who sees a pneumonia does not deny the opacity that it is: heads learn the two from different films.
+        others = {**others, LUNG_OPACITY: None}
     labels = _labels(text, [name for name in others if name in READABLE])
     causes = _named(text, CAUSE_PHRASES)
     for name in CAUSE_PHRASES:

@@ -119,7 +119,11 @@ def test_a_sound_directory_passes(complete: Path) -> None:
         (not_finite(TYPICAL, "mean"), "typical", "finite"),
         (cut(RETRIEVAL), "retrieval", "is cut short"),
         (junk(RETRIEVAL), "retrieval", "is not a safetensors file"),
-        (not_finite(RETRIEVAL, "image.projection.weight"), "retrieval", "not finite: image.projection.weight"),
+        (
+            not_finite(RETRIEVAL, "image.projection.weight"),
+            "retrieval",
+            "image.projection.weight holds numbers that are not finite",
+        ),
     ],
 )
 def test_a_broken_part_fails_alone(complete: Path, damage: Callable[[Path], None], part: str, said: str) -> None:

@@ -64,6 +64,12 @@ def test_findings_beside_a_head():
     assert compare_findings("Possible consolidation.", {"Lung Opacity": 0}) == {"Lung Opacity": "silent"}
 
 
+def test_a_head_that_sees_a_pneumonia_does_not_deny_the_opacity():
+    head = {"Lung Opacity": 0, "Pneumonia": 1}
+    assert compare_findings("Pneumonia.", head) == {"Lung Opacity": "silent", "Pneumonia": "agrees"}
+    assert compare_findings("Pneumonia.", {**head, "Pneumonia": 0})["Lung Opacity"] == "conflicts"
+
+
 def test_what_a_header_rules_out():
     text = "AP view of the chest, an apical PATIENT. Lateral chest x-rays. Bacterial pneumonia. PA."
     assert Header().contradictions(text) == []
