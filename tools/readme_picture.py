@@ -35,7 +35,7 @@ FILMS = {
 FILLED, BLOCK = "a child (labelled normal)", 0.15
 
 _PANEL_IN, _GAP_IN, _HEAD_IN, _TEXT_IN = 2.9, 0.15, 0.42, 2.15
-_LETTERS = 43
+_LETTERS = 40
 _RED, _INK = "#9c1c1c", "#1b1b1b"
 
 

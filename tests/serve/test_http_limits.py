@@ -280,7 +280,7 @@ def test_a_client_that_goes_leaves_the_queue(serving, film):
 
 
 def test_an_answer_has_a_time(serving, film):
-    with serving(answer_s=0.05, decode=DecodeSettings(max_new_tokens=200, min_new_tokens=200)) as client:
+    with serving(answer_s=0.001, decode=DecodeSettings(max_new_tokens=200, min_new_tokens=200)) as client:
         answer = client.report(film)
         assert (answer.status, answer.code) == (504, "OUT_OF_TIME")
         assert client.get("/health").status == 200
