@@ -192,3 +192,9 @@ def running_node(arguments: Sequence[str], repository: Path) -> Iterator[Node]:
         for stream in (process.stdout, process.stderr):
             assert stream is not None
             stream.close()
+
+
+def allow_open_sockets(item: pytest.Item) -> None:
+    """pynetdicom leaves the sockets of connections that fail to the garbage collector, whenever that comes."""
+    for name in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
+        item.add_marker(pytest.mark.filterwarnings(f"ignore::{name}"))

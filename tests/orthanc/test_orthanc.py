@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import shutil
@@ -150,7 +149,6 @@ def test_killed_in_the_middle_of_200_studies_it_loses_none_and_doubles_none(
     assert set(counts.values()) == {1}
     left = [list((queue / name).iterdir()) for name in ("receiving", "working", "sending", "quarantine")]
     assert left == [[], [], [], []]
-    gc.collect()
 
 
 def test_studies_are_read_from_and_stored_to_orthanc_by_dicomweb(orthanc, picture, tmp_path, repository, debug_weights):

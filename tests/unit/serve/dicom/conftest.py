@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_peers import Archive, listening_archive
+from dicom_peers import Archive, allow_open_sockets, listening_archive
 
 from chexmix_cli.core.data.studies.ids import IdMaker
 from chexmix_cli.core.settings.dicom_node import ReceiveSettings
@@ -20,11 +20,9 @@ from chexmix_cli.serve.dicom.receiver import Receiver
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pynetdicom leaves the sockets of connections that fail to the garbage collector, whenever that comes."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            for name in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
-                item.add_marker(pytest.mark.filterwarnings(f"ignore::{name}"))
+            allow_open_sockets(item)
 
 
 @pytest.fixture(scope="module", autouse=True)
