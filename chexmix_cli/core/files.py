@@ -18,9 +18,21 @@ from chexmix_cli.core.errors import MachineError
 LOCK_FILE = ".lock"
 #: Folders that this process holds. One that has gone is not made anew: what was written is elsewhere now.
 _HELD: set[Path] = set()
-#: Machines that write to one disk do not know each other's processes.
-_MACHINE = re.sub(r"\W", "", platform.node())[:20] or "here"
+
+
+def _machine() -> str:
+    """Return a name for where process numbers mean something: machines, and containers, share disks but not those."""
+    name = re.sub(r"\W", "", platform.node())[:20] or "here"
+    try:
+        return f"{name}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return name
+
+
+_MACHINE = _machine()
 _PARTIAL = re.compile(rf"\..+\.{_MACHINE}-(\d+)\.partial")
+# Earlier versions gave the number alone.
+_ANYBODYS_PARTIAL = re.compile(r"\..+\.(\w+-)*\d+\.partial")
 
 
 @contextmanager
@@ -102,7 +114,8 @@ def held(folder: Path) -> Iterator[None]:
     _HELD.add(folder)
     try:
         for leftover in folder.glob(".*.partial"):
-            if not leftover.is_dir():  # a training's, which has its own way
+            # By the whole form of our names: a folder may hold others'. A training's is a folder and has its own way.
+            if _ANYBODYS_PARTIAL.fullmatch(leftover.name) and not leftover.is_dir():
                 leftover.unlink(missing_ok=True)
         yield
     finally:

@@ -49,9 +49,11 @@ def test_what_a_killed_process_left_goes_with_the_next_write_and_nobody_elses(tm
 
 def test_who_holds_a_folder_finds_no_half_written_file_in_it(tmp_path):
     (tmp_path / ".b.png.elsewhere-1234567.partial").touch()
+    (tmp_path / ".c.png.elsewhere-4026531836-1234567.partial").touch()
     (tmp_path / ".model.partial").mkdir()
+    (tmp_path / ".film.partial").touch()  # another program's
     with held(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".model.partial"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".film.partial", ".lock", ".model.partial"]
 
 
 def test_a_held_folder_that_has_gone_is_not_made_anew(tmp_path):
