@@ -16,6 +16,7 @@ from typing import Any
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.plan.card import Card
 from chexmix_cli.core.plan.exchange import Exchange, Travel, replicated, shard_traffic, sharded
+from chexmix_cli.core.plan.measure import Need
 from chexmix_cli.core.plan.micro_batch import MicroBatch, decoder_micro_batch, tokenizer_micro_batch
 from chexmix_cli.core.plan.pretrain_data import data_facts
 from chexmix_cli.core.settings.training import LoopSettings, StageTraining, TokenizerTraining
@@ -29,7 +30,7 @@ _GATHERED_BLOCKS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class CardCount:
+class CardCount(Need):
     """A step on so many cards. Bytes, operations and seconds are those of one card.
 
     Attributes:
@@ -57,16 +58,6 @@ class CardCount:
     def step_s(self) -> float:
         """Return the seconds of a step."""
         return sum(self.seconds.values())
-
-    @property
-    def peak_bytes(self) -> int:
-        """Return the most memory a card holds at once."""
-        return sum(self.memory.values())
-
-    @property
-    def fits(self) -> bool:
-        """Return whether that is there."""
-        return self.peak_bytes <= self.available_bytes
 
     def record(self) -> dict[str, Any]:
         """Return plain values."""

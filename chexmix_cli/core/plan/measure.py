@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -132,8 +132,31 @@ class Remedy:
     peak_bytes: int
 
 
+class Need:
+    """Memory that is needed, part by part, beside what there is: ``memory`` and ``available_bytes`` of a dataclass."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @property
+        def memory(self) -> Mapping[str, int]: ...
+        @property
+        def available_bytes(self) -> int: ...
+
+    @property
+    def peak_bytes(self) -> int:
+        """Return the most memory that is held at once."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Return whether that is there."""
+        return self.peak_bytes <= self.available_bytes
+
+
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Need):
     """Whether a command will fit, and how long it will take.
 
     Attributes:
@@ -153,16 +176,6 @@ class Plan:
     sizes: Mapping[str, int]
     remedies: Sequence[Remedy] = ()
     remarks: Sequence[str] = field(default_factory=tuple)
-
-    @property
-    def peak_bytes(self) -> int:
-        """Return the most memory the process holds at once."""
-        return sum(self.memory.values())
-
-    @property
-    def fits(self) -> bool:
-        """Return whether that is there."""
-        return self.peak_bytes <= self.available_bytes
 
     def record(self) -> dict[str, Any]:
         """Return the plan as plain values, bytes and seconds."""
