@@ -117,8 +117,11 @@ def _longest(letters: _Letters) -> int:
     top_N, bottom_N, left_N, right_N, contrast_N = letters
     height_N = bottom_N - top_N
     length_N = np.ones(len(top_N), np.int64)
+    # Beyond the widest gap there is nothing to look at: a film may be full of dots.
+    first_N = np.searchsorted(left_N, right_N - 1)
+    end_N = np.searchsorted(left_N, right_N + int(_GAP * _TALLEST_PX), side="right")
     for one in range(len(top_N) - 1, -1, -1):
-        others = slice(one + 1, None)
+        others = slice(max(one + 1, first_N[one]), end_N[one])
         tall_M = np.maximum(height_N[others], height_N[one])
         is_next_M = np.minimum(height_N[others], height_N[one]) >= _ALIKE * tall_M
         off_M = np.minimum(abs(bottom_N[others] - bottom_N[one]), abs(top_N[others] - top_N[one]))
