@@ -16,6 +16,7 @@ and, of the loss's placement and the masks, with all else as in ``s2-both``: ``s
 the report too), ``s2-both-image`` (no report token is hidden), ``s2-both-high`` (0.4 to 0.9 of an image hidden).
 
 ``--study mini``: the embedded model, ``s1`` then ``s2``, and beside it ``s1-more``, stage 1 again in place of stage 2.
+``--study mini-stages``: the same three with a third of the steps, so that two seeds fit an evening on two cores.
 ``--study sizes``: stage 1 from random values at three sizes and two budgets; ``6x256-long`` is 6 layers of width 256.
 
 Every run is a ``chexmix pretrain`` in a folder of its own, ``OUT/seedN/ARM``: what is finished is left alone, what was
@@ -103,6 +104,15 @@ STUDIES = {
         },
         main=("s1", "s2"),
     ),
+    "mini-stages": Study(
+        settings=(*_MINI, "train.validation_batches=50"),
+        arms={
+            "s1": Arm("1", 200, ("optimizer.learning_rate=1e-3", *_THEN[1:])),
+            "s2": Arm("2", 200, _THEN, behind="s1"),
+            "s1-more": Arm("1", 200, _THEN, behind="s1"),
+        },
+        main=("s1", "s2", "s1-more"),
+    ),
     "sizes": Study(
         settings=_MINI,
         arms=_sizes(),
@@ -126,11 +136,9 @@ def command(name: str, seed: int, options: argparse.Namespace) -> list[str]:
     arm, folder = study.arms[name], options.out / f"seed{seed}" / name
     init = options.init if arm.behind is None else folder.parent / arm.behind
     settings = [*_COMMON, *study.settings, *arm.settings, f"train.steps={arm.steps}", f"train.seed={seed}"]
-    settings += [
-        f"train.micro_batch_size={8 // options.ranks}",
-        "train.checkpoint_every=125",
-        "train.validate_every=125",
-    ]
+    every = 125 if arm.steps % 125 == 0 else arm.steps
+    settings += [f"train.{name}={every}" for name in ("checkpoint_every", "validate_every")]
+    settings.append(f"train.micro_batch_size={8 // options.ranks}")
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(options.ranks)] if options.ranks > 1 else []
     found = [sys.executable, *launcher, "-m", "chexmix_cli", "pretrain", "--stage", arm.stage, "--preset", "mini"]
     found += ["--manifest", str(options.data), "--init", str(init), "--out", str(folder)]
