@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import words
-from chexmix_cli.commands.shared.ranks import training_process
-from chexmix_cli.commands.shared.training_view import TrainingView
-from chexmix_cli.core.errors import ExitCode
+from chexmix_cli.commands.shared.options import TokenShards, words
+from chexmix_cli.commands.shared.training import Resume, RunFolder, run_training
 from chexmix_cli.core.settings.finetuning import resolve_task
 
 Task = Annotated[
@@ -45,16 +44,10 @@ PresetName = Annotated[
 Data = Annotated[
     Path, typer.Option("--manifest", metavar="MANIFEST", help="JSON Lines with train and val rows.", show_default=False)
 ]
-TokenShards = Annotated[
-    Path | None,
-    typer.Option("--tokens", metavar="SHARDS", help="Take the images' codes from token shards instead of encoding."),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.", show_default=False)]
 Init = Annotated[
     str | None,
     typer.Option("--init", metavar="NAME|DIR|RUN", help="Start weights. Default: the embedded chexmix-mini."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint, or start.")]
 
 
 @command(resolve_task, "device", "is_json", seed="train.seed", dtype="train.precision")
@@ -62,7 +55,7 @@ def finetune(
     call: Call[Any],
     task: Task,
     data: Data,
-    out: Out,
+    out: RunFolder,
     method: Method = None,
     preset: PresetName = "mini",
     init: Init = None,
@@ -83,26 +76,11 @@ def finetune(
     from chexmix_cli.core.train.finetune.run import FinetuningData
     from chexmix_cli.core.train.finetune.run import finetune as run_finetune
 
-    settings = call.settings
-    with training_process(call.options, settings.train) as (place, console):
-        view = TrainingView(console, settings.train.steps, is_json=call.options.is_json)
-        try:
-            is_done = run_finetune(
-                settings,
-                data=FinetuningData(data, tokens),
-                out=out,
-                init=init,
-                resume=resume,
-                device=place,
-                report=view.report,
-                progress=view.progress,
-            )
-        finally:
-            view.close()
-        if not is_done:
-            console.note(f"stopped; a checkpoint is written. Go on with the same command and --resume (run: {out})")
-            return ExitCode.INTERRUPTED
-        head = out / "head.safetensors"
-        is_head = head.exists()
-        console.note(f"done: classify --head {head}" if is_head else f"done: {out / 'model'} works as --weights")
-    return 0
+    data_given = FinetuningData(data, tokens)
+    train = partial(run_finetune, call.settings, data=data_given, out=out, init=init, resume=resume)
+    return run_training(call, out, train, lambda: _use(out))
+
+
+def _use(run: Path) -> str:
+    head = run / "head.safetensors"
+    return f"classify --head {head}" if head.exists() else f"{run / 'model'} works as --weights"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,7 @@ import typer
 
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import words
-from chexmix_cli.commands.shared.ranks import training_process
-from chexmix_cli.commands.shared.training_view import TrainingView
-from chexmix_cli.core.errors import ExitCode
+from chexmix_cli.commands.shared.training import Resume, RunFolder, run_training
 from chexmix_cli.core.settings.training import resolve_stage
 
 Stage = Annotated[
@@ -41,12 +40,10 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.", show_default=False)]
 Init = Annotated[
     str | None,
     typer.Option("--init", metavar="NAME|DIR|RUN", help="Start weights; stages 1 and 2 need an image tokenizer."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint, or start.")]
 
 
 @command(resolve_stage, "device", "is_json", seed="train.seed", dtype="train.precision")
@@ -54,7 +51,7 @@ def pretrain(
     call: Call[Any],
     stage: Stage,
     data: Data,
-    out: Out,
+    out: RunFolder,
     preset: PresetName = "mini",
     init: Init = None,
     resume: Resume = False,
@@ -73,24 +70,7 @@ def pretrain(
     """
     from chexmix_cli.core.train.pretrain.run import pretrain as run_pretrain
 
-    settings = call.settings
-    with training_process(call.options, settings.train) as (place, console):
-        view = TrainingView(console, settings.train.steps, is_json=call.options.is_json)
-        try:
-            is_done = run_pretrain(
-                settings,
-                data=data,
-                out=out,
-                init=init,
-                resume=resume,
-                device=place,
-                report=view.report,
-                progress=view.progress,
-            )
-        finally:
-            view.close()
-        if not is_done:
-            console.note(f"stopped; a checkpoint is written. Go on with the same command and --resume (run: {out})")
-            return ExitCode.INTERRUPTED
-        console.note(f"done: {out / 'model'} works as --weights; {out / 'losses.png'} has its losses")
-    return 0
+    train = partial(run_pretrain, call.settings, data=data, out=out, init=init, resume=resume)
+    return run_training(
+        call, out, train, lambda: f"{out / 'model'} works as --weights; {out / 'losses.png'} has its losses"
+    )

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver
+from chexmix_cli.commands.evaluate.output import Html, Out, Plots, Split, deliver, read_ratios
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.commands.shared.options import MODEL, Sets
+from chexmix_cli.commands.shared.options import MODEL, Sets, TokenShards
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.classification import EvaluateClassificationSettings
 
@@ -24,13 +24,7 @@ Ratios = Annotated[
     str | None,
     typer.Option("--mask-ratio", metavar="R,R", help="Also mask these shares of the image, such as 0,0.2,0.4."),
 ]
-TokenShards = Annotated[
-    Path | None,
-    typer.Option("--tokens", metavar="SHARDS", help="Take the images' codes from token shards instead of encoding."),
-]
 HeadFile = Annotated[Path | None, typer.Option("--head", metavar="FILE", help="Evaluate this head; nothing is fitted.")]
-
-
 At = Annotated[
     str | None,
     typer.Option(
@@ -104,29 +98,11 @@ def evaluate_classification(
             tokens=tokens,
             options=run,
         )
-    options = call.options
-    return deliver(
-        evaluation,
-        Delivery(
-            out=out,
-            html=html,
-            plots=plots,
-            is_json=options.is_json,
-            console=call.console,
-            quarantine=options.quarantine,
-            manifest=manifest,
-        ),
-    )
+    return deliver(evaluation, call.options, out=out, html=html, plots=plots, manifest=manifest)
 
 
 def _ratios(text: str | None) -> list[float]:
-    if text is None:
-        return []
-    problem = SettingsError(f"{text!r}", where="--mask-ratio", expected="numbers in 0..1, with commas")
-    try:
-        ratios = {float(part) for part in text.split(",")}
-    except ValueError:
-        raise problem from None
+    ratios = [] if text is None else read_ratios(text)
     if not all(0 <= ratio <= 1 for ratio in ratios):
-        raise problem
-    return sorted(ratios)
+        raise SettingsError(f"{text!r}", where="--mask-ratio", expected="numbers in 0..1, with commas")
+    return sorted(set(ratios))

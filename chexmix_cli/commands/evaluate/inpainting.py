@@ -7,22 +7,10 @@ from typing import Annotated
 
 import typer
 
-from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver
+from chexmix_cli.commands.evaluate.output import Html, Out, Plots, Split, deliver, read_ratios
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, Sets
-from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings
-
-
-def _ratios(text: str) -> list[float]:
-    return [_number(part) for part in text.split(",")]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise SettingsError(f"{text!r} is not a number", where="--mask-ratio", expected="such as 0.2,0.5,0.8") from None
 
 
 def _patterns(text: str) -> list[str]:
@@ -33,7 +21,7 @@ Manifest = Annotated[Path, typer.Option("--manifest", metavar="FILE", help="Film
 MaskRatios = Annotated[
     str | None,
     typer.Option("--mask-ratio", metavar="R,R,...", help="Shares of codes hidden. Default: 0.2,0.5,0.8."),
-    Sets("masks.ratios", read=_ratios),
+    Sets("masks.ratios", read=read_ratios),
 ]
 Patterns = Annotated[
     str | None,
@@ -75,16 +63,4 @@ def evaluate_inpainting(
         split,
         options=run,
     )
-    options = call.options
-    return deliver(
-        evaluation,
-        Delivery(
-            out=out,
-            html=html,
-            plots=plots,
-            is_json=options.is_json,
-            console=call.console,
-            quarantine=options.quarantine,
-            manifest=manifest,
-        ),
-    )
+    return deliver(evaluation, call.options, out=out, html=html, plots=plots, manifest=manifest)

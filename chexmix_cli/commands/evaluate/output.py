@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +13,10 @@ from chexmix_cli.commands.records.output_paths import write_file
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.commands.shared.wrapping import draw_table
-from chexmix_cli.core.errors import ExitCode
+from chexmix_cli.core.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
+    from chexmix_cli.commands.shared.options import RunOptions
     from chexmix_cli.core.evals.result import Evaluation, Measurement
 
 Out = Annotated[
@@ -32,48 +32,57 @@ Split = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Delivery:
-    """Where a result goes.
+def read_ratios(text: str) -> list[float]:
+    """Return what ``--mask-ratio`` names: numbers with commas between them.
 
-    Attributes:
-        out, html, plots: files and a folder.
-        is_json: JSON on a terminal, too.
-        console: the stderr side.
-        quarantine: takes the files of items that could not be used.
-        manifest: says which files those are.
+    Raises:
+        SettingsError: if one is not a number.
     """
-
-    out: Path | None
-    html: Path | None
-    plots: Path | None
-    is_json: bool
-    console: Console
-    quarantine: Path | None = None
-    manifest: Path | None = None
+    return [_mask_ratio(part) for part in text.split(",")]
 
 
-def deliver(evaluation: Evaluation, to: Delivery) -> ExitCode:
+def _mask_ratio(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingsError(f"{text!r} is not a number", where="--mask-ratio", expected="such as 0.2,0.5,0.8") from None
+
+
+def deliver(
+    evaluation: Evaluation,
+    options: RunOptions,
+    *,
+    out: Path | None,
+    html: Path | None,
+    plots: Path | None = None,
+    manifest: Path | None = None,
+) -> ExitCode:
     """Write a result everywhere it was asked for; return 3 if some items could not be used, else 0.
 
     The result goes to stdout (JSON, or tables on a terminal), or as JSON to ``out``.
 
+    Args:
+        evaluation: the result.
+        options: of the command: JSON on a terminal too, stderr, where the files of items that could not be used go.
+        out, html, plots: files and a folder.
+        manifest: says which files those are.
+
     Raises:
         MachineError: if a file cannot be written.
     """
-    record = _with_headline(evaluation)
-    if to.plots is not None or to.html is not None:
-        _draw(evaluation, to)
-    writer = Writer(to.is_json)
-    if to.out is not None:
-        write_file(to.out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
-    if to.out is None or writer.is_text:
-        writer.write(record, (summary if to.console.is_verbose else short_summary)(evaluation))
-    if to.quarantine is not None:
-        _quarantine(evaluation, to.quarantine, to.manifest, to.console)
+    record, console = _with_headline(evaluation), options.console
+    if plots is not None or html is not None:
+        _draw(evaluation, html=html, plots=plots)
+    writer = Writer(options.is_json)
+    if out is not None:
+        write_file(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    if out is None or writer.is_text:
+        writer.write(record, (summary if console.is_verbose else short_summary)(evaluation))
+    if options.quarantine is not None:
+        _quarantine(evaluation, options.quarantine, manifest, console)
     if evaluation.failed:
-        to.console.note(f"{len(evaluation.failed)} items could not be used:")
-        to.console.table(
+        console.note(f"{len(evaluation.failed)} items could not be used:")
+        console.table(
             "not used",
             ("id", "code", "message"),
             [(one["id"], one["code"], one["message"]) for one in evaluation.failed],
@@ -138,17 +147,17 @@ def summary(evaluation: Evaluation) -> str:
     return "\n\n".join(parts)
 
 
-def _draw(evaluation: Evaluation, to: Delivery) -> None:
+def _draw(evaluation: Evaluation, *, html: Path | None, plots: Path | None) -> None:
     from chexmix_cli.core.present.plots import curve_png
 
     drawn = {curve.name: curve_png(curve) for curve in evaluation.curves}
-    if to.plots is not None:
+    if plots is not None:
         for name, png in drawn.items():
-            write_file(to.plots / f"{name}.png", png)
-    if to.html is not None:
+            write_file(plots / f"{name}.png", png)
+    if html is not None:
         from chexmix_cli.core.present.pages import evaluation_page
 
-        write_file(to.html, evaluation_page(_with_headline(evaluation), evaluation.cases, drawn).encode())
+        write_file(html, evaluation_page(_with_headline(evaluation), evaluation.cases, drawn).encode())
 
 
 def _field_cell(measurement: Measurement) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, deliver
+from chexmix_cli.commands.evaluate.output import Html, Out, deliver
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.console import Console
 from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
@@ -80,7 +80,7 @@ def evaluate_report(
     answers = _answers(green_answers, green_weights, pairs, settings, (options.device, options.dtype), console)
     scores = None if settings.external.scores is None else _scores(settings.external.scores, pairs)
     evaluation = evaluate_reports(pairs, settings, answers=answers, scores=scores)
-    return deliver(evaluation, Delivery(out=out, html=html, plots=None, is_json=options.is_json, console=console))
+    return deliver(evaluation, options, out=out, html=html)
 
 
 def _predictions(source: str) -> list[ReportText]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from chexmix_cli.commands.evaluate.output import Delivery, Html, Out, Plots, Split, deliver
+from chexmix_cli.commands.evaluate.output import Html, Out, Plots, Split, deliver
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings
-
-if TYPE_CHECKING:
-    from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings
 
 Source = Annotated[
     Path | None,
@@ -28,8 +25,6 @@ Manifest = Annotated[
     Path | None,
     typer.Option("--manifest", metavar="FILE", help="Manifest; with INDEX or SCORES it gives patients, texts, labels."),
 ]
-
-_NUM_CASES = 5
 
 
 @command(RetrievalEvaluationSettings, *MODEL, "seed", "is_json", "quarantine")
@@ -69,16 +64,4 @@ def evaluate_retrieval(
         ids=None if manifest is None else manifest_ids(manifest),
         options=run,
     )
-    options = call.options
-    return deliver(
-        evaluation,
-        Delivery(
-            out=out,
-            html=html,
-            plots=plots,
-            is_json=options.is_json,
-            console=call.console,
-            quarantine=options.quarantine,
-            manifest=manifest,
-        ),
-    )
+    return deliver(evaluation, call.options, out=out, html=html, plots=plots, manifest=manifest)

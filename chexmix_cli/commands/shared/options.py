@@ -68,6 +68,10 @@ Ray = Annotated[
         "--ray", metavar="ADDRESS", help="Let a Ray cluster do the work: auto, or HOST:PORT. The records are the same."
     ),
 ]
+TokenShards = Annotated[
+    Path | None,
+    typer.Option("--tokens", metavar="SHARDS", help="Take the images' codes from token shards instead of encoding."),
+]
 Bits = Annotated[
     str | None,
     typer.Option("--quantize", metavar="int8|int4", help="Hold the decoder in 8 or 4 bits: less memory, faster (CPU)."),

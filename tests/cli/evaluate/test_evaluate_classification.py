@@ -177,7 +177,7 @@ def test_predictions_come_from_a_file_or_stdin(call, manifest, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--mask-ratio", "0,2"], 2, "--mask-ratio: '0,2'; expected numbers in 0..1"),
-        (["--mask-ratio", "a"], 2, "expected numbers in 0..1"),
+        (["--mask-ratio", "a"], 2, "'a' is not a number"),
         (["p.jsonl", "--mask-ratio", "0"], 2, "PRED: predictions cannot be combined with"),
         (["p.jsonl", "--tokens", "shards"], 2, "PRED: predictions cannot be combined with"),
         (["--tokens", "nowhere"], 1, "nowhere"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from chexmix_cli.commands.shared.options import RunOptions
-from chexmix_cli.commands.shared.ranks import training_process
+from chexmix_cli.commands.shared.training import training_process
 from chexmix_cli.core import runtime
 from chexmix_cli.core.settings.training import LoopSettings
 from chexmix_cli.core.train import precision
