@@ -279,7 +279,7 @@ def resident_memory(*, root: Path = Path("/")) -> int:
         return 0
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device, *, root: Path = Path("/")) -> int:
     """Return the most bytes that this process has held, or 0 where the system does not tell (Windows).
 
     On a CUDA GPU of its memory there, else of the machine's, which Apple's GPUs share.
@@ -288,6 +288,11 @@ def peak_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    # Linux counts in getrusage what the process was before it began this program: a copy of its parent, however large.
+    with suppress(OSError):
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", (root / "proc/self/status").read_text(), re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
     try:
         import resource
     except ModuleNotFoundError:

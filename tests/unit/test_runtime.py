@@ -269,10 +269,23 @@ def test_available_memory_of_a_gpu_is_what_its_driver_says(monkeypatch):
     assert runtime.available_memory(CUDA) == 123
 
 
-def test_peak_memory_is_unknown_without_the_systems_figures(monkeypatch):
+def test_peak_memory_is_unknown_without_the_systems_figures(monkeypatch, tmp_path):
     assert runtime.peak_memory(CPU) > 50 * 1024**2
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("VmPeak:\t  900 kB\nVmHWM:\t     300 kB\nVmRSS:\t  200 kB\n")
+    assert runtime.peak_memory(CPU, root=tmp_path) == 300 * 1024
+    assert runtime.peak_memory(CPU, root=tmp_path / "nowhere") > 50 * 1024**2
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert runtime.peak_memory(CPU) == 0
+    assert runtime.peak_memory(CPU, root=tmp_path / "nowhere") == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the figure of Linux")
+def test_peak_memory_is_without_what_the_parent_held():
+    held = bytearray(512 * 1024**2)
+    held[::4096] = b"1" * len(held[::4096])
+    code = "import torch; from chexmix_cli.core import runtime; print(runtime.peak_memory(torch.device('cpu')))"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(run.stdout) < len(held)
 
 
 def test_resident_memory_is_this_processs(tmp_path):
