@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum, StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
@@ -139,6 +139,26 @@ class MachineError(ChexmixError):
 def missing_package(package: str, extra: str, *, where: str | None = None) -> MachineError:
     """Return the error of a package that is not installed, with the extra of chexmix that brings it."""
     return MachineError(f"the package {package} is not installed", where=where, hint=f"pip install 'chexmix[{extra}]'")
+
+
+def require_same(made: object, wanted: Mapping[str, Any], *, what: str, where: str, hint: str) -> None:
+    """Refuse what was made by other weights or settings than those in use.
+
+    Args:
+        made: says in its attributes what it was made by.
+        wanted: what is in use, by the names of attributes.
+        what: it is, in the plural or with an article, for the message.
+        where: it stands.
+        hint: what to do.
+
+    Raises:
+        DataError: ``WRONG_TOKENS``, which names both values of the first that differs.
+    """
+    for name, value in wanted.items():
+        own = getattr(made, name)
+        if own != value:
+            expected = f"{name} {value}, which is in use"
+            raise DataError(Reason.WRONG_TOKENS, f"{what} of {name} {own}", where=where, expected=expected, hint=hint)
 
 
 class WorkerBugError(Exception):

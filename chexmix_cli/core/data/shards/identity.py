@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from chexmix_cli.core.errors import DataError, Reason, SettingsError
+from chexmix_cli.core.errors import DataError, Reason, SettingsError, require_same
 from chexmix_cli.core.settings.load import build
 
 #: Raised by one whenever files of an earlier version can no longer be read as they are.
@@ -86,13 +86,5 @@ class ShardIdentity:
 
     def require(self, wanted: Mapping[str, Any], where: str) -> None:
         """Raise DataError ``WRONG_TOKENS`` that names both values, unless all ``wanted`` are ours."""
-        for name, value in wanted.items():
-            own = getattr(self, name)
-            if own != value:
-                raise DataError(
-                    Reason.WRONG_TOKENS,
-                    f"shards of {name} {own}",
-                    where=where,
-                    expected=f"{name} {value}, which is in use",
-                    hint="they were made with other weights or settings; `chexmix data info` shows which",
-                )
+        hint = "they were made with other weights or settings; `chexmix data info` shows which"
+        require_same(self, wanted, what="shards", where=where, hint=hint)

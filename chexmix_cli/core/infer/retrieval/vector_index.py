@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chexmix_cli.core.errors import DataError, Reason, SettingsError
+from chexmix_cli.core.errors import DataError, Reason, SettingsError, require_same
 from chexmix_cli.core.settings.load import build
 from chexmix_cli.core.vocab import Vocabulary
 
@@ -66,16 +66,8 @@ class IndexIdentity:
 
     def require(self, where: str, **wanted: Any) -> None:
         """Raise DataError that names both values, unless all ``wanted`` are the index's."""
-        for name, value in wanted.items():
-            own = getattr(self, name)
-            if own != value:
-                raise DataError(
-                    Reason.WRONG_TOKENS,
-                    f"an index of {name} {own}",
-                    where=where,
-                    expected=f"{name} {value}, which is in use",
-                    hint="use the --weights and settings it was made with, or make another index",
-                )
+        hint = "use the --weights and settings it was made with, or make another index"
+        require_same(self, wanted, what="an index", where=where, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
