@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from chexmix_cli.core.data.dicom.file import quiet
 from chexmix_cli.core.data.dicom.web import REFUSED, DicomwebServer
@@ -56,7 +56,7 @@ class StorageScp:
         """Send DICOM files in one association; errors as :class:`Destination`."""
         from pydicom import dcmread
         from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-        from pynetdicom import AE
+        from pynetdicom import AE, evt
 
         with quiet():
             datasets = [dcmread(path) for path in documents]
@@ -66,7 +66,9 @@ class StorageScp:
             ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         host, port = self._address.host, self._address.port
         tls = None if self._context is None else (self._context, host)
-        association = ae.associate(host, port, ae_title=self._address.ae_title, tls_args=tls)
+        opened: list[Any] = []
+        on_open: list[Any] = [(evt.EVT_CONN_OPEN, lambda event: opened.append(event.assoc.dul.socket.socket))]
+        association = ae.associate(host, port, ae_title=self._address.ae_title, tls_args=tls, evt_handlers=on_open)
         try:
             # It may take some classes; if it takes none, pynetdicom aborts the association.
             if association.rejected_contexts:
@@ -81,6 +83,11 @@ class StorageScp:
         finally:
             if association.is_established:
                 association.release()
+            else:
+                # pynetdicom closes a socket only if it can be shut down before, which no longer can be where the other
+                # side broke off. A destination that is away is tried for ever: sooner or later no file could be opened.
+                for connection in opened:
+                    connection.close()
 
 
 class StowServer:

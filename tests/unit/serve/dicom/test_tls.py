@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import ssl
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 from dicom_peers import associated, film, listening_archive
@@ -75,6 +78,41 @@ def test_an_address_of_no_peer_is_hung_up_on_before_its_handshake(receive, own):
     running = receive("*@10.1.0.0/16", context=server_context(own))
     assert is_refused(running.port, client_context(own))
     assert [note["event"] for note in running.notes] == ["refused"]
+
+
+def sockets_left(before):
+    """Return how many more sockets than before are open once those that are being closed are."""
+    limit = time.monotonic() + 20
+    while num_sockets() > before and time.monotonic() < limit:
+        time.sleep(0.05)
+    return num_sockets() - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are not listed here")
+def test_an_archive_that_does_not_trust_us_is_tried_again_without_sockets_that_stay(receive, own, anonymous, tmp_path):
+    film().save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    running = receive(context=server_context(own))
+    destination = StorageScp(
+        Address("CHEXMIX", "127.0.0.1", running.port), "A", SendSettings(timeout_seconds=5), client_context(anonymous)
+    )
+    before = num_sockets()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with pytest.raises(UnreachableError, match="it does not answer"):
+                destination.send([tmp_path / "a.dcm"])
+        assert sockets_left(before) == 0
+    finally:
+        gc.enable()
+
+
+def num_sockets():
+    """Return how many sockets this process has open."""
+    found = 0
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found += path.readlink().name.startswith("socket:")
+    return found
 
 
 def test_reports_are_sent_by_tls_to_an_archive_that_is_believed(own, tmp_path):
