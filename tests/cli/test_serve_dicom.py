@@ -77,6 +77,7 @@ def test_killed_and_stopped_in_the_middle_of_twelve_studies_it_loses_none_and_do
         (["--ae-title", "MUCH TOO LONG A TITLE"], 2, "--ae-title: 'MUCH TOO LONG A TITLE' is no AE title"),
         (["--host", "0.0.0.0"], 2, "--host: 0.0.0.0 can be reached by others; expected --allow AE@HOST with it"),
         (["--allow", "PACS"], 2, "--allow: 'PACS' names no peer; expected AE@host"),
+        (["--set", "metrics.port=0", "--set", "metrics.host=::"], 2, "metrics.host: other machines would be let in"),
         (["--set", "receive.ends=never"], 2, "expected quiet, release"),
         (["--set", "receive.most_pdu_bytes=1"], 2, "receive.most_pdu_bytes: is 1; expected 4096..1.04858e+06"),
     ],

@@ -134,13 +134,14 @@ def test_what_is_wrong_is_said_before_anything_is_served(call, monkeypatch, argu
 
 
 def test_a_token_file_is_read_without_its_line_end(monkeypatch, tmp_path):
-    from chexmix_cli.serve.http.server import is_own, read_token
+    from chexmix_cli.serve.access import is_own, read_token
 
+    names = {"flag": "--token-file", "host_name": "--host"}
     monkeypatch.setenv("CHEXMIX_TOKEN", "of-the-environment-0")
     file = tmp_path / "token"
     file.write_text("of-the-file-01234567\n")
-    assert read_token(file, "0.0.0.0") == "of-the-file-01234567"
-    assert read_token(None, "127.0.0.1") == "of-the-environment-0"
+    assert read_token(file, "0.0.0.0", **names) == "of-the-file-01234567"
+    assert read_token(None, "127.0.0.1", **names) == "of-the-environment-0"
     assert [is_own(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "pacs.example")] == [
         *[True] * 3,
         *[False] * 3,

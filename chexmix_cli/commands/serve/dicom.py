@@ -14,7 +14,7 @@ import typer
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, Bits, Preset
 from chexmix_cli.core.errors import ExitCode, SettingsError, missing_package
-from chexmix_cli.core.settings.dicom_node import ServeDicomSettings
+from chexmix_cli.core.settings.dicom_node import MetricsSettings, ServeDicomSettings
 
 Queue = Annotated[
     Path,
@@ -34,7 +34,10 @@ SendTo = Annotated[
         help="Where structured reports are stored; or the URL of a DICOMweb service, for STOW-RS.",
     ),
 ]
-AeTitle = Annotated[str, typer.Option("--ae-title", metavar="AE", help="Of this node, in calls of either side.")]
+AeTitle = Annotated[
+    str,
+    typer.Option("--ae-title", metavar="AE", help="Title of this node, called and calling."),
+]
 Host = Annotated[
     str, typer.Option("--host", metavar="HOST", help="Address to listen on; others than this machine's need --allow.")
 ]
@@ -80,14 +83,15 @@ def serve_dicom(
     from chexmix_cli.commands.records.streams import Writer
     from chexmix_cli.core.data.dicom.web import DicomwebServer
     from chexmix_cli.library.reports import MARK, Reporter
+    from chexmix_cli.serve.access import is_own
     from chexmix_cli.serve.dicom.destinations import Destination, StorageScp, StowServer
     from chexmix_cli.serve.dicom.node import Node, Place
-    from chexmix_cli.serve.dicom.peers import check_ae_title, is_loopback, read_address, read_peers
+    from chexmix_cli.serve.dicom.peers import check_ae_title, read_address, read_peers
     from chexmix_cli.serve.dicom.reporting import StudyReporter
     from chexmix_cli.serve.tls import client_context, server_context
 
     check_ae_title(ae_title, "--ae-title")
-    if not allow and not is_loopback(host):
+    if not allow and not is_own(host):
         raise SettingsError(
             f"{host} can be reached by others", where="--host", expected="--allow AE@HOST with it, who may send"
         )
@@ -102,7 +106,7 @@ def serve_dicom(
         destination = StorageScp(read_address(send_to, "--send-to"), ae_title, send, context)
     peers = read_peers(allow or ["*@*"], "--allow")
     place = Place(ae_title=ae_title, host=host, port=port, peers=peers, context=server_context(tls))
-    metrics = None if call.settings.metrics.port is None else _metrics()
+    metrics = None if call.settings.metrics.port is None else _metrics(call.settings.metrics)
     run = call.options
     model = run.open_model(call.settings.input, quantize=call.settings.quantize)
     reporter = StudyReporter(Reporter(model, call.settings.decode, None, seed=run.seed), call.settings.documents)
@@ -113,12 +117,15 @@ def serve_dicom(
     return _run(node)
 
 
-def _metrics() -> Any:
+def _metrics(settings: MetricsSettings) -> Any:
+    from chexmix_cli.serve.access import read_token
+
     try:
         from chexmix_cli.serve.dicom.metrics import NodeMetrics
     except ModuleNotFoundError as error:
         raise missing_package(str(error.name), "serve", where="metrics.port") from None
-    return NodeMetrics()
+    token = read_token(settings.token_file, settings.host, flag="metrics.token_file", host_name="metrics.host")
+    return NodeMetrics(token)
 
 
 def _note(writer: Any) -> Callable[..., None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from chexmix_cli.core.settings.checks import require, require_range
@@ -93,12 +94,14 @@ class MetricsSettings:
     """Where metrics are shown, as Prometheus reads them.
 
     Attributes:
-        host: address to listen on. They hold no patient data, and no token is asked for.
+        host: address to listen on; any that is not this machine's own needs a token.
         port: to listen on; 0 takes a free one. None: they are not shown.
+        token_file: holds the bearer token that who asks must bring. None: ``CHEXMIX_TOKEN``, if it is set.
     """
 
     host: str = "127.0.0.1"
     port: int | None = None
+    token_file: Path | None = None
 
     def __post_init__(self) -> None:
         if self.port is not None:

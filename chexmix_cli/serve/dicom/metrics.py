@@ -14,6 +14,7 @@ from prometheus_client import Counter, Histogram
 
 from chexmix_cli.core.errors import MachineError
 from chexmix_cli.core.settings.dicom_node import MetricsSettings
+from chexmix_cli.serve.access import Access
 from chexmix_cli.serve.dicom.queue import STATES, StudyQueue
 from chexmix_cli.serve.dicom.receiver import Receiver
 from chexmix_cli.serve.metrics import CONTENT_TYPE, SECONDS, ServerMetrics
@@ -25,13 +26,19 @@ _ASSOCIATION, _CUT_OFF = "ASSOCIATION", "CUT_OFF"
 _UNDELIVERED = "NOT_DELIVERED"
 #: Who asks and then says nothing is hung up on.
 _IDLE_S = 10.0
+_STATUS = {"BAD_TOKEN": 401, "FOREIGN_HOST": 403}
 
 
 class NodeMetrics(ServerMetrics):
-    """The counters of one node, which hears of all its events."""
+    """The counters of one node, which hears of all its events.
 
-    def __init__(self) -> None:
+    Args:
+        token: that who asks for them must bring; None: they must ask from this machine.
+    """
+
+    def __init__(self, token: str | None = None) -> None:
         super().__init__()
+        self.access = Access(token)
         registry = self.registry
         self._images = Counter(
             "chexmix_dicom_images", "Images taken: received, or known before.", ("outcome",), registry=registry
@@ -94,7 +101,7 @@ class NodeMetrics(ServerMetrics):
 
 
 @contextmanager
-def shown(metrics: ServerMetrics, settings: MetricsSettings) -> Generator[str, None, None]:
+def shown(metrics: NodeMetrics, settings: MetricsSettings) -> Generator[str, None, None]:
     """Answer ``GET /metrics`` while the block runs; give the address, whose port is a free one where 0 is asked for.
 
     Raises:
@@ -119,7 +126,7 @@ def shown(metrics: ServerMetrics, settings: MetricsSettings) -> Generator[str, N
 
 
 class _Server(ThreadingHTTPServer):
-    def __init__(self, metrics: ServerMetrics, family: socket.AddressFamily, address: Any) -> None:
+    def __init__(self, metrics: NodeMetrics, family: socket.AddressFamily, address: Any) -> None:
         self.metrics, self.address_family = metrics, family
         super().__init__(address, _Handler)
 
@@ -139,6 +146,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with all metrics."""
+        authorization, host = self.headers.get("Authorization", ""), self.headers.get("Host", "")
+        refusal = self.server.metrics.access.refusal(authorization=authorization, host=host)
+        if refusal is not None:
+            self.send_error(_STATUS[refusal[0]])
+            return
         if self.path != "/metrics":
             self.send_error(404)
             return

@@ -84,11 +84,6 @@ def read_peers(texts: Sequence[str], where: str) -> list[Peer]:
     return [_peer(text, where) for text in texts]
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches a server bound to a host."""
-    return all(network.network_address.is_loopback for network in _networks(host, "--host"))
-
-
 def _peer(text: str, where: str) -> Peer:
     ae_title, _, host = text.rpartition("@")
     if not ae_title or not host:

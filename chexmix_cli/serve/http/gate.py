@@ -7,8 +7,6 @@ rest under one limit on time. Only what has passed is parsed.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import logging
 import secrets
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chexmix_cli.core.settings.serving import HttpSettings
+from chexmix_cli.serve.access import Access
 from chexmix_cli.serve.http.batching import Ticket
 from chexmix_cli.serve.http.errors import RefusedError, refusal_of_foreign
 from chexmix_cli.serve.http.logs import log_event, log_exception
@@ -35,8 +34,6 @@ _LOG = logging.getLogger("chexmix")
 OPEN_PATHS = ("/health", "/docs", "/openapi.json")
 #: Paths as logs and metrics name them; what else is asked for could hold anything.
 PATHS = (*OPEN_PATHS, "/metrics", "/v1/models", "/v1/chat/completions", "/tokenize", "/classify", "/embed", "/inpaint")
-#: Names that a browser or client on this machine has for it.
-_OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
 #: Asked for every few seconds by machines: logged only where something is wrong.
 _PROBES = ("/health", "/metrics")
 _OK, _GONE = 200, 499
@@ -95,7 +92,7 @@ class Gate:
         self, app: App, settings: HttpSettings, token: str | None, metrics: Metrics, pace: Callable[[], float]
     ) -> None:
         self._app, self._settings, self._metrics, self._pace = app, settings, metrics, pace
-        self._digest = None if token is None else _digest(token)
+        self._access = Access(token)
         self._max_bytes = settings.max_body_mb << 20
         self._most_held = settings.max_held_mb << 20
         self.taken, self.held, self.is_stopping = 0, 0, False
@@ -122,7 +119,9 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["path"] not in OPEN_PATHS:
-            self._require_right(headers)
+            refusal = self._access.refusal(authorization=headers.get("authorization", ""), host=headers.get("host", ""))
+            if refusal is not None:
+                raise RefusedError(*refusal)
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -136,19 +135,6 @@ class Gate:
         finally:
             self.taken -= 1
             self.held -= sum(map(len, parts))
-
-    def _require_right(self, headers: dict[str, str]) -> None:
-        if self._digest is not None:
-            kind, _, given = headers.get("authorization", "").partition(" ")
-            is_right = hmac.compare_digest(_digest(given.strip()), self._digest)
-            if kind.lower() != "bearer" or not is_right:
-                raise RefusedError("BAD_TOKEN", "a missing or wrong token; expected Authorization: Bearer TOKEN")
-            return
-        # A web page may be open on this machine whose own name was made to lead here (DNS rebinding).
-        name = headers.get("host", "").lower()
-        if not any(name == own or name.startswith(f"{own}:") for own in _OWN_NAMES):
-            expected = "localhost; from elsewhere a token is needed"
-            raise RefusedError("FOREIGN_HOST", f"the request is for another host; expected {expected}")
 
     def _require_place(self) -> None:
         if self.is_stopping:
@@ -247,11 +233,6 @@ class Gate:
             ms=round(1000 * exchange.seconds),
             **exchange.notes,
         )
-
-
-def _digest(token: str) -> bytes:
-    # Of one length, so that comparing takes the same time whatever is given.
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def _noting(exchange: Exchange, send: Send) -> Send:

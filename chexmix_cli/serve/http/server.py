@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import os
 import signal
 import socket
 import ssl
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from chexmix_cli.core.errors import ExitCode, MachineError, SettingsError
+from chexmix_cli.core.errors import ExitCode, MachineError
 from chexmix_cli.core.settings.serving import HttpSettings, ServeHttpSettings
+from chexmix_cli.serve.access import read_token
 from chexmix_cli.serve.http.app import create_app
 from chexmix_cli.serve.http.gate import Gate
 from chexmix_cli.serve.http.logs import log_event, start_logging
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from chexmix_cli.library.opened import OpenModel
 
 _LOG = logging.getLogger("chexmix")
-#: Where the token is looked for if no file is named.
-TOKEN_VARIABLE = "CHEXMIX_TOKEN"
-_SHORTEST_TOKEN = 16
 #: Largest head of a request.
 _HEAD_BYTES = 16 << 10
 #: Seconds beyond ``server.drain_s`` for the batch that is worked on.
@@ -63,7 +59,7 @@ def serve(
         SettingsError: if other machines are let in without a token, the token is too short, or a file of TLS no good.
         MachineError: if the port cannot be had.
     """
-    token = read_token(token_file, settings.server.host)
+    token = read_token(token_file, settings.server.host, flag="--token-file", host_name="--host")
     context = server_context(settings.tls)
     listener = _listen(settings.server)
     start_logging(is_verbose=is_verbose, is_quiet=is_quiet)
@@ -170,42 +166,6 @@ class Server(uvicorn.Server):
         limit = asyncio.get_running_loop().call_later(self._drain_s, self._service.give_up)
         await super().shutdown(sockets)
         limit.cancel()
-
-
-def read_token(file: Path | None, host: str) -> str | None:
-    """Return the token that requests must bring, or None where only this machine is listened to and none is set.
-
-    Raises:
-        SettingsError: if there has to be one and is none, or it is no good.
-    """
-    token, where = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
-    if file is not None:
-        where = "--token-file"
-        try:
-            token = file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"cannot be read ({type(error).__name__})", where=where) from None
-    if not token:
-        if file is None and is_own(host):
-            return None
-        raise SettingsError(
-            "other machines would be let in without a token" if file is None else "holds no token",
-            where="--host" if file is None else where,
-            expected=f"--token-file or {TOKEN_VARIABLE}",
-            hint="openssl rand -hex 32 makes one",
-        )
-    if len(token) < _SHORTEST_TOKEN or not token.isascii() or any(letter.isspace() for letter in token):
-        expected = f"at least {_SHORTEST_TOKEN} ASCII letters and digits without blanks"
-        raise SettingsError("is no token", where=where, expected=expected, hint="openssl rand -hex 32 makes one")
-    return token
-
-
-def is_own(host: str) -> bool:
-    """Return whether only this machine can reach what listens there."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(settings: HttpSettings) -> socket.socket:

@@ -253,6 +253,27 @@ def test_metrics_count_what_the_node_does_and_name_no_patient(serve, archive):
         ask("/metrics")
 
 
+def test_metrics_are_shown_to_who_brings_the_token_or_asks_this_machine_by_its_own_name():
+    pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
+    from chexmix_cli.serve.dicom.metrics import NodeMetrics, shown
+
+    def status(address: str, **headers: str) -> int:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"http://{address}/metrics", headers=headers)) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    token = "a-token-of-enough-letters"
+    with shown(NodeMetrics(token), MetricsSettings(port=0)) as address:
+        assert status(address, Authorization=f"Bearer {token}", Host="pacs.example") == 200
+        assert status(address) == status(address, Authorization=f"Bearer {token}x") == 401
+    with shown(NodeMetrics(), MetricsSettings(port=0)) as address:
+        assert status(address) == 200
+        assert status(address, Host="evil.example") == 403
+
+
 def test_a_port_of_metrics_that_is_taken_ends_the_node_before_it_listens(serve):
     pytest.importorskip("prometheus_client", reason="the extra serve is not installed")
     from chexmix_cli.serve.dicom.metrics import NodeMetrics

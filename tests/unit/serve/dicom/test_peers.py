@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chexmix_cli.core.errors import MachineError, SettingsError
-from chexmix_cli.serve.dicom.peers import Address, check_ae_title, is_loopback, read_address, read_peers
+from chexmix_cli.serve.dicom.peers import Address, check_ae_title, read_address, read_peers
 
 
 def test_an_address_is_read():
@@ -58,9 +58,3 @@ def test_a_peer_of_another_form_is_refused():
         read_peers(["PACS@10.0.0.0/40"], "--allow")
     with pytest.raises(MachineError, match="has no address"):
         read_peers(["PACS@no.such.host.invalid"], "--allow")
-
-
-def test_which_hosts_only_this_machine_reaches():
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.5")] == [
-        True, True, True, False, False,
-    ]  # fmt: skip
