@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,23 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         return Result(int(code), captured.out, captured.err)
 
     return run
+
+
+@contextmanager
+def interrupted_behind(num_records: int) -> Iterator[None]:
+    """Let Ctrl-C come when a command has written so many records to its journal."""
+    from chexmix_cli.library.jobs.journal import Journal
+
+    add, left = Journal.add, iter(range(num_records - 1))
+
+    def interrupt(journal: Any, job: Any, record: Any) -> None:
+        add(journal, job, record)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "add", interrupt)
+        yield
 
 
 def film_pixels(seed: int, side: int = 96) -> np.ndarray:

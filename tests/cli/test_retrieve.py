@@ -10,6 +10,8 @@ import sys
 import pytest
 import torch
 
+from tests.cli.conftest import interrupted_behind
+
 WORDS = ("No pleural effusion.", "The heart is large.", "Pneumonia in the left lung.")
 
 
@@ -164,19 +166,9 @@ def test_shares_merged_are_the_index_of_one_process(
     assert found[0] == found[1]
 
 
-def test_a_share_of_an_index_goes_on_where_it_was_stopped(indexed, rows, tmp_path, monkeypatch):
-    from chexmix_cli.library.jobs.journal import Journal
-
+def test_a_share_of_an_index_goes_on_where_it_was_stopped(indexed, rows, tmp_path):
     indexed(rows, tmp_path / "whole", "--shard", "0/2")
-    add, left = Journal.add, iter(range(2))
-
-    def stopping(journal, job, record):
-        add(journal, job, record)
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add", stopping)
+    with interrupted_behind(3):
         assert indexed(rows, tmp_path / "stopped", "--shard", "0/2").code == 130
     records = [tmp_path / f"{name}.part-000-of-002.jsonl" for name in ("stopped", "whole")]
     assert records[0].read_bytes() != records[1].read_bytes()

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from chexmix_cli.core.files import held
-from chexmix_cli.library.jobs.journal import Journal
-from tests.cli.conftest import write_archive
+from tests.cli.conftest import interrupted_behind, write_archive
 
 #: Twelve films, of which two are damaged; with batches of three, one of them stands in a batch with others.
 _NUM_FILMS, _DAMAGED, _BATCH = 12, (4, 9), 3
@@ -59,19 +58,11 @@ main()
 
 
 @pytest.fixture
-def stop_behind(call, monkeypatch):
+def stop_behind(call):
     """Return a function that stops a command, as Ctrl-C does, when it has written so many records."""
 
     def run(words: list[str], out: Path, num_records: int):
-        add, left = Journal.add, iter(range(num_records - 1))
-
-        def stopping(journal, job, record):
-            add(journal, job, record)
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Journal, "add", stopping)
+        with interrupted_behind(num_records):
             result = call(*words, "-o", out)
         assert result.code == 130
         return result

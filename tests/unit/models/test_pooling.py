@@ -13,13 +13,8 @@ SETTINGS = DecoderSettings(
 
 
 @pytest.fixture
-def decoder() -> Decoder:
-    built = Decoder(SETTINGS)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in built.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + (parameter.ndim == 1) * 0.5)
-    return built.eval()
+def decoder(make_decoder) -> Decoder:
+    return make_decoder(SETTINGS)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3])
