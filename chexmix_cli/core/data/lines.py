@@ -23,6 +23,8 @@ from typing import Any, BinaryIO, TextIO, cast
 from chexmix_cli.core.errors import DataError, Reason
 
 _GZIP_MAGIC = b"\x1f\x8b"
+#: Tables that are no text, by how they begin. Records are written as either, but read as text alone.
+_NO_TEXT = {b"PK\x03\x04": "an Excel workbook, or another zip archive", b"PAR1": "a Parquet file"}
 #: The marks of UTF-32 begin with those of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -121,7 +123,8 @@ def open_lines(path: Path) -> Iterator[Iterator[TextLine]]:
     """Give the lines of a file.
 
     Raises:
-        DataError: ``NOT_FOUND``, ``UNREADABLE``, or ``CORRUPT`` if its gzip data are damaged; also while it is read.
+        DataError: ``NOT_FOUND``, ``UNREADABLE``, ``UNKNOWN_FORMAT`` for a workbook or a Parquet file, or ``CORRUPT`` if
+            its gzip data are damaged; also while it is read.
     """
     with open_binary(path) as stream:
         yield read_lines(stream, path.name)
@@ -132,7 +135,16 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
     """Give the bytes of a file, gzip undone; errors as :func:`open_lines`."""
     try:
         with path.open("rb") as raw:
-            is_gzip = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+            head = raw.read(4)
+            if head in _NO_TEXT:
+                raise DataError(
+                    Reason.UNKNOWN_FORMAT,
+                    f"is {_NO_TEXT[head]}",
+                    where=path.name,
+                    expected="text: JSON Lines, CSV or TSV",
+                    hint="save the table as CSV, or have chexmix write -o FILE.csv or FILE.jsonl",
+                )
+            is_gzip = head.startswith(_GZIP_MAGIC)
             raw.seek(0)
             yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if is_gzip else raw
     except gzip.BadGzipFile:

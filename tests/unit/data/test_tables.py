@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from chexmix_cli.commands.records.record_file import write_table
 from chexmix_cli.core.data.labels import NO_FINDING, finding_name, named_labels, parse_labels
+from chexmix_cli.core.data.report_files import read_reports
 from chexmix_cli.core.data.tables import read_columns, read_table
-from chexmix_cli.core.errors import DataError
+from chexmix_cli.core.errors import DataError, Reason
 
 HEADER = "file,patient,report\n"
 
@@ -109,3 +111,15 @@ def test_spellings_of_one_finding_must_agree():
         "Mass": 0,
         "Pleural Effusion": 1,
     }
+
+
+@pytest.mark.parametrize(("ending", "is_called"), [("xlsx", "an Excel workbook"), ("parquet", "a Parquet file")])
+def test_tables_that_are_no_text_say_what_to_do(tmp_path, ending, is_called):
+    path = tmp_path / f"reports.{ending}"
+    pytest.importorskip({"xlsx": "openpyxl", "parquet": "pyarrow"}[ending], reason="the extra tables is not installed")
+    write_table(path, [{"id": "a", "status": "ok", "report": "No effusion."}])
+    for read in (read_columns, lambda path: read_reports(path, prefers="prediction")):
+        with pytest.raises(DataError, match=rf"reports\.{ending}: is {is_called}.*expected text") as caught:
+            read(path)
+        assert caught.value.reason is Reason.UNKNOWN_FORMAT
+        assert "save the table as CSV" in caught.value.hint
