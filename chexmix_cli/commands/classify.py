@@ -17,7 +17,6 @@ from chexmix_cli.core.settings.classification import ClassifySettings
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.records.share import Place
-    from chexmix_cli.core.settings.classification import ClassifySettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.jobs.job import Record
 

@@ -145,7 +145,12 @@ class Model(OpenModel):
 
         Args:
             film: anything that :meth:`film` reads.
-            layer: 0 is the token embedding, L the output of block L (CHEXMIX: layers 7 to 12 of the released model).
+            layer: 0 is the token embedding, L the output of block L; of the released model its authors recommend 7 to
+                12.
+
+        Raises:
+            DataError: if the film cannot be read.
+            SettingsError: if the model has no such layer.
         """
         return self._one(film, self.classifier(layers=(layer,))).embeddings[layer]
 
@@ -171,7 +176,7 @@ class Model(OpenModel):
             box: x, y, width, height in pixels of the film as it is read.
             block: share of the image that one hidden square takes; its position is drawn by ``seed`` and id.
             mask_ratio: share of the image's codes that is hidden, by ``settings.region.pattern``, drawn likewise.
-            settings: what is hidden from whom, how it is filled and joined.
+            settings: the form of the mask and its ring, how codes are filled and the fill is joined.
             seed: of what is drawn.
 
         Raises:
@@ -236,7 +241,7 @@ def load(
 
     Args:
         name: of an entry of ``weights.toml``, or a directory of weights; None is the embedded ``chexmix-mini``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: of the computation; ``auto`` chooses by device and size.
         quantize: ``int8`` or ``int4`` holds the decoder that writes reports in 8 or 4 bits (CPU only).
         preset: image preset, or ``model`` for the one it was trained with.

@@ -246,7 +246,7 @@ def open_model(
 
     Args:
         name: of an entry of ``weights.toml``, or a directory; None is the embedded model.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
         quantize: ``int8`` or ``int4`` holds the decoder that writes reports in 8 or 4 bits (CPU only).
         settings: how films are read.

@@ -154,8 +154,6 @@ def test_a_study_is_scored_by_its_views(call, tmp_path, make_dicom, debug_weight
 
 
 def test_the_head_in_the_weights_is_the_default_and_its_absence_says_what_to_do(call, films, debug_weights, tmp_path):
-    import shutil
-
     none = call("classify", films, "--weights", debug_weights)
     assert none.code == 1
     assert "head.safetensors: no head" in none.stderr

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from chexmix_cli.commands.retrieve.rows import Row
     from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter
     from chexmix_cli.core.infer.retrieval.vector_index import IndexIdentity, Kind
-    from chexmix_cli.core.settings.retrieval import IndexSettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel

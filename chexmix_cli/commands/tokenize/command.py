@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from chexmix_cli.commands.records.share import Place
     from chexmix_cli.commands.records.sinks import Sinks
     from chexmix_cli.commands.tokenize.shard_output import ShardOutput
-    from chexmix_cli.core.settings.inference import TokenizeSettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.jobs.job import Job
     from chexmix_cli.library.results import Tokens

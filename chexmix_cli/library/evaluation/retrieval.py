@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from chexmix_cli.core.evals.result import Evaluation
     from chexmix_cli.core.evals.retrieval.protocol import Pairs, PoolScores
     from chexmix_cli.core.settings.choices import Section
-    from chexmix_cli.core.settings.retrieval import RetrievalEvaluationSettings
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel
 
@@ -137,7 +136,8 @@ def _model_pairs(
     pairs = _pairs([row.id for row in encoded.rows], encoded.rows, section)
     reports = [tokenizer.encode(text) for text in pairs.texts or ()]
     cosines = CosineScores(*_vectors(found, encoded.codes_NP, reports, progress))
-    protocol = {"scorer": settings.scorer, **_protocol(found.identity())}
+    identity = found.identity()
+    protocol = {"scorer": settings.scorer, **_protocol(identity)}
     scores_of = pools_of(cosines)
     if settings.scorer == "likelihood":
         scores_of = _likelihood(found, cosines, encoded.codes_NP, reports, settings, progress)
@@ -146,7 +146,6 @@ def _model_pairs(
     def pictures(places: list[int]) -> dict[int, bytes]:
         return _pictures([encoded.rows[place] for place in places], places, model)
 
-    identity = found.identity()
     return _Found(
         pairs=pairs,
         cosines=cosines,
