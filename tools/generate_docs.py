@@ -33,7 +33,12 @@ from chexmix_cli.core.settings.datasets import (
 from chexmix_cli.core.settings.dicom_node import ServeDicomSettings
 from chexmix_cli.core.settings.evaluation import DiffSettings
 from chexmix_cli.core.settings.finetuning import TASKS
-from chexmix_cli.core.settings.inference import GenerateReportSettings, ReviewSettings, TokenizeSettings
+from chexmix_cli.core.settings.inference import (
+    DraftIndexSettings,
+    GenerateReportSettings,
+    ReviewSettings,
+    TokenizeSettings,
+)
 from chexmix_cli.core.settings.inpainting import EvaluateInpaintingSettings, InpaintSettings
 from chexmix_cli.core.settings.report_evaluation import ReportEvaluationSettings
 from chexmix_cli.core.settings.retrieval import IndexSettings, QuerySettings, RetrievalEvaluationSettings
@@ -59,7 +64,8 @@ What all commands have in common:
   some records failed, 4 the machine lacks something, 70 a bug of ours, 130 interrupted.
 - Settings come in layers: built-in default, preset, `--config FILE` (TOML), `--set a.b=c`, explicit flag.
   `--show-config` prints the result and which layer set each value. An unknown key is an error that names the nearest.
-- Records carry no patient data; see [data.md](../data.md#ids-and-privacy). Only `weights fetch` touches the network.
+- Records carry no patient data; see [data.md](../data.md#ids-and-privacy). Nothing goes over the network
+  but by `weights fetch`, to and from the DICOMweb server, archive or Ray cluster that you name, and by `serve`.
 - `-h` or `--help` explains a command, its own options first. A mistyped command or option is answered with the nearest.
 - `chexmix --install-completion` makes the shell complete commands and options (bash, zsh, fish, PowerShell).
 
@@ -94,6 +100,7 @@ ROOTS: dict[str, list[tuple[str, type[Any]]]] = {
     "evaluate retrieval": [("", RetrievalEvaluationSettings)],
     "retrieve index": [("", IndexSettings)],
     "retrieve query": [("", QuerySettings)],
+    "weights drafts": [("", DraftIndexSettings)],
 }
 
 

@@ -159,7 +159,8 @@ def convert(
 ) -> int:
     """Turn weights into safetensors that describe themselves; vqgan.ckpt is read without running code from it.
 
-    A GGUF file that `chexmix weights export` wrote is read back, with its text tokenizer.
+    A GGUF file that `chexmix weights export` wrote is read back, with its text tokenizer. Of a folder that has only a
+    decoder, or only an image tokenizer, that one is converted, and a message says which is missing.
 
     Examples:
 
@@ -172,6 +173,7 @@ def convert(
     from chexmix_cli.core.weights import open_weights
     from chexmix_cli.core.weights.convert import convert as run_convert
 
+    _note_missing(source, call.console)
     written = run_convert(source, out, dtype=_dtype(dtype), max_bytes=_bytes(max_shard_size))
     return _report_files(source, written, open_weights(out), call)
 
@@ -229,7 +231,7 @@ def fetch(
     name: Name,
     accept_licence: AcceptLicence = False,
 ) -> int:
-    """Fetch a model from the Hugging Face hub, or check what was fetched; the only command that uses the network.
+    """Fetch a model from the Hugging Face hub, or check what was fetched.
 
     An interrupted transfer resumes. Files go to $CHEXMIX_HOME/weights (default ~/.cache/chexmix/weights).
 
@@ -281,6 +283,19 @@ def _record(record_id: str, values: dict[str, Any]) -> Record:
 def _note_licence(console: Console, notice: str | None) -> None:
     if notice is not None:
         console.note(notice)
+
+
+def _note_missing(source: str, console: Console) -> None:
+    """Say which network a folder of weights does not have; whoever names one file asks for no more."""
+    from chexmix_cli.core.weights import files, open_weights
+
+    if Path(source).expanduser().is_file():
+        return
+    weights = open_weights(source)
+    if not weights.has_decoder:
+        console.note(f"{weights.path} has no decoder ({files.MODEL_FILE}): none is written")
+    if not weights.has_vqgan:
+        console.note(f"{weights.path} has no image tokenizer ({files.VQGAN_FILE}): none is written")
 
 
 def _dtype(name: str) -> torch.dtype | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,26 @@ def test_convert_makes_the_released_layout_describe_itself(capsys: Capture, tmp_
     code, [record], _ = _call(capsys, "convert", str(official / "vqgan.ckpt"), "-o", str(tmp_path / "one"))
     assert [Path(file["path"]).name for file in record["files"]] == ["vqgan.safetensors", "vqgan.yaml"]
     assert len(record["files"][0]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [("vqgan", "has no image tokenizer (vqgan.safetensors)"), ("model", "has no decoder (model.safetensors)")],
+)
+def test_convert_says_which_network_is_missing(
+    capsys: Capture, tmp_path: Path, debug_dir: Path, gone: str, said: str
+) -> None:
+    half, out = tmp_path / "half", tmp_path / "out"
+    shutil.copytree(debug_dir, half)
+    (half / f"{gone}.safetensors").unlink()
+    code, [record], stderr = _call(capsys, "convert", str(half), "-o", str(out))
+    assert (code, not (out / f"{gone}.safetensors").exists()) == (0, True)
+    assert f"{half} {said}: none is written" in stderr
+    # One file by its name is all that is asked for.
+    _, _, stderr = _call(capsys, "convert", record["files"][0]["path"], "-o", str(tmp_path / "one"))
+    assert stderr == ""
+    _, _, stderr = _call(capsys, "convert", str(debug_dir), "-o", str(tmp_path / "whole"))
+    assert stderr == ""
 
 
 def test_export_makes_what_transformers_loads(capsys: Capture, tmp_path: Path, debug_dir: Path) -> None:
