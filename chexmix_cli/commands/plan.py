@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Tell whether a command will fit this machine, and how long it will take.")
 
 Data = Annotated[
-    Path | None, typer.Option("--manifest", metavar="MANIFEST", help="The run's manifest: its size and reports count.")
+    Path | None,
+    typer.Option(
+        "--manifest",
+        metavar="MANIFEST",
+        help="The run's manifest: number of films, length of reports.",
+    ),
 ]
 Memory = Annotated[
     float | None,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from chexmix_cli.commands.records.record_page import RecordPage
     from chexmix_cli.core.infer.retrieval.vector_index import Kind, VectorIndex
-    from chexmix_cli.core.settings.retrieval import QuerySettings
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.opened import OpenModel
     from chexmix_cli.library.retrieval import RetrievalModel
@@ -35,7 +34,7 @@ Inputs = Annotated[
 Text = Annotated[
     list[str] | None, typer.Option("--text", metavar="T", help="Query by this text instead; may be repeated.")
 ]
-Count = Annotated[int, typer.Option("-k", metavar="K", min=1, help="Results of a query.")]
+Count = Annotated[int, typer.Option("-k", metavar="K", min=1, help="How many results a query gives.")]
 Find = Annotated[
     str | None,
     typer.Option(

@@ -170,7 +170,7 @@ class DocumentSettings:
 
     Attributes:
         variants: encodings made of each training image, the first unchanged, the others with small crops and
-            intensity changes (never mirrored: reports name no side, but hearts have one).
+            intensity changes (never mirrored: a heart has a side, and a report may name one).
         text_tokenizer: ``init`` for the one in the start weights, else a model of weights.toml or a directory.
         intensity_jitter, crop_jitter: of these other encodings, as in ReconstructionSettings.
     """
