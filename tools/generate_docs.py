@@ -1,4 +1,4 @@
-"""Write docs/commands/, a page a command, and docs/man/chexmix.1 from the commands and settings themselves.
+"""Write docs/commands/, a page for each command, and docs/man/chexmix.1 from the commands and settings themselves.
 
 The test suite fails while they are stale.
 

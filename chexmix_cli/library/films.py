@@ -127,7 +127,7 @@ class FilmReader:
 
         if isinstance(item, Refusal):
             return Job(item.id, raiser(item.error), sources=item.sources)
-        # With one record an image, the id of a DICOM image begins with its study's.
+        # With a record for each image, the id of a DICOM image begins with its study's.
         study = item.id.partition("/")[0] if item.chosen.is_dicom else None
         prepare = partial(_film_of_study, item, self.preset, self.keeps_picture, self.with_others)
         sources = tuple(image.source for image in item.candidates)

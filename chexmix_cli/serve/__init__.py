@@ -1,1 +1,1 @@
-"""Programs that stay, one folder a protocol: what others send goes through the library as the commands' inputs do."""
+"""Programs that stay, a folder for each protocol; what others send goes through the library as commands' inputs do."""

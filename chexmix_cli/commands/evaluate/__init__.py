@@ -1,1 +1,1 @@
-"""``chexmix evaluate``: a file a task."""
+"""``chexmix evaluate``: a file for each task."""

@@ -118,7 +118,7 @@ def _records(names: Sequence[str], compared: Sequence[Sequence[Record]]) -> list
 
 
 def _rows(compared: Sequence[Sequence[Record]]) -> list[dict[str, Any]]:
-    """Return a row a number of the first result: its value, and each other result's record."""
+    """Return a row for each number of the first result: its value, and each other result's record."""
     others = [
         {record["id"]: {**record, "is_significant": _is_significant(record)} for record in records}
         for records in compared
@@ -203,7 +203,7 @@ def _csv(names: Sequence[str], compared: Sequence[Sequence[Record]]) -> str:
 
 
 def _latex(names: Sequence[str], compared: Sequence[Sequence[Record]]) -> str:
-    """Return a table for the package booktabs: a row a number, a column a result, all numbers that have a value."""
+    """Return a table for the package booktabs: a row for each number that has a value, a column for each result."""
     rows = [row for row in _rows(compared) if row["first"] is not None]
     shared = set.intersection(*(set(row["id"].split("|")[1:]) for row in rows)) if rows else set()
     lines = [

@@ -1,4 +1,4 @@
-"""``chexmix evaluate``: metrics and protocols. One file a task; this one holds the table of them."""
+"""``chexmix evaluate``: metrics and protocols. Each task has a file; this one holds the table of them."""
 
 from __future__ import annotations
 

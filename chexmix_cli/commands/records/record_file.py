@@ -1,8 +1,8 @@
 """Records in a file whose ending says its form: JSON Lines, or a table for Excel, R or pandas.
 
-A table has a row a record and the same columns for every command: what identifies the film, the report, what is in
-conflict, a column a finding with its probability. Cells are text or numbers, never formulas: a report that begins with
-``=`` stays a report (CWE-1236).
+A table has a row for each record and the same columns for every command: what identifies the film, the report, what is
+in conflict, a column for each finding with its probability. Cells are text or numbers, never formulas: a report that
+begins with ``=`` stays a report (CWE-1236).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``chexmix retrieve``: an index of images and reports, and queries to it. One file a command."""
+"""``chexmix retrieve``: an index of images and reports, and queries to it. Each command has a file."""
 
 from __future__ import annotations
 

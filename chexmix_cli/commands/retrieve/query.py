@@ -58,8 +58,8 @@ def query(
 ) -> int:
     """Find the reports or images of an index that are nearest to a film, or to a text.
 
-    One record a query, with ids and scores, best first. A score is a cosine; with `--scorer likelihood`, the mean
-    log-probability of the text's tokens given the image, less what `likelihood.minus` says.
+    One record for each query, with ids and scores, best first. A score is a cosine; with `--scorer likelihood`, the
+    mean log-probability of the text's tokens given the image, less what `likelihood.minus` says.
 
     Examples:
 

@@ -1,1 +1,1 @@
-"""``chexmix serve``: programs that stay and work for others, one file a protocol."""
+"""``chexmix serve``: programs that stay and work for others, a file for each protocol."""

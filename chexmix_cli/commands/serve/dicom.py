@@ -70,7 +70,7 @@ def serve_dicom(
     """Report on radiographs that are sent by C-STORE, and send structured reports back.
 
     A file is on disk before its sender is told so; kill -9 loses no study and doubles none. What happens is written to
-    stdout, a line an event, without patient data. SIGTERM ends it in order.
+    stdout, a line for each event, without patient data. SIGTERM ends it in order.
 
     Examples:
 

@@ -81,7 +81,7 @@ def draw_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
         columns: headings.
         rows: a cell for each.
         width: in letters; default: of the terminal. A table that cannot be so narrow without cutting words is written
-            row by row instead, a line a cell.
+            row by row instead, a line for each cell.
     """
     width = shutil.get_terminal_size().columns if width is None else width
     table = [list(columns), *(list(row) for row in rows)]

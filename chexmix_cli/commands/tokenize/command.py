@@ -56,7 +56,7 @@ def tokenize(
 ) -> int:
     """Turn chest radiographs into image codes.
 
-    One record a study, as JSON Lines; `chexmix generate-report -` reads them.
+    One record for each study, as JSON Lines; `chexmix generate-report -` reads them.
 
     Examples:
 

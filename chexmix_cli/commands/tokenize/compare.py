@@ -38,7 +38,7 @@ class _Totals:
 def compare_presets(
     inputs: Sequence[str], run: RunOptions, settings: TokenizeSettings, presets: tuple[str, str]
 ) -> ExitCode:
-    """Write one record a study with the share of equal codes and the PSNR between both routes.
+    """Write one record for each study with the share of equal codes and the PSNR between both routes.
 
     Raises:
         SettingsError: if the inputs come from stdin, which can be read once only.

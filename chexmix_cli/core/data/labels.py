@@ -131,7 +131,9 @@ def named_labels(labels: Iterable[tuple[str, object]]) -> dict[str, Label]:
             found[name] = label
         elif label not in (None, found[name]):
             raise DataError(
-                Reason.BAD_RECORD, f"label {quoted_name(spelled)} contradicts {name!r}", expected="one value a finding"
+                Reason.BAD_RECORD,
+                f"label {quoted_name(spelled)} contradicts {name!r}",
+                expected="one value of a finding",
             )
     return found
 

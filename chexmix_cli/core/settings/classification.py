@@ -29,8 +29,8 @@ class ProbeSettings:
         folds: of the cross-validation; no patient is in two of them.
         balance: ``weight`` weighs each label's classes equally in the loss; the shift that this gives the
             probabilities is removed from the bias.
-        calibration: of the probabilities, on those of the left-out folds: ``platt`` a line a label on the logits,
-            ``temperature`` one factor for all.
+        calibration: of the probabilities, on those of the left-out folds: ``platt`` a line for each label on the
+            logits, ``temperature`` one factor for all.
     """
 
     layers: tuple[int, ...] = ()

@@ -1,6 +1,6 @@
 """A language model's checkpoint as the start of a decoder: text rows kept, rows for image ids and specials grown.
 
-The embedding and the head have a row an id. A PhiForCausalLM such as Phi-2 knows the text ids; the image codes,
+The embedding and the head have a row for each id. A PhiForCausalLM such as Phi-2 knows the text ids; the image codes,
 ``I_s``, ``I_E``, mask and padding are new. Their rows are drawn, feature by feature, from a normal distribution with
 the mean and the deviation of the text rows; their head biases are the text rows' mean bias.
 

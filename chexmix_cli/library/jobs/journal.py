@@ -1,8 +1,9 @@
 """The account of a run that writes records: what decides them, and which inputs they are of.
 
 Beside ``FILE`` lies the folder ``FILE.journal``: ``run.json`` says what decides the records and, once a share of a
-list is done, how long the list is; ``inputs.jsonl`` has a line a record: its input's id, index in the list and digest,
-and how it ended. Records themselves are in ``FILE``, or in ``records.jsonl`` of the folder where ``FILE`` is a table.
+list is done, how long the list is; ``inputs.jsonl`` has a line for each record: its input's id, index in the list and
+digest, and how it ended. Records themselves are in ``FILE``, or in ``records.jsonl`` of the folder where ``FILE`` is a
+table.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def near_twins(groups: Sequence[NDArray[np.uint32]], share: float) -> Iterator[t
 
 
 def word_groups(words: Sequence[str]) -> NDArray[np.uint32]:
-    """Return the distinct hashes of all runs of four words, ascending; a shorter report is one run."""
+    """Return the distinct hashes of all runs of four words, (runs,), ascending; a shorter report is one run."""
     if not words:
         return np.empty(0, np.uint32)
     last = max(1, len(words) - _GROUP_WORDS + 1)

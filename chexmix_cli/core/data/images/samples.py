@@ -82,7 +82,7 @@ class Samples:
 
     @property
     def grey(self) -> NDArray[Any]:
-        """Return the values as one channel, black low."""
+        """Return the values as one channel, (Y, X), black low; of colours the luminance."""
         values = self.values
         if values.ndim == 3:
             values = values @ _LUMA if self.is_coloured else values[..., 0]

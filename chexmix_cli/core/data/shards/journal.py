@@ -1,4 +1,4 @@
-"""What a shard that is not yet whole holds, on disk: a line a batch, so that a run which is killed loses no batch.
+"""What a shard that is not yet whole holds, on disk: a line for each batch, so that a killed run loses no batch.
 
 A line that was cut off, or is no longer readable, ends what is read: its inputs are done again. Lines are not forced
 through to the device: they outlive the process, and a machine that loses power goes on behind its last whole shard.

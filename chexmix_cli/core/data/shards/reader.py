@@ -32,7 +32,7 @@ class Shard:
     places: dict[str, TensorPlace]
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return ``codes``, ``text_ids``, ``text_offsets`` and ``labels`` as views of the file."""
+        """Return ``codes``, ``text_ids``, ``text_offsets`` and ``labels`` (docs/shards.md) as views of the file."""
         return files.map_tensors(self.path, self.places)
 
     def index(self) -> Iterator[IndexEntry]:
@@ -133,7 +133,7 @@ class ShardSet:
             yield from shard.index()
 
     def rows_of(self, split: str | None) -> NDArray[np.int64]:
-        """Return the numbers of the rows of one split."""
+        """Return the numbers of the rows of one split, (rows,), ascending; None: of those without a split."""
         entries = (entry for entry in self.index() if entry["status"] == "ok")
         rows = [row for row, entry in enumerate(entries) if entry.get("split") == split]
         return np.array(rows, dtype=np.int64)
@@ -152,7 +152,7 @@ class ShardSet:
         return out
 
     def text(self, row: int) -> NDArray[np.unsignedinteger[Any]]:
-        """Return the token ids of a row's report, a view of the file; empty if it has none."""
+        """Return the token ids of a row's report, (tokens,), a view of the file; empty if it has none."""
         number, place = self._locate(row)
         tensors = self._tensors(number)
         start, stop = tensors["text_offsets"][place : place + 2]

@@ -86,7 +86,7 @@ def discover(
 
     Args:
         inputs: files, folders (walked), globs, zip archives, URLs of DICOMweb.
-        settings: bounds, and ``views``: one record a study, or one an image.
+        settings: bounds, and ``views``: a record for each study, or for each image.
         keep_uids: name DICOM studies by their UID instead of a salted hash.
         names: what to call each input that leads to nothing; by default ``input 1`` and so on.
 

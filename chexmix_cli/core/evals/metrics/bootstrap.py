@@ -47,7 +47,7 @@ class Resampler:
         return len(self._count_G)
 
     def indices(self, number: int) -> NDArray[np.int64]:
-        """Return the items of one resample, each as often as its patient was drawn."""
+        """Return the indices of the items of one resample, (items drawn,), each as often as its patient was drawn."""
         rng = np.random.default_rng([self._seed, number])
         drawn_G = rng.integers(self.num_groups, size=self.num_groups)
         count_G = self._count_G[drawn_G]

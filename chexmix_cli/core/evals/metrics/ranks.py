@@ -29,7 +29,7 @@ class Scores(Protocol):
     num_columns: int
 
     def tile(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
-        """Return the scores of some rows against some columns, float64."""
+        """Return the scores of some rows against some columns, (rows, columns) float64."""
 
     def aligned(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the score of each row with the column of the same index, (n,) float64."""
@@ -231,7 +231,11 @@ class _Side:
             self._num_relevant_N[place] += (is_level_RC & is_relevant_RC).sum(dim=dim, dtype=torch.int32)
 
     def ranks(self, is_paired: bool) -> NDArray[np.float64]:
-        """Return the ranks; with pairs, one candidate at the level is the relevant one."""
+        """Return the ranks, (N,), from 1 and NaN without a relevant candidate.
+
+        Args:
+            is_paired: each has one relevant candidate, which is among those at its level.
+        """
         num_relevant_N = torch.ones_like(self._num_above_N) if is_paired else self._num_relevant_N
         num_others_N = (self._num_from_level_N - self._num_above_N - num_relevant_N).double()
         ranks_N = self._num_above_N + 1 + num_others_N / (num_relevant_N + 1)

@@ -359,10 +359,12 @@ METRICS = [
 
 
 def recalls_and_ranks(ranks: Sequence[NDArray[np.float64]] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the numbers of :data:`METRICS` and R@sum, in that order; NaN where no query of a direction has a rank.
+    """Return the numbers of :data:`METRICS` and R@sum, in that order, (M + 1,).
+
+    They are NaN where no query of a direction has a rank.
 
     Args:
-        ranks: of both directions' queries; NaN is left out.
+        ranks: of the queries of each direction, from 1, (queries,); NaN is left out.
     """
     found: list[float] = []
     for one in ranks:

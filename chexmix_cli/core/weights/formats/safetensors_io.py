@@ -75,7 +75,7 @@ class SafetensorsSource:
 
 
 def check_keys(slices: Iterable[Slice], source: TensorSource) -> list[str]:
-    """Return what is wrong with a source's keys, a line a kind: missing, unexpected, misshapen, not floating point.
+    """Return what is wrong with a source's keys, a line for each kind: missing, unexpected, misshapen, no floats.
 
     A last line says what the names stand for, where they tell.
     """

@@ -1,1 +1,1 @@
-"""One file a kind of data set: its tables to entries."""
+"""One file for each kind of data set: its tables to entries."""
