@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 # One thread a worker: threads under parallel workers only contend. Set before torch is loaded anywhere.
@@ -75,11 +76,18 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: bits must not depend on how the machine splits a sum."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def debug_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a weights directory of the ``debug`` model with every parameter random."""
-    import torch
-
     from chexmix_cli.core.models.decoder import Decoder
     from chexmix_cli.core.models.vqgan import Vqgan
     from chexmix_cli.core.settings.load import build, read_preset
@@ -105,8 +113,6 @@ def plain_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It was trained with rows and columns, so its reports say little; but its numbers are those of a trained model.
     """
     import dataclasses
-
-    import torch
 
     from chexmix_cli.core.weights import open_weights, save_model
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import small_runs
-import torch
 from PIL import Image
 
 from chexmix_cli.core.settings.model import ModelSettings
@@ -18,12 +17,8 @@ from chexmix_cli.core.train.loop import Trainer
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Bits must not depend on how the machine splits a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _on_one_thread(one_thread: None) -> None:
+    """Ask for one thread in every test of this folder."""
 
 
 @pytest.fixture(autouse=True)
