@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from chexmix_cli.core.data.dicom.decoders import decodable_syntaxes
@@ -39,6 +40,7 @@ _UNKNOWN_CALLER = (0x01, 0x01, 0x03)
 #: A-ASSOCIATE-RQ of 128 contexts with all transfer syntaxes stays far below it.
 _MOST_REQUEST_BYTES = 1 << 20
 _SECONDS_TO_ASSOCIATE = 15.0
+_SECONDS_TO_HANG_UP = 2.0
 
 
 def silence_libraries() -> None:
@@ -137,10 +139,19 @@ class Receiver:
     def stop(self, grace_s: float) -> None:
         """Take no more associations, give the open ones so many seconds to end, and abort the rest."""
         self._server.shutdown()
-        limit = time.monotonic() + grace_s
-        while self._ae.active_associations and time.monotonic() < limit:
-            time.sleep(0.05)
+        _wait_while(lambda: self._ae.active_associations, grace_s)
+        # The rest is aborted, which a connection that has not asked for an association cannot be: its thread would end
+        # with a traceback.
+        for association in self._unassociated():
+            with suppress(AttributeError, OSError):
+                association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        _wait_while(self._unassociated, _SECONDS_TO_HANG_UP)
         self._ae.shutdown()
+
+    def _unassociated(self) -> list[Any]:
+        """Return the connections without an association that can still take part in one."""
+        active = self._ae.active_associations
+        return [one for one in active if not one.is_established and one.dul.is_alive()]
 
     def _on_open(self, event: Event) -> None:
         """Hang up on addresses that no peer has; bound what is read of the others."""
@@ -262,6 +273,12 @@ class _LateHandshakes:
         """Return the connection of TLS."""
         connection.settimeout(self._idle_s)
         return self._context.wrap_socket(connection, server_side=server_side, do_handshake_on_connect=False)
+
+
+def _wait_while(holds: Callable[[], Any], most_s: float) -> None:
+    limit = time.monotonic() + most_s
+    while holds() and time.monotonic() < limit:
+        time.sleep(0.05)
 
 
 def _name(association: Any) -> str:

@@ -46,6 +46,7 @@ class Running:
     port: int
     queue: StudyQueue
     notes: list[dict[str, Any]]
+    receiver: Receiver
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def receive(tmp_path: Path) -> Iterator[Callable[..., Running]]:
             max_bytes=max_bytes,
             note=lambda event, **about: notes.append({"event": event, **about}),
         )
-        found = Running(receiver.start("127.0.0.1", port, context), queue, notes)
+        found = Running(receiver.start("127.0.0.1", port, context), queue, notes, receiver)
         started.append(receiver)
         return found
 

@@ -237,3 +237,19 @@ def test_dcmtk_sends(receive, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
     assert dcmread(waiting(running)[0]).SOPInstanceUID == one.SOPInstanceUID
+
+
+@pytest.fixture
+def open_till_the_end():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def test_a_connection_that_says_nothing_does_not_break_the_end(open_till_the_end, receive):
+    """pynetdicom's abort is for associations: without one it ended its thread with a traceback, an error here."""
+    running = receive()
+    open_till_the_end.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+    limit = time.monotonic() + 30
+    while not running.receiver.num_associations and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert running.receiver.num_associations == 1
