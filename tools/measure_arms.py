@@ -64,6 +64,7 @@ def label_of(source: str) -> str:
 def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
     """Return the command that gives the result of a part."""
     weights = ["--weights", options.weights] if options.weights else []
+    weights += ["--dtype", options.dtype] if options.dtype else []
     source = part.removesuffix("-grid")
     if source in SOURCES:
         rows = f"fit.sweep_rows={options.rows if source == 'kermany' else 0}"
@@ -236,6 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--weights", help="default: the embedded model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of evaluations; default: the commands' own")
     parser.add_argument("--tokens", type=Path, help="token shards of the manifest, for classification")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--ratios", default="0,0.2,0.4,0.6,0.8", help="shares masked")

@@ -39,6 +39,7 @@ PAIRS = (
     ("s2-both-masked", "s2-both"),
     ("s2-both-image", "s2-both"),
     ("s2-both-high", "s2-both"),
+    ("mini-s2", "mini-s1-more"),
 )
 PIXELS = "pixels-pca100"
 
@@ -190,7 +191,7 @@ def _paired(seeds: Sequence[Sequence[Numbers]], names: Sequence[Sequence[str]]) 
     tables = [[result["items"] for result in results] for results in seeds]
     first = tables[0][0]
     assert all(table["ids"] == first["ids"] for of_seed in tables for table in of_seed)
-    label_N = np.array(first["columns"]["Pneumonia, masking"], float)
+    label_N = np.array(first["columns"][next(name for name in first["columns"] if name.endswith(", masking"))], float)
     scores_NC = np.array(
         [
             table["columns"][name]

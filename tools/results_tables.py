@@ -22,14 +22,17 @@ NAMES = {
     "s2-both-high": "as bidirectional, 40 to 90 % of an image hidden",
     "mini-128": "chexmix-mini of 128 px, shipped before",
     "mini-first": "chexmix-mini of 2,000 documents a stage, shipped before",
-    "mini-s1": "chexmix-mini, stage 1 again in place of stage 2",
+    "mini-s1-more": "stage 1, then more of it",
+    "mini-s2": "stage 1, then stage 2",
     "chexmix-mini": "chexmix-mini",
     "cnn": "plain CNN of 4.9 M parameters, same films",
 }
 #: The small models of 128 px that differ in their objective, and what was shipped for the same films.
 ARMS = tuple(name for name in NAMES if name.startswith("s")) + ("mini-128",)
 #: The embedded model, and what it has to beat.
-EMBEDDED = ("mini-128", "mini-first", "mini-s1", "chexmix-mini", "cnn")
+EMBEDDED = ("mini-128", "mini-first", "chexmix-mini", "cnn")
+#: Of the embedded model's size and resolution, as many documents each.
+STAGES = ("mini-s1-more", "mini-s2")
 FILLS = ("mean", "telea", "harmonic", "biharmonic", "tension")
 _SOURCES = {
     "kermany-grid": "Kermany, children: pneumonia against normal",
@@ -49,6 +52,7 @@ def tables(numbers: Numbers) -> dict[str, str]:
     """Return name -> Markdown table."""
     found = {f"masking-{source}": _masking(numbers, source) for source in _SOURCES}
     found["embedded"] = _embedded(numbers)
+    found["stages"] = _stages(numbers)
     found["differences"] = _differences(numbers)
     found["inpainting"] = _inpainting(numbers)
     found["retrieval"] = _retrieval(numbers)
@@ -126,6 +130,23 @@ def _embedded(numbers: Numbers) -> str:
             rows.append([question, name, *cells])
             question = ""
     return _table(["question", "AUROC, val, 95 % interval by patient", "whole", "40 % masked", "80 % masked"], rows)
+
+
+def _stages(numbers: Numbers) -> str:
+    """Return both seeds of the two ways to go on, and their difference, question by question."""
+    difference = numbers["differences"]["mini-s2 - mini-s1-more"]
+    rows = []
+    for source, question in _RADIOLOGISTS.items():
+        runs = _runs(numbers, source, STAGES)
+        asked = difference[source]
+        columns = [(probe, ratio) for probe in asked for ratio in sorted(asked[probe], key=float)]
+        for arm, found in runs.items():
+            cells = [[one["model"][probe].get(ratio) for one in found] for probe, ratio in columns]
+            rows.append([question, NAMES[arm], *(_seeds(values, 3) for values in cells)])
+            question = ""
+        rows.append(["", "difference", *(_difference(asked[probe][ratio]) for probe, ratio in columns)])
+    head = ["AUROC, val", "", *(f"{probe}, {100 * float(ratio):.0f} %" for probe, ratio in columns)]
+    return _table(head, rows)
 
 
 def _pixels(runs: Mapping[str, Sequence[Numbers]]) -> dict[str, Numbers]:

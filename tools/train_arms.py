@@ -39,8 +39,9 @@ from pathlib import Path
 _FIRST = ("optimizer.learning_rate=1.5e-3", "optimizer.min_learning_rate=1e-4", "optimizer.warmup_steps=60")
 _THEN = ("optimizer.learning_rate=1e-3", "optimizer.min_learning_rate=3e-5", "optimizer.warmup_steps=30")
 _BOTH = ("masking.attention=bidirectional", "masking.loss=masked-image")
-#: Of every run: small steps; a few passes over the data need no dropout.
-_COMMON = ("train.batch_size=8", "model.decoder.residual_dropout=0.0")
+#: Of every run: small steps, of so many documents; a few passes over the data need no dropout.
+ROWS = 8
+_COMMON = (f"train.batch_size={ROWS}", "model.decoder.residual_dropout=0.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ def _sizes() -> dict[str, Arm]:
     found = {}
     for layers, width in ((4, 128), (6, 256), (8, 384)):
         shape = _shape(layers, width, width // 32)
-        for budget, steps in (("short", 125), ("long", 375)):
-            found[f"{layers}x{width}-{budget}"] = Arm("1", steps, (*_FIRST, *shape))
+        for budget, steps in (("short", 60), ("long", 180)):
+            found[f"{layers}x{width}-{budget}"] = Arm("1", steps, (*_FIRST[:2], "optimizer.warmup_steps=20", *shape))
     return found
 
 
@@ -138,7 +139,7 @@ def command(name: str, seed: int, options: argparse.Namespace) -> list[str]:
     settings = [*_COMMON, *study.settings, *arm.settings, f"train.steps={arm.steps}", f"train.seed={seed}"]
     every = 125 if arm.steps % 125 == 0 else arm.steps
     settings += [f"train.{name}={every}" for name in ("checkpoint_every", "validate_every")]
-    settings.append(f"train.micro_batch_size={8 // options.ranks}")
+    settings.append(f"train.micro_batch_size={ROWS // options.ranks}")
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(options.ranks)] if options.ranks > 1 else []
     found = [sys.executable, *launcher, "-m", "chexmix_cli", "pretrain", "--stage", arm.stage, "--preset", "mini"]
     found += ["--manifest", str(options.data), "--init", str(init), "--out", str(folder)]
