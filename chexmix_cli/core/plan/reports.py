@@ -91,7 +91,7 @@ def plan_generate_report(
     memory = {
         "process": base,
         "decoder": parameters * dtype.itemsize,
-        "prompts kept": kept // prompt * prompt,
+        "films kept": kept if prompt <= kept else 0,
         "image tokenizer": module_bytes(vqgan)[0],
         "reports": max(round(found["bytes"]) + max(0, cache), encode_bytes),
     }

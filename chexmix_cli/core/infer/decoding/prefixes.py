@@ -72,12 +72,10 @@ class PrefixStore:
     Attributes:
         num_bytes: as given.
         held_bytes: in use.
-        num_found, num_missed: prompts that were there when asked for, and that were not.
     """
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes, self.held_bytes = num_bytes, 0
-        self.num_found = self.num_missed = 0
         self._prefixes: OrderedDict[tuple[Decoder, tuple[int, ...]], Prefix] = OrderedDict()
 
     def __len__(self) -> int:
@@ -90,9 +88,7 @@ class PrefixStore:
         key = (decoder, tuple(prompt))
         found = self._prefixes.get(key)
         if found is None or not found.states.keys() >= set(layers):
-            self.num_missed += 1
             return None
-        self.num_found += 1
         self._prefixes.move_to_end(key)
         return found
 
@@ -138,13 +134,13 @@ def read_prefix(decoder: Decoder, prompt: Sequence[int], store: PrefixStore) -> 
 
 @torch.inference_mode()
 def states_behind(
-    decoder: Decoder, prefix: Prefix, rests: Sequence[Sequence[int]], *, pad: int, length: int | None = None
+    decoder: Decoder, prefix: Prefix | None, rests: Sequence[Sequence[int]], *, pad: int, length: int | None = None
 ) -> Tensor:
-    """Return the final hidden states (B, T, D) of what follows one prefix, read in one pass.
+    """Return the final hidden states (B, T, D) of what follows one prefix, or none, read in one pass.
 
     Args:
         decoder: that has read the prefix.
-        prefix: in front of all.
+        prefix: in front of all; None: they are whole sequences.
         rests: token ids that follow it, one at least in the longest; short ones are padded at their ends, where no
             position before can see it.
         pad: id that padding holds.
@@ -157,7 +153,8 @@ def states_behind(
     longest = max(map(len, rests))
     padded = [[*rest, *[pad] * (longest - len(rest))] for rest in rests]
     read_BT = torch.tensor(padded, device=decoder.embedding.weight.device)
-    state_BTD: Tensor = decoder(read_BT, cache=_SharedCache(prefix, len(rests), length or prefix.length))
+    cache = None if prefix is None else _SharedCache(prefix, len(rests), length or prefix.length)
+    state_BTD: Tensor = decoder(read_BT, cache=cache)
     return state_BTD
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, PrefixStore, read_prefix, states_behind
 from chexmix_cli.core.infer.likelihood import hidden_prompt, report_logprobs
 from chexmix_cli.core.infer.reports.writer import WrittenReport
-from chexmix_cli.core.infer.scoring import target_logprobs, token_logprobs
+from chexmix_cli.core.infer.scoring import target_logprobs
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.inference import ExplainSettings
@@ -206,14 +206,18 @@ class _Film:
 
     def without_blocks(self, blocks: Sequence[Sequence[int]], report_ids: Sequence[int]) -> list[Tensor]:
         """Return log p of a report's tokens, (T,), given the image without each of some blocks."""
+        # Of an image that is seen whole, every position differs; behind ``I_s`` alone there is nothing to be saved.
         first = 1 + min(min(block) for block in blocks)
-        sequences = [[*_hidden(self._prompt, block, self._vocabulary.mask), *report_ids] for block in blocks]
-        if self._decoder.image_span is not None or first == 1:
-            found = token_logprobs(self._decoder, sequences, pad=self._vocabulary.pad)
-            return [logprob_T[-len(report_ids) :] for logprob_T in found]
+        known = 0 if self._decoder.image_span is not None or first == 1 else first
         # The last token is predicted, never read.
-        rests = [sequence[first:-1] for sequence in sequences]
-        state_BTD = states_behind(self._decoder, self._read, rests, pad=self._vocabulary.pad, length=first)
+        sequences = [[*_hidden(self._prompt, block, self._vocabulary.mask), *report_ids][:-1] for block in blocks]
+        state_BTD = states_behind(
+            self._decoder,
+            self._read if known else None,
+            [sequence[known:] for sequence in sequences],
+            pad=self._vocabulary.pad,
+            length=known,
+        )
         target_T = torch.tensor(list(report_ids), device=state_BTD.device)
         return [target_logprobs(self._decoder, state_TD[-len(report_ids) :], target_T) for state_TD in state_BTD]
 
