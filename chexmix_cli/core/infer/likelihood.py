@@ -116,14 +116,17 @@ def report_logprobs(decoder: Decoder, prefix: Prefix, reports: Sequence[Sequence
         reports: token ids, one at least in each.
         pad: id that fills short reports at their ends; it has no influence.
     """
+    longest = max(map(len, reports))
+    # One copy to the device, for all rows.
+    padded = [[*report, *[pad] * (longest - len(report))] for report in reports]
+    token_ids_BT = torch.tensor(padded, device=prefix.last_D.device)
     state_BTD = prefix.last_D.expand(len(reports), 1, -1)
-    # The last token of a report is predicted, never read.
-    read = [report[:-1] for report in reports]
-    if any(read):
-        state_BTD = torch.cat((state_BTD, states_behind(decoder, prefix, read, pad=pad)), dim=1)
+    if longest > 1:
+        # The last token of the longest is predicted, never read.
+        state_BTD = torch.cat((state_BTD, states_behind(decoder, prefix, token_ids_BT[:, :-1])), dim=1)
     return [
-        target_logprobs(decoder, state_TD[: len(report)], torch.tensor(list(report), device=state_TD.device))
-        for state_TD, report in zip(state_BTD, reports, strict=True)
+        target_logprobs(decoder, state_TD[: len(report)], token_ids_T[: len(report)])
+        for report, state_TD, token_ids_T in zip(reports, state_BTD, token_ids_BT, strict=True)
     ]
 
 

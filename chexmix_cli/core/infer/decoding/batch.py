@@ -78,7 +78,8 @@ class Batch:
         (num_rows, longest), num_known = self._prompt_BT.shape, len(self._known)
         is_token_BT = torch.arange(longest) >= longest - self._length_B[:, None]
         read = slice(num_rows - num_known)
-        last, states = [], {layer: list[Tensor]() for layer in layers}
+        last: list[Tensor] = []
+        states = {layer: list[Tensor]() for layer in layers}
         if num_known < num_rows:
             self._cache.num_rows = num_rows - num_known
             self._count_only(is_token_BT[read])

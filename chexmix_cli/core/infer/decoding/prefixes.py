@@ -133,28 +133,22 @@ def read_prefix(decoder: Decoder, prompt: Sequence[int], store: PrefixStore) -> 
 
 
 @torch.inference_mode()
-def states_behind(
-    decoder: Decoder, prefix: Prefix | None, rests: Sequence[Sequence[int]], *, pad: int, length: int | None = None
-) -> Tensor:
+def states_behind(decoder: Decoder, prefix: Prefix | None, rest_BT: Tensor, *, length: int | None = None) -> Tensor:
     """Return the final hidden states (B, T, D) of what follows one prefix, or none, read in one pass.
 
     Args:
         decoder: that has read the prefix.
         prefix: in front of all; None: they are whole sequences.
-        rests: token ids that follow it, one at least in the longest; short ones are padded at their ends, where no
+        rest_BT: token ids that follow it, on the decoder's device; what fills short ones is behind them, where no
             position before can see it.
-        pad: id that padding holds.
         length: how much of the prefix counts, from its start; default: all of it. An image that is seen whole is not
             to be cut.
 
     Raises:
         ShapeError: if a sequence is longer than the decoder's positions.
     """
-    longest = max(map(len, rests))
-    padded = [[*rest, *[pad] * (longest - len(rest))] for rest in rests]
-    read_BT = torch.tensor(padded, device=decoder.embedding.weight.device)
-    cache = None if prefix is None else _SharedCache(prefix, len(rests), length or prefix.length)
-    state_BTD: Tensor = decoder(read_BT, cache=cache)
+    cache = None if prefix is None else _SharedCache(prefix, len(rest_BT), length or prefix.length)
+    state_BTD: Tensor = decoder(rest_BT, cache=cache)
     return state_BTD
 
 
@@ -216,7 +210,9 @@ class PromptPlan:
     ) -> Self:
         """Return the plan of some prompts, whose states of these layers are wanted."""
         row_of: dict[tuple[int, ...], int] = {}
-        read, others, known = [], [], []
+        read: list[int] = []
+        others: list[int] = []
+        known: list[Prefix | int] = []
         found: Prefix | int | None
         for index, prompt in enumerate(prompts):
             key = tuple(prompt)

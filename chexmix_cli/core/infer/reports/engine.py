@@ -44,7 +44,7 @@ def report_engine(
     """
     ordinary = None if ordinary_ids is None else frozenset(ordinary_ids)
     modes: tuple[DecodedIds, ...] = ("text", "all")
-    constraints = {mode: constrain(vocabulary, mode, ordinary) for mode in modes}
+    constraints: dict[str, Constraint] = {mode: constrain(vocabulary, mode, ordinary) for mode in modes}
     return Engine(decoder, pad=vocabulary.pad, constraints=constraints, prefixes=prefixes)
 
 

@@ -209,17 +209,15 @@ class _Film:
         # Of an image that is seen whole, every position differs; behind ``I_s`` alone there is nothing to be saved.
         first = 1 + min(min(block) for block in blocks)
         known = 0 if self._decoder.image_span is not None or first == 1 else first
+        variants = [[*_hidden(self._prompt, block, self._vocabulary.mask), *report_ids] for block in blocks]
+        token_ids_BT = torch.tensor(variants, device=self._read.last_D.device)
         # The last token is predicted, never read.
-        sequences = [[*_hidden(self._prompt, block, self._vocabulary.mask), *report_ids][:-1] for block in blocks]
-        state_BTD = states_behind(
-            self._decoder,
-            self._read if known else None,
-            [sequence[known:] for sequence in sequences],
-            pad=self._vocabulary.pad,
-            length=known,
-        )
-        target_T = torch.tensor(list(report_ids), device=state_BTD.device)
-        return [target_logprobs(self._decoder, state_TD[-len(report_ids) :], target_T) for state_TD in state_BTD]
+        state_BTD = states_behind(self._decoder, self._read if known else None, token_ids_BT[:, known:-1], length=known)
+        own = slice(-len(report_ids), None)
+        return [
+            target_logprobs(self._decoder, state_TD[own], token_ids_T[own])
+            for state_TD, token_ids_T in zip(state_BTD, token_ids_BT, strict=True)
+        ]
 
 
 def _hidden(prompt: Sequence[int], positions: Sequence[int], mask: int) -> list[int]:

@@ -279,8 +279,9 @@ def test_what_follows_a_prefix_follows_a_part_of_it_as_well(make, vocabulary, co
     read = read_prefix(decoder, prompt, PrefixStore(0))
     whole = len(prompt) if kind == "whole" else 7
     for length in {whole, len(prompt)}:
-        rests = [[*prompt[length:], 5, 6, 7], [*prompt[length:], 8]]
-        found_BTD = states_behind(decoder, read, rests, pad=vocabulary.pad, length=length)
-        for rest, state_TD in zip(rests, found_BTD, strict=True):
-            wanted_TD = decoder(torch.tensor([[*prompt[:length], *rest]]))[0, length:]
-            torch.testing.assert_close(state_TD[: len(rest)], wanted_TD, atol=1e-5, rtol=1e-4)
+        rest_BT = torch.tensor([[*prompt[length:], 5, 6, 7], [*prompt[length:], 8, 9, 10]])
+        found_BTD = states_behind(decoder, read, rest_BT, length=length)
+        whole_BT = torch.cat((torch.tensor([prompt[:length]] * 2), rest_BT), dim=1)
+        wanted_BTD = states_behind(decoder, None, whole_BT)[:, length:]
+        torch.testing.assert_close(found_BTD, wanted_BTD, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(found_BTD[0], found_BTD[1], atol=1e-2)
