@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.classification.zero_shot import ZeroShot
@@ -161,32 +160,22 @@ class Classifier:
         """
         import numpy as np
 
-        from chexmix_cli.core.infer.embeddings import image_embeddings
-        from chexmix_cli.core.infer.typicality import codes_statistics, film_statistics
+        from chexmix_cli.core.infer.embeddings import image_prompts, read_images
+        from chexmix_cli.core.infer.typicality import codes_statistics
+        from chexmix_cli.library.readings import FilmReadings
 
         decoder, vocabulary = self.model.decoder, self.model.weights.settings.vocabulary
-        typical = self._typical
+        typical, prefixes = self._typical, self.model.prefixes
         if self._zero_shot is not None:
+            # This first: it reads all films in one pass, and leaves them for the sentences.
+            read = None if typical is None else codes_statistics(decoder, vocabulary, codes, prefixes=prefixes)
             found = np.stack([self._zero_shot.probabilities(image) for image in codes])
-            return found, {}, [] if typical is None else typical.judge(codes_statistics(decoder, vocabulary, codes))
+            return found, {}, [] if typical is None or read is None else typical.judge(read)
         is_masked_BP = self._masks(ids) if self._mask_ratio else None
-        final: list[Tensor] = []
-
-        def embedded(layers: list[int], grid: int) -> NDArray[np.float32]:
-            keep = None if typical is None or final else final.append
-            return image_embeddings(
-                decoder, vocabulary, codes, layers=layers, grid=grid, is_masked_BP=is_masked_BP, on_final=keep
-            ).numpy()
-
-        embeddings, probability_BK = {}, None
-        if self._layers:
-            states_BLD = embedded(self._layers, 1)
-            embeddings = {layer: states_BLD[:, place] for place, layer in enumerate(self._layers)}
-        if self._head is not None:
-            probability_BK = self._head.probabilities(embedded([self._head.layer], self._head.grid)[:, 0])
-        if typical is None:
-            return probability_BK, embeddings, []
-        return probability_BK, embeddings, typical.judge(film_statistics(decoder, vocabulary, final[0], codes))
+        seen = FilmReadings(decoder, vocabulary, codes, head=self._head, typical=typical, embedded=self._layers)
+        read_images(decoder, image_prompts(vocabulary, codes, is_masked_BP), seen.layers, seen.read, prefixes)
+        embeddings = {layer: seen.embeddings[layer] for layer in self._layers}
+        return seen.probability_BK, embeddings, seen.typicality_B
 
     def _masks(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         import numpy as np
@@ -250,4 +239,5 @@ def _load_zero_shot(model: OpenModel, settings: ClassifySettings) -> ZeroShot:
         chosen_statements(statements, wanted),
         prefix=chosen.prefix,
         batch_size=chosen.batch_size,
+        prefixes=model.prefixes,
     )

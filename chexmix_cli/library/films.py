@@ -255,12 +255,12 @@ def film_of_picture(picture: Image, preset: ResolvedPreset, *, keeps_picture: bo
 
 
 def encode_films(films: Sequence[Film], images: ImageTokenizer) -> list[list[int]]:
-    """Return the codes of every film, encoding those that have none yet in one batch."""
+    """Return the codes of every film, encoding those that have none yet in one batch, each once."""
     import numpy as np
 
-    pixels = [film.pixels for film in films if film.pixels is not None]
-    encoded = iter(images.encode(np.stack(pixels)).tolist() if pixels else [])
-    return [film.codes if film.codes is not None else next(encoded) for film in films]
+    new = {id(film.pixels): film.pixels for film in films if film.codes is None and film.pixels is not None}
+    encoded = dict(zip(new, images.encode(np.stack(list(new.values()))).tolist() if new else [], strict=True))
+    return [encoded[id(film.pixels)] if film.codes is None else film.codes for film in films]
 
 
 def film_levels(film: Film, codes: Sequence[int], images: ImageTokenizer) -> NDArray[np.uint8]:

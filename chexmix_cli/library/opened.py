@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.presets import ResolvedPreset
     from chexmix_cli.core.infer.classification.heads import Head
     from chexmix_cli.core.infer.decoding.drafts import Drafter
+    from chexmix_cli.core.infer.decoding.prefixes import PrefixStore
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
     from chexmix_cli.core.infer.inpainting.restorer import Restorer
     from chexmix_cli.core.infer.reports.writer import ReportWriter
@@ -86,6 +87,15 @@ class OpenModel:
     def decoder(self) -> Decoder:
         """Return the decoder, never quantised: states and likelihoods need the original numbers."""
         return self.weights.load_decoder(self.device, self.dtype)
+
+    @cached_property
+    def prefixes(self) -> PrefixStore:
+        """Return the images that this model's decoders have read, as many as ``input.prefix_memory_mb`` holds."""
+        from chexmix_cli.core.infer.decoding.prefixes import PrefixStore
+
+        settings = self.weights.settings
+        has_room = settings.vocabulary.prompt_length <= settings.decoder.max_positions
+        return PrefixStore(self.input.prefix_memory_mb * 2**20 if has_room else 0)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer | None:
@@ -156,7 +166,7 @@ class OpenModel:
             decoder = self.decoder
         else:
             decoder = self.weights.load_decoder(self.device, self.dtype, quantize=self.quantize)
-        return ReportWriter(decoder, self.weights.settings.vocabulary, self.tokenizer)
+        return ReportWriter(decoder, self.weights.settings.vocabulary, self.tokenizer, prefixes=self.prefixes)
 
     @cached_property
     def restorer(self) -> Restorer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.infer.reports.agreement import SecondOpinion, second_opinion
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from chexmix_cli.core.infer.reports.evidence import SentenceEvidence
     from chexmix_cli.core.infer.reports.writer import WrittenReport
@@ -146,16 +145,19 @@ class Reporter:
             seeds: one for each film, in place of ``seed``.
             on_text: called with a film's index and the next piece of its report's text, as soon as it is decoded.
         """
+        from chexmix_cli.library.readings import FilmReadings
+
         codes = encode_films(films, self.model.images)
-        seen = _Seen(self.model, codes)
-        found = self.model.reports.write(
+        writer = self.model.reports
+        seen = FilmReadings(writer.engine.decoder, writer.vocabulary, codes, head=self._head, typical=self._typical)
+        found = writer.write(
             codes,
             self.decode,
             seed=self.seed if seeds is None else seeds,
             on_text=on_text,
             drafter=self._drafter,
             headers=[film.header for film in films],
-            on_prompts=None if self._typical is None and self._head is None else seen.read,
+            on_prompts=seen,
         )
         return [
             StudyReport(
@@ -209,34 +211,9 @@ class Reporter:
         tokenizer = self.model.reports.tokenizer
         if self.explain is None or tokenizer is None:
             return None
-        return find_evidence(self.model.reports.engine.decoder, tokenizer, codes, report, self.explain)
+        engine = self.model.reports.engine
+        return find_evidence(engine.decoder, tokenizer, codes, report, self.explain, prefixes=engine.prefixes)
 
 
 def _said(result: StudyReport) -> list[str]:
     return [f"Conflict: {conflict}" for conflict in result.conflicts]
-
-
-class _Seen:
-    """What the pass over the prompts shows of the films, besides what it is made for: how typical they are, findings.
-
-    Args:
-        model: in use.
-        codes: of each film.
-    """
-
-    def __init__(self, model: OpenModel, codes: list[list[int]]) -> None:
-        self._model, self._codes = model, codes
-        self.typicality_B: list[Typicality] = []
-        self.probability_BK: NDArray[np.floating[Any]] | None = None
-
-    def read(self, layer: int, state_BTH: Tensor) -> None:
-        """Take what a layer's states show."""
-        from chexmix_cli.core.infer.embeddings import image_means
-        from chexmix_cli.core.infer.typicality import film_statistics
-
-        decoder, vocabulary = self._model.reports.engine.decoder, self._model.weights.settings.vocabulary
-        head, typical = self._model.head, self._model.typical
-        if head is not None and layer == head.layer:
-            self.probability_BK = head.probabilities(image_means(state_BTH, vocabulary, head.grid).cpu().numpy())
-        if typical is not None and layer == decoder.settings.num_layers:
-            self.typicality_B = typical.judge(film_statistics(decoder, vocabulary, state_BTH, self._codes))

@@ -73,7 +73,12 @@ class RetrievalModel:
         self.projection_hash = None if projection is None else file_sha256(weights.path / RETRIEVAL_FILE)
         self.decoder: Decoder = model.decoder
         self.embedder: Embedder = Embedder(
-            self.decoder, weights.settings.vocabulary, projection, settings, batch_size=model.input.batch_size
+            self.decoder,
+            weights.settings.vocabulary,
+            projection,
+            settings,
+            batch_size=model.input.batch_size,
+            prefixes=model.prefixes,
         )
 
     @property

@@ -103,10 +103,10 @@ def test_left_padding_changes_nothing(settings, make_pair, token_ids):
     phi, decoder = make_pair(settings)
     prompts = [token_ids(1, length, settings.num_rows)[0].tolist() for length in (9, 1, 14, 13)]
     batch = Batch(decoder, prompts, max_new_tokens=8, pad=3)
-    last_BD = batch.read_prompts()[:, -1]
+    last_B1D, _ = batch.read_prompts()
     follow_BT = token_ids(4, 6, settings.num_rows)
     states = [batch.read(follow_BT[:, :1]), batch.read(follow_BT[:, 1:5]), batch.read(follow_BT[:, 5:])]
-    found_BTV = decoder.logits(torch.cat([last_BD[:, None], *states], dim=1))
+    found_BTV = decoder.logits(torch.cat([last_B1D, *states], dim=1))
     for row, prompt in enumerate(prompts):
         alone = torch.tensor([[*prompt, *follow_BT[row].tolist()]])
         assert difference(found_BTV[row], phi(alone).logits[0, len(prompt) - 1 :]) < TOLERANCE

@@ -19,9 +19,10 @@ def show_costs(costs: Mapping[str, float], console: Console, *, is_json: bool) -
         rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in costs.items()}
         print(json.dumps({"stats": rounded}), file=sys.stderr)
         return
+    reused = f", {costs['reused_prompt_tokens']} more were known" if costs["reused_prompt_tokens"] else ""
     rows: list[tuple[str, ...]] = [
         ("reports", f"{costs['reports']}"),
-        ("prefill", f"{costs['prefill_tokens_per_s']:.0f} tokens/s, {costs['prompt_tokens']} tokens"),
+        ("prefill", f"{costs['prefill_tokens_per_s']:.0f} tokens/s, {costs['prompt_tokens']} tokens{reused}"),
         ("first token after", f"{costs['first_token_s']:.3f} s"),
         ("decode", f"{costs['decode_tokens_per_s']:.1f} tokens/s, {costs['decoded_tokens']} tokens"),
         ("passes", f"{costs['passes']}, {costs['tokens_per_row_pass']:.2f} tokens a report and pass"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chexmix_cli.library.opened import OpenModel
 
 #: Settings that change how fast records come, not what is in them.
-_IDLE_SETTINGS = ("input.workers", "ray.cpus", "ray.gpus", "ray.retries")
+_IDLE_SETTINGS = ("input.workers", "input.prefix_memory_mb", "ray.cpus", "ray.gpus", "ray.retries")
 #: Common options that change what is in a record.
 _OPTIONS = ("seed", "provenance", "keep_uids", "with_paths")
 

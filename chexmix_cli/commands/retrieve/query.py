@@ -153,6 +153,7 @@ class _Searcher:
                 model.weights.settings.vocabulary,
                 minus=likelihood.minus,
                 batch_size=likelihood.batch_size,
+                prefixes=model.prefixes,
             )
         self._gallery: Any = None
         if settings.search.backend == "faiss":

@@ -6,7 +6,7 @@ H for each part of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chexmix_cli.core.errors import SettingsError
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, Prefix, PrefixStore
+from chexmix_cli.core.models.decoder import Decoder, OnLayer
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.vocab import Vocabulary
@@ -30,20 +31,20 @@ def image_embeddings(
     layers: Sequence[int] | None = None,
     grid: int = 1,
     is_masked_BP: NDArray[np.bool_] | None = None,
-    on_final: Callable[[Tensor], None] | None = None,
+    prefixes: PrefixStore = NO_PREFIXES,
 ) -> Tensor:
     """Return the embeddings of images, (B, L, D) float32 on the CPU.
 
     Args:
         decoder: in eval mode.
         vocabulary: the model's ids.
-        codes: the codes of each image, raster order; read as ``I_s image I_E``, all in one batch.
+        codes: the codes of each image, raster order, all in one batch.
         layers: 0 for the token embeddings, then each block, the last one after the final norm; default: all
             ``num_layers + 1``. Blocks after the last one asked for are not run.
         grid: parts of the image along a side: an embedding is the means of ``grid * grid`` squares one after the other,
             in raster order. The mean over all positions (1, the paper's) forgets where something was seen.
         is_masked_BP: image positions whose token becomes the mask token; it counts in the mean like any other.
-        on_final: called with the final states of the sequences, (B, T, H); all blocks are run for it.
+        prefixes: images read before, which are not read again.
 
     Raises:
         VocabularyError: if an image has not ``tokens_per_image`` codes, or one out of range.
@@ -54,22 +55,100 @@ def image_embeddings(
     require_grid(grid, vocabulary)
     if not codes:
         return torch.empty(0, len(wanted), grid * grid * decoder.settings.hidden_size)
-    sequences = [vocabulary.image_sequence([int(code) for code in image]) for image in codes]
-    token_ids_BT = torch.tensor(sequences, device=decoder.embedding.weight.device)
-    image = slice(1, 1 + vocabulary.tokens_per_image)
-    if is_masked_BP is not None:
-        token_ids_BT[:, image][torch.from_numpy(is_masked_BP).to(token_ids_BT.device)] = vocabulary.mask
     means: dict[int, Tensor] = {}
-    last = max(wanted) if on_final is None else decoder.settings.num_layers
-    with memory_errors("embedding images", "--set input.batch_size=1"):
-        for layer, state_BTH in enumerate(decoder.layer_states(token_ids_BT)):
-            if layer in wanted:
-                means[layer] = image_means(state_BTH, vocabulary, grid).cpu()
-            if layer == last:
-                break
-        if on_final is not None:
-            on_final(state_BTH)
+
+    def take(layer: int, state_BTH: Tensor) -> None:
+        means[layer] = image_means(state_BTH, vocabulary, grid).cpu()
+
+    read_images(decoder, image_prompts(vocabulary, codes, is_masked_BP), set(wanted), take, prefixes)
     return torch.stack([means[layer] for layer in wanted], dim=1)
+
+
+@torch.inference_mode()
+def read_images(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    layers: Collection[int],
+    take: OnLayer,
+    prefixes: PrefixStore = NO_PREFIXES,
+) -> None:
+    """Hand over the hidden states of images, layer by layer, whether they are read now or were before.
+
+    Those that are read to the last block are left in the store; blocks after the last layer that is wanted are not run.
+
+    Args:
+        decoder: in eval mode.
+        prompts: ``I_s image I_E T_s`` of each image, one at least.
+        layers: that are wanted: 0 the token embeddings, then each block, the last one after the final norm.
+        take: called with each of them, ascending, and the states of ``I_s`` and the image, (B, 1 + P, H).
+        prefixes: images read before.
+
+    Raises:
+        MachineError: if memory runs out.
+    """
+    keys, last, num_seen = [tuple(prompt) for prompt in prompts], max(layers), len(prompts[0]) - 2
+    known = {key: prefixes.find(decoder, key, layers) for key in dict.fromkeys(keys)}
+    new = [key for key, prefix in known.items() if prefix is None]
+    place = {key: row for row, key in enumerate(new)}
+
+    def row(layer: int, key: tuple[int, ...], state_BTH: Tensor | None) -> Tensor:
+        prefix = known[key]
+        if prefix is not None:
+            return prefix.states[layer]
+        assert state_BTH is not None, "what is not known is read"
+        return state_BTH[place[key]]
+
+    def give(layer: int, state_BTH: Tensor | None) -> None:
+        if state_BTH is not None and new == keys:
+            take(layer, state_BTH[:, :num_seen])
+        else:
+            take(layer, torch.stack([row(layer, key, state_BTH)[:num_seen] for key in keys]))
+
+    with memory_errors("embedding images", "--set input.batch_size=1"):
+        if new:
+            _read_new(decoder, new, layers, give, prefixes if last == decoder.settings.num_layers else NO_PREFIXES)
+        else:
+            for layer in sorted(layers):
+                give(layer, None)
+
+
+def _read_new(
+    decoder: Decoder, prompts: list[tuple[int, ...]], layers: Collection[int], give: OnLayer, prefixes: PrefixStore
+) -> None:
+    """Read images up to the last layer that is wanted; leave them in the store, if it keeps any."""
+    is_kept, states = prefixes.num_bytes > 0, {}
+    cache = decoder.new_cache(len(prompts), len(prompts[0])) if is_kept else None
+    # ``T_s`` is read for those who will go on behind it.
+    read = prompts if is_kept else [prompt[:-1] for prompt in prompts]
+    read_BT = torch.tensor(read, device=decoder.embedding.weight.device)
+    last = max(layers)
+    for layer, state_BTH in enumerate(decoder.layer_states(read_BT, cache=cache)):
+        if layer in layers:
+            give(layer, state_BTH)
+            if is_kept:
+                states[layer] = state_BTH
+        if layer == last:
+            break
+    if cache is not None:
+        for row, prompt in enumerate(prompts):
+            own = {layer: found_BTH[row] for layer, found_BTH in states.items()}
+            prefixes.keep(decoder, prompt, Prefix.of_row(cache, row, len(prompt), state_BTH[row, -1], own))
+
+
+def image_prompts(
+    vocabulary: Vocabulary, codes: Sequence[Sequence[int]], is_masked_BP: NDArray[np.bool_] | None = None
+) -> list[list[int]]:
+    """Return ``I_s image I_E T_s`` of images by their codes, with the mask token where it stands for a code.
+
+    Raises:
+        VocabularyError: if an image has not ``tokens_per_image`` codes, or one out of range.
+    """
+    prompts = [vocabulary.report_prompt([int(code) for code in image]) for image in codes]
+    if is_masked_BP is not None:
+        for prompt, is_masked_P in zip(prompts, is_masked_BP, strict=True):
+            for position in np.flatnonzero(is_masked_P):
+                prompt[1 + position] = vocabulary.mask
+    return prompts
 
 
 def embed_codes(

@@ -1,7 +1,7 @@
 """How probable reports are given an image: the retrieval score that needs no embedding.
 
-The image prefix ``I_s image I_E T_s`` is read once into a key-value cache; every candidate report continues from a copy
-of it. Exact: the numbers are those of :mod:`scoring` on the whole documents.
+The image prefix ``I_s image I_E T_s`` is read once; every candidate report goes on from it. Exact: the numbers are
+those of :mod:`scoring` on the whole documents.
 
 B candidates of a batch, T tokens of the longest one, D hidden.
 """
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.errors import VocabularyError
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, Prefix, PrefixStore, read_prefix, states_behind
 from chexmix_cli.core.infer.scoring import target_logprobs
-from chexmix_cli.core.models.decoder import Decoder, KvCache
+from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.retrieval import Minus
 from chexmix_cli.core.vocab import Vocabulary
@@ -30,10 +31,19 @@ class ReportScorer:
         minus: what is subtracted from each score: nothing; the report's own score given an image of mask tokens
             (``hidden``: the model was trained on hidden images); or without an image, after ``T_s`` (``alone``).
         batch_size: reports read together.
+        prefixes: images read before, which are not read again.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, *, minus: Minus, batch_size: int) -> None:
-        self._decoder, self._vocabulary = decoder, vocabulary
+    def __init__(
+        self,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        *,
+        minus: Minus,
+        batch_size: int,
+        prefixes: PrefixStore = NO_PREFIXES,
+    ) -> None:
+        self._decoder, self._vocabulary, self._prefixes = decoder, vocabulary, prefixes
         self._minus, self._batch_size = minus, batch_size
         #: Baselines met before: candidates of several images are often the same.
         self._baselines: dict[tuple[int, ...], float] = {}
@@ -73,11 +83,7 @@ class ReportScorer:
     def _baselines_of(self, reports: Sequence[tuple[int, ...]]) -> list[float]:
         new = [report for report in reports if report not in self._baselines]
         vocabulary = self._vocabulary
-        if self._minus == "hidden":
-            hidden = [vocabulary.mask] * vocabulary.tokens_per_image
-            prefix = [vocabulary.begin_image, *hidden, vocabulary.end_image, vocabulary.begin_text]
-        else:
-            prefix = [vocabulary.begin_text]
+        prefix = hidden_prompt(vocabulary) if self._minus == "hidden" else [vocabulary.begin_text]
         self._baselines |= dict(zip(new, self._behind(prefix, new), strict=True))
         return [self._baselines[report] for report in reports]
 
@@ -85,36 +91,46 @@ class ReportScorer:
         """Return the mean log-probability of each report given a prefix that is read once."""
         if not reports:
             return []
-        decoder = self._decoder
         with memory_errors("scoring reports", "--set likelihood.batch_size=1"):
-            cache = decoder.new_cache(1, len(prefix))
-            prefix_1T = torch.tensor([prefix], device=decoder.embedding.weight.device)
-            last_1D = decoder(prefix_1T, cache=cache)[:, -1]
+            read = read_prefix(self._decoder, prefix, self._prefixes)
             # Reports of like length together: the rest of a batch is padding.
             order = sorted(range(len(reports)), key=lambda index: len(reports[index]))
             scores = [0.0] * len(reports)
             for start in range(0, len(order), self._batch_size):
                 places = order[start : start + self._batch_size]
-                found = self._batch(cache, last_1D, [reports[place] for place in places])
-                for place, score in zip(places, found, strict=True):
-                    scores[place] = score
+                found = report_logprobs(
+                    self._decoder, read, [reports[place] for place in places], pad=self._vocabulary.pad
+                )
+                for place, logprob_T in zip(places, found, strict=True):
+                    scores[place] = float(logprob_T.double().mean())
         return scores
 
-    def _batch(self, prefix: KvCache, last_1D: Tensor, reports: list[Sequence[int]]) -> list[float]:
-        decoder, pad = self._decoder, self._vocabulary.pad
-        longest = max(len(report) for report in reports)
-        state_BTD = last_1D[None].expand(len(reports), 1, -1)
-        if longest > 1:
-            cache = decoder.new_cache(len(reports), prefix.length + longest - 1)
-            for own, shared in ((cache.keys_LBNSH, prefix.keys_LBNSH), (cache.values_LBNSH, prefix.values_LBNSH)):
-                own[:, :, :, : prefix.length] = shared
-            cache.length = prefix.length
-            padded = [[*report[:-1], *[pad] * (longest - len(report))] for report in reports]
-            # The last token of a report is predicted, never read. Padding comes last: nothing before it can see it.
-            read_BT = torch.tensor(padded, device=last_1D.device)
-            state_BTD = torch.cat((state_BTD, decoder(read_BT, cache=cache)), dim=1)
-        scores = []
-        for state_TD, report in zip(state_BTD, reports, strict=True):
-            target_T = torch.tensor(list(report), device=last_1D.device)
-            scores.append(float(target_logprobs(decoder, state_TD[: len(report)], target_T).double().mean()))
-        return scores
+
+@torch.inference_mode()
+def report_logprobs(decoder: Decoder, prefix: Prefix, reports: Sequence[Sequence[int]], *, pad: int) -> list[Tensor]:
+    """Return log p of each token of reports, (T,) float32, given a prompt that has been read.
+
+    Args:
+        decoder: that has read it.
+        prefix: the prompt.
+        reports: token ids, one at least in each.
+        pad: id that fills short reports at their ends; it has no influence.
+    """
+    longest = max(map(len, reports))
+    # One copy to the device, for all rows.
+    padded = [[*report, *[pad] * (longest - len(report))] for report in reports]
+    token_ids_BT = torch.tensor(padded, device=prefix.last_D.device)
+    state_BTD = prefix.last_D.expand(len(reports), 1, -1)
+    if longest > 1:
+        # The last token of the longest is predicted, never read.
+        state_BTD = torch.cat((state_BTD, states_behind(decoder, prefix, token_ids_BT[:, :-1])), dim=1)
+    return [
+        target_logprobs(decoder, state_TD[: len(report)], token_ids_T[: len(report)])
+        for report, state_TD, token_ids_T in zip(reports, state_BTD, token_ids_BT, strict=True)
+    ]
+
+
+def hidden_prompt(vocabulary: Vocabulary) -> list[int]:
+    """Return the prompt of an image of which nothing is seen: mask tokens."""
+    hidden = [vocabulary.mask] * vocabulary.tokens_per_image
+    return [vocabulary.begin_image, *hidden, vocabulary.end_image, vocabulary.begin_text]

@@ -28,6 +28,8 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError, WeightsError
 from chexmix_cli.core.files import atomic_write
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, PrefixStore
+from chexmix_cli.core.infer.embeddings import image_prompts, read_images
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.vocab import Vocabulary
@@ -245,12 +247,20 @@ def film_statistics(
     return np.column_stack((nll_BP.mean(axis=1), low_B, high_B, worst_B, mean_BH))
 
 
-def codes_statistics(decoder: Decoder, vocabulary: Vocabulary, codes: Sequence[Sequence[int]]) -> Floats:
-    """Return the statistics of films, as :func:`film_statistics`, by a pass of their own over ``I_s image I_E``."""
-    sequences = [vocabulary.image_sequence([int(code) for code in image]) for image in codes]
-    with torch.inference_mode():
-        state_BTH = decoder(torch.tensor(sequences, device=decoder.embedding.weight.device))
-    return film_statistics(decoder, vocabulary, state_BTH, codes)
+def codes_statistics(
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    codes: Sequence[Sequence[int]],
+    *,
+    prefixes: PrefixStore = NO_PREFIXES,
+) -> Floats:
+    """Return the statistics of films, as :func:`film_statistics`; images that were read before are not read again."""
+    final: list[Tensor] = []
+    prompts = image_prompts(vocabulary, codes)
+    read_images(
+        decoder, prompts, (decoder.settings.num_layers,), lambda _, state_BTH: final.append(state_BTH), prefixes
+    )
+    return film_statistics(decoder, vocabulary, final[0], codes)
 
 
 def _regions(side: int) -> NDArray[np.int64]:

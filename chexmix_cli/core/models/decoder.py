@@ -89,6 +89,14 @@ class KvCache:
         if end > self.capacity:
             raise ShapeError(f"{end} positions in a cache of {self.capacity}", where="KvCache")
 
+    def fill_row(self, row: int, keys_LNSH: Tensor, values_LNSH: Tensor) -> None:
+        """Make these the last positions in use of a row; those in front of them become zeros, to be masked."""
+        first = self.length - keys_LNSH.shape[2]
+        for buffer_LBNSH, own_LNSH in ((self.keys_LBNSH, keys_LNSH), (self.values_LBNSH, values_LNSH)):
+            # A position that is masked counts nothing, but nothing times not-a-number is not a number.
+            buffer_LBNSH[:, row, :, :first] = 0
+            buffer_LBNSH[:, row, :, first : self.length] = own_LNSH
+
     def truncate(self, length: int) -> None:
         """Forget every position from ``length`` on."""
         self.length = min(self.length, length)

@@ -82,6 +82,8 @@ def plan_generate_report(
     if batch_size > 1 and settings.decode.uses_drafts:
         later += spare_places(settings.decode.max_new_tokens)
     cache = 2 * shape.num_layers * batch_size * shape.hidden_size * later * dtype.itemsize
+    kept = settings.input.prefix_memory_mb * 2**20
+    prompt = (2 * shape.num_layers * tokens + 1) * shape.hidden_size * dtype.itemsize
     vqgan = Vqgan(model.vqgan).eval().to(device, image_dtype)
     images_at_once = ImageTokenizer(vqgan, model, batch_size=batch_size).batch_size
     encode_bytes, encode_s = encode_costs(model, vqgan, images_at_once)
@@ -89,6 +91,7 @@ def plan_generate_report(
     memory = {
         "process": base,
         "decoder": parameters * dtype.itemsize,
+        "films kept": kept if prompt <= kept else 0,
         "image tokenizer": module_bytes(vqgan)[0],
         "reports": max(round(found["bytes"]) + max(0, cache), encode_bytes),
     }

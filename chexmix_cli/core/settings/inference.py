@@ -34,6 +34,8 @@ class InputSettings:
         max_pixels: most pixels decoded from one image (rows x columns).
         frame: which frame of a multi-frame DICOM image is read, from 0.
         workers: processes that read and scale images ahead of the model; 0 reads each image when it is needed.
+        prefix_memory_mb: memory in MiB for what the decoder has read of images, so that what reads the same image again
+            does not begin anew; 0 keeps nothing.
         burned_in_text: what becomes of a film in whose pixels text is seen, or whose header says so: ``note`` or
             ``refuse``.
     """
@@ -45,6 +47,7 @@ class InputSettings:
     max_pixels: int = 100_000_000
     frame: int = 0
     workers: int = 0
+    prefix_memory_mb: int = 512
     burned_in_text: Literal["note", "refuse"] = "note"
 
     def __post_init__(self) -> None:
@@ -52,6 +55,7 @@ class InputSettings:
             require(getattr(self, name) > 0, f"input.{name}", getattr(self, name), "a positive number")
         require(self.frame >= 0, "input.frame", self.frame, "0 or more")
         require_range("input.workers", self.workers, 0, _MOST_WORKERS)
+        require(self.prefix_memory_mb >= 0, "input.prefix_memory_mb", self.prefix_memory_mb, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -189,6 +189,7 @@ def _likelihood(
         found.model.weights.settings.vocabulary,
         minus=likelihood.minus,
         batch_size=likelihood.batch_size,
+        prefixes=found.model.prefixes,
     )
 
     def score(image: int, places: Any) -> list[float]:

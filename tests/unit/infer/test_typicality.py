@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import ShapeError, WeightsError
-from chexmix_cli.core.infer.embeddings import image_embeddings
+from chexmix_cli.core.infer.embeddings import image_prompts, read_images
 from chexmix_cli.core.infer.typicality import NUM_LIKELIHOOD, Typical, codes_statistics, film_statistics
 
 
@@ -48,9 +48,9 @@ def test_statistics_are_those_of_the_definition(decoder, vocabulary, codes):
 
 
 def test_states_that_were_computed_for_something_else_serve_as_well(decoder, vocabulary, codes):
-    seen = []
-    image_embeddings(decoder, vocabulary, codes, layers=[0], on_final=seen.append)
-    found_BD = film_statistics(decoder, vocabulary, seen[0], codes)
+    seen = {}
+    read_images(decoder, image_prompts(vocabulary, codes), {0, 2}, seen.__setitem__)
+    found_BD = film_statistics(decoder, vocabulary, seen[2], codes)
     np.testing.assert_array_equal(found_BD, codes_statistics(decoder, vocabulary, codes))
 
 

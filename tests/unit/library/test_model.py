@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import chexmix_cli as chexmix
-from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,26 @@ def test_many_films_give_what_single_ones_do_and_failures_keep_their_place(model
     assert found[1].code == "NOT_FOUND"
     for place in (0, 2, 3):
         np.testing.assert_allclose(found[place], model.embed(sources[place], layer=1), rtol=2e-5, atol=1e-5)
+
+
+def test_a_film_is_read_once_for_all_verbs(debug_weights, films, monkeypatch):
+    keeping = chexmix.load(debug_weights, device="cpu")
+    plain = chexmix.Model(keeping.weights, keeping.device, InputSettings(prefix_memory_mb=0))
+    settings, last = DecodeSettings(max_new_tokens=8, min_new_tokens=8), keeping.weights.settings.decoder.num_layers
+    film, other = (keeping.film(path) for path in films[:2])
+    encoded = []
+    encode = keeping.images.encode
+    monkeypatch.setattr(keeping.images, "encode", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
+    vector = keeping.embed(film, layer=last)
+    reports = keeping.reporter(decode=settings)([film, other, film])
+    length, stats = keeping.weights.settings.vocabulary.prompt_length, keeping.reports.engine.stats
+    assert (stats.num_prompt_tokens, stats.num_reused_tokens, len(keeping.prefixes)) == (length, 2 * length, 2)
+    assert encoded == [1, 2]
+    expected = [plain.reporter(decode=settings)([one])[0] for one in (film, other, film)]
+    assert [one.report.token_ids for one in reports] == [one.report.token_ids for one in expected]
+    np.testing.assert_array_equal(keeping.embed(film, layer=last), vector)
+    np.testing.assert_allclose(vector, plain.embed(film, layer=last), rtol=2e-5, atol=1e-5)
+    assert (len(plain.prefixes), plain.prefixes.held_bytes) == (0, 0)
 
 
 def test_a_path_to_several_studies_says_so(model, films):

@@ -147,11 +147,12 @@ def test_the_planned_memory_of_reports_is_that_of_the_full_engine():
     plan = plan_generate_report(model, settings, dtype=torch.float32, image_dtype=torch.float32, device=device)
     decoder = Decoder(model.decoder)
     engine = report_engine(decoder, model.vocabulary)
-    prompts = [model.vocabulary.report_prompt([1] * 16)] * 3
+    prompts = [model.vocabulary.report_prompt([code] * 16) for code in range(3)]
     with LiveBytes(decoder) as live:
         engine.generate(prompts, settings.decode, drafter=OwnText())  # its places of the cache are planned, too
     encode_bytes, encode_s = encode_costs(model, Vqgan(model.vqgan), 3)
     assert plan.memory["reports"] == pytest.approx(max(live.peak, encode_bytes), rel=0.05)
     assert plan.memory["decoder"] == module_bytes(decoder)[0]
+    assert plan.memory["films kept"] == settings.input.prefix_memory_mb * 2**20
     assert encode_s > 0
     assert plan.times["reports"] > 40 * plan.times["token"] > 0

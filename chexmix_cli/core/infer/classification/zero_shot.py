@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from chexmix_cli.core.data.labels import CHEXPERT_FINDINGS, FINDING_SETS, NIH_FINDINGS, NO_FINDING, finding_name
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.classification.heads import sigmoid
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, PrefixStore
 from chexmix_cli.core.infer.likelihood import ReportScorer
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.text.tokenizer import TextTokenizer
@@ -94,6 +95,7 @@ class ZeroShot:
         statements: finding to its two sentences.
         prefix: stands before each.
         batch_size: sentences read together, after an image that is read once.
+        prefixes: images read before, which are not read again.
     """
 
     def __init__(
@@ -105,9 +107,10 @@ class ZeroShot:
         *,
         prefix: str,
         batch_size: int,
+        prefixes: PrefixStore = NO_PREFIXES,
     ) -> None:
         self.names = tuple(statements)
-        self._scorer = ReportScorer(decoder, vocabulary, minus="none", batch_size=batch_size)
+        self._scorer = ReportScorer(decoder, vocabulary, minus="none", batch_size=batch_size, prefixes=prefixes)
         self._ids = [tokenizer.encode(prefix + text) for pair in statements.values() for text in pair]
 
     def probabilities(self, codes: Sequence[int]) -> NDArray[np.float64]:

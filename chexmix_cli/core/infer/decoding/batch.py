@@ -5,11 +5,12 @@ Shape letters: B rows, T new positions, S attended positions, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from chexmix_cli.core.infer.decoding.prefixes import Prefix
 from chexmix_cli.core.models.attention import causal_mask
 from chexmix_cli.core.models.decoder import Decoder, KvCache, OnLayer
 
@@ -30,6 +31,8 @@ class Batch:
         max_new_tokens: most tokens that will follow a prompt.
         pad: id that padding positions hold; it has no influence.
         num_spare: further slots of the cache, for drafts that some rows accept and others reject.
+        known: what the last rows have in place of a pass over their prompts: the prompt as it was read before, or the
+            number of the row in front of them that reads the same one.
 
     Attributes:
         num_passes: passes of the decoder so far.
@@ -44,11 +47,12 @@ class Batch:
         max_new_tokens: int,
         pad: int,
         num_spare: int = 0,
+        known: Sequence[Prefix | int] = (),
     ) -> None:
         longest = max(len(prompt) for prompt in prompts)
         padded = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         self._decoder, self._device = decoder, decoder.embedding.weight.device
-        self._prompt_BT = torch.tensor(padded)
+        self._prompt_BT, self._known = torch.tensor(padded), known
         # The last new token is chosen, never read.
         self._cache = self._new_cache(len(prompts), longest + max_new_tokens - 1 + num_spare)
         self._length_B = torch.tensor([len(prompt) for prompt in prompts])
@@ -61,17 +65,56 @@ class Batch:
         """Return how many slots of the cache are free."""
         return self._cache.capacity - self._cache.length
 
-    def read_prompts(self, on_layer: OnLayer | None = None) -> Tensor:
-        """Return the final hidden states of the prompts, (B, T, D), aligned at their ends.
+    def read_prompts(self, layers: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """Read the prompts that are not known.
 
         Args:
-            on_layer: called with the number and the states of each layer, the last one's too.
+            layers: whose states are wanted.
+
+        Returns:
+            The final hidden state of each prompt's last position, (B, 1, D); and the states of the layers, (B, T, D)
+            each, aligned at the prompts' ends.
         """
-        longest = self._prompt_BT.shape[1]
+        (num_rows, longest), num_known = self._prompt_BT.shape, len(self._known)
         is_token_BT = torch.arange(longest) >= longest - self._length_B[:, None]
+        read = slice(num_rows - num_known)
+        last: list[Tensor] = []
+        states = {layer: list[Tensor]() for layer in layers}
+        if num_known < num_rows:
+            self._cache.num_rows = num_rows - num_known
+            self._count_only(is_token_BT[read])
+            position_BT = (is_token_BT[read].cumsum(dim=1) - 1).clamp(min=0)
+
+            def take(layer: int, state_BTD: Tensor) -> None:
+                if layer in states:
+                    states[layer] += state_BTD
+
+            last += self._pass(self._prompt_BT[read], position_BT, self._counts_BS, take)[:, -1]
+            self._cache.num_rows = num_rows
+        self._cache.length = longest
+        for row, known in enumerate(self._known, start=num_rows - num_known):
+            if isinstance(known, int):
+                own = Prefix.of_row(self._cache, known, longest, last[known], _row_of(states, known))
+            else:
+                own = known
+            self._cache.fill_row(row, own.keys_LNSH, own.values_LNSH)
+            last.append(own.last_D)
+            for layer, found in states.items():
+                found.append(_aligned(own.states[layer], longest))
         self._count_only(is_token_BT)
-        position_BT = (is_token_BT.cumsum(dim=1) - 1).clamp(min=0)
-        return self._pass(self._prompt_BT, position_BT, self._counts_BS, on_layer)
+        return torch.stack(last)[:, None], {layer: torch.stack(found) for layer, found in states.items()}
+
+    def prompt_read(self, row: int, last_D: Tensor, states: Mapping[int, Tensor]) -> Prefix:
+        """Return a row's prompt as it was read, in the cache's own memory: right behind :meth:`read_prompts`.
+
+        Args:
+            row: of the batch.
+            last_D: the final hidden state of its last position.
+            states: of the layers that were wanted, (T, D) each.
+        """
+        length = int(self._length_B[row])
+        own = {layer: state_TD[-length:] for layer, state_TD in states.items()}
+        return Prefix.of_row(self._cache, row, length, last_D, own)
 
     def read(self, token_ids_BT: Tensor) -> Tensor:
         """Return the final hidden states (B, T, D) of tokens after those read so far; all stay in the cache.
@@ -135,3 +178,12 @@ class Batch:
 
     def _count_only(self, counts_BS: Tensor) -> None:
         self._counts_BS = None if bool(counts_BS.all()) else counts_BS
+
+
+def _row_of(states: Mapping[int, Sequence[Tensor]], row: int) -> dict[int, Tensor]:
+    return {layer: found[row] for layer, found in states.items()}
+
+
+def _aligned(state_SD: Tensor, length: int) -> Tensor:
+    """Return states (T, D) that end as these do, with zeros in front."""
+    return torch.cat((state_SD.new_zeros(length - len(state_SD), state_SD.shape[1]), state_SD))

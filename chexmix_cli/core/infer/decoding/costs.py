@@ -30,6 +30,7 @@ def decode_costs(engine: Engine, settings: DecodeSettings) -> dict[str, float]:
     return {
         "reports": stats.num_reports,
         "prompt_tokens": stats.num_prompt_tokens,
+        "reused_prompt_tokens": stats.num_reused_tokens,
         "prefill_tokens_per_s": stats.prefill_tokens_per_s,
         "first_token_s": stats.first_token_s or 0.0,
         "decoded_tokens": stats.num_decoded_tokens,

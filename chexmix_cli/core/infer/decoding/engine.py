@@ -1,11 +1,11 @@
 """Decoding: prompts in, new token ids out. The engine knows ids only, no images and no text.
 
-One call is one batch. The prompts are read in one pass (prefill) into a key-value cache; every later pass reads the
-ids just chosen, and after each what a ``Drafter`` proposes. An id is chosen after every one of them, as it
-would be without drafts; those after a rejected draft token are void, and the cache is rolled back. So
-drafts change the number of passes, never the result. Rows that finish leave the batch. The parts can change
-apart: ``Batch`` runs the decoder over cache, positions and masks, any number of new positions a pass; ``Chooser`` turns
-logits into ids; the loop here decides what is read next and when a row is done.
+One call is one batch. The prompts are read in one pass (prefill) into a key-value cache: each once, and none that a
+``PrefixStore`` knows. Every later pass reads the ids just chosen, and after each what a ``Drafter`` proposes. An id is
+chosen after every one of them, as it would be without drafts; those after a rejected draft token are void, and the
+cache is rolled back. So drafts change the number of passes, never the result. Rows that finish leave the batch. The
+parts can change apart: ``Batch`` runs the decoder over cache, positions and masks, any number of new positions a pass;
+``Chooser`` turns logits into ids; the loop here decides what is read next and when a row is done.
 
 Shape letters: B rows still decoding, T positions of a pass, M choices, R ids to choose from, D hidden.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -28,10 +28,11 @@ from chexmix_cli.core.infer.decoding.batch import Batch
 from chexmix_cli.core.infer.decoding.constraints import Constraint
 from chexmix_cli.core.infer.decoding.draft_length import DraftLength, PassCosts, pass_costs
 from chexmix_cli.core.infer.decoding.drafts import Drafter
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, PrefixStore, PromptPlan
 from chexmix_cli.core.infer.decoding.sampling import Chooser, row_draws
 from chexmix_cli.core.infer.decoding.static_batch import Recordings, StaticBatch
 from chexmix_cli.core.infer.decoding.stats import EngineStats
-from chexmix_cli.core.models.decoder import Decoder, OnLayer
+from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.inference import DecodeSettings
 
@@ -48,6 +49,17 @@ class TokenGuard(Protocol):
 
     def push(self, row: int, token_id: int) -> None:
         """Take note of the id that was chosen."""
+
+
+class PromptReader(Protocol):
+    """Sees what a pass over the prompts shows besides what comes next."""
+
+    @property
+    def layers(self) -> Collection[int]:
+        """Return the layers whose states it wants: 0 the token embeddings, then each block, the last one normed."""
+
+    def read(self, layer: int, state_BTD: Tensor) -> None:
+        """Take a layer's states of the prompts that have room for a token, aligned at their ends."""
 
 
 class Finish(StrEnum):
@@ -88,17 +100,25 @@ class Engine:
         decoder: on its device, in its dtype; put into eval mode.
         pad: id that fills rows up to the longest; no token ever attends to it.
         constraints: what may be chosen and what ends a row, by the word of ``decode.vocabulary``.
+        prefixes: prompts read before, which are not read again.
 
     Attributes:
-        decoder, pad, constraints: as given.
+        decoder, pad, constraints, prefixes: as given.
         stats: what the calls so far have cost.
         recordings: passes recorded for a GPU, kept from call to call.
         costs: what passes cost by their positions; None until they are asked for (:meth:`draft_length`).
     """
 
-    def __init__(self, decoder: Decoder, *, pad: int, constraints: Mapping[str, Constraint]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        pad: int,
+        constraints: Mapping[str, Constraint],
+        prefixes: PrefixStore = NO_PREFIXES,
+    ) -> None:
         self.decoder = decoder.eval()
-        self.pad, self.constraints = pad, constraints
+        self.pad, self.constraints, self.prefixes = pad, constraints, prefixes
         self.stats = EngineStats()
         self.recordings = Recordings()
         self.costs: PassCosts | None = None
@@ -113,7 +133,7 @@ class Engine:
         on_token: OnToken | None = None,
         guard: TokenGuard | None = None,
         drafter: Drafter | None = None,
-        on_prompts: OnLayer | None = None,
+        on_prompts: PromptReader | None = None,
     ) -> list[Generation]:
         """Return what follows each prompt, in order.
 
@@ -126,8 +146,7 @@ class Engine:
             guard: is asked for further ids to deny before each choice, row by row; None denies nothing.
             drafter: proposes what follows, for as many positions a pass as ``settings.draft_rows`` says; None: no
                 drafts.
-            on_prompts: called with the number of each layer (0: token embeddings) and its hidden states of the prompts
-                that have room for a token, (B, T, D), aligned at their ends; not called if none has.
+            on_prompts: is given the states of the layers it wants, if any prompt has room for a token.
 
         Raises:
             VocabularyError: if a prompt is empty or holds an id the decoder has no row for.
@@ -142,7 +161,9 @@ class Engine:
         live = [row for row in rows if row.finish is None]
         if live:
             with memory_errors("decoding reports", "--set input.batch_size=1"):
-                decoding = _Decoding(self, live, settings, on_token=on_token, guard=guard, drafter=drafter)
+                layers = () if on_prompts is None else on_prompts.layers
+                plan = PromptPlan.make(self.decoder, [row.prompt for row in live], layers, self.prefixes)
+                decoding = _Decoding(self, live, plan, settings, on_token=on_token, guard=guard, drafter=drafter)
                 self.stats.add(decoding.run(on_prompts))
         return [row.generation() for row in rows]
 
@@ -172,19 +193,21 @@ class Engine:
 
 
 class _Decoding:
-    """One call of :meth:`Engine.generate`, over the rows that have room for a token."""
+    """One call of :meth:`Engine.generate`, over the rows that have room for a token, in the order of its plan."""
 
     def __init__(
         self,
         engine: Engine,
         rows: list[_Row],
+        plan: PromptPlan,
         settings: DecodeSettings,
         *,
         on_token: OnToken | None,
         guard: TokenGuard | None,
         drafter: Drafter | None,
     ) -> None:
-        self._decoder, self._pad, self._rows = engine.decoder, engine.pad, rows
+        self._decoder, self._pad, self._prefixes = engine.decoder, engine.pad, engine.prefixes
+        self._plan, self._rows = plan, [rows[index] for index in plan.order]
         self._on_token, self._guard = on_token, guard
         self._drafter, self._length = drafter, None if drafter is None else engine.draft_length(settings)
         self._constraint = engine.constraints[settings.vocabulary]
@@ -195,19 +218,23 @@ class _Decoding:
         make_batch = functools.partial(StaticBatch, recordings=engine.recordings) if is_on_gpu else Batch
         self._batch: Batch = make_batch(
             self._decoder,
-            [row.prompt for row in rows],
+            [row.prompt for row in self._rows],
             max_new_tokens=limit,
             pad=engine.pad,
             num_spare=spare_places(limit) if drafts_apart else 0,
+            known=plan.known,
         )
-        self._stats = EngineStats(num_reports=len(rows), num_prompt_tokens=sum(len(row.prompt) for row in rows))
+        read, reused = (
+            sum(len(row.prompt) for row in some) for some in (self._rows[: plan.num_read], self._rows[plan.num_read :])
+        )
+        self._stats = EngineStats(num_reports=len(rows), num_prompt_tokens=read, num_reused_tokens=reused)
 
-    def run(self, on_prompts: OnLayer | None = None) -> EngineStats:
+    def run(self, on_prompts: PromptReader | None = None) -> EngineStats:
         """Decode until every row is done; return what it cost."""
         stats, live = self._stats, self._rows
         drafts: list[list[int]] = [[] for _ in live]
         started = time.perf_counter()
-        state_BTD, first_token_s = self._batch.read_prompts(on_prompts)[:, -1:], None
+        state_BTD, first_token_s = self._read_prompts(on_prompts), None
         while True:
             agreed = self._choose(state_BTD, live, drafts)
             first_token_s = first_token_s or time.perf_counter()
@@ -223,9 +250,24 @@ class _Decoding:
             drafts = self._draft(live)
             state_BTD = self._read(live, drafts)
         stats.prefill_s, stats.decode_s = first_token_s - started, time.perf_counter() - first_token_s
-        stats.num_passes, stats.num_attended = self._batch.num_passes - 1, self._batch.num_attended
+        stats.num_passes = self._batch.num_passes - (self._plan.num_read > 0)
+        stats.num_attended = self._batch.num_attended
         stats.num_decoded_tokens = sum(len(row.token_ids) - 1 for row in self._rows)
         return stats
+
+    def _read_prompts(self, on_prompts: PromptReader | None) -> Tensor:
+        """Return the final states of the prompts' last positions, (B, 1, D); leave what was read to the store."""
+        layers, plan = () if on_prompts is None else on_prompts.layers, self._plan
+        last_B1D, states = self._batch.read_prompts(layers)
+        for row in range(plan.num_read):
+            own = {layer: state_BTD[row] for layer, state_BTD in states.items()}
+            prefix = self._batch.prompt_read(row, last_B1D[row, 0], own)
+            self._prefixes.keep(self._decoder, self._rows[row].prompt, prefix)
+        if on_prompts is not None:
+            place_B = [plan.order.index(row) for row in range(len(plan.order))]
+            for layer, state_BTD in states.items():
+                on_prompts.read(layer, state_BTD[place_B])
+        return last_B1D
 
     def _choose(self, state_BTD: Tensor, live: list[_Row], drafts: list[list[int]]) -> list[int]:
         """Choose what follows each row's last token and each of its drafts; return how many drafts were right."""

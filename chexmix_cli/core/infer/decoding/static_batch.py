@@ -20,6 +20,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.infer.decoding.batch import Batch
+from chexmix_cli.core.infer.decoding.prefixes import Prefix
 from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.attention import causal_mask
 from chexmix_cli.core.models.decoder import Decoder, KvCache, OnLayer
@@ -178,7 +179,7 @@ class StaticBatch(Batch):
 
     Args:
         recordings: of earlier calls with the same decoder.
-        decoder, prompts, max_new_tokens, pad, num_spare: as :class:`Batch`.
+        decoder, prompts, max_new_tokens, pad, num_spare, known: as :class:`Batch`.
     """
 
     def __init__(
@@ -189,10 +190,11 @@ class StaticBatch(Batch):
         max_new_tokens: int,
         pad: int,
         num_spare: int = 0,
+        known: Sequence[Prefix | int] = (),
         recordings: Recordings,
     ) -> None:
         self._recordings = recordings
-        super().__init__(decoder, prompts, max_new_tokens=max_new_tokens, pad=pad, num_spare=num_spare)
+        super().__init__(decoder, prompts, max_new_tokens=max_new_tokens, pad=pad, num_spare=num_spare, known=known)
         #: Place of each row that is left.
         self._places = list(range(len(prompts)))
 

@@ -12,6 +12,7 @@ class EngineStats:
     Attributes:
         num_reports: prompts decoded.
         num_prompt_tokens: tokens read by prefill, padding not counted.
+        num_reused_tokens: those of prompts that were read before, or once for several reports.
         num_decoded_tokens: tokens chosen after the first of each report, which prefill pays for.
         num_passes: passes of the decoder after prefill.
         num_drafted: drafts that those passes read; num_accepted: those of them that turned out right.
@@ -23,6 +24,7 @@ class EngineStats:
 
     num_reports: int = 0
     num_prompt_tokens: int = 0
+    num_reused_tokens: int = 0
     num_decoded_tokens: int = 0
     num_passes: int = 0
     num_drafted: int = 0

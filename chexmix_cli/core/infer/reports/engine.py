@@ -8,6 +8,7 @@ from enum import StrEnum
 from chexmix_cli.core.errors import VocabularyError
 from chexmix_cli.core.infer.decoding.constraints import Constraint
 from chexmix_cli.core.infer.decoding.engine import Engine, Finish, Generation
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, PrefixStore
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodedIds
 from chexmix_cli.core.vocab import Vocabulary
@@ -26,19 +27,25 @@ class ReportFinish(StrEnum):
     """The decoder has no position left; if the prompt alone fills them, there is no new token at all."""
 
 
-def report_engine(decoder: Decoder, vocabulary: Vocabulary, *, ordinary_ids: Iterable[int] | None = None) -> Engine:
+def report_engine(
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    *,
+    ordinary_ids: Iterable[int] | None = None,
+    prefixes: PrefixStore = NO_PREFIXES,
+) -> Engine:
     """Return an engine that writes reports.
 
     Args:
         decoder: on its device, in its dtype.
         vocabulary: the model's ids.
         ordinary_ids: as for :func:`constrain`.
+        prefixes: prompts read before, which are not read again.
     """
     ordinary = None if ordinary_ids is None else frozenset(ordinary_ids)
     modes: tuple[DecodedIds, ...] = ("text", "all")
-    return Engine(
-        decoder, pad=vocabulary.pad, constraints={mode: constrain(vocabulary, mode, ordinary) for mode in modes}
-    )
+    constraints: dict[str, Constraint] = {mode: constrain(vocabulary, mode, ordinary) for mode in modes}
+    return Engine(decoder, pad=vocabulary.pad, constraints=constraints, prefixes=prefixes)
 
 
 def report_finish(generation: Generation, vocabulary: Vocabulary) -> ReportFinish:

@@ -2,7 +2,12 @@
 
 The model was trained to read images with hidden positions, so a report can be scored again with a block of the image's
 codes replaced by the mask token: what a sentence loses is that block's evidence for it. A sentence that loses nothing
-with the whole image hidden is said from habit. All variants of one image are sequences of one batch.
+with the whole image hidden is said from habit.
+
+What variants have in common is read once. The whole image has been read for the report, and an image of which nothing
+is seen is the same for all films. Where an image is read from its first code to its last, a variant is the film itself
+down to its first hidden code: blocks side by side are sequences of one batch behind that. Where positions see the
+whole image, all of it differs.
 
 Shape letters: Y X blocks, N sentences, V variants of the image, T tokens of the report.
 """
@@ -15,15 +20,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, PrefixStore, read_prefix, states_behind
+from chexmix_cli.core.infer.likelihood import hidden_prompt, report_logprobs
 from chexmix_cli.core.infer.reports.writer import WrittenReport
-from chexmix_cli.core.infer.scoring import token_logprobs
+from chexmix_cli.core.infer.scoring import target_logprobs
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.runtime import memory_errors
 from chexmix_cli.core.settings.inference import ExplainSettings
 from chexmix_cli.core.text.labelling.labeller import sentence_spans
 from chexmix_cli.core.text.tokenizer import TextTokenizer
-from chexmix_cli.core.vocab import grid_side
+from chexmix_cli.core.vocab import Vocabulary, grid_side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +90,15 @@ class SentenceEvidence:
         }
 
 
+@torch.inference_mode()
 def find_evidence(
-    decoder: Decoder, tokenizer: TextTokenizer, codes: Sequence[int], report: WrittenReport, settings: ExplainSettings
+    decoder: Decoder,
+    tokenizer: TextTokenizer,
+    codes: Sequence[int],
+    report: WrittenReport,
+    settings: ExplainSettings,
+    *,
+    prefixes: PrefixStore = NO_PREFIXES,
 ) -> list[SentenceEvidence]:
     """Return the evidence of every sentence of a report, in order; none for an empty report.
 
@@ -91,6 +108,7 @@ def find_evidence(
         codes: of the image, raster order.
         report: what was written.
         settings: blocks, threshold, batch size.
+        prefixes: images read before, which are not read again.
 
     Raises:
         MachineError: if memory runs out.
@@ -99,17 +117,17 @@ def find_evidence(
     if not tokens_N:
         return []
     vocabulary = tokenizer.vocabulary
-    prompt = vocabulary.report_prompt(list(codes))
     blocks = block_positions(vocabulary.tokens_per_image, settings.blocks)
-    variants = [prompt, _hidden(prompt, range(vocabulary.tokens_per_image), vocabulary.mask)]
-    variants += [_hidden(prompt, block, vocabulary.mask) for block in blocks]
-    sequences = [[*variant, *report.report_ids] for variant in variants]
-    scored: list[NDArray[np.float64]] = []
-    for start in range(0, len(sequences), settings.batch_size):
-        batch = sequences[start : start + settings.batch_size]
-        scored += [one.double().numpy() for one in token_logprobs(decoder, batch, pad=vocabulary.pad)]
-    # Value i is of token i + 1; the report's first token follows the prompt.
-    values_VT = np.stack([one[len(prompt) - 1 :] for one in scored])
+    with memory_errors("scoring sequences", "--set explain.batch_size=1"):
+        film = _Film(decoder, vocabulary, codes, prefixes)
+        scored = film.whole_and_hidden(report.report_ids)
+        side = grid_side(len(blocks))
+        # Blocks side by side have the most in front of them in common.
+        rows = [blocks[start : start + side] for start in range(0, len(blocks), side)]
+        for row in rows:
+            for start in range(0, side, settings.batch_size):
+                scored += film.without_blocks(row[start : start + settings.batch_size], report.report_ids)
+    values_VT = np.stack([one.double().cpu().numpy() for one in scored])
     found = []
     for text, places in tokens_N:
         mean_V = values_VT[:, places].mean(axis=1)
@@ -121,7 +139,7 @@ def find_evidence(
                 logprob=float(np.mean([report.logprobs[place] for place in places])),
                 lowest=(tokenizer.decode([report.report_ids[lowest]]), report.logprobs[lowest]),
                 drop=float(drop_V[0]),
-                drop_blocks=drop_V[1:].reshape(grid_side(len(blocks)), -1),
+                drop_blocks=drop_V[1:].reshape(side, -1),
                 is_text_prior_only=bool(drop_V[0] < settings.least_drop),
                 least_block=settings.least_block,
             )
@@ -161,6 +179,45 @@ def block_positions(num_positions: int, blocks: int) -> list[list[int]]:
     side = grid_side(num_positions)
     edges = np.array_split(np.arange(side), min(blocks, side))
     return [[int(y) * side + int(x) for y in rows for x in columns] for rows in edges for columns in edges]
+
+
+class _Film:
+    """An image and its variants, with what has been read of them.
+
+    Args:
+        decoder: in eval mode.
+        vocabulary: the model's ids.
+        codes: of the image, raster order.
+        prefixes: images read before.
+    """
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, codes: Sequence[int], prefixes: PrefixStore) -> None:
+        self._decoder, self._vocabulary, self._prefixes = decoder, vocabulary, prefixes
+        self._prompt = vocabulary.report_prompt(list(codes))
+        self._read = read_prefix(decoder, self._prompt, prefixes)
+
+    def whole_and_hidden(self, report_ids: Sequence[int]) -> list[Tensor]:
+        """Return log p of a report's tokens, (T,), given the image, and given one of which nothing is seen."""
+        hidden = read_prefix(self._decoder, hidden_prompt(self._vocabulary), self._prefixes)
+        return [
+            report_logprobs(self._decoder, prefix, [report_ids], pad=self._vocabulary.pad)[0]
+            for prefix in (self._read, hidden)
+        ]
+
+    def without_blocks(self, blocks: Sequence[Sequence[int]], report_ids: Sequence[int]) -> list[Tensor]:
+        """Return log p of a report's tokens, (T,), given the image without each of some blocks."""
+        # Of an image that is seen whole, every position differs; behind ``I_s`` alone there is nothing to be saved.
+        first = 1 + min(min(block) for block in blocks)
+        known = 0 if self._decoder.image_span is not None or first == 1 else first
+        variants = [[*_hidden(self._prompt, block, self._vocabulary.mask), *report_ids] for block in blocks]
+        token_ids_BT = torch.tensor(variants, device=self._read.last_D.device)
+        # The last token is predicted, never read.
+        state_BTD = states_behind(self._decoder, self._read if known else None, token_ids_BT[:, known:-1], length=known)
+        own = slice(-len(report_ids), None)
+        return [
+            target_logprobs(self._decoder, state_TD[own], token_ids_T[own])
+            for state_TD, token_ids_T in zip(state_BTD, token_ids_BT, strict=True)
+        ]
 
 
 def _hidden(prompt: Sequence[int], positions: Sequence[int], mask: int) -> list[int]:

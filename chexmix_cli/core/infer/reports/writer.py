@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.infer.decoding.drafts import Drafter
-from chexmix_cli.core.infer.decoding.engine import Generation
+from chexmix_cli.core.infer.decoding.engine import Generation, PromptReader
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, PrefixStore
 from chexmix_cli.core.infer.reports.engine import ReportFinish, report_engine, report_finish
 from chexmix_cli.core.infer.reports.phrase_guard import PhraseGuard
-from chexmix_cli.core.models.decoder import Decoder, OnLayer
+from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.text.comparisons import PHRASES, find_comparisons
 from chexmix_cli.core.text.header import Header
@@ -57,16 +58,24 @@ class ReportWriter:
         decoder: on its device, in its dtype.
         vocabulary: the model's ids.
         tokenizer: the model's text tokenizer, or None: then reports are ids only.
+        prefixes: prompts read before, which are not read again.
 
     Attributes:
         engine: the engine that decodes, with its ``stats``.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, tokenizer: TextTokenizer | None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        tokenizer: TextTokenizer | None,
+        *,
+        prefixes: PrefixStore = NO_PREFIXES,
+    ) -> None:
         self.vocabulary, self.tokenizer = vocabulary, tokenizer
         self._guard: PhraseGuard | None = None
         ordinary_ids = None if tokenizer is None else _ordinary_ids(tokenizer)
-        self.engine = report_engine(decoder, vocabulary, ordinary_ids=ordinary_ids)
+        self.engine = report_engine(decoder, vocabulary, ordinary_ids=ordinary_ids, prefixes=prefixes)
 
     def write(
         self,
@@ -77,7 +86,7 @@ class ReportWriter:
         on_text: OnText | None = None,
         drafter: Drafter | None = None,
         headers: Sequence[Header] | None = None,
-        on_prompts: OnLayer | None = None,
+        on_prompts: PromptReader | None = None,
     ) -> list[WrittenReport]:
         """Return the report of each image, all decoded in one batch.
 
@@ -89,7 +98,7 @@ class ReportWriter:
                 the pieces of one image joined are its ``text``. Needs a text tokenizer.
             drafter: proposes what follows in a report (``decode.draft_rows``); None: no drafts.
             headers: what is known of each film besides its codes; None: nothing.
-            on_prompts: called with each layer's hidden states of the prompts, as in :meth:`Engine.generate`.
+            on_prompts: is given the prompts' hidden states of the layers it wants, as in :meth:`Engine.generate`.
 
         Raises:
             SettingsError: if comparisons are to be blocked and there is no text tokenizer.

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, PrefixStore
 from chexmix_cli.core.infer.embeddings import image_embeddings, wanted_layers
 from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.infer.retrieval.text_embeddings import text_embeddings
@@ -36,6 +37,7 @@ class Embedder:
         projection: the model's contrastive projections, on the CPU, or None to compare the states themselves.
         settings: layers and section.
         batch_size: images or reports read together.
+        prefixes: images read before, which are not read again.
 
     Attributes:
         image_layer, text_layer: in use.
@@ -53,9 +55,10 @@ class Embedder:
         settings: EmbeddingSettings,
         *,
         batch_size: int,
+        prefixes: PrefixStore = NO_PREFIXES,
     ) -> None:
         self._decoder, self._vocabulary, self._batch_size = decoder, vocabulary, batch_size
-        self._projection = projection
+        self._projection, self._prefixes = projection, prefixes
         default = default_layer(decoder.settings) if projection is None else projection.layer
         layers = [default if layer is None else layer for layer in (settings.image_layer, settings.text_layer)]
         if projection is not None and set(layers) != {projection.layer}:
@@ -74,7 +77,9 @@ class Embedder:
         parts = [torch.empty(0, self.size)]
         for start in range(0, len(codes), self._batch_size):
             batch = [[int(code) for code in image] for image in codes[start : start + self._batch_size]]
-            state_BLD = image_embeddings(self._decoder, self._vocabulary, batch, layers=[self.image_layer])
+            state_BLD = image_embeddings(
+                self._decoder, self._vocabulary, batch, layers=[self.image_layer], prefixes=self._prefixes
+            )
             parts.append(self._vectors(state_BLD[:, 0], is_image=True))
         return torch.cat(parts)
 

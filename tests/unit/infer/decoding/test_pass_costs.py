@@ -6,10 +6,13 @@ changelog, under Performance.
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from chexmix_cli.core.infer.decoding.prefixes import PrefixStore
 from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.kernels.quantized import native
 from chexmix_cli.core.models import linear, quantized
@@ -111,3 +114,32 @@ def test_right_drafts_save_passes_and_with_them_bytes(weights, matrices):
     assert sum(matrices) == (stats.num_passes + 1) * 4 * sum(parameters(weights))
     # Nothing is read twice, nothing drafted in vain: the same operations as without.
     assert counter.get_total_flops() == operations(weights, NEW_TOKENS)
+
+
+def test_a_film_that_was_read_costs_its_tokens_alone(weights):
+    vocabulary = weights.settings.vocabulary
+    store = PrefixStore(1 << 26)
+    engine = report_engine(weights.load_decoder("cpu", torch.float32), vocabulary, prefixes=store)
+    prompt = vocabulary.report_prompt([7] * vocabulary.tokens_per_image)
+    counts = []
+    for _ in range(2):
+        with FlopCounterMode(display=False) as counter:
+            engine.generate([prompt], SETTINGS)
+        counts.append(counter.get_total_flops())
+    blocks, _ = parameters(weights)
+    whole = operations(weights, NEW_TOKENS)
+    assert counts == [whole, whole - 2 * len(prompt) * blocks]
+    shape = weights.settings.decoder
+    # Keys and values of every layer and position, and the last state, in four bytes a number.
+    assert store.held_bytes == 4 * shape.hidden_size * (2 * shape.num_layers * len(prompt) + 1)
+
+
+def test_eight_reports_of_one_film_read_it_once(weights):
+    vocabulary = weights.settings.vocabulary
+    engine = report_engine(weights.load_decoder("cpu", torch.float32), vocabulary)
+    prompt = vocabulary.report_prompt([7] * vocabulary.tokens_per_image)
+    sampled = dataclasses.replace(SETTINGS, temperature=1.0)
+    with FlopCounterMode(display=False) as counter:
+        engine.generate([prompt] * 8, sampled, seed=list(range(8)))
+    blocks, _ = parameters(weights)
+    assert counter.get_total_flops() == 8 * operations(weights, NEW_TOKENS) - 7 * 2 * len(prompt) * blocks

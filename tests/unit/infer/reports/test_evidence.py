@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.infer.decoding.prefixes import PrefixStore, read_prefix
 from chexmix_cli.core.infer.reports.engine import ReportFinish
 from chexmix_cli.core.infer.reports.evidence import (
     SentenceEvidence,
@@ -15,6 +17,7 @@ from chexmix_cli.core.infer.reports.evidence import (
     sentence_tokens,
 )
 from chexmix_cli.core.infer.reports.writer import WrittenReport
+from chexmix_cli.core.models.attention import ImageSpan
 from chexmix_cli.core.settings.inference import ExplainSettings
 
 TEXT = "FINDINGS: Clear lungs. Heart is normal.\nIMPRESSION: No acute disease."
@@ -72,6 +75,29 @@ def test_drops_are_differences_of_scores_of_single_sequences(decoder, tokenizer,
         assert sentence.logprob == pytest.approx(np.mean([report.logprobs[place] for place in places]))
         assert sentence.lowest[1] == min(report.logprobs[place] for place in places)
     assert any(abs(sentence.drop) > 1e-3 for sentence in found), "the image does not matter to this decoder"
+
+
+@pytest.mark.parametrize("kind", ["causal", "whole"])
+def test_what_variants_have_in_common_is_read_once(decoder, tokenizer, vocabulary, codes, kind):
+    """Counted in operations: the film has been read for the report, and the hidden image for the film before."""
+    if kind == "whole":
+        decoder.image_span = ImageSpan(vocabulary.begin_image, vocabulary.tokens_per_image)
+    report, store = make_report(tokenizer, "Clear lungs. No mass."), PrefixStore(1 << 24)
+    settings = ExplainSettings(blocks=2, batch_size=3)
+    expected = find_evidence(decoder, tokenizer, codes[0], report, settings)
+    find_evidence(decoder, tokenizer, codes[1], report, settings, prefixes=store)
+    read_prefix(decoder, vocabulary.report_prompt(codes[0]), store)
+    with FlopCounterMode(display=False) as counter:
+        found = find_evidence(decoder, tokenizer, codes[0], report, settings, prefixes=store)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.drop_blocks, other.drop_blocks, atol=1e-5)
+        assert one.drop == pytest.approx(other.drop, abs=1e-5)
+    num_tokens, whole = len(report.report_ids), len(vocabulary.report_prompt(codes[0]))
+    # Film and hidden image: the report alone. Two blocks above: all; two below: from the code behind the first half on.
+    known = 0 if kind == "whole" else 1 + 8
+    positions = 2 * (num_tokens - 1) + 2 * (whole + num_tokens - 1) + 2 * (whole + num_tokens - 1 - known)
+    blocks = sum(matrix.numel() for name, matrix in decoder.named_parameters() if "_proj.weight" in name)
+    assert counter.get_total_flops() == 2 * (positions * blocks + 6 * num_tokens * decoder.head.weight.numel())
 
 
 def test_the_batch_size_changes_no_drop(decoder, tokenizer, codes):
