@@ -94,8 +94,8 @@ def learn(settings, pairs, measure) -> dict[str, float]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings.optimizer, step, settings.train.steps)
         decoder.train()
-        batch = task.prepare(task.select(step), step_generator(0, step))
-        terms = task.loss(batch)
+        batch = task.examples.prepare(task.examples.select(step), step_generator(0, step))
+        terms = task.loss(batch, 0)
         optimizer.zero_grad()
         (terms.total / task.num_units(batch)).backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
@@ -127,7 +127,7 @@ def reports_written(decoder, task, pairs) -> float:
 @torch.no_grad()
 def tokens_reconstructed(decoder, task, pairs) -> float:
     """Return the share of hidden tokens that are predicted right, under masks that no step has drawn."""
-    batch: Documents = task.prepare(list(range(len(pairs))), step_generator(0, STAGE2_CHECKS))
+    batch: Documents = task.examples.prepare(list(range(len(pairs))), step_generator(0, STAGE2_CHECKS))
     input_1T, target_1T = batch.flat()
     is_opening_1T = input_1T == task._vocabulary.begin_image
     counts_1T = (target_1T != IGNORED) & ~is_opening_1T

@@ -57,7 +57,7 @@ def measure_step(
     values["learn_s"], values["update_s"] = float(np.median(learned)), float(np.median(updated))
     task.module.eval()
     with torch.no_grad():
-        values["validate_s"], _ = _timed(task.validate)
+        values["validate_s"], _ = _timed(lambda: task.validate(0))
     return values
 
 
@@ -71,13 +71,13 @@ class _Step:
         self._generator = step_generator(train.seed, 0)
 
     def prepare(self, step: int) -> Any:
-        return self._task.prepare(self._task.select(step), self._generator)
+        return self._task.examples.prepare(self._task.examples.select(step), self._generator)
 
     def micros(self, batch: Any) -> Any:
         return self._task.split(batch, self._train.micro_batch_size)
 
     def learn(self, micro: Any) -> None:
-        self._layout.backward(micro, max(1, self._task.num_units(micro)), is_last=True)
+        self._layout.backward(micro, max(1, self._task.num_units(micro)), step=0, is_last=True)
 
     def update(self) -> None:
         self._layout.clip(self._clip_norm)

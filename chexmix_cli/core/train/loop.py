@@ -27,15 +27,16 @@ from chexmix_cli.core.train.checkpoint import (
     require_space,
     save_checkpoint,
 )
-from chexmix_cli.core.train.distributed import barrier, from_main, is_any, is_main, share, sum_over_ranks, world_size
+from chexmix_cli.core.train.distributed import barrier, from_main, is_any, is_main, sum_over_ranks, world_size
 from chexmix_cli.core.train.ema import WeightAverage
+from chexmix_cli.core.train.examples.step_batches import StepBatches
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
-from chexmix_cli.core.train.order import step_generator, step_seed
+from chexmix_cli.core.train.order import step_seed
 from chexmix_cli.core.train.parallel import Layout
 from chexmix_cli.core.train.reporting.curves import write_curves
 from chexmix_cli.core.train.reporting.loggers import open_loggers
 from chexmix_cli.core.train.reporting.metrics import RunLog, StepSums, Window, extend_order, read_metrics
-from chexmix_cli.core.train.task import Task
+from chexmix_cli.core.train.task import Task, Work
 from chexmix_cli.core.weights.files import RUN_MODEL
 
 OnRecord = Callable[[dict[str, Any]], None]
@@ -93,10 +94,11 @@ class Trainer:
         window = Window(self.position.window)
         was_stopped = False
         self._measure_peak()
+        batches = StepBatches(self.task.examples, self.train)
         with _stop_signals() as is_stopping, closing(self._open_log()) as log:
             self._started = (time.perf_counter(), self.position.step)
             while not self._is_done() and not was_stopped:
-                norm = self._step(window)
+                norm = self._step(window, batches)
                 done = self.position.step
                 is_last = done == self.train.steps
                 if done % self.train.log_every == 0 or is_last:
@@ -134,36 +136,41 @@ class Trainer:
         for remark in [*remarks, f"resumed after step {self.position.step}"]:
             self._report({"remark": remark})
 
-    def _step(self, window: Window) -> float:
+    def _step(self, window: Window, batches: StepBatches) -> float:
         """Do one optimiser step; return the gradient's norm."""
-        started = time.perf_counter()
-        step, seed = self.position.step, self.train.seed
-        generator = step_generator(seed, step)
-        indices = self.task.select(step)
-        batch = self.task.prepare(indices, generator)
-        num_units = max(1, self.task.num_units(batch))
+        started, step = time.perf_counter(), self.position.step
+        made = batches(step)
+        num_units, work = self._totals(made.batch)
         self.task.module.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums = StepSums()
-        mine = share(self.task.split(batch, self.train.micro_batch_size))
-        for number, micro in mine:
+        micros = self.task.split(made.batch, self.train.micro_batch_size)
+        for number, micro in zip(batches.numbers, micros, strict=True):
             # Dropout draws from the global generator: it is a function of seed, step and micro-batch.
-            torch.manual_seed(step_seed(seed, step, number))
-            sums.add(self.layout.backward(micro, num_units, is_last=number == mine[-1][0]))
+            torch.manual_seed(step_seed(self.train.seed, step, number))
+            is_last = number == batches.numbers[-1]
+            sums.add(self.layout.backward(micro, max(1, num_units), step=step, is_last=is_last))
         norm = self.layout.clip(self.schedule.clip_norm)
         found = sums.over_ranks()
         if not math.isfinite(norm) or not all(math.isfinite(value) for value, _ in found.values()):
-            self._stop_non_finite(indices, found, norm)
+            self._stop_non_finite(made.indices, found, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.schedule, step, self.train.steps)
         self.optimizer.step()
-        self.task.after_step(generator)
+        self.task.after_step(made.generator())
         if self.average is not None:
             self.average.update(step)
-        window.add(found, len(indices), self.task.work(batch), time.perf_counter() - started)
-        order = extend_order(self.position.order, step, self.task.example_ids(indices))
+        window.add(found, len(made.indices), work, time.perf_counter() - started)
+        order = extend_order(self.position.order, step, self.task.examples.ids(made.indices))
         self.position = dataclasses.replace(self.position, step=step + 1, order=order)
         return norm
+
+    def _totals(self, batch: Any) -> tuple[int, Work]:
+        """Return the units of a step and its work, of all ranks together."""
+        own = self.task.work(batch)
+        counts = torch.tensor([self.task.num_units(batch), own.tokens, own.flop], dtype=torch.int64)
+        units, tokens, flop = sum_over_ranks(counts).tolist()
+        return units, Work(tokens, flop)
 
     def _log(self, log: RunLog, window: Window, norm: float) -> Window:
         step = self.position.step
@@ -187,7 +194,7 @@ class Trainer:
         position = self.position
         with self.average.exchanged() if self.average is not None else nullcontext():
             # Ranks may differ in the last bits; what rank 0 found decides for all.
-            figures: dict[str, float] = from_main(self.layout.validate())
+            figures: dict[str, float] = from_main(self.layout.validate(position.step))
             value, best = figures[self.task.metric], position.best
             is_best = best is None or (value > best if self.task.higher_is_better else value < best)
             if is_best:
@@ -228,7 +235,7 @@ class Trainer:
     def _stop_non_finite(self, indices: list[int], found: dict[str, tuple[float, float]], norm: float) -> None:
         step, path = self.position.step, self.out / "nonfinite.json"
         losses = {name: str(value / count) for name, (value, count) in found.items() if count}
-        record = {"step": step, "ids": self.task.example_ids(indices), "losses": losses, "grad_norm": str(norm)}
+        record = {"step": step, "ids": self.task.examples.ids(indices), "losses": losses, "grad_norm": str(norm)}
         if is_main():
             write_json(path, record)
         raise TrainingError(

@@ -27,14 +27,14 @@ STEPS = 6
 
 def stop_at(trainer: Trainer, step: int) -> None:
     """Let rank 1, and no other, be told to stop in a step."""
-    select = trainer.task.select
+    select = trainer.task.examples.select
 
     def stopping(number: int) -> list[int]:
         if number == step and rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return select(number)
 
-    trainer.task.select = stopping
+    trainer.task.examples.select = stopping
 
 
 def trainer(stage: str, out: Path, parallel: str, **loop: Any) -> Trainer:
@@ -66,9 +66,9 @@ def count_collectives(folder: Path, parallel: str) -> None:
     """Write what one step's first micro-batch of a rank sends, in bfloat16."""
     run = trainer("1", folder / f"count-{parallel}", parallel, precision="bfloat16")
     task = run.task
-    micros = task.split(task.prepare(task.select(0), torch.Generator().manual_seed(0)), 1)
+    micros = task.split(task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0)), 1)
     with Collectives() as collectives:
-        run.layout.backward(micros[rank()], 1, is_last=True)
+        run.layout.backward(micros[rank()], 1, step=0, is_last=True)
     if is_main():
         (folder / f"{parallel}-collectives.json").write_text(json.dumps(collectives.found))
 

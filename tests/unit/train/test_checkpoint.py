@@ -209,7 +209,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(build, tmp_path):
     """A limit on file sizes of this process stands for the disk: torch's writer meets a real error of the system."""
     resource = pytest.importorskip("resource")
     trainer = build("1", tmp_path, validate_every=9)
-    select = trainer.task.select
+    select = trainer.task.examples.select
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_up(step):
@@ -217,7 +217,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(build, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         return select(step)
 
-    trainer.task.select = fill_up
+    trainer.task.examples.select = fill_up
     try:
         with pytest.raises(
             MachineError,

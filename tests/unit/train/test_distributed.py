@@ -69,14 +69,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 
 
 def interrupt_at(trainer, step):
-    select = trainer.task.select
+    select = trainer.task.examples.select
 
     def interrupted(number):
         if number == step:
             raise InterruptedError
         return select(number)
 
-    trainer.task.select = interrupted
+    trainer.task.examples.select = interrupted
 
 
 def assert_same_run(left: Path, right: Path, rel: float) -> None:

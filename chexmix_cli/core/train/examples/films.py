@@ -57,15 +57,16 @@ class Films:
         return from_levels(self._exact[index])
 
     def changed(
-        self, index: int, generator: Generator, *, crop: float, intensity: float, flip: bool
+        self, index: int, draw: Sequence[float], *, crop: float, intensity: float, flip: bool
     ) -> NDArray[np.float32]:
         """Return an image with a random crop, intensity change and, if ``flip``, a mirror half of the time.
 
         Args:
+            index: of the image.
+            draw: what :func:`draw_change` gives.
             crop: largest share of a side cut away.
             intensity: largest relative change of contrast, brightness and gamma.
         """
-        draw = (torch.rand(7, generator=generator, dtype=torch.float64) * 2 - 1).tolist()
         film = self._films[index]
         if crop > 0:
             width, height = (extent * (1 - crop * abs(draw[0])) for extent in film.size)
@@ -82,6 +83,12 @@ class Films:
 
     def _fit(self, image: Image.Image) -> NDArray[np.float32]:
         return fit(image, self._settings.image, self._settings.vqgan.image_channels)
+
+
+def draw_change(generator: Generator) -> list[float]:
+    """Return the randomness of one change of an image: seven numbers from -1 to 1."""
+    found: list[float] = (torch.rand(7, generator=generator, dtype=torch.float64) * 2 - 1).tolist()
+    return found
 
 
 def stack(images: Sequence[NDArray[np.float32]]) -> Tensor:

@@ -15,7 +15,7 @@ from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.finetuning import FilmSettings
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.settings.training import DocumentSettings
-from chexmix_cli.core.train.examples.films import Films, load_films
+from chexmix_cli.core.train.examples.films import Films, draw_change, load_films
 from chexmix_cli.core.train.order import step_generator
 
 Progress = Callable[[str, int, int], None]
@@ -98,9 +98,9 @@ def encode_films(
     """
 
     def changed(index: int, variant: int) -> NDArray[np.float32]:
-        generator = step_generator(seed, _STREAM + index * variants + variant)
+        draw = draw_change(step_generator(seed, _STREAM + index * variants + variant))
         crop, intensity = changes.crop_jitter, changes.intensity_jitter
-        return films.changed(index, generator, crop=crop, intensity=intensity, flip=False)
+        return films.changed(index, draw, crop=crop, intensity=intensity, flip=False)
 
     def views() -> Iterator[NDArray[np.float32]]:
         for variant in range(variants):

@@ -14,10 +14,10 @@ from chexmix_cli.core.train.examples.splits import Codes
 from chexmix_cli.core.vocab import Vocabulary
 
 
-def draw_variants(codes_NVP: Codes, indices: Sequence[int], generator: Generator) -> Codes:
-    """Return the codes of images, each one of its variants, (B, P)."""
-    variants = torch.randint(codes_NVP.shape[1], (len(indices),), generator=generator).tolist()
-    return codes_NVP[list(indices), variants]
+def draw_variants(codes_NVP: Codes, count: int, generator: Generator) -> list[int]:
+    """Return a variant for each of ``count`` images."""
+    found: list[int] = torch.randint(codes_NVP.shape[1], (count,), generator=generator).tolist()
+    return found
 
 
 def image_sequences(codes_BP: Codes, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
