@@ -29,16 +29,15 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.training import (
-    DocumentSettings,
     LoopSettings,
     MaskingSettings,
     OptimizerSettings,
     Stage1Training,
     Stage2Training,
 )
+from chexmix_cli.core.train.examples.code_cache import training_tokenizer
 from chexmix_cli.core.train.examples.documents import DocumentSet, encode_reports
-from chexmix_cli.core.train.examples.films import load_films
-from chexmix_cli.core.train.examples.splits import encode_films, training_tokenizer
+from chexmix_cli.core.train.examples.films import manifest_films
 from chexmix_cli.core.train.objectives import IGNORED, Documents
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_generator
@@ -64,9 +63,9 @@ def main() -> None:
     model = dataclasses.replace(model, decoder=small)
     rows = list(itertools.islice(read_manifest(arguments.manifest, split="train"), arguments.pairs))
     reports = encode_reports(rows, weights.load_text_tokenizer(), model)
-    films = load_films(rows, model, lambda *_: None)
+    films = manifest_films(rows, model)
     images = training_tokenizer(weights.load_vqgan("cpu", torch.float32), model)
-    codes = encode_films(images, films, DocumentSettings(), variants=1, seed=0, progress=lambda *_: None)
+    codes = images.encode_each(films.exact(index) for index in range(len(films)))[:, None]
     pairs = DocumentSet(codes, reports, [row.id for row in rows])
     common = {
         "model": model,

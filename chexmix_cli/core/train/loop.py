@@ -27,9 +27,10 @@ from chexmix_cli.core.train.checkpoint import (
     require_space,
     save_checkpoint,
 )
-from chexmix_cli.core.train.distributed import barrier, from_main, is_any, is_main, sum_over_ranks, world_size
+from chexmix_cli.core.train.distributed import barrier, from_all, from_main, is_any, is_main, sum_over_ranks, world_size
 from chexmix_cli.core.train.ema import WeightAverage
-from chexmix_cli.core.train.examples.step_batches import StepBatches
+from chexmix_cli.core.train.examples.prefetch import PREPARATION_ERRORS, made_ahead
+from chexmix_cli.core.train.examples.step_batches import StepBatch, StepBatches
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_seed
 from chexmix_cli.core.train.parallel import Layout
@@ -90,15 +91,27 @@ class Trainer:
         """
         if resume:
             self._resume()
+        self._saved = self.position.step
         require_space(self.out / CHECKPOINTS, self._state, keep=self.train.keep_checkpoints)
         window = Window(self.position.window)
         was_stopped = False
         self._measure_peak()
         batches = StepBatches(self.task.examples, self.train)
-        with _stop_signals() as is_stopping, closing(self._open_log()) as log:
+        steps = range(self.position.step, self.train.steps)
+        with (
+            _stop_signals() as is_stopping,
+            closing(self._open_log()) as log,
+            made_ahead(batches, steps, self.train.workers) as ahead,
+        ):
             self._started = (time.perf_counter(), self.position.step)
             while not self._is_done() and not was_stopped:
-                norm = self._step(window, batches)
+                began = time.perf_counter()
+                made = _attempt(ahead)
+                totals = self._totals(made)
+                if isinstance(made, Exception) or totals is None:
+                    was_stopped = self._keep(made, window, is_stopping())
+                    continue
+                norm = self._step(window, made, totals, batches.numbers, began)
                 done = self.position.step
                 is_last = done == self.train.steps
                 if done % self.train.log_every == 0 or is_last:
@@ -136,19 +149,25 @@ class Trainer:
         for remark in [*remarks, f"resumed after step {self.position.step}"]:
             self._report({"remark": remark})
 
-    def _step(self, window: Window, batches: StepBatches) -> float:
-        """Do one optimiser step; return the gradient's norm."""
-        started, step = time.perf_counter(), self.position.step
-        made = batches(step)
-        num_units, work = self._totals(made.batch)
+    def _step(self, window: Window, made: StepBatch, totals: tuple[int, Work], numbers: range, began: float) -> float:
+        """Do one optimiser step; return the gradient's norm.
+
+        Args:
+            window: that the step's sums are added to.
+            made: this rank's share of the step's examples.
+            totals: units and work of all ranks together.
+            numbers: of this rank's micro-batches.
+            began: when the step began, with its preparation.
+        """
+        step, (num_units, work) = self.position.step, totals
         self.task.module.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums = StepSums()
         micros = self.task.split(made.batch, self.train.micro_batch_size)
-        for number, micro in zip(batches.numbers, micros, strict=True):
+        for number, micro in zip(numbers, micros, strict=True):
             # Dropout draws from the global generator: it is a function of seed, step and micro-batch.
             torch.manual_seed(step_seed(self.train.seed, step, number))
-            is_last = number == batches.numbers[-1]
+            is_last = number == numbers[-1]
             sums.add(self.layout.backward(micro, max(1, num_units), step=step, is_last=is_last))
         norm = self.layout.clip(self.schedule.clip_norm)
         found = sums.over_ranks()
@@ -160,17 +179,32 @@ class Trainer:
         self.task.after_step(made.generator())
         if self.average is not None:
             self.average.update(step)
-        window.add(found, len(made.indices), work, time.perf_counter() - started)
+        window.add(found, len(made.indices), work, time.perf_counter() - began)
         order = extend_order(self.position.order, step, self.task.examples.ids(made.indices))
         self.position = dataclasses.replace(self.position, step=step + 1, order=order)
         return norm
 
-    def _totals(self, batch: Any) -> tuple[int, Work]:
-        """Return the units of a step and its work, of all ranks together."""
-        own = self.task.work(batch)
-        counts = torch.tensor([self.task.num_units(batch), own.tokens, own.flop], dtype=torch.int64)
-        units, tokens, flop = sum_over_ranks(counts).tolist()
-        return units, Work(tokens, flop)
+    def _totals(self, made: StepBatch | Exception) -> tuple[int, Work] | None:
+        """Return the units of a step and its work, of all ranks together; None if one of them has no batch."""
+        counts = [1, 0, 0, 0]
+        if not isinstance(made, Exception):
+            own = self.task.work(made.batch)
+            counts = [0, self.task.num_units(made.batch), own.tokens, own.flop]
+        num_lost, units, tokens, flop = sum_over_ranks(torch.tensor(counts, dtype=torch.int64)).tolist()
+        return None if num_lost else (units, Work(tokens, flop))
+
+    def _keep(self, made: StepBatch | Exception, window: Window, is_stopping: bool) -> bool:
+        """Write a checkpoint where a step has no batch; return True where that is because the run is being stopped.
+
+        Raises:
+            ChexmixError, WorkerBugError: what went wrong, on every rank the same: the loop is over for all.
+        """
+        if self.position.step > self._saved:
+            self._checkpoint(window)
+        # Whoever stops a run may have stopped the processes that prepare its batches first.
+        if is_any(is_stopping):
+            return True
+        raise next(error for error in from_all(made if isinstance(made, Exception) else None) if error is not None)
 
     def _log(self, log: RunLog, window: Window, norm: float) -> Window:
         step = self.position.step
@@ -222,6 +256,7 @@ class Trainer:
         barrier()
 
     def _checkpoint(self, window: Window) -> None:
+        self._saved = self.position.step
         self.position = dataclasses.replace(self.position, window=window.to_json())
         save_checkpoint(
             self.out / CHECKPOINTS,
@@ -261,6 +296,14 @@ def resumes(out: Path, is_asked: bool, report: OnRecord) -> bool:
     if is_asked and not has_checkpoint and is_main():
         report({"remark": "there is no checkpoint to go on from: the run starts"})
     return has_checkpoint
+
+
+def _attempt(ahead: Iterator[StepBatch]) -> StepBatch | Exception:
+    """Return the next batch, or why there is none."""
+    try:
+        return next(ahead)
+    except PREPARATION_ERRORS as error:
+        return error
 
 
 @contextmanager

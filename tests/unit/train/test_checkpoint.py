@@ -164,7 +164,7 @@ def test_other_tensors_are_refused(build, run):
 def test_the_newest_and_the_best_stay(build, tmp_path):
     trainer = build("1", tmp_path, validate_every=1, checkpoint_every=1, keep_checkpoints=2)
     values = iter([3.0, 1.0, *[2.0] * 7])
-    trainer.task.validate = lambda: {"val_loss": next(values)}
+    trainer.task.validate = lambda step: {"val_loss": next(values)}
     trainer.run(resume=False)
     assert [int(path.name[-1]) for path in list_checkpoints(tmp_path / "checkpoints")] == [2, 8, 9]
 

@@ -155,7 +155,7 @@ def test_patience_ends_a_run_and_says_so(build, tmp_path):
     records = []
     trainer = build("1", tmp_path, report=records.append, validate_every=1, patience=2)
     values = iter([3.0, 1.0, 2.0, 1.0])
-    trainer.task.validate = lambda: {"val_loss": next(values)}
+    trainer.task.validate = lambda step: {"val_loss": next(values)}
     assert trainer.run(resume=False)
     assert (trainer.position.step, trainer.position.best_step) == (4, 2)
     assert {"remark": "no better val_loss in 2 validations: ends early"} in records
@@ -171,7 +171,7 @@ def test_the_task_names_the_metric_that_decides_and_its_direction(build, tmp_pat
     trainer = build("1", tmp_path, report=records.append, validate_every=3)
     values = iter([2.0, 1.0, 3.0])
     trainer.task.metric, trainer.task.higher_is_better = "val_figure", higher_is_better
-    trainer.task.validate = lambda: {"val_figure": next(values)}
+    trainer.task.validate = lambda step: {"val_figure": next(values)}
     trainer.run(resume=False)
     assert trainer.position.best == best
     # The second is better where less is, the third where more is.

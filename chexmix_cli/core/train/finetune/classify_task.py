@@ -18,7 +18,7 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
 from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.finetuning import ClassifyFinetuning
-from chexmix_cli.core.train.examples.splits import Codes
+from chexmix_cli.core.train.examples.code_cache import Codes
 from chexmix_cli.core.train.finetune import labels
 from chexmix_cli.core.train.finetune.examples import draw_variants, image_sequences, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise

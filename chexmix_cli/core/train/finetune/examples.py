@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from chexmix_cli.core.train.examples.splits import Codes
+from chexmix_cli.core.train.examples.code_cache import Codes
 from chexmix_cli.core.vocab import Vocabulary
 
 
@@ -20,7 +22,7 @@ def draw_variants(codes_NVP: Codes, count: int, generator: Generator) -> list[in
     return found
 
 
-def image_sequences(codes_BP: Codes, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+def image_sequences(codes_BP: NDArray[np.uint16], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
     """Return ``I_s image I_E`` of each image, and which positions are the image's; both (B, T)."""
     token_ids_BT = torch.tensor([vocabulary.image_sequence(codes_P.tolist()) for codes_P in codes_BP])
     return token_ids_BT, vocabulary.is_image(token_ids_BT)

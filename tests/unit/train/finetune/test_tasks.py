@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.lora import merged
 from chexmix_cli.core.settings.finetuning import LabelSettings
 from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.train import distributed
+from chexmix_cli.core.train.examples.step_batches import StepBatches
 from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.reporting.metrics import CLOCK_FIGURES
 
@@ -154,6 +158,31 @@ def test_only_the_report_counts_unless_all_is_asked_for(build, trained_model, tm
     assert (batch.input_BT[:, trained_model.vocabulary.prompt_length - 1] == trained_model.vocabulary.begin_text).all()
     report = task.examples._source.reports[0]
     assert batch.target_BT[0][counted[0]].tolist() == [*report, trained_model.vocabulary.begin_image]
+
+
+def tensors(value):
+    """Return the tensors of a batch in order."""
+    if dataclasses.is_dataclass(value):
+        return [tensor for part in dataclasses.fields(value) for tensor in tensors(getattr(value, part.name))]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+@pytest.mark.parametrize("task", ["report", "classify", "retrieve"])
+def test_batches_are_the_same_in_another_process_and_shared_among_ranks(build, tmp_path, task, monkeypatch):
+    trainer = build(task, tmp_path)
+    here = StepBatches(trainer.task.examples, trainer.train)
+    whole, again = here(2), pickle.loads(pickle.dumps(here))(2)
+    assert whole.indices == again.indices
+    assert len(tensors(whole.batch)) > 1
+    for one, other in zip(tensors(whole.batch), tensors(again.batch), strict=True):
+        assert torch.equal(one.nan_to_num(), other.nan_to_num())
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    own = StepBatches(trainer.task.examples, trainer.train)(2)
+    assert (own.state == whole.state).all()
+    for mine, theirs in zip(tensors(own.batch), tensors(trainer.task.split(whole.batch, 4)[1]), strict=True):
+        # Padded to the longest of fewer: what is cut here is padding.
+        assert torch.equal(mine.nan_to_num(), theirs[tuple(slice(size) for size in mine.shape)].nan_to_num())
 
 
 def test_uncounted_labels_have_no_gradient(build, tmp_path):

@@ -19,7 +19,7 @@ from chexmix_cli.core.settings.training import (
     ReconstructionSettings,
     TokenizerTraining,
 )
-from chexmix_cli.core.train.examples.films import Films, draw_change, stack
+from chexmix_cli.core.train.examples.films import Films, draw_change, reduced, stack
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
 from chexmix_cli.core.train.image_tokenizer.task import RunningCodebook, TokenizerTask
 from chexmix_cli.core.train.loop import Trainer
@@ -67,7 +67,7 @@ def test_unchanged_films_are_what_inference_sees(draw_film, trained_model):
     from chexmix_cli.core.data.images.geometry import fit
 
     film = draw_film(0, side=100)
-    films = Films([film], trained_model)
+    films = Films([reduced(film, trained_model)], trained_model)
     assert np.array_equal(films.exact(0), fit(film, trained_model.image, 1))
     same = films.changed(0, draw_change(torch.Generator().manual_seed(0)), crop=0.0, intensity=0.0, flip=False)
     # Scaled in two steps instead of one: close, not equal.
@@ -75,7 +75,7 @@ def test_unchanged_films_are_what_inference_sees(draw_film, trained_model):
 
 
 def test_changes_stay_in_range_and_differ(draw_film, trained_model):
-    films = Films([draw_film(1)], trained_model)
+    films = Films([reduced(draw_film(1), trained_model)], trained_model)
     generator = torch.Generator().manual_seed(0)
     views = [films.changed(0, draw_change(generator), crop=0.2, intensity=0.3, flip=True) for _ in range(4)]
     assert all(view.shape == (1, 32, 32) and view.dtype == np.float32 and np.abs(view).max() <= 1 for view in views)
@@ -91,8 +91,8 @@ def test_training_learns_to_rebuild(draw_film, trained_model, tmp_path):
         reconstruction=ReconstructionSettings(crop_jitter=0.0),
     )
     torch.manual_seed(0)
-    films = Films([draw_film(seed) for seed in range(24)], trained_model)
-    val = Films([draw_film(seed) for seed in range(100, 108)], trained_model)
+    films = Films([reduced(draw_film(seed), trained_model) for seed in range(24)], trained_model)
+    val = Films([reduced(draw_film(seed), trained_model) for seed in range(100, 108)], trained_model)
     task = TokenizerTask(settings, Vqgan(trained_model.vqgan), films, val, [str(index) for index in range(24)])
     records = []
     Trainer(task, settings.train, settings.optimizer, {}, out=tmp_path, report=records.append).run(resume=False)
@@ -130,7 +130,8 @@ def make_task(trained_model, draw_film):
     def make(**values) -> TokenizerTask:
         settings = adversarial_settings(trained_model, **values)
         torch.manual_seed(0)
-        train, val = (Films([draw_film(seed) for seed in seeds], trained_model) for seeds in (range(6), range(50, 54)))
+        drawn = ([reduced(draw_film(seed), trained_model) for seed in seeds] for seeds in (range(6), range(50, 54)))
+        train, val = (Films(pictures, trained_model) for pictures in drawn)
         return TokenizerTask(settings, Vqgan(trained_model.vqgan), train, val, [f"film{index}" for index in range(6)])
 
     return make
@@ -258,9 +259,9 @@ def test_validation_changes_nothing_and_training_never_sees_val(make_task, train
     assert not task.codebook._seen
     assert {index for step in range(8) for index in task.examples.select(step)} == set(range(6))
     # Val films replaced by noise: the next training step must be the same, the validation must not.
-    noise = np.random.default_rng(0).integers(0, 256, task._val._exact[0].shape, dtype=np.uint8)
+    noise = torch.randint(256, task._val.picture(0).exact_CYX.shape, dtype=torch.uint8)
     expected = gradients(task, 1)
-    task._val._exact = [noise for _ in task._val._exact]
+    task._val = Films([task._val.picture(0)._replace(exact_CYX=noise) for _ in range(len(task._val))], trained_model)
     again = gradients(task, 1)
     assert all(torch.equal(again[name], expected[name]) for name in expected)
     with torch.inference_mode():
@@ -286,7 +287,8 @@ def labelled_films(trained_model):
         rng = np.random.default_rng(seed)
         pixels = rng.integers(60, 120, (count, 32, 32))
         pixels[1::2, :8, :8] += 40
-        return Films([Image.fromarray(picture.astype(np.uint8)) for picture in pixels], trained_model)
+        drawn = [Image.fromarray(picture.astype(np.uint8)) for picture in pixels]
+        return Films([reduced(picture, trained_model) for picture in drawn], trained_model)
 
     return make
 
@@ -367,7 +369,7 @@ def test_pictures_only_leaves_every_code_as_it_was(draw_film, trained_model, tmp
     torch.manual_seed(0)
     vqgan = Vqgan(trained_model.vqgan)
     before = {name: value.clone() for name, value in vqgan.state_dict().items()}
-    films = Films([draw_film(seed) for seed in range(8)], trained_model)
+    films = Films([reduced(draw_film(seed), trained_model) for seed in range(8)], trained_model)
     task = TokenizerTask(settings, vqgan, films, films, [str(index) for index in range(8)], is_trained=True)
     Trainer(task, settings.train, settings.optimizer, {}, out=tmp_path, report=lambda record: None).run(resume=False)
     changed = {name.split(".")[0] for name, value in vqgan.state_dict().items() if not torch.equal(value, before[name])}
