@@ -18,6 +18,7 @@ import torch
 from small_runs import STAGES, make_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.train import loop
 from chexmix_cli.core.train.distributed import barrier, is_main, joined, rank
 from chexmix_cli.core.train.loop import Trainer
@@ -35,6 +36,30 @@ def stop_at(trainer: Trainer, step: int) -> None:
         return select(number)
 
     trainer.task.examples.select = stopping
+
+
+def lose_at(trainer: Trainer, step: int) -> None:
+    """Let rank 1, and no other, find a film of a step gone."""
+    examples = trainer.task.examples
+    prepare = examples.prepare
+
+    def losing(indices: list[int], *how: Any) -> Any:
+        if rank() == 1 and indices == examples.select(step):
+            raise DataError(Reason.NOT_FOUND, "no such file", where="film3")
+        return prepare(indices, *how)
+
+    examples.prepare = losing
+
+
+def prepare_ahead(folder: Path) -> None:
+    """Run with a process that prepares each rank's batches; and until one of them cannot be."""
+    assert trainer("2", folder / "ddp-ahead", "ddp", workers=1).run(resume=False)
+    lost = trainer("tokenizer", folder / "ddp-lost", "ddp", checkpoint_every=100, validate_every=100)
+    lose_at(lost, 4)
+    try:
+        lost.run(resume=False)
+    except DataError as error:
+        (folder / f"lost-{rank()}").write_text(str(error))
 
 
 def trainer(stage: str, out: Path, parallel: str, **loop: Any) -> Trainer:
@@ -84,6 +109,7 @@ def main(folder: Path) -> None:
         assert not stopped.run(resume=False)
         # What one process began.
         assert trainer("2", folder / f"one-{parallel}", parallel).run(resume=True)
+    prepare_ahead(folder)
     gathered = trainer("1", folder / "fsdp-bfloat16", "fsdp", precision="bfloat16")
     assert gathered.run(resume=False)
     block = gathered.task.blocks[0]
