@@ -168,21 +168,21 @@ def test_a_task_runs_and_its_model_loads(chexmix, call, manifest, debug_weights,
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_figures(call, manifest, debug_weights, tmp_path, monkeypatch):
-    from chexmix_cli.core.train.finetune.classify_task import ClassifyTask
+    from chexmix_cli.core.train.finetune.classify_task import LabelledBatches
 
     base = ("finetune", "--task", "classify", *DEBUG, "--manifest", manifest, "--init", debug_weights)
     assert call(*base, "--out", tmp_path / "whole").code == 0
-    prepare, steps = ClassifyTask.prepare, []
+    prepare, steps = LabelledBatches.prepare, []
 
-    def interrupted(self, indices, generator):
+    def interrupted(self, indices, generator, own):
         steps.append(indices)
         if len(steps) == 4:
             raise KeyboardInterrupt
-        return prepare(self, indices, generator)
+        return prepare(self, indices, generator, own)
 
-    monkeypatch.setattr(ClassifyTask, "prepare", interrupted)
+    monkeypatch.setattr(LabelledBatches, "prepare", interrupted)
     assert call(*base, "--out", tmp_path / "parts").code == 130
-    monkeypatch.setattr(ClassifyTask, "prepare", prepare)
+    monkeypatch.setattr(LabelledBatches, "prepare", prepare)
     resumed = call(*base, "--out", tmp_path / "parts", "--resume")
     assert resumed.code == 0, resumed.stderr
     assert "resumed after step" in resumed.stderr

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +23,11 @@ Made = TypeVar("Made")
 AHEAD = 2
 #: Errors that say which preparation failed: a run can keep what it has done before.
 PREPARATION_ERRORS = (ChexmixError, WorkerBugError)
+
+#: Seconds that a process gets to be known as ended, once it does not answer.
+_PATIENCE_S = 2.0
+_FEWER = "fewer train.workers hold fewer batches; --resume goes on from the last checkpoint"
+_LOST = "is there enough memory, /dev/shm too? --resume goes on from the last checkpoint; train.workers=0 does without"
 
 
 @contextmanager
@@ -69,25 +76,24 @@ class _Failure:
         self.error = error
 
 
-_FEWER = "fewer train.workers hold fewer batches; --resume goes on from the last checkpoint"
-
-
 class _Ahead(Generic[Made]):
     """The loader of one pass, and its processes. They are spawned: torch's threads, and a GPU, survive no fork."""
 
     def __init__(self, make: Callable[[int], Made], numbers: Sequence[int], workers: int) -> None:
-        loader: DataLoader[Any] = DataLoader(
-            _Calls(make),
-            batch_size=None,
-            sampler=numbers,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            prefetch_factor=AHEAD,
-            multiprocessing_context="spawn",
-            worker_init_fn=_begin,
-        )
         others = set(multiprocessing.active_children())
-        with _own_child_signals():
+        with warnings.catch_warnings(), _own_child_signals():
+            # How many processes are too many is what the user has said.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            loader: DataLoader[Any] = DataLoader(
+                _Calls(make),
+                batch_size=None,
+                sampler=numbers,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                prefetch_factor=AHEAD,
+                multiprocessing_context="spawn",
+                worker_init_fn=_begin,
+            )
             self._iterator: Iterator[Any] | None = iter(loader)
         self._processes: set[BaseProcess] = set(multiprocessing.active_children()) - others
 
@@ -98,9 +104,10 @@ class _Ahead(Generic[Made]):
         assert self._iterator is not None, "closed"
         try:
             found = next(self._iterator)
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
             if is_out_of_memory(error):
                 raise
+            # The loader misses a process; or what one made is there, but the memory it shared is not any more.
             raise MachineError(f"a process that prepares batches ended{self._how()}", hint=_LOST) from None
         if isinstance(found, _Failure):
             raise found.error
@@ -112,11 +119,9 @@ class _Ahead(Generic[Made]):
         self._iterator = None
 
     def _how(self) -> str:
+        wait([process.sentinel for process in self._processes], _PATIENCE_S)
         codes = [process.exitcode for process in self._processes if process.exitcode]
         return "" if not codes else f" (signal {-codes[0]})" if codes[0] < 0 else f" (exit code {codes[0]})"
-
-
-_LOST = "is there enough memory, /dev/shm too? --resume goes on from the last checkpoint; train.workers=0 does without"
 
 
 def _as_it_is(item: Any) -> Any:

@@ -28,9 +28,14 @@ def image_sequences(codes_BP: NDArray[np.uint16], vocabulary: Vocabulary) -> tup
     return token_ids_BT, vocabulary.is_image(token_ids_BT)
 
 
-def report_sequences(reports: Sequence[Sequence[int]], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Return ``T_s report`` of each report, padded at its end, and which positions are the report's; both (B, T)."""
-    length = 1 + max(len(report) for report in reports)
+def report_sequences(
+    reports: Sequence[Sequence[int]], vocabulary: Vocabulary, longest: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return ``T_s report`` of each report, padded at its end, and which positions are the report's; both (B, T).
+
+    Padded as for a report of ``longest`` tokens, if none of these is longer.
+    """
+    length = 1 + max(longest, *(len(report) for report in reports))
     token_ids_BT = torch.full((len(reports), length), vocabulary.pad)
     token_ids_BT[:, 0] = vocabulary.begin_text
     for row, report in enumerate(reports):

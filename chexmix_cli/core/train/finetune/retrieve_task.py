@@ -116,14 +116,14 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.documents)
 
-    def pairs(self, indices: list[int], variants: list[int]) -> PairBatch:
-        """Return pairs, each with one of its image's variants."""
+    def pairs(self, indices: list[int], variants: list[int], longest: int = 0) -> PairBatch:
+        """Return pairs, each with one of its image's variants; reports padded as for one of ``longest`` tokens."""
         report_B = self._report_N[indices]
         if self._pooled is not None:
             image_NVD, text_ND = self._pooled
             return PairBatch(Side(image_NVD[indices, variants], None), Side(text_ND[indices], None), report_B)
         images = image_sequences(self.documents.codes_NVP[indices, variants], self._vocabulary)
-        texts = report_sequences([self.documents.reports[index] for index in indices], self._vocabulary)
+        texts = report_sequences([self.documents.reports[index] for index in indices], self._vocabulary, longest)
         return PairBatch(Side(*images), Side(*texts), report_B)
 
     @torch.no_grad()
@@ -161,7 +161,9 @@ class PairBatches:
     def prepare(self, indices: list[int], generator: Generator, own: slice = ALL) -> PairBatch:
         """Return pairs with, each, one of its image's variants."""
         variants = draw_variants(self._source.documents.codes_NVP, len(indices), generator)
-        return self._source.pairs(indices[own], variants[own])
+        # As long as all of the step's: padding shows in the last digits, and must not depend on how pairs are shared.
+        longest = max(len(self._source.documents.reports[index]) for index in indices)
+        return self._source.pairs(indices[own], variants[own], longest)
 
     def ids(self, indices: list[int]) -> list[str]:
         """Return manifest ids."""
