@@ -29,16 +29,15 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.training import (
-    DocumentSettings,
     LoopSettings,
     MaskingSettings,
     OptimizerSettings,
     Stage1Training,
     Stage2Training,
 )
+from chexmix_cli.core.train.examples.code_cache import training_tokenizer
 from chexmix_cli.core.train.examples.documents import DocumentSet, encode_reports
-from chexmix_cli.core.train.examples.films import load_films
-from chexmix_cli.core.train.examples.splits import encode_films, training_tokenizer
+from chexmix_cli.core.train.examples.films import manifest_films
 from chexmix_cli.core.train.objectives import IGNORED, Documents
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
 from chexmix_cli.core.train.order import step_generator
@@ -64,9 +63,9 @@ def main() -> None:
     model = dataclasses.replace(model, decoder=small)
     rows = list(itertools.islice(read_manifest(arguments.manifest, split="train"), arguments.pairs))
     reports = encode_reports(rows, weights.load_text_tokenizer(), model)
-    films = load_films(rows, model, lambda *_: None)
+    films = manifest_films(rows, model)
     images = training_tokenizer(weights.load_vqgan("cpu", torch.float32), model)
-    codes = encode_films(images, films, DocumentSettings(), variants=1, seed=0, progress=lambda *_: None)
+    codes = images.encode_each(films.exact(index) for index in range(len(films)))[:, None]
     pairs = DocumentSet(codes, reports, [row.id for row in rows])
     common = {
         "model": model,
@@ -94,8 +93,8 @@ def learn(settings, pairs, measure) -> dict[str, float]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings.optimizer, step, settings.train.steps)
         decoder.train()
-        batch = task.prepare(task.select(step), step_generator(0, step))
-        terms = task.loss(batch)
+        batch = task.examples.prepare(task.examples.select(step), step_generator(0, step))
+        terms = task.loss(batch, 0)
         optimizer.zero_grad()
         (terms.total / task.num_units(batch)).backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
@@ -127,7 +126,7 @@ def reports_written(decoder, task, pairs) -> float:
 @torch.no_grad()
 def tokens_reconstructed(decoder, task, pairs) -> float:
     """Return the share of hidden tokens that are predicted right, under masks that no step has drawn."""
-    batch: Documents = task.prepare(list(range(len(pairs))), step_generator(0, STAGE2_CHECKS))
+    batch: Documents = task.examples.prepare(list(range(len(pairs))), step_generator(0, STAGE2_CHECKS))
     input_1T, target_1T = batch.flat()
     is_opening_1T = input_1T == task._vocabulary.begin_image
     counts_1T = (target_1T != IGNORED) & ~is_opening_1T

@@ -7,6 +7,12 @@ paired ratios counts. Time is also given as processor time, which other work on 
 
     OMP_NUM_THREADS=2 python benchmarks/train_step.py
     OMP_NUM_THREADS=2 python benchmarks/train_step.py --growth docs/images/train-cost.png
+
+What comes before a step, instead: so many small films that all lie in memory, or in files, each way in a process of its
+own; peak memory, and milliseconds a film of a batch, of this process's processor and of the wall, by ``train.workers``.
+The films are one film under many names: reading and keeping them costs what others would.
+
+    OMP_NUM_THREADS=1 python benchmarks/train_step.py --films 800
 """
 
 from __future__ import annotations
@@ -38,10 +44,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--growth", type=Path, help="measure small models of several sizes instead; draw them here")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER", help=f"of {', '.join(FULL)}")
+    parser.add_argument("--films", type=int, help="measure the memory of so many films, and batches of them, instead")
+    parser.add_argument("--preset", default="mini", help="of the films' model")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(**json.loads(arguments.one))))
+        values = json.loads(arguments.one)
+        print(json.dumps(measure_films(**values) if "place" in values else measure(**values)))
+        return
+    if arguments.films:
+        for place, workers in (("memory", 0), ("files", 0), ("files", 1), ("files", 2)):
+            values = {"place": place, "workers": workers, "count": arguments.films, "preset": arguments.preset}
+            print(json.dumps({**values, **run_alone(values)}), flush=True)
         return
     changes = {name: float(value) for name, value in (item.split("=") for item in arguments.set)}
     if arguments.growth:
@@ -56,10 +70,72 @@ def measure_pair(shape: dict[str, float]) -> dict[str, dict[str, float]]:
     """Return the figures of both sides, each from a process of its own."""
     found = {}
     for side in SIDES:
-        command = [sys.executable, __file__, "--one", json.dumps({"side": side, **shape})]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[side] = json.loads(done.stdout.splitlines()[-1])
+        found[side] = run_alone({"side": side, **shape})
     return found
+
+
+def run_alone(values: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of one measurement, made by a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", json.dumps(values)], capture_output=True, text=True, check=True
+    )
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def measure_films(place: str, workers: int, count: int, preset: str) -> dict[str, float]:
+    """Return peak memory, and processor milliseconds of this process a film, of four batches of 64 changed films.
+
+    Args:
+        place: ``memory`` or ``files``: where the films are.
+        workers: processes that read films and make batches.
+        count: films, at twice the resolution of the preset's model.
+        preset: of pretraining.
+    """
+    import dataclasses
+    import tempfile
+
+    import numpy as np
+    from PIL import Image
+
+    from chexmix_cli.core.data.manifest import ManifestRow
+    from chexmix_cli.core.settings.training import resolve_stage
+    from chexmix_cli.core.train.examples.film_cache import cache_films
+    from chexmix_cli.core.train.examples.films import Films, ManifestFilms
+    from chexmix_cli.core.train.examples.prefetch import made_ahead
+    from chexmix_cli.core.train.examples.step_batches import StepBatches
+    from chexmix_cli.core.train.image_tokenizer.task import FilmBatches
+
+    settings = resolve_stage("tokenizer", preset, []).settings
+    train = dataclasses.replace(settings.train, batch_size=64, micro_batch_size=64)
+    settings = dataclasses.replace(settings, train=train)
+    with tempfile.TemporaryDirectory() as name:
+        side = settings.model.image.resolution_px * 2j
+        y, x = np.mgrid[-1:1:side, -1:1:side]
+        Image.fromarray((200 * np.exp(-(x**2 + y**2)) + 20 * np.sin(9 * x)).clip(0, 255).astype(np.uint8)).save(
+            f"{name}/a.png"
+        )
+        rows = [ManifestRow(id=str(number), file=Path(name, "a.png")) for number in range(count)]
+        sources = ManifestFilms(rows, settings.model)
+        if place == "memory":
+            pictures: Any = [sources[number] for number in range(count)]
+        else:
+            pictures = cache_films(sources, Path(name, "cache"), workers=workers, progress=lambda done, total: None)
+        read_s = time.process_time()
+        batches = StepBatches(FilmBatches(settings, Films(pictures, settings.model), [row.id for row in rows]), train)
+        with made_ahead(batches, range(5), workers) as ahead:
+            next(ahead)  # the processes are there
+            begun = time.process_time(), time.perf_counter()
+            for _ in range(4):
+                next(ahead)
+            spent = time.process_time() - begun[0], time.perf_counter() - begun[1]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "peak_mib": peak,
+        "read_s": read_s,
+        "ms_a_film": 1000 * spent[0] / 256,
+        "wall_ms_a_film": 1000 * spent[1] / 256,
+    }
 
 
 def measure(side: str, **shape: float) -> dict[str, float]:

@@ -28,7 +28,7 @@ from chexmix_cli.core.settings.training import (
     TokenizerTraining,
 )
 from chexmix_cli.core.train.examples.documents import DocumentSet
-from chexmix_cli.core.train.examples.films import Films
+from chexmix_cli.core.train.examples.films import Films, reduced
 from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
 from chexmix_cli.core.train.loop import Trainer
 from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
@@ -109,7 +109,7 @@ def make_trainer(
     common = {"model": model, "train": train, "optimizer": optimizer}
     if stage == "tokenizer":
         settings = TokenizerTraining(**common)
-        films = Films([draw_film(seed) for seed in range(6)], model)
+        films = Films([reduced(draw_film(seed), model) for seed in range(6)], model)
         task = TokenizerTask(settings, Vqgan(model.vqgan), films, films, [f"film{i}" for i in range(6)])
     else:
         settings = (Stage1Training if stage == "1" else Stage2Training)(**common)

@@ -43,7 +43,7 @@ from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.text.phrases import CAUSES, NO_FINDING
 from chexmix_cli.core.text.templates import UNIVERSES, write_report
-from chexmix_cli.core.train.examples.films import load_films, stack
+from chexmix_cli.core.train.examples.films import manifest_films, stack
 from chexmix_cli.core.weights import open_weights
 
 #: Data sets of the parts of classification, as patients' names have them.
@@ -96,7 +96,7 @@ def run(arguments: Sequence[str], output: Path, stdin: Path | None = None) -> No
 
 def round_trip(weights: Any, rows: Sequence[ManifestRow]) -> dict[str, Any]:
     """Return PSNR, of all films and by source, and code use."""
-    films = load_films(list(rows), weights.settings, lambda what, done, total: None)
+    films = manifest_films(rows, weights.settings)
     images = ImageTokenizer(weights.load_vqgan("cpu", torch.float32), weights.settings, batch_size=_BATCH)
     psnr: dict[str, list[float]] = {}
     used: set[int] = set()
@@ -168,7 +168,7 @@ def nearest(train: Sequence[ManifestRow], films: Sequence[ManifestRow], weights:
 
 def pixel_vectors(rows: Sequence[ManifestRow], weights: Any) -> NDArray[np.float32]:
     """Return small pictures of films as unit vectors, each without its mean."""
-    films = load_films(list(rows), weights.settings, lambda what, done, total: None)
+    films = manifest_films(rows, weights.settings)
     found = []
     for index in range(len(rows)):
         pixels_YX = films.exact(index)[0]
@@ -188,7 +188,7 @@ def probed(films: Sequence[ManifestRow], weights: Any) -> dict[str, str]:
 
     head = Head.load(weights.path / "head.safetensors")
     decoder = weights.load_decoder("cpu", torch.float32)
-    loaded = load_films(list(films), weights.settings, lambda what, done, total: None)
+    loaded = manifest_films(list(films), weights.settings)
     images = ImageTokenizer(weights.load_vqgan("cpu", torch.float32), weights.settings, batch_size=16)
     reports = {}
     for index, row in enumerate(films):

@@ -67,15 +67,18 @@ class StoredCodes:
         shards.require(codebook_hash=codebook_hash, preset_hash=preset_hash)
         return cls(shards)
 
-    def of_all(self, rows: Sequence[ManifestRow]) -> NDArray[np.uint16]:
-        """Return the codes of several rows, (N, P); errors as :meth:`of`."""
-        return np.stack([self.of(row) for row in rows])
+    def rows_of(self, rows: Sequence[ManifestRow]) -> tuple[tuple[ShardSet], NDArray[np.int64]]:
+        """Return the set, and where in it the codes of several rows are, (N,); errors as :meth:`of`."""
+        return (self._shards,), np.array([self._row_of(row) for row in rows], np.int64)
 
     def of(self, row: ManifestRow) -> NDArray[np.uint16]:
         """Return the codes of a row's image, (P,); DataError ``NOT_FOUND`` if the shards have none."""
+        return self._shards.codes(self._row_of(row))
+
+    def _row_of(self, row: ManifestRow) -> int:
         if row.id not in self._row:
             raise DataError(Reason.NOT_FOUND, "the token shards have no codes of this image", where=row.id)
-        return self._shards.codes(self._row[row.id])
+        return self._row[row.id]
 
 
 def read_rows(

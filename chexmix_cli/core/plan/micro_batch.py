@@ -82,7 +82,7 @@ def decoder_micro_batch(settings: Stage1Training | Stage2Training, facts: DataFa
     train, shape = settings.train, settings.model.decoder
     full = DecoderSize(shape.num_layers, shape.num_rows, _DRAWN_ROWS)
     drawn, _ = drawn_decoder_task(settings, full, facts.report_tokens, has_values=False)
-    batch = drawn.prepare(drawn.select(0), Generator().manual_seed(0))
+    batch = drawn.examples.prepare(drawn.examples.select(0), Generator().manual_seed(0))
     assert isinstance(drawn.module, Decoder)
     flop, share = decoder_flop(drawn.module), train.micro_batch_size / len(batch.rows)
     tokens, targets = batch.num_tokens() * share, batch.num_targets() * share
@@ -201,7 +201,9 @@ def _decoder_point(
     shorter = (grid // _CODES) ** 2 if grid % _CODES == 0 else 1
     small = dataclasses.replace(settings, model=dataclasses.replace(settings.model, decoder=narrow))
     task, loop = drawn_decoder_task(small, DecoderSize(layers, rows, examples, shorter), facts.report_tokens)
-    batch = task.split(task.prepare(task.select(0), Generator().manual_seed(0)), loop.micro_batch_size)[0]
+    batch = task.split(
+        task.examples.prepare(task.examples.select(0), Generator().manual_seed(0)), loop.micro_batch_size
+    )[0]
     cut = dataclasses.replace(narrow, num_layers=layers, num_rows=rows)
     sizes = _byte_sizes(cut, batch.num_tokens(), batch.num_targets()) | _call_sizes(layers, len(batch.lengths))
     return Point(sizes, _counted(task, loop, batch))
@@ -213,7 +215,9 @@ def _tokenizer_point(settings: TokenizerTraining, channels: int, pictures: int) 
     small = dataclasses.replace(settings, model=dataclasses.replace(model, vqgan=narrow))
     size = PictureSize(_SIDE_CODES * narrow.downsampling, pictures)
     task, loop = drawn_tokenizer_task(small, size)
-    batch = task.split(task.prepare(task.select(0), Generator().manual_seed(0)), loop.micro_batch_size)[0]
+    batch = task.split(
+        task.examples.prepare(task.examples.select(0), Generator().manual_seed(0)), loop.micro_batch_size
+    )[0]
     return Point(_picture_sizes(narrow, size.pixels), _counted(task, loop, batch))
 
 
@@ -224,11 +228,11 @@ def _counted(task: Task, train: LoopSettings, micro: Any) -> dict[str, float]:
     units = max(1, task.num_units(micro))
     task.module.train()
     with LiveBytes(task.module) as live:
-        layout.backward(micro, units, is_last=True)
+        layout.backward(micro, units, step=0, is_last=True)
         gradients = live.now
         live.restart()
         with Traffic() as traffic:
-            layout.backward(micro, units, is_last=True)
+            layout.backward(micro, units, step=0, is_last=True)
     return {
         "traffic": traffic.bytes,
         "fused": traffic.fused_bytes,

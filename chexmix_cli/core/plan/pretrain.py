@@ -40,7 +40,8 @@ from chexmix_cli.core.settings.training import (
     TokenizerTraining,
 )
 from chexmix_cli.core.train.checkpoint import FILE_BYTES
-from chexmix_cli.core.train.examples.splits import training_tokenizer
+from chexmix_cli.core.train.examples.code_cache import training_tokenizer
+from chexmix_cli.core.train.examples.prefetch import AHEAD
 from chexmix_cli.core.train.flop import vqgan_flop
 from chexmix_cli.core.train.precision import slow_precision, with_precision
 
@@ -50,7 +51,7 @@ _BUDGET_S = 2.0
 _MOST_OVERHEAD = 0.5
 #: Processes among which a plan spreads a model to find how many it needs.
 _MOST_PROCESSES = 1024
-_FLOAT_BYTES = 4
+_FLOAT_BYTES, _CODE_BYTES = 4, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,10 @@ class Costs:
         weights: bytes of all parameters and buffers.
         trained: bytes of the trained parameters, which gradients take once and AdamW twice.
         step: what :func:`measure_step` found, carried to the full size.
-        beside: part -> bytes that stay while the stage trains (a frozen image tokenizer, films).
+        beside: part -> bytes that stay while the stage trains (a frozen image tokenizer).
         before: part -> bytes that preparing the data takes and gives back, besides ``beside``.
         before_s: seconds of it.
+        cache_bytes: on disk, in the run's folder, while the stage trains.
         overhead: bytes that the allocator holds on top of each byte of a tensor.
     """
 
@@ -73,6 +75,7 @@ class Costs:
     beside: Mapping[str, int]
     before: Mapping[str, int]
     before_s: float
+    cache_bytes: int
     overhead: float
 
 
@@ -112,7 +115,7 @@ def plan_pretrain(
         costs = _decoder_costs(settings, facts, device, rate, base, parts)
     plan = Plan(
         command=f"pretrain {name}",
-        memory={"process": base, **step_memory(settings.train, costs)},
+        memory={"process": base, **worker_memory(settings.train, costs, base), **step_memory(settings.train, costs)},
         available_bytes=available,
         times=_times(settings.train, costs, facts),
         sizes=_sizes(settings.train, costs, facts),
@@ -148,6 +151,20 @@ def step_memory(train: LoopSettings, costs: Costs) -> dict[str, int]:
     return {name: value for name, value in parts.items() if value}
 
 
+def worker_memory(train: LoopSettings, costs: Costs, base: int) -> dict[str, int]:
+    """Return the part of memory that processes which prepare batches take, with the batches that wait.
+
+    Args:
+        train: how many, and the size of a batch.
+        costs: of the stage.
+        base: bytes of a process that has imported what it needs.
+    """
+    if not train.workers:
+        return {}
+    batch = costs.step["batch_bytes"] * (train.batch_size // train.micro_batch_size)
+    return {"workers": train.workers * (base + round(AHEAD * batch))}
+
+
 def remedies(train: LoopSettings, costs: Costs, plan: Plan) -> list[Remedy]:
     """Return changes that need less memory, with what each comes to; those that are on already are left out."""
     found: list[Remedy] = []
@@ -169,7 +186,8 @@ def remedies(train: LoopSettings, costs: Costs, plan: Plan) -> list[Remedy]:
 
 
 def _peak(train: LoopSettings, costs: Costs, plan: Plan) -> int:
-    return plan.memory["process"] + sum(step_memory(train, costs).values())
+    base = plan.memory["process"]
+    return base + sum({**worker_memory(train, costs, base), **step_memory(train, costs)}.values())
 
 
 def _tokenizer_costs(
@@ -190,14 +208,14 @@ def _tokenizer_costs(
         points.append(Point({"pixels": size.pixels}, _of_one_micro(values, loop)))
         parts.finish()
     step = extrapolate(points, {"pixels": train.micro_batch_size * side**2})
-    films = {"films": facts.film_bytes}
     return Costs(
         weights=weights,
         trained=trained,
         step=step,
-        beside=films,
+        beside={},
         before={},
         before_s=facts.read_s,
+        cache_bytes=facts.film_bytes,
         overhead=_overhead(points, base),
     )
 
@@ -242,16 +260,17 @@ def _decoder_costs(
     vqgan = Vqgan(model.vqgan).eval().to(device)
     encode_bytes, encode_s = encode_costs(model, vqgan, training_tokenizer(vqgan, model).batch_size)
     parts.finish()
-    # Images read ahead exist three times: one by one, joined, and as the tensor that is encoded.
-    encode_bytes += 3 * READ_AHEAD * model.vqgan.image_channels * model.image.resolution_px**2 * _FLOAT_BYTES
+    # Images read ahead exist twice: one by one, and joined.
+    encode_bytes += 2 * READ_AHEAD * model.vqgan.image_channels * model.image.resolution_px**2 * _FLOAT_BYTES
     images = facts.num_train * settings.documents.variants + facts.num_val
     return Costs(
         weights=weights,
         trained=trained,
         step=step,
         beside={"image tokenizer": module_bytes(vqgan)[0]},
-        before={"films": facts.film_bytes, "encoding": encode_bytes},
+        before={"encoding": encode_bytes},
         before_s=facts.read_s + encode_s * images,
+        cache_bytes=images * model.vocabulary.tokens_per_image * _CODE_BYTES,
         overhead=_overhead(points, base),
     )
 
@@ -292,13 +311,16 @@ def _process_bytes() -> int:
 
 
 def _of_one_micro(values: Mapping[str, float], loop: LoopSettings) -> dict[str, float]:
-    """Return measured values with the time of a batch's preparation as that of one micro-batch."""
-    return {**values, "prepare_s": values["prepare_s"] * loop.micro_batch_size / loop.batch_size}
+    """Return measured values with a batch's preparation, its time and its bytes, as that of one micro-batch."""
+    share = loop.micro_batch_size / loop.batch_size
+    return {**values, **{name: values[name] * share for name in ("prepare_s", "batch_bytes")}}
 
 
 def _times(train: LoopSettings, costs: Costs, facts: DataFacts) -> dict[str, float]:
     micros = train.batch_size // train.micro_batch_size
-    step_s = micros * (costs.step["learn_s"] + costs.step["prepare_s"]) + costs.step["update_s"]
+    learn_s, prepare_s = micros * costs.step["learn_s"] + costs.step["update_s"], micros * costs.step["prepare_s"]
+    # Processes that prepare batches are taken to have cores of their own.
+    step_s = max(learn_s, prepare_s / train.workers) if train.workers else learn_s + prepare_s
     batches = -(-facts.num_val // train.micro_batch_size)
     batches = min(batches, train.validation_batches) if train.validation_batches else batches
     validations = -(-train.steps // train.validate_every)
@@ -318,6 +340,7 @@ def _sizes(train: LoopSettings, costs: Costs, facts: DataFacts) -> dict[str, int
         "batch_size": train.batch_size,
         "micro_batch_size": train.micro_batch_size,
         "checkpoint_bytes": costs.weights + 2 * costs.trained,
+        "cache_bytes": costs.cache_bytes,
         "train_films": facts.num_train,
         "val_films": facts.num_val,
     }
@@ -328,4 +351,4 @@ def _remarks(settings: StageTraining, facts: DataFacts, device: torch.device) ->
     if facts.num_train:
         return remarks
     assumed = [] if isinstance(settings, TokenizerTraining) else [f"reports of {max(facts.report_tokens)} tokens"]
-    return [*remarks, ", ".join(["without --manifest: no films in memory, no time for data and validation", *assumed])]
+    return [*remarks, ", ".join(["without --manifest: no films on disk, no time for data and validation", *assumed])]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.settings.model import ModelSettings
-from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.examples.films import ManifestFilms
 from chexmix_cli.core.train.examples.splits import read_splits
 
 #: Films that are read to see how long that takes.
@@ -26,7 +26,7 @@ class DataFacts:
     Attributes:
         num_train, num_val: rows of the two splits; 0 where no manifest is given.
         report_tokens: about how many tokens each of some reports has.
-        film_bytes: memory that the films of both splits take together.
+        film_bytes: what training keeps of the films of both splits, together.
         read_s: seconds to read all of them.
     """
 
@@ -49,7 +49,8 @@ def data_facts(data: Path | None, model: ModelSettings) -> DataFacts:
     rows = read_splits(data)
     few = _spread(rows["train"])
     started = time.perf_counter()
-    films = load_films(few, model, lambda what, done, total: None)
+    films = ManifestFilms(few, model)
+    film_bytes = sum(films[place].num_bytes for place in range(len(few)))
     read_s = (time.perf_counter() - started) / len(few)
     total = len(rows["train"]) + len(rows["val"])
     room = model.decoder.max_positions - model.vocabulary.prompt_length
@@ -60,7 +61,7 @@ def data_facts(data: Path | None, model: ModelSettings) -> DataFacts:
         num_train=len(rows["train"]),
         num_val=len(rows["val"]),
         report_tokens=tokens or (_ASSUMED_TOKENS,),
-        film_bytes=round(films.num_bytes / len(few) * total),
+        film_bytes=round(film_bytes / len(few) * total),
         read_s=read_s * total,
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from chexmix_cli.core.plan.measure import LiveBytes, module_bytes
 from chexmix_cli.core.runtime import resident_memory
@@ -40,6 +42,7 @@ def measure_step(
         learn_s: one micro-batch forwards and backwards.
         update_s: clipping, optimiser, codebook.
         prepare_s: one batch made ready.
+        batch_bytes: of its tensors.
         validate_s: the task's whole validation.
         tensor_bytes: most bytes of all tensors of a step.
         resident_bytes: memory that the process has after some steps.
@@ -47,6 +50,7 @@ def measure_step(
     step = _Step(task, train, optimizer, device)
     values = step.track()
     values["prepare_s"], batch = _timed(lambda: step.prepare(1))
+    values["batch_bytes"] = float(_tensor_bytes(batch))
     micro = step.micros(batch)[0]
     learned, updated, left = list[float](), list[float](), budget_s
     while not learned or (len(learned) < _MOST and left > 0):
@@ -57,7 +61,7 @@ def measure_step(
     values["learn_s"], values["update_s"] = float(np.median(learned)), float(np.median(updated))
     task.module.eval()
     with torch.no_grad():
-        values["validate_s"], _ = _timed(task.validate)
+        values["validate_s"], _ = _timed(lambda: task.validate(0))
     return values
 
 
@@ -71,13 +75,13 @@ class _Step:
         self._generator = step_generator(train.seed, 0)
 
     def prepare(self, step: int) -> Any:
-        return self._task.prepare(self._task.select(step), self._generator)
+        return self._task.examples.prepare(self._task.examples.select(step), self._generator)
 
     def micros(self, batch: Any) -> Any:
         return self._task.split(batch, self._train.micro_batch_size)
 
     def learn(self, micro: Any) -> None:
-        self._layout.backward(micro, max(1, self._task.num_units(micro)), is_last=True)
+        self._layout.backward(micro, max(1, self._task.num_units(micro)), step=0, is_last=True)
 
     def update(self) -> None:
         self._layout.clip(self._clip_norm)
@@ -105,6 +109,15 @@ class _Step:
         most = max(values["pass_bytes"], trained + values["update_bytes"])
         values["tensor_bytes"] = weights + 2 * trained + most
         return values
+
+
+def _tensor_bytes(batch: Any) -> int:
+    """Return the bytes of the tensors of a batch: one, or a record with some."""
+    if isinstance(batch, Tensor):
+        return batch.nbytes
+    if dataclasses.is_dataclass(batch):
+        return sum(_tensor_bytes(getattr(batch, part.name)) for part in dataclasses.fields(batch))
+    return 0
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:

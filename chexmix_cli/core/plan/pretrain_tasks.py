@@ -16,7 +16,7 @@ from chexmix_cli.core.plan.sizes import DecoderSize, PictureSize, cut_decoder, c
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.settings.training import LoopSettings, Stage1Training, Stage2Training, TokenizerTraining
 from chexmix_cli.core.train.examples.documents import DocumentSet
-from chexmix_cli.core.train.examples.films import Films
+from chexmix_cli.core.train.examples.films import Films, reduced
 from chexmix_cli.core.train.image_tokenizer.task import TokenizerTask
 from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
@@ -86,7 +86,7 @@ def _films(model: ModelSettings, count: int) -> Films:
     rng = np.random.default_rng(0)
     side = model.image.resolution_px * _FILM_SCALE
     pictures = rng.integers(0, 256, (count, side, side), dtype=np.uint8)
-    return Films([Image.fromarray(picture) for picture in pictures], model)
+    return Films([reduced(Image.fromarray(picture), model) for picture in pictures], model)
 
 
 def _documents(model: ModelSettings, count: int, report_tokens: Sequence[int]) -> DocumentSet:

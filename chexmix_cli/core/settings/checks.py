@@ -6,6 +6,9 @@ from typing import Any
 
 from chexmix_cli.core.errors import SettingsError
 
+#: Processes that prepare inputs or batches: more than any machine has cores for.
+MOST_WORKERS = 256
+
 
 def require(condition: bool, key: str, value: Any, expected: str) -> None:
     """Raise SettingsError naming ``key`` and ``value`` unless ``condition`` holds."""

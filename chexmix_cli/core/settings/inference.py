@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.checks import MOST_WORKERS, require, require_range
 
-_MOST_WORKERS = 256
 _MOST_DRAFT_ROWS = 64
 
 #: What the matrices of a decoder's linear layers can be held in, instead of its dtype.
@@ -54,7 +53,7 @@ class InputSettings:
         for name in ("batch_size", "max_file_mb", "max_pixels"):
             require(getattr(self, name) > 0, f"input.{name}", getattr(self, name), "a positive number")
         require(self.frame >= 0, "input.frame", self.frame, "0 or more")
-        require_range("input.workers", self.workers, 0, _MOST_WORKERS)
+        require_range("input.workers", self.workers, 0, MOST_WORKERS)
         require(self.prefix_memory_mb >= 0, "input.prefix_memory_mb", self.prefix_memory_mb, "0 or more")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chexmix_cli.core.errors import SettingsError
-from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.checks import MOST_WORKERS, require, require_range
 from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
 from chexmix_cli.core.settings.model import ModelSettings
 
@@ -41,6 +41,8 @@ class LoopSettings:
         compile: compile each block.
         deterministic: use only operations that give the same bits every time; on a GPU that is slower, and the run ends
             where torch has none. A CPU's always do.
+        workers: processes that prepare batches, and read films, ahead of this one, two each at most; 0 prepares a batch
+            when its step begins. What is learnt does not depend on it.
         timeout_minutes: with several processes, how long one waits for the others before the run ends.
         seed: of initialisation, data order, masks and dropout.
     """
@@ -61,12 +63,14 @@ class LoopSettings:
     checkpoint_activations: bool = False
     compile: bool = False
     deterministic: bool = False
+    workers: int = 0
     timeout_minutes: int = 30
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "micro_batch_size", "checkpoint_every", "validate_every", "log_every"):
             require(getattr(self, name) > 0, f"train.{name}", getattr(self, name), "a positive number")
+        require_range("train.workers", self.workers, 0, MOST_WORKERS)
         require(self.timeout_minutes > 0, "train.timeout_minutes", self.timeout_minutes, "a positive number")
         require(self.keep_checkpoints > 0, "train.keep_checkpoints", self.keep_checkpoints, "a positive number")
         require(len(set(self.loggers)) == len(self.loggers), "train.loggers", list(self.loggers), "each once")

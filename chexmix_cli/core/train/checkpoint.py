@@ -37,7 +37,7 @@ _HEADER = "checkpoint.json"
 _SCHEMA = 1
 #: Settings that say how a run is computed or kept, not what it learns: a resumed run may have others.
 _FREE_SETTINGS = (
-    *("parallel", "compile", "checkpoint_activations", "deterministic", "timeout_minutes"),
+    *("parallel", "compile", "checkpoint_activations", "deterministic", "timeout_minutes", "workers"),
     *("checkpoint_every", "keep_checkpoints", "loggers"),
 )
 #: A resumed run may be longer than it was begun.

@@ -8,10 +8,10 @@ is communicated.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -21,8 +21,6 @@ from torch.distributed.rendezvous import rendezvous
 from chexmix_cli.core.errors import ChexmixError, ExitCode, MachineError, SettingsError
 from chexmix_cli.core.runtime import choose_device
 from chexmix_cli.core.settings.training import LoopSettings
-
-Item = TypeVar("Item")
 
 _FAILED = "chexmix-failed"
 #: As ``LoopSettings.timeout_minutes`` has it.
@@ -128,16 +126,15 @@ def barrier() -> None:
         distributed.barrier()
 
 
-def share(items: Sequence[Item]) -> list[tuple[int, Item]]:
-    """Return this rank's part of the micro-batches, each with its index in the whole: the ``rank``-th run of them.
+def share(count: int) -> range:
+    """Return the numbers of this rank's part of ``count`` micro-batches: the ``rank``-th run of them.
 
     Raises:
         SettingsError: if they cannot be shared evenly.
     """
-    require_even_shares(len(items))
-    size = len(items) // world_size()
-    first = rank() * size
-    return list(enumerate(items))[first : first + size]
+    require_even_shares(count)
+    size = count // world_size()
+    return range(rank() * size, (rank() + 1) * size)
 
 
 def require_even_shares(num_micro_batches: int) -> None:

@@ -27,15 +27,17 @@ from chexmix_cli.core.train.checkpoint import (
     require_space,
     save_checkpoint,
 )
-from chexmix_cli.core.train.distributed import barrier, from_main, is_any, is_main, share, sum_over_ranks, world_size
+from chexmix_cli.core.train.distributed import barrier, from_all, from_main, is_any, is_main, sum_over_ranks, world_size
 from chexmix_cli.core.train.ema import WeightAverage
+from chexmix_cli.core.train.examples.prefetch import PREPARATION_ERRORS, made_ahead
+from chexmix_cli.core.train.examples.step_batches import StepBatch, StepBatches
 from chexmix_cli.core.train.optimizer import build_optimizer, learning_rate
-from chexmix_cli.core.train.order import step_generator, step_seed
+from chexmix_cli.core.train.order import step_seed
 from chexmix_cli.core.train.parallel import Layout
 from chexmix_cli.core.train.reporting.curves import write_curves
 from chexmix_cli.core.train.reporting.loggers import open_loggers
 from chexmix_cli.core.train.reporting.metrics import RunLog, StepSums, Window, extend_order, read_metrics
-from chexmix_cli.core.train.task import Task
+from chexmix_cli.core.train.task import Task, Work
 from chexmix_cli.core.weights.files import RUN_MODEL
 
 OnRecord = Callable[[dict[str, Any]], None]
@@ -89,14 +91,27 @@ class Trainer:
         """
         if resume:
             self._resume()
+        self._saved = self.position.step
         require_space(self.out / CHECKPOINTS, self._state, keep=self.train.keep_checkpoints)
         window = Window(self.position.window)
         was_stopped = False
         self._measure_peak()
-        with _stop_signals() as is_stopping, closing(self._open_log()) as log:
+        batches = StepBatches(self.task.examples, self.train)
+        steps = range(self.position.step, self.train.steps)
+        with (
+            _stop_signals() as is_stopping,
+            closing(self._open_log()) as log,
+            made_ahead(batches, steps, self.train.workers) as ahead,
+        ):
             self._started = (time.perf_counter(), self.position.step)
             while not self._is_done() and not was_stopped:
-                norm = self._step(window)
+                began = time.perf_counter()
+                made = _attempt(ahead)
+                totals = self._totals(made)
+                if isinstance(made, Exception) or totals is None:
+                    was_stopped = self._keep(made, window, is_stopping())
+                    continue
+                norm = self._step(window, made, totals, batches.numbers, began)
                 done = self.position.step
                 is_last = done == self.train.steps
                 if done % self.train.log_every == 0 or is_last:
@@ -134,36 +149,62 @@ class Trainer:
         for remark in [*remarks, f"resumed after step {self.position.step}"]:
             self._report({"remark": remark})
 
-    def _step(self, window: Window) -> float:
-        """Do one optimiser step; return the gradient's norm."""
-        started = time.perf_counter()
-        step, seed = self.position.step, self.train.seed
-        generator = step_generator(seed, step)
-        indices = self.task.select(step)
-        batch = self.task.prepare(indices, generator)
-        num_units = max(1, self.task.num_units(batch))
+    def _step(self, window: Window, made: StepBatch, totals: tuple[int, Work], numbers: range, began: float) -> float:
+        """Do one optimiser step; return the gradient's norm.
+
+        Args:
+            window: that the step's sums are added to.
+            made: this rank's share of the step's examples.
+            totals: units and work of all ranks together.
+            numbers: of this rank's micro-batches.
+            began: when the step began, with its preparation.
+        """
+        step, (num_units, work) = self.position.step, totals
         self.task.module.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums = StepSums()
-        mine = share(self.task.split(batch, self.train.micro_batch_size))
-        for number, micro in mine:
+        micros = self.task.split(made.batch, self.train.micro_batch_size)
+        for number, micro in zip(numbers, micros, strict=True):
             # Dropout draws from the global generator: it is a function of seed, step and micro-batch.
-            torch.manual_seed(step_seed(seed, step, number))
-            sums.add(self.layout.backward(micro, num_units, is_last=number == mine[-1][0]))
+            torch.manual_seed(step_seed(self.train.seed, step, number))
+            is_last = number == numbers[-1]
+            sums.add(self.layout.backward(micro, max(1, num_units), step=step, is_last=is_last))
         norm = self.layout.clip(self.schedule.clip_norm)
         found = sums.over_ranks()
         if not math.isfinite(norm) or not all(math.isfinite(value) for value, _ in found.values()):
-            self._stop_non_finite(indices, found, norm)
+            self._stop_non_finite(made.indices, found, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.schedule, step, self.train.steps)
         self.optimizer.step()
-        self.task.after_step(generator)
+        self.task.after_step(made.generator())
         if self.average is not None:
             self.average.update(step)
-        window.add(found, len(indices), self.task.work(batch), time.perf_counter() - started)
-        order = extend_order(self.position.order, step, self.task.example_ids(indices))
+        window.add(found, len(made.indices), work, time.perf_counter() - began)
+        order = extend_order(self.position.order, step, self.task.examples.ids(made.indices))
         self.position = dataclasses.replace(self.position, step=step + 1, order=order)
         return norm
+
+    def _totals(self, made: StepBatch | Exception) -> tuple[int, Work] | None:
+        """Return the units of a step and its work, of all ranks together; None if one of them has no batch."""
+        counts = [1, 0, 0, 0]
+        if not isinstance(made, Exception):
+            own = self.task.work(made.batch)
+            counts = [0, self.task.num_units(made.batch), own.tokens, own.flop]
+        num_lost, units, tokens, flop = sum_over_ranks(torch.tensor(counts, dtype=torch.int64)).tolist()
+        return None if num_lost else (units, Work(tokens, flop))
+
+    def _keep(self, made: StepBatch | Exception, window: Window, is_stopping: bool) -> bool:
+        """Write a checkpoint where a step has no batch; return True where that is because the run is being stopped.
+
+        Raises:
+            ChexmixError, WorkerBugError: what went wrong, on every rank the same: the loop is over for all.
+        """
+        if self.position.step > self._saved:
+            self._checkpoint(window)
+        # Whoever stops a run may have stopped the processes that prepare its batches first.
+        if is_any(is_stopping):
+            return True
+        raise next(error for error in from_all(made if isinstance(made, Exception) else None) if error is not None)
 
     def _log(self, log: RunLog, window: Window, norm: float) -> Window:
         step = self.position.step
@@ -187,7 +228,7 @@ class Trainer:
         position = self.position
         with self.average.exchanged() if self.average is not None else nullcontext():
             # Ranks may differ in the last bits; what rank 0 found decides for all.
-            figures: dict[str, float] = from_main(self.layout.validate())
+            figures: dict[str, float] = from_main(self.layout.validate(position.step))
             value, best = figures[self.task.metric], position.best
             is_best = best is None or (value > best if self.task.higher_is_better else value < best)
             if is_best:
@@ -215,6 +256,7 @@ class Trainer:
         barrier()
 
     def _checkpoint(self, window: Window) -> None:
+        self._saved = self.position.step
         self.position = dataclasses.replace(self.position, window=window.to_json())
         save_checkpoint(
             self.out / CHECKPOINTS,
@@ -228,7 +270,7 @@ class Trainer:
     def _stop_non_finite(self, indices: list[int], found: dict[str, tuple[float, float]], norm: float) -> None:
         step, path = self.position.step, self.out / "nonfinite.json"
         losses = {name: str(value / count) for name, (value, count) in found.items() if count}
-        record = {"step": step, "ids": self.task.example_ids(indices), "losses": losses, "grad_norm": str(norm)}
+        record = {"step": step, "ids": self.task.examples.ids(indices), "losses": losses, "grad_norm": str(norm)}
         if is_main():
             write_json(path, record)
         raise TrainingError(
@@ -254,6 +296,14 @@ def resumes(out: Path, is_asked: bool, report: OnRecord) -> bool:
     if is_asked and not has_checkpoint and is_main():
         report({"remark": "there is no checkpoint to go on from: the run starts"})
     return has_checkpoint
+
+
+def _attempt(ahead: Iterator[StepBatch]) -> StepBatch | Exception:
+    """Return the next batch, or why there is none."""
+    try:
+        return next(ahead)
+    except PREPARATION_ERRORS as error:
+        return error
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from chexmix_cli.core.train.task import Task, autocast
 
 
 class StepModule(nn.Module):
-    """What a task computes as a ``forward``, which is where DDP and FSDP2 hook in: a micro-batch's loss, or all of a
-    validation where there is no micro-batch.
+    """What a task computes as a ``forward``, which is where DDP and FSDP2 hook in: the loss of a step's micro-batch, or
+    all of the validation after so many steps where there is no micro-batch.
     """
 
     def __init__(self, task: Task, train: LoopSettings) -> None:
@@ -32,11 +32,11 @@ class StepModule(nn.Module):
         self.module = task.module
         self._task, self._precision = task, train.precision
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, batch: Any, step: int) -> Any:
         if batch is None:
-            return self._task.validate()
+            return self._task.validate(step)
         with autocast(self.module, self._precision):
-            terms = self._task.loss(batch)
+            terms = self._task.loss(batch, step)
         return terms.total, terms.sums
 
 
@@ -72,21 +72,21 @@ class Layout:
                 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
                 self._run = DistributedDataParallel(self._step, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def backward(self, batch: Any, num_units: int, *, is_last: bool) -> dict[str, tuple[Tensor, int]]:
+    def backward(self, batch: Any, num_units: int, *, step: int, is_last: bool) -> dict[str, tuple[Tensor, int]]:
         """Add a micro-batch's gradients, and return its sums; the ``is_last`` one of a step also joins the ranks'."""
         # FSDP2 gives each rank its shard of every micro-batch's sum: there is no room for whole gradients.
         waits = isinstance(self._run, DistributedDataParallel) and not is_last
         with cast("AbstractContextManager[None]", self._run.no_sync()) if waits else nullcontext():  # type: ignore[operator]
-            total, sums = self._run(batch)
+            total, sums = self._run(batch, step)
             # Both wrappers average over ranks; the loss is a sum over them.
             (total * (world_size() / num_units)).backward()
         return cast("dict[str, tuple[Tensor, int]]", sums)
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Return the task's validation metrics; every rank computes them."""
+    def validate(self, step: int) -> dict[str, float]:
+        """Return the task's validation metrics after so many steps; every rank computes them."""
         self._reshard()
-        figures: dict[str, float] = self._step(None)
+        figures: dict[str, float] = self._step(None, step)
         self._reshard()
         return figures
 

@@ -37,15 +37,40 @@ class Work:
     flop: int
 
 
+#: All examples of a step: what a process that is alone prepares.
+ALL = slice(None)
+
+
+class Examples(Protocol):
+    """What a task learns from, and how batches are made of it; without the module, so that it can be pickled.
+
+    Nothing of it changes once a run has begun: a batch is a function of its arguments alone, whoever makes it and when.
+    """
+
+    def select(self, step: int) -> list[int]:
+        """Return the indices of all examples of a step (0-based); a pure function of the seed and the step."""
+
+    def prepare(self, indices: list[int], generator: Generator, own: slice = ALL) -> Any:
+        """Return the batch of ``own`` of these examples, on the CPU.
+
+        All randomness comes from ``generator``, in the same draws for any ``own``: what an example becomes, and where
+        the generator stands afterwards, do not depend on how examples are shared.
+        """
+
+    def ids(self, indices: list[int]) -> list[str]:
+        """Return the manifest ids of examples, for error reports."""
+
+
 class Task(Protocol):
     """One objective: its module, its examples, its loss.
 
-    A batch is *global*: all that one optimiser step learns from, whatever the number of processes. Every process
-    prepares it whole, as a pure function of seed and step, and trains on its share of the micro-batches; so neither
-    the order of examples nor masks nor dropout depend on the world size, and nothing about them is communicated.
+    A step learns from all its examples, whatever the number of processes. Each process prepares those of its own
+    micro-batches; neither the order of examples nor masks nor dropout depend on how many processes there are, and
+    nothing about them is communicated.
 
     Attributes:
         module: all that is trained and all that a checkpoint keeps.
+        examples: what it learns from.
         blocks: parts of ``module`` called as modules one after the other: what is sharded, recomputed or compiled
             one by one. May be empty.
         metric: name of the validation metric that decides which model is best and when patience ends.
@@ -57,35 +82,32 @@ class Task(Protocol):
     metric: str
     higher_is_better: bool
 
-    def select(self, step: int) -> list[int]:
-        """Return the indices of all examples of a step (0-based); a pure function of the seed and the step."""
-
-    def prepare(self, indices: list[int], generator: Generator) -> Any:
-        """Return the global batch of these examples, on the CPU; all randomness comes from ``generator``."""
+    @property
+    def examples(self) -> Examples: ...
 
     def split(self, batch: Any, size: int) -> Sequence[Any]:
         """Return the batch as micro-batches of ``size`` examples, in order."""
 
     def num_units(self, batch: Any) -> int:
-        """Return the number of units (tokens, images) the global batch's loss is averaged over."""
+        """Return the number of units (tokens, images) of a batch, over all of which a step's loss is averaged."""
 
     def work(self, batch: Any) -> Work:
-        """Return what the global batch makes the model do, from shapes alone."""
+        """Return what a batch makes the model do, from shapes alone."""
 
-    def loss(self, batch: Any) -> Terms:
-        """Return the losses of one micro-batch, which is moved to the module's device first.
+    def loss(self, batch: Any, step: int) -> Terms:
+        """Return the losses of one micro-batch of a step (0-based); it is moved to the module's device first.
 
         Randomness (dropout) may come from torch's global generator, which the loop seeds for each micro-batch.
         """
 
     def after_step(self, generator: Generator) -> None:
-        """Update what is not trained by gradient (a codebook), after the optimiser's step."""
+        """Update what is not trained by gradient (a codebook), after the optimiser's step.
 
-    def validate(self) -> dict[str, float]:
-        """Return validation metrics, ``metric`` among them."""
+        ``generator`` goes on where the preparation of the step's examples left it.
+        """
 
-    def example_ids(self, indices: list[int]) -> list[str]:
-        """Return the manifest ids of examples, for error reports."""
+    def validate(self, step: int) -> dict[str, float]:
+        """Return validation metrics after so many steps, ``metric`` among them."""
 
     def export(self, directory: Path) -> None:
         """Write the model as a weights directory."""

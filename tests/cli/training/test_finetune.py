@@ -24,7 +24,7 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
 from chexmix_cli.core.settings.classification import OperatingPoint
 from chexmix_cli.core.train.examples.data_identity import manifest_identity
-from chexmix_cli.core.train.examples.films import load_films
+from chexmix_cli.core.train.examples.films import manifest_films
 from chexmix_cli.core.train.finetune.classify_task import mean_auroc
 from chexmix_cli.core.train.finetune.contrast import recall_figures
 from chexmix_cli.core.train.finetune.examples import report_sequences
@@ -88,7 +88,7 @@ def decoder_of(weights: WeightsDir) -> tuple[Decoder, Vocabulary]:
 def val_codes(manifest: Path, weights: WeightsDir) -> list[list[int]]:
     """Return the codes of the validation films, as inference makes them."""
     rows = list(read_manifest(manifest, split="val"))
-    films = load_films(rows, weights.settings, lambda what, done, total: None)
+    films = manifest_films(rows, weights.settings)
     images = ImageTokenizer(weights.load_vqgan("cpu", torch.float32), weights.settings)
     return images.encode(np.stack([films.exact(index) for index in range(len(films))])).tolist()
 
@@ -129,7 +129,7 @@ def test_films_in_an_archive_are_learnt_from_as_those_in_a_folder(manifest, debu
     packed = tmp_path / "edits.jsonl"
     packed.write_text(manifest.read_text().replace('"file": "', '"file": "films.zip!sub/'))
     rows, settings = [list(read_manifest(path)) for path in (manifest, packed)], open_weights(debug_weights).settings
-    plain, zipped = (load_films(found, settings, lambda what, done, total: None) for found in rows)
+    plain, zipped = (manifest_films(found, settings) for found in rows)
     assert all(np.array_equal(plain.exact(index), zipped.exact(index)) for index in range(len(plain)))
     assert manifest_identity({"train": rows[0]}) == manifest_identity({"train": rows[1]})
 
@@ -168,21 +168,21 @@ def test_a_task_runs_and_its_model_loads(chexmix, call, manifest, debug_weights,
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_figures(call, manifest, debug_weights, tmp_path, monkeypatch):
-    from chexmix_cli.core.train.finetune.classify_task import ClassifyTask
+    from chexmix_cli.core.train.finetune.classify_task import LabelledBatches
 
     base = ("finetune", "--task", "classify", *DEBUG, "--manifest", manifest, "--init", debug_weights)
     assert call(*base, "--out", tmp_path / "whole").code == 0
-    prepare, steps = ClassifyTask.prepare, []
+    prepare, steps = LabelledBatches.prepare, []
 
-    def interrupted(self, indices, generator):
+    def interrupted(self, indices, generator, own):
         steps.append(indices)
         if len(steps) == 4:
             raise KeyboardInterrupt
-        return prepare(self, indices, generator)
+        return prepare(self, indices, generator, own)
 
-    monkeypatch.setattr(ClassifyTask, "prepare", interrupted)
+    monkeypatch.setattr(LabelledBatches, "prepare", interrupted)
     assert call(*base, "--out", tmp_path / "parts").code == 130
-    monkeypatch.setattr(ClassifyTask, "prepare", prepare)
+    monkeypatch.setattr(LabelledBatches, "prepare", prepare)
     resumed = call(*base, "--out", tmp_path / "parts", "--resume")
     assert resumed.code == 0, resumed.stderr
     assert "resumed after step" in resumed.stderr

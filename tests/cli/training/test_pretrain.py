@@ -99,7 +99,7 @@ def test_a_logger_that_is_not_installed_stops_a_run_before_it_reads_a_film(call,
     assert result.code == 4
     assert "error: train.loggers: wandb needs the package wandb" in result.stderr
     assert "hint: pip install 'chexmix[loggers]'" in result.stderr
-    assert "read images" not in result.stderr
+    assert "read train" not in result.stderr
     assert not (tmp_path / "run").exists()
     unknown = call(*base, "--set", 'train.loggers=["tensorbord"]')
     assert (unknown.code, "did you mean 'tensorboard'?" in unknown.stderr) == (2, True)

@@ -92,10 +92,10 @@ def test_recomputed_operations_are_what_torch_counts(dropout):
     for again in (False, True):
         settings = settings_of(decoder={"residual_dropout": dropout}, checkpoint_activations=again)
         task, loop = drawn_decoder_task(settings, DecoderSize(4, 512, 2), [20])
-        batch = task.split(task.prepare(task.select(0), torch.Generator().manual_seed(0)), 2)[0]
+        batch = task.split(task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0)), 2)[0]
         layout = Layout(task, loop, torch.device("cpu"))
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            layout.backward(batch, 1, is_last=True)
+            layout.backward(batch, 1, step=0, is_last=True)
         counted[again] = counter.get_total_flops()
     flop, shares = decoder_flop(task.module), recomputed_shares(settings)
     # Torch counts masked pairs too.
@@ -111,7 +111,7 @@ def test_a_decoders_bytes_are_those_of_its_step(stage, again):
     found = decoder_micro_batch(settings, data_facts(None, settings.model))
     shape = settings.model.decoder
     task, loop = drawn_decoder_task(settings, DecoderSize(shape.num_layers, shape.num_rows, 2), [64])
-    batch = task.split(task.prepare(task.select(0), torch.Generator().manual_seed(0)), 2)[0]
+    batch = task.split(task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0)), 2)[0]
     counted = micro_batch._counted(task, loop, batch)
     # In stage 2 the targets that count are drawn.
     assert found.model_flop == pytest.approx(task.work(batch).flop, rel=1e-6 if stage == "1" else 0.02)
@@ -130,7 +130,7 @@ def test_an_image_tokenizers_bytes_are_those_of_its_step():
     ).settings
     found = tokenizer_micro_batch(settings)
     task, loop = drawn_tokenizer_task(settings, PictureSize(settings.model.image.resolution_px, 2))
-    batch = task.split(task.prepare(task.select(0), torch.Generator().manual_seed(0)), 2)[0]
+    batch = task.split(task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0)), 2)[0]
     counted = micro_batch._counted(task, loop, batch)
     assert found.model_flop == task.work(batch).flop
     assert found.traffic_bytes == pytest.approx(counted["traffic"], rel=0.05)

@@ -14,7 +14,7 @@ from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.plan import pretrain as planning
 from chexmix_cli.core.plan.measure import Plan, Point, extrapolate, module_bytes
 from chexmix_cli.core.plan.pretrain import Costs, plan_pretrain, remedies, step_memory, with_examples
-from chexmix_cli.core.plan.pretrain_data import data_facts
+from chexmix_cli.core.plan.pretrain_data import DataFacts, data_facts
 from chexmix_cli.core.plan.pretrain_step import measure_step
 from chexmix_cli.core.plan.pretrain_tasks import drawn_decoder_task, drawn_tokenizer_task
 from chexmix_cli.core.plan.sizes import DecoderSize, PictureSize
@@ -87,7 +87,24 @@ def test_bytes_of_small_pictures_carry_over_to_large_ones():
 def costs(**changes) -> Costs:
     step = {"pass_bytes": 50.0, "kept_bytes": 1.0, "update_bytes": 4.0}
     values = {"weights": 110, "trained": 100, "step": step, "beside": {"films": 7}, "before": {}}
-    return Costs(**{**values, "before_s": 0.0, "overhead": 0.0, **changes})
+    return Costs(**{**values, "before_s": 0.0, "cache_bytes": 0, "overhead": 0.0, **changes})
+
+
+def test_processes_that_prepare_batches_take_memory_and_save_time():
+    step = {"pass_bytes": 0.0, "kept_bytes": 0.0, "update_bytes": 0.0, "batch_bytes": 30.0}
+    seconds = {"learn_s": 4.0, "prepare_s": 3.0, "update_s": 1.0, "validate_s": 0.0}
+    found = costs(step=step | seconds)
+    alone = LoopSettings(steps=1, batch_size=4, micro_batch_size=2)
+    facts = DataFacts(num_train=4, num_val=4, report_tokens=(8,), film_bytes=0, read_s=0.0)
+    assert planning.worker_memory(alone, found, 1000) == {}
+    assert planning._times(alone, found, facts)["step"] == 2 * (4 + 3) + 1
+    for workers, seconds_a_step in ((1, 9.0), (2, 9.0)):
+        train = dataclasses.replace(alone, workers=workers)
+        # Each has imported what the training has, and holds two batches of two micro-batches.
+        assert planning.worker_memory(train, found, 1000) == {"workers": workers * (1000 + 2 * 60)}
+        assert planning._times(train, found, facts)["step"] == seconds_a_step
+    slow = costs(step={**found.step, "prepare_s": 30.0})
+    assert planning._times(dataclasses.replace(alone, workers=2), slow, facts)["step"] == 30.0
 
 
 def test_the_moment_that_takes_most_is_the_peak(monkeypatch):

@@ -18,6 +18,7 @@ import torch
 from small_runs import STAGES, make_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from chexmix_cli.core.errors import DataError, Reason
 from chexmix_cli.core.train import loop
 from chexmix_cli.core.train.distributed import barrier, is_main, joined, rank
 from chexmix_cli.core.train.loop import Trainer
@@ -27,14 +28,38 @@ STEPS = 6
 
 def stop_at(trainer: Trainer, step: int) -> None:
     """Let rank 1, and no other, be told to stop in a step."""
-    select = trainer.task.select
+    select = trainer.task.examples.select
 
     def stopping(number: int) -> list[int]:
         if number == step and rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return select(number)
 
-    trainer.task.select = stopping
+    trainer.task.examples.select = stopping
+
+
+def lose_at(trainer: Trainer, step: int) -> None:
+    """Let rank 1, and no other, find a film of a step gone."""
+    examples = trainer.task.examples
+    prepare = examples.prepare
+
+    def losing(indices: list[int], *how: Any) -> Any:
+        if rank() == 1 and indices == examples.select(step):
+            raise DataError(Reason.NOT_FOUND, "no such file", where="film3")
+        return prepare(indices, *how)
+
+    examples.prepare = losing
+
+
+def prepare_ahead(folder: Path) -> None:
+    """Run with a process that prepares each rank's batches; and until one of them cannot be."""
+    assert trainer("2", folder / "ddp-ahead", "ddp", workers=1).run(resume=False)
+    lost = trainer("tokenizer", folder / "ddp-lost", "ddp", checkpoint_every=100, validate_every=100)
+    lose_at(lost, 4)
+    try:
+        lost.run(resume=False)
+    except DataError as error:
+        (folder / f"lost-{rank()}").write_text(str(error))
 
 
 def trainer(stage: str, out: Path, parallel: str, **loop: Any) -> Trainer:
@@ -66,9 +91,9 @@ def count_collectives(folder: Path, parallel: str) -> None:
     """Write what one step's first micro-batch of a rank sends, in bfloat16."""
     run = trainer("1", folder / f"count-{parallel}", parallel, precision="bfloat16")
     task = run.task
-    micros = task.split(task.prepare(task.select(0), torch.Generator().manual_seed(0)), 1)
+    micros = task.split(task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0)), 1)
     with Collectives() as collectives:
-        run.layout.backward(micros[rank()], 1, is_last=True)
+        run.layout.backward(micros[rank()], 1, step=0, is_last=True)
     if is_main():
         (folder / f"{parallel}-collectives.json").write_text(json.dumps(collectives.found))
 
@@ -84,6 +109,7 @@ def main(folder: Path) -> None:
         assert not stopped.run(resume=False)
         # What one process began.
         assert trainer("2", folder / f"one-{parallel}", parallel).run(resume=True)
+    prepare_ahead(folder)
     gathered = trainer("1", folder / "fsdp-bfloat16", "fsdp", precision="bfloat16")
     assert gathered.run(resume=False)
     block = gathered.task.blocks[0]

@@ -164,7 +164,7 @@ def test_other_tensors_are_refused(build, run):
 def test_the_newest_and_the_best_stay(build, tmp_path):
     trainer = build("1", tmp_path, validate_every=1, checkpoint_every=1, keep_checkpoints=2)
     values = iter([3.0, 1.0, *[2.0] * 7])
-    trainer.task.validate = lambda: {"val_loss": next(values)}
+    trainer.task.validate = lambda step: {"val_loss": next(values)}
     trainer.run(resume=False)
     assert [int(path.name[-1]) for path in list_checkpoints(tmp_path / "checkpoints")] == [2, 8, 9]
 
@@ -209,7 +209,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(build, tmp_path):
     """A limit on file sizes of this process stands for the disk: torch's writer meets a real error of the system."""
     resource = pytest.importorskip("resource")
     trainer = build("1", tmp_path, validate_every=9)
-    select = trainer.task.select
+    select = trainer.task.examples.select
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_up(step):
@@ -217,7 +217,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(build, tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         return select(step)
 
-    trainer.task.select = fill_up
+    trainer.task.examples.select = fill_up
     try:
         with pytest.raises(
             MachineError,

@@ -69,14 +69,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 
 
 def interrupt_at(trainer, step):
-    select = trainer.task.select
+    select = trainer.task.examples.select
 
     def interrupted(number):
         if number == step:
             raise InterruptedError
         return select(number)
 
-    trainer.task.select = interrupted
+    trainer.task.examples.select = interrupted
 
 
 def assert_same_run(left: Path, right: Path, rel: float) -> None:
@@ -93,6 +93,17 @@ def assert_same_run(left: Path, right: Path, rel: float) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_do_what_one_does(runs, stage, parallel):
     assert_same_run(runs / f"alone-{stage}", runs / f"{parallel}-{stage}", rel=2e-4)
+
+
+def test_ranks_whose_batches_others_prepare_learn_the_same_to_the_bit(runs):
+    assert metrics(runs / "ddp-ahead") == metrics(runs / "ddp-2")
+
+
+def test_a_batch_that_one_rank_has_not_ends_all_with_a_checkpoint_and_its_reason(runs):
+    assert {(runs / f"lost-{rank}").read_text() for rank in (0, 1)} == {"film3: no such file"}
+    checkpoint = list_checkpoints(runs / "ddp-lost/checkpoints")[-1]
+    assert checkpoint.name == "checkpoint-00000004"
+    assert sorted(file.name[:11] for file in checkpoint.glob("*.safetensors")) == ["shard-00001", "shard-00002"]
 
 
 def test_weights_gathered_in_bfloat16_learn_what_one_process_does(runs):

@@ -76,12 +76,12 @@ def test_an_image_tokenizers_step_is_what_torch_counts(build, tmp_path, adversar
     made = build("tokenizer", tmp_path).task
     losses = dataclasses.replace(made._settings.reconstruction, adversarial=adversarial, discriminator_channels=8)
     settings = dataclasses.replace(made._settings, reconstruction=losses)
-    task = TokenizerTask(settings, made.vqgan, made._train, made._val, made._ids)
+    task = TokenizerTask(settings, made.vqgan, made.examples._films, made._val, made.examples._ids)
     assert (task.discriminator is None) == (adversarial == 0)
-    batch = task.prepare([0, 1], torch.Generator().manual_seed(0))
-    task.loss(batch)  # seeds the codebook
+    batch = task.examples.prepare([0, 1], torch.Generator().manual_seed(0))
+    task.loss(batch, 0)  # seeds the codebook
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        task.loss(batch).total.backward()
+        task.loss(batch, 0).total.backward()
     work = task.work(batch)
     assert work.tokens == 2 * 16
     # The codebook's distances and the first convolution's gradient of its input, which nobody needs, are the rest.

@@ -64,14 +64,14 @@ def test_a_report_that_spans_an_interruption_has_all_its_steps(build, tmp_path):
     """Reports every four steps, stopped after six: the mean of steps 5 to 8 is that of the uninterrupted run."""
 
     def stop_at_six(trainer):
-        select = trainer.task.select
+        select = trainer.task.examples.select
 
         def stopping(step):
             if step == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
             return select(step)
 
-        trainer.task.select = stopping
+        trainer.task.examples.select = stopping
         return trainer
 
     assert not stop_at_six(build("2", tmp_path / "parts", log_every=4)).run(resume=False)
@@ -140,9 +140,9 @@ def test_the_average_of_the_weights_is_validated_and_exported(build, tmp_path, s
         for name in names:
             expected[name] = decay * expected[name] + (1 - decay) * state()[name]
 
-    def remember():
+    def remember(step):
         seen.update({name: state()[name].clone() for name in names})
-        return validate()
+        return validate(step)
 
     trainer.task.after_step, trainer.task.validate = average, remember
     trainer.run(resume=False)
@@ -155,7 +155,7 @@ def test_patience_ends_a_run_and_says_so(build, tmp_path):
     records = []
     trainer = build("1", tmp_path, report=records.append, validate_every=1, patience=2)
     values = iter([3.0, 1.0, 2.0, 1.0])
-    trainer.task.validate = lambda: {"val_loss": next(values)}
+    trainer.task.validate = lambda step: {"val_loss": next(values)}
     assert trainer.run(resume=False)
     assert (trainer.position.step, trainer.position.best_step) == (4, 2)
     assert {"remark": "no better val_loss in 2 validations: ends early"} in records
@@ -171,7 +171,7 @@ def test_the_task_names_the_metric_that_decides_and_its_direction(build, tmp_pat
     trainer = build("1", tmp_path, report=records.append, validate_every=3)
     values = iter([2.0, 1.0, 3.0])
     trainer.task.metric, trainer.task.higher_is_better = "val_figure", higher_is_better
-    trainer.task.validate = lambda: {"val_figure": next(values)}
+    trainer.task.validate = lambda step: {"val_figure": next(values)}
     trainer.run(resume=False)
     assert trainer.position.best == best
     # The second is better where less is, the third where more is.
@@ -213,7 +213,7 @@ def test_stage_1_learns_its_documents_by_heart(build, tmp_path):
     trainer.run(resume=False)
     result = metrics(tmp_path)[-1]
     assert result["val_loss_text"] < 0.1
-    decoder, documents = trainer.task.module.eval(), trainer.task._train
+    decoder, documents = trainer.task.module.eval(), trainer.task.examples._source
     vocabulary = trainer.task._vocabulary
     prompt = vocabulary.report_prompt(documents.codes_NVP[0, 0].tolist())
     generated = []
@@ -234,7 +234,8 @@ def test_a_record_says_how_fast_and_how_long(build, tmp_path, monkeypatch):
     said = [record for record in records if "mfu" in record]
     assert [record["step"] for record in said] == [1, 2, 3, 4]
     for record in said:
-        work = trainer.task.work(trainer.task.prepare(trainer.task.select(record["step"] - 1), torch.Generator()))
+        examples = trainer.task.examples
+        work = trainer.task.work(examples.prepare(examples.select(record["step"] - 1), torch.Generator()))
         assert record["tokens_per_s"] / record["examples_per_s"] == pytest.approx(work.tokens / 4)
         assert record["mfu"] * peak / record["tokens_per_s"] == pytest.approx(work.flop / work.tokens)
     left = [record["left_s"] for record in said]

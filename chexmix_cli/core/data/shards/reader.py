@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -101,6 +101,10 @@ class ShardSet:
                 hint="run the same `chexmix tokenize` again; it goes on where it stopped",
             )
         return cls(folder, identity, shards, totals)
+
+    def __reduce__(self) -> tuple[Callable[[Path], Self], tuple[Path]]:
+        """Pickle where the set is: another process opens it anew."""
+        return type(self).open, (self.folder,)
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.settings.model import ModelSettings
 from chexmix_cli.core.text.tokenizer import TextTokenizer
+from chexmix_cli.core.train.examples.code_cache import Codes
 
 
 class DocumentSource(Protocol):
@@ -43,7 +41,7 @@ class DocumentSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DocumentSet:
-    """Examples of one split, in memory.
+    """Examples of one split: reports in memory, codes there or in files.
 
     Attributes:
         codes_NVP: image codes, (examples, variants, positions) uint16; variant 0 is the image as it is.
@@ -51,7 +49,7 @@ class DocumentSet:
         ids: manifest ids.
     """
 
-    codes_NVP: NDArray[np.uint16]
+    codes_NVP: Codes
     reports: list[list[int]]
     ids: list[str]
 

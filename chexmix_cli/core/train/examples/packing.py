@@ -51,6 +51,10 @@ class RowPlan:
         self._starts = [0]  # of each epoch seen so far, in rows; then of the one after it
         self._epoch = lru_cache(maxsize=2)(self._lay_out)
 
+    def __reduce__(self) -> tuple[type[RowPlan], tuple[Sequence[int], PackingSettings, int]]:
+        """Pickle what rows follow from, for processes that prepare batches."""
+        return RowPlan, (self._length_N.tolist(), self._settings, self._seed)
+
     def row(self, number: int) -> list[Piece]:
         """Return the contents of a row, in order."""
         while number >= self._starts[-1]:

@@ -18,13 +18,13 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
 from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.finetuning import ClassifyFinetuning
-from chexmix_cli.core.train.examples.splits import Codes
+from chexmix_cli.core.train.examples.code_cache import Codes
 from chexmix_cli.core.train.finetune import labels
 from chexmix_cli.core.train.finetune.examples import draw_variants, image_sequences, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise
 from chexmix_cli.core.train.flop import decoder_flop, image_context, seen_pairs
 from chexmix_cli.core.train.order import batch_indices, step_generator
-from chexmix_cli.core.train.task import Terms, Work, autocast, device_of
+from chexmix_cli.core.train.task import ALL, Terms, Work, autocast, device_of
 from chexmix_cli.core.vocab import Vocabulary
 
 #: Most training images that the standardisation of pooled states is computed from.
@@ -87,6 +87,38 @@ class FindingsModel(TrainedParts):
         return logit_BL
 
 
+class LabelledBatches:
+    """Batches of images with their targets.
+
+    Args:
+        settings: root of the task.
+        vocabulary: the id table.
+        images: of the train split.
+        shown: their indices, as often in an epoch as each comes.
+    """
+
+    def __init__(
+        self, settings: ClassifyFinetuning, vocabulary: Vocabulary, images: LabelledSet, shown: list[int]
+    ) -> None:
+        self._train, self._vocabulary, self._images, self.shown = settings.train, vocabulary, images, shown
+
+    def select(self, step: int) -> list[int]:
+        """Return the images of a step; every epoch is its own permutation, in which a balanced image may come again."""
+        train = self._train
+        found = batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self.shown))
+        return [self.shown[index] for index in found]
+
+    def prepare(self, indices: list[int], generator: Generator, own: slice = ALL) -> Labelled:
+        """Return images, each as one of its variants."""
+        variants = draw_variants(self._images.codes_NVP, len(indices), generator)[own]
+        sequences = image_sequences(self._images.codes_NVP[indices[own], variants], self._vocabulary)
+        return Labelled(*sequences, self._images.target_NL[indices[own]])
+
+    def ids(self, indices: list[int]) -> list[str]:
+        """Return manifest ids."""
+        return [self._images.ids[index] for index in indices]
+
+
 class ClassifyTask:
     """Binary cross-entropy of every finding.
 
@@ -121,8 +153,9 @@ class ClassifyTask:
         set_trained(decoder, settings.method, settings.lora, generator, layer=layer)
         balance = settings.labels.balance
         shown = labels.repeats(train.target_NL) if balance == "sample" else [1] * len(train.ids)
-        self._shown = [index for index, times in enumerate(shown) for _ in range(times)]
-        target_ML = train.target_NL[self._shown]
+        order = [index for index, times in enumerate(shown) for _ in range(times)]
+        self.examples = LabelledBatches(settings, vocabulary, train, order)
+        target_ML = train.target_NL[order]
         self._present_weight_L = torch.ones(train.target_NL.shape[1])
         if balance == "weight":
             self._present_weight_L = labels.present_weights(train.target_NL)
@@ -133,17 +166,6 @@ class ClassifyTask:
         self._start(labels.log_odds(train.target_NL) + self._shift_L)
         self.module: nn.Module = self._model
         self.blocks: Sequence[nn.Module] = list(decoder.blocks)[:layer]
-
-    def select(self, step: int) -> list[int]:
-        """Return the images of a step; every epoch is its own permutation, in which a balanced image may come again."""
-        train = self._settings.train
-        found = batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._shown))
-        return [self._shown[index] for index in found]
-
-    def prepare(self, indices: list[int], generator: Generator) -> Labelled:
-        """Return images, each as one of its variants."""
-        sequences = image_sequences(draw_variants(self._train.codes_NVP, indices, generator), self._vocabulary)
-        return Labelled(*sequences, self._train.target_NL[indices])
 
     def split(self, batch: Labelled, size: int) -> list[Labelled]:
         """Return the images in groups of ``size``."""
@@ -162,7 +184,7 @@ class ClassifyTask:
         tokens = num_images * length
         return Work(tokens, flop.per_token * tokens + flop.per_pair * pairs)
 
-    def loss(self, batch: Labelled) -> Terms:
+    def loss(self, batch: Labelled, step: int) -> Terms:
         """Return the summed cross-entropy of the labels that count."""
         device, count = device_of(self.module), self.num_units(batch)
         images = batch.to(device)
@@ -172,7 +194,7 @@ class ClassifyTask:
     def after_step(self, generator: Generator) -> None:
         """Nothing is trained outside the optimiser."""
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Return the loss, and the mean AUROC of the findings with both classes in what is looked at."""
         train, chosen = self._settings.train, self._looked_at
         size = train.micro_batch_size
@@ -190,10 +212,6 @@ class ClassifyTask:
             "val_auroc": mean_auroc(logit_NL, target_NL),
             "val_loss": float(loss) / int((~target_NL.isnan()).sum()),
         }
-
-    def example_ids(self, indices: list[int]) -> list[str]:
-        """Return manifest ids."""
-        return [self._train.ids[index] for index in indices]
 
     def export(self, directory: Path) -> None:
         """Write the model as it was last validated as a weights directory; balancing is taken out of its biases."""

@@ -7,28 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from chexmix_cli.core.train.examples.splits import Codes
+from chexmix_cli.core.train.examples.code_cache import Codes
 from chexmix_cli.core.vocab import Vocabulary
 
 
-def draw_variants(codes_NVP: Codes, indices: Sequence[int], generator: Generator) -> Codes:
-    """Return the codes of images, each one of its variants, (B, P)."""
-    variants = torch.randint(codes_NVP.shape[1], (len(indices),), generator=generator).tolist()
-    return codes_NVP[list(indices), variants]
+def draw_variants(codes_NVP: Codes, count: int, generator: Generator) -> list[int]:
+    """Return a variant for each of ``count`` images."""
+    found: list[int] = torch.randint(codes_NVP.shape[1], (count,), generator=generator).tolist()
+    return found
 
 
-def image_sequences(codes_BP: Codes, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+def image_sequences(codes_BP: NDArray[np.uint16], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
     """Return ``I_s image I_E`` of each image, and which positions are the image's; both (B, T)."""
     token_ids_BT = torch.tensor([vocabulary.image_sequence(codes_P.tolist()) for codes_P in codes_BP])
     return token_ids_BT, vocabulary.is_image(token_ids_BT)
 
 
-def report_sequences(reports: Sequence[Sequence[int]], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Return ``T_s report`` of each report, padded at its end, and which positions are the report's; both (B, T)."""
-    length = 1 + max(len(report) for report in reports)
+def report_sequences(
+    reports: Sequence[Sequence[int]], vocabulary: Vocabulary, longest: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return ``T_s report`` of each report, padded at its end, and which positions are the report's; both (B, T).
+
+    Padded as for a report of ``longest`` tokens, if none of these is longer.
+    """
+    length = 1 + max(longest, *(len(report) for report in reports))
     token_ids_BT = torch.full((len(reports), length), vocabulary.pad)
     token_ids_BT[:, 0] = vocabulary.begin_text
     for row, report in enumerate(reports):

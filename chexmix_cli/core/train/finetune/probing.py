@@ -14,7 +14,7 @@ from chexmix_cli.core.evals.probes.validation import validate_findings
 from chexmix_cli.core.infer.embeddings import image_embeddings
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.finetuning import ClassifyFinetuning
-from chexmix_cli.core.train.examples.splits import Progress
+from chexmix_cli.core.train.examples.code_cache import Progress
 from chexmix_cli.core.train.finetune.classify_task import LabelledSet, require_evaluable
 from chexmix_cli.core.vocab import Vocabulary
 from chexmix_cli.core.weights import WeightsDir

@@ -23,7 +23,7 @@ from chexmix_cli.core.train.objectives import (
     token_losses,
 )
 from chexmix_cli.core.train.order import batch_indices, step_generator
-from chexmix_cli.core.train.task import Terms, Work, autocast
+from chexmix_cli.core.train.task import ALL, Terms, Work, autocast
 from chexmix_cli.core.vocab import Vocabulary
 
 
@@ -37,6 +37,46 @@ class ReportModel(TrainedParts):
     def forward(self, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cross-entropy of targets that count: summed, each, and the targets; see :func:`token_losses`."""
         return token_losses(self.decoder, documents)
+
+
+class ReportBatches:
+    """Batches of documents.
+
+    Args:
+        settings: root of the task.
+        vocabulary: the id table.
+        source: documents of the train split.
+        sees_whole_image: image positions of the start weights see their whole image.
+    """
+
+    def __init__(
+        self, settings: ReportFinetuning, vocabulary: Vocabulary, source: DocumentSet, *, sees_whole_image: bool
+    ) -> None:
+        self._settings, self._vocabulary, self._source = settings, vocabulary, source
+        self._sees_whole_image = sees_whole_image
+
+    def select(self, step: int) -> list[int]:
+        """Return the documents of a step; every epoch is its own permutation."""
+        train = self._settings.train
+        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._source))
+
+    def prepare(self, indices: list[int], generator: Generator, own: slice = ALL) -> Documents:
+        """Return documents with, each, one of its image's variants."""
+        variants = draw_variants(self._source.codes_NVP, len(indices), generator)
+        return self.documents(self._source, indices[own], variants[own])
+
+    def documents(self, source: DocumentSet, indices: list[int], variants: list[int]) -> Documents:
+        """Return documents of a split with these variants of their images; what counts is what the settings say."""
+        codes = source.codes_NVP[indices, variants].tolist()
+        documents = [
+            self._vocabulary.document(image, source.reports[index]) for index, image in zip(indices, codes, strict=True)
+        ]
+        found = replace(next_token(documents, self._vocabulary), is_bidirectional=self._sees_whole_image)
+        return found if self._settings.loss.targets == "all" else report_targets(found, self._vocabulary)
+
+    def ids(self, indices: list[int]) -> list[str]:
+        """Return manifest ids."""
+        return [self._source.ids[index] for index in indices]
 
 
 class ReportTask:
@@ -62,22 +102,15 @@ class ReportTask:
         export: Callable[[Path], None],
     ) -> None:
         self._settings, self._vocabulary = settings, vocabulary
-        self._decoder, self._sees_whole_image = decoder, decoder.image_span is not None
+        self._decoder = decoder
         generator = step_generator(settings.train.seed, 0)
         set_trained(decoder, settings.method, settings.lora, generator, layer=decoder.settings.num_layers)
         decoder.head.requires_grad_(settings.method != "lora")
         self.module: nn.Module = ReportModel(decoder)
         self.blocks: Sequence[nn.Module] = list(decoder.blocks)
-        self._train, self._val, self._export = train, val, export
-
-    def select(self, step: int) -> list[int]:
-        """Return the documents of a step; every epoch is its own permutation."""
-        train = self._settings.train
-        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
-
-    def prepare(self, indices: list[int], generator: Generator) -> Documents:
-        """Return documents with, each, one of its image's variants."""
-        return self._documents(self._train, indices, draw_variants(self._train.codes_NVP, indices, generator).tolist())
+        sees_whole = decoder.image_span is not None
+        self.examples = ReportBatches(settings, vocabulary, train, sees_whole_image=sees_whole)
+        self._val, self._export = val, export
 
     def split(self, batch: Documents, size: int) -> list[Documents]:
         """Return the documents in groups of ``size``."""
@@ -91,7 +124,7 @@ class ReportTask:
         """Return the tokens of the documents, and what they and their targets take."""
         return documents_work(self._decoder, batch)
 
-    def loss(self, batch: Documents) -> Terms:
+    def loss(self, batch: Documents, step: int) -> Terms:
         """Return the summed cross-entropy, and it apart for image and text targets."""
         total, loss_M, target_M = self.module(batch)
         kinds = sums_by_kind(loss_M, target_M, self._vocabulary)
@@ -102,35 +135,24 @@ class ReportTask:
     def after_step(self, generator: Generator) -> None:
         """Nothing is trained outside the optimiser."""
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Return losses in nats a target over the validation split."""
         train = self._settings.train
         size, sums = train.micro_batch_size, dict[str, tuple[float, int]]()
         chosen = spread(len(self._val), train.validation_batches * size or len(self._val))
         for start in range(0, len(chosen), size):
             indices = chosen[start : start + size]
-            batch = self._documents(self._val, indices, self._val.codes_NVP[indices, 0].tolist())
+            batch = self.examples.documents(self._val, indices, [0] * len(indices))
             with autocast(self.module, train.precision):
-                terms = self.loss(batch)
+                terms = self.loss(batch, step)
             for name, (value, count) in terms.sums.items():
                 before, counted = sums.get(name, (0.0, 0))
                 sums[name] = (before + float(value), counted + count)
         return {f"val_{name}": value / count for name, (value, count) in sums.items()}
 
-    def example_ids(self, indices: list[int]) -> list[str]:
-        """Return manifest ids."""
-        return [self._train.ids[index] for index in indices]
-
     def export(self, directory: Path) -> None:
         """Write the model as a weights directory."""
         self._export(directory)
-
-    def _documents(self, source: DocumentSet, indices: list[int], codes: list[list[int]]) -> Documents:
-        documents = [
-            self._vocabulary.document(image, source.reports[index]) for index, image in zip(indices, codes, strict=True)
-        ]
-        found = replace(next_token(documents, self._vocabulary), is_bidirectional=self._sees_whole_image)
-        return found if self._settings.loss.targets == "all" else report_targets(found, self._vocabulary)
 
 
 def report_targets(documents: Documents, vocabulary: Vocabulary) -> Documents:

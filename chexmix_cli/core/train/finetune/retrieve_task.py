@@ -21,11 +21,11 @@ from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.finetuning import RetrieveFinetuning
 from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.contrast import contrastive_losses, recall_figures
-from chexmix_cli.core.train.finetune.examples import image_sequences, report_sequences, spread
+from chexmix_cli.core.train.finetune.examples import draw_variants, image_sequences, report_sequences, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise
 from chexmix_cli.core.train.flop import decoder_flop, image_context, seen_pairs
 from chexmix_cli.core.train.order import batch_indices, step_generator
-from chexmix_cli.core.train.task import Terms, Work, autocast, device_of
+from chexmix_cli.core.train.task import ALL, Terms, Work, autocast, device_of
 from chexmix_cli.core.vocab import Vocabulary
 
 #: Most training pairs that the standardisation of pooled states is computed from.
@@ -116,14 +116,14 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.documents)
 
-    def pairs(self, indices: list[int], variants: list[int]) -> PairBatch:
-        """Return pairs, each with one of its image's variants."""
+    def pairs(self, indices: list[int], variants: list[int], longest: int = 0) -> PairBatch:
+        """Return pairs, each with one of its image's variants; reports padded as for one of ``longest`` tokens."""
         report_B = self._report_N[indices]
         if self._pooled is not None:
             image_NVD, text_ND = self._pooled
             return PairBatch(Side(image_NVD[indices, variants], None), Side(text_ND[indices], None), report_B)
         images = image_sequences(self.documents.codes_NVP[indices, variants], self._vocabulary)
-        texts = report_sequences([self.documents.reports[index] for index in indices], self._vocabulary)
+        texts = report_sequences([self.documents.reports[index] for index in indices], self._vocabulary, longest)
         return PairBatch(Side(*images), Side(*texts), report_B)
 
     @torch.no_grad()
@@ -140,6 +140,34 @@ class PairSource:
         num_variants = self.documents.codes_NVP.shape[1]
         parts = [torch.stack(images[at : at + num_variants], dim=1) for at in range(0, len(images), num_variants)]
         self._pooled = torch.cat(parts), torch.cat(texts)
+
+
+class PairBatches:
+    """Batches of pairs.
+
+    Args:
+        settings: root of the task.
+        source: pairs of the train split.
+    """
+
+    def __init__(self, settings: RetrieveFinetuning, source: PairSource) -> None:
+        self._train, self._source = settings.train, source
+
+    def select(self, step: int) -> list[int]:
+        """Return the pairs of a step; every epoch is its own permutation."""
+        train = self._train
+        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._source))
+
+    def prepare(self, indices: list[int], generator: Generator, own: slice = ALL) -> PairBatch:
+        """Return pairs with, each, one of its image's variants."""
+        variants = draw_variants(self._source.documents.codes_NVP, len(indices), generator)
+        # As long as all of the step's: padding shows in the last digits, and must not depend on how pairs are shared.
+        longest = max(len(self._source.documents.reports[index]) for index in indices)
+        return self._source.pairs(indices[own], variants[own], longest)
+
+    def ids(self, indices: list[int]) -> list[str]:
+        """Return manifest ids."""
+        return [self._source.documents.ids[index] for index in indices]
 
 
 class RetrieveTask:
@@ -166,6 +194,7 @@ class RetrieveTask:
     ) -> None:
         self._settings, self._export, self._decoder = settings, export, decoder
         self._train, self._val = PairSource(train, vocabulary), PairSource(val, vocabulary)
+        self.examples = PairBatches(settings, self._train)
         contrast, shape = settings.contrast, decoder.settings
         layer = shape.num_layers if contrast.layer is None else contrast.layer
         generator = step_generator(settings.train.seed, 0)
@@ -175,16 +204,6 @@ class RetrieveTask:
         self._start(model, generator)
         self.module: nn.Module = model
         self.blocks: Sequence[nn.Module] = [] if settings.method == "probe" else list(decoder.blocks)[:layer]
-
-    def select(self, step: int) -> list[int]:
-        """Return the pairs of a step; every epoch is its own permutation."""
-        train = self._settings.train
-        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
-
-    def prepare(self, indices: list[int], generator: Generator) -> PairBatch:
-        """Return pairs with, each, one of its image's variants."""
-        num_variants = self._train.documents.codes_NVP.shape[1]
-        return self._train.pairs(indices, torch.randint(num_variants, (len(indices),), generator=generator).tolist())
 
     def split(self, batch: PairBatch, size: int) -> list[PairBatch]:
         """Return the pairs in groups of ``size``: the groups within which pairs are contrasted."""
@@ -206,7 +225,7 @@ class RetrieveTask:
         flop = decoder_flop(self._decoder, layer=self.projection.layer)
         return Work(tokens, flop.per_token * tokens + flop.per_pair * seen_pairs([*images, *texts]))
 
-    def loss(self, batch: PairBatch) -> Terms:
+    def loss(self, batch: PairBatch, step: int) -> Terms:
         """Return the summed contrastive loss."""
         pairs = batch.to(device_of(self.module))
         image_BE, text_BE, temperature = self.module(pairs)
@@ -218,7 +237,7 @@ class RetrieveTask:
     def after_step(self, generator: Generator) -> None:
         """Nothing is trained outside the optimiser."""
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Return recall and mean rank in both directions over the validation split, and the loss."""
         train = self._settings.train
         size = train.micro_batch_size
@@ -238,10 +257,6 @@ class RetrieveTask:
         whole = [loss_B for loss_B in losses if len(loss_B) == len(losses[0])]
         figures = recall_figures(torch.cat(images), torch.cat(texts), torch.cat(reports))
         return {**figures, "val_loss": float(torch.cat(whole).mean())}
-
-    def example_ids(self, indices: list[int]) -> list[str]:
-        """Return manifest ids."""
-        return [self._train.documents.ids[index] for index in indices]
 
     def export(self, directory: Path) -> None:
         """Write the model with its projections as a weights directory."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from chexmix_cli.core.data.manifest import ManifestRow
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.errors import SettingsError, TrainingError
-from chexmix_cli.core.files import held, write_json, write_text
+from chexmix_cli.core.files import write_json, write_text
 from chexmix_cli.core.infer.embeddings import require_grid, values_read
 from chexmix_cli.core.infer.manifest_images import StoredCodes
 from chexmix_cli.core.infer.retrieval.projection import Projection
@@ -32,9 +31,11 @@ from chexmix_cli.core.settings.finetuning import (
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.text.header import age_group_of
 from chexmix_cli.core.train.distributed import is_main, require_fitting_batch, world_size
+from chexmix_cli.core.train.examples.code_cache import Codes, Encoding, Progress, ShardCodes, encode_splits
 from chexmix_cli.core.train.examples.data_identity import manifest_identity
 from chexmix_cli.core.train.examples.documents import DocumentSet, encode_reports
-from chexmix_cli.core.train.examples.splits import Codes, Progress, encode_splits, read_splits
+from chexmix_cli.core.train.examples.run_folder import RunFolder
+from chexmix_cli.core.train.examples.splits import read_splits
 from chexmix_cli.core.train.finetune.classify_task import ClassifyTask, FindingsModel, LabelledSet
 from chexmix_cli.core.train.finetune.exporting import Exporter
 from chexmix_cli.core.train.finetune.labels import choose_findings, make_targets
@@ -74,6 +75,7 @@ class FinetuningRun:
         start: the start weights.
         rows: manifest rows by split.
         stored: where codes are taken from, in place of encoding.
+        folder: of the run.
         device: that trains.
         report: called with metrics records and remarks.
         progress: called with (what, done, in all) while data is prepared.
@@ -83,9 +85,11 @@ class FinetuningRun:
     start: WeightsDir
     rows: Rows
     stored: StoredCodes | None
+    folder: RunFolder
     device: torch.device
     report: OnRecord
     progress: Progress
+    _learnt: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> tuple[Decoder, Vqgan]:
         """Return the start weights' decoder, with the dropout its settings say, and image tokenizer."""
@@ -94,11 +98,20 @@ class FinetuningRun:
         return decoder, self.start.load_vqgan("cpu", torch.float32)
 
     def encode(self, vqgan: Vqgan) -> dict[str, Codes]:
-        """Return the image codes of every split."""
+        """Return the image codes of every split: those that are stored, or in the run's cache."""
         if self.stored is not None:
-            return {split: self.stored.of_all(rows)[:, None] for split, rows in self.rows.items()}
-        films, seed = self.settings.films, self.settings.train.seed
-        return encode_splits(self.rows, vqgan, self.start.settings, films, seed=seed, progress=self.progress)
+            return {split: ShardCodes(*self.stored.rows_of(rows)) for split, rows in self.rows.items()}
+        settings = self.settings
+        encoding = Encoding.in_run(self.folder, self.learnt(), self.start, settings.films, settings.train, self.device)
+        return dict(encode_splits(self.rows, vqgan, encoding, self.progress))
+
+    def learnt(self) -> dict[str, Any]:
+        """Return digests of the data, once all rows are chosen."""
+        if not self._learnt:
+            is_classify = isinstance(self.settings, ClassifyFinetuning)
+            words = None if is_classify else self.start.text_tokenizer_hash
+            self._learnt.update(manifest_identity(self.rows, has_labels=is_classify, text_tokenizer=words))
+        return self._learnt
 
     def remark(self, text: str) -> None:
         """Report something in words."""
@@ -146,28 +159,33 @@ def finetune(
     torch.manual_seed(settings.train.seed)
     start = open_weights(init)
     _check_start(settings, start)
-    run = FinetuningRun(
-        settings, start, read_splits(data.manifest), _stored(settings, data.tokens, start), device, report, progress
-    )
+    rows, stored = read_splits(data.manifest), _stored(settings, data.tokens, start)
+    with RunFolder(out) as folder:
+        run = FinetuningRun(settings, start, rows, stored, folder, device, report, progress)
+        is_done = _run(run, resume=resume, is_fit=is_fit)
+        if is_done:
+            folder.remove_cache()
+    return is_done
+
+
+def _run(run: FinetuningRun, *, resume: bool, is_fit: bool) -> bool:
+    settings, out = run.settings, run.folder.path
     # A checkpoint holds what was trained: without the rest of its start weights, and its data, it means nothing.
-    plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": start.fingerprint}
+    plain: dict[str, Any] = {**to_dict(settings), "task": _name(settings), "init": run.start.fingerprint}
     if isinstance(settings, ClassifyFinetuning) and is_fit:
         figures = _fit_findings(run, settings, out)
         write_json(out / "settings.json", plain)
         write_text(out / "metrics.jsonl", json.dumps(figures) + "\n")
-        report({**figures, "best": True})
+        run.report({**figures, "best": True})
         return True
     task = _make_task(run)
-    is_classify = isinstance(settings, ClassifyFinetuning)
-    words = None if is_classify else start.text_tokenizer_hash
-    plain["data"] = manifest_identity(run.rows, has_labels=is_classify, text_tokenizer=words)
-    out.mkdir(parents=True, exist_ok=True)
-    with held(out) if is_main() else nullcontext():
-        # A resumed run has the settings that stand there; one that is refused must not change them.
-        if is_main() and not resume:
-            write_json(out / "settings.json", plain)
-        trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=report, device=device)
-        return trainer.run(resume=resume)
+    plain["data"] = run.learnt()
+    run.folder.hold()
+    # A resumed run has the settings that stand there; one that is refused must not change them.
+    if is_main() and not resume:
+        write_json(out / "settings.json", plain)
+    trainer = Trainer(task, settings.train, settings.optimizer, plain, out=out, report=run.report, device=run.device)
+    return trainer.run(resume=resume)
 
 
 def _stored(settings: Finetuning, tokens: Path | None, start: WeightsDir) -> StoredCodes | None:

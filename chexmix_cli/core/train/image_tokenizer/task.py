@@ -19,7 +19,7 @@ from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.training import TokenizerTraining
 from chexmix_cli.core.train.distributed import rank, sum_over_ranks, tensor_from_main, world_size
-from chexmix_cli.core.train.examples.films import Films, stack
+from chexmix_cli.core.train.examples.films import Films, draw_change, stack
 from chexmix_cli.core.train.flop import counted_flop, vqgan_flop
 from chexmix_cli.core.train.image_tokenizer.discriminator import PatchDiscriminator
 from chexmix_cli.core.train.image_tokenizer.reconstruction import (
@@ -30,7 +30,7 @@ from chexmix_cli.core.train.image_tokenizer.reconstruction import (
 )
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
 from chexmix_cli.core.train.order import batch_indices
-from chexmix_cli.core.train.task import Terms, Work, device_of
+from chexmix_cli.core.train.task import ALL, Terms, Work, device_of
 from chexmix_cli.core.weights import save_model
 
 #: Pixels are in [-1, 1].
@@ -109,6 +109,41 @@ class RunningCodebook(nn.Module):
         self.sum_KE.index_copy_(0, codes_J, vectors_JE)
 
 
+class FilmBatches:
+    """Batches of changed films.
+
+    Args:
+        settings: root of the stage.
+        films: of the train split.
+        ids: manifest ids of them.
+    """
+
+    def __init__(self, settings: TokenizerTraining, films: Films, ids: list[str]) -> None:
+        self._train, self._losses = settings.train, settings.reconstruction
+        self._films, self._ids = films, ids
+
+    def select(self, step: int) -> list[int]:
+        """Return the images of a step; every epoch is its own permutation."""
+        train = self._train
+        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._films))
+
+    def prepare(self, indices: list[int], generator: Generator, own: slice = ALL) -> Tensor:
+        """Return changed images, (B, C, Y, X)."""
+        losses = self._losses
+        crop, intensity = losses.crop_jitter, losses.intensity_jitter
+        draws = [draw_change(generator) for _ in indices]
+        return stack(
+            [
+                self._films.changed(index, draw, crop=crop, intensity=intensity, flip=losses.flip)
+                for index, draw in zip(indices[own], draws[own], strict=True)
+            ]
+        )
+
+    def ids(self, indices: list[int]) -> list[str]:
+        """Return manifest ids."""
+        return [self._ids[index] for index in indices]
+
+
 class TokenizerTask:
     """Reconstruction with straight-through quantisation; units are images.
 
@@ -151,25 +186,9 @@ class TokenizerTask:
             parts["discriminator"] = self.discriminator
         self.module: nn.Module = nn.ModuleDict(parts)
         self.blocks: Sequence[nn.Module] = []
-        self._train, self._val, self._ids, self._probe = train, val, ids, probe
+        self.examples = FilmBatches(settings, train, ids)
+        self._val, self._probe = val, probe
         self._flop = self._flop_of_image()
-        self._step = 0
-
-    def select(self, step: int) -> list[int]:
-        """Return the images of a step; every epoch is its own permutation."""
-        # The loop asks for a step's images first of all: from here the losses and the last validation know the step.
-        self._step = step
-        train = self._settings.train
-        return batch_indices(seed=train.seed, step=step, batch_size=train.batch_size, num_examples=len(self._train))
-
-    def prepare(self, indices: list[int], generator: Generator) -> Tensor:
-        """Return changed images, (B, C, Y, X)."""
-        losses = self._losses
-        crop, intensity = losses.crop_jitter, losses.intensity_jitter
-        films = [
-            self._train.changed(index, generator, crop=crop, intensity=intensity, flip=losses.flip) for index in indices
-        ]
-        return stack(films)
 
     def split(self, batch: Tensor, size: int) -> list[Tensor]:
         """Return the images in groups of ``size``."""
@@ -183,7 +202,7 @@ class TokenizerTask:
         """Return the codes of the images, and what their round trips and the discriminator's verdicts take."""
         return Work(len(batch) * self._settings.model.vocabulary.tokens_per_image, len(batch) * self._flop)
 
-    def loss(self, batch: Tensor) -> Terms:
+    def loss(self, batch: Tensor, step: int) -> Terms:
         """Return reconstruction, commitment and adversarial losses, summed over images.
 
         The discriminator's own loss is in the total, which is what is minimised, and not in ``loss``, which is what
@@ -212,7 +231,7 @@ class TokenizerTask:
         reported: dict[str, Tensor] = {}
         if self.discriminator is not None:
             terms["adversarial"] = hinge_generator(self.discriminator.judge(rebuilt).float())
-            weights["adversarial"] = self._losses.adversarial if self._step >= self._losses.adversarial_start else 0.0
+            weights["adversarial"] = self._losses.adversarial if step >= self._losses.adversarial_start else 0.0
             scores = (self.discriminator(images).float() for images in (batch, rebuilt.detach()))
             apart = hinge_discriminator(*scores).flatten(1).mean(dim=1).sum()
             reported["discriminator"] = apart
@@ -226,7 +245,7 @@ class TokenizerTask:
         if not self._losses.pictures_only:
             self.codebook.update(generator)
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, step: int) -> dict[str, float]:
         """Return figures of the round trip over the validation split; nothing is learned from it.
 
         ``val_l2`` is the mean squared error (pixels in [-1, 1]), as ``l2`` is of training; ``val_psnr`` (dB) and
@@ -254,7 +273,7 @@ class TokenizerTask:
         result = {name: float(torch.cat(values).mean()) for name, values in found.items()}
         result["val_code_use"] = float((uses_K > 0).float().mean())
         result["val_code_perplexity"] = float(entropy.exp())
-        if self._probe is not None and self._step + 1 == train.steps:
+        if self._probe is not None and step == train.steps:
             result |= self._probe.measure(self._round_trip, size)
         return result
 
@@ -274,10 +293,6 @@ class TokenizerTask:
     def _round_trip(self, pixels: Tensor) -> Tensor:
         codes_BP = self.vqgan.encode(pixels.to(device_of(self.vqgan)))
         return self.vqgan.decode(codes_BP).clamp(-1, 1)
-
-    def example_ids(self, indices: list[int]) -> list[str]:
-        """Return manifest ids."""
-        return [self._ids[index] for index in indices]
 
     def export(self, directory: Path) -> None:
         """Write the VQGAN as a weights directory."""

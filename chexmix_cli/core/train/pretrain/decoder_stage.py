@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
 from chexmix_cli.core.text.tokenizer import TextTokenizer
 from chexmix_cli.core.train.distributed import is_main
+from chexmix_cli.core.train.examples.code_cache import Encoding, Progress, encode_splits
 from chexmix_cli.core.train.examples.data_identity import manifest_identity, shard_identity
 from chexmix_cli.core.train.examples.documents import DocumentSet, DocumentSource, encode_reports
+from chexmix_cli.core.train.examples.run_folder import RunFolder
 from chexmix_cli.core.train.examples.shard_documents import ShardDocuments, open_shards
-from chexmix_cli.core.train.examples.splits import Progress, encode_splits, read_splits
+from chexmix_cli.core.train.examples.splits import read_splits
 from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.pretrain.decoder_task import DecoderTask
 from chexmix_cli.core.weights import WeightsDir, save_model
@@ -29,8 +32,23 @@ from chexmix_cli.core.weights.growth import load_grown_decoder
 from chexmix_cli.core.weights.hub.registry import registry
 
 
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where a run happens.
+
+    Attributes:
+        run: the run folder.
+        device: that trains, and encodes.
+        progress: called with (what, done, in all) while data is prepared.
+    """
+
+    run: RunFolder
+    device: torch.device
+    progress: Progress
+
+
 def decoder_task(
-    settings: Stage1Training | Stage2Training, data: Path, start: WeightsDir | None, progress: Progress
+    settings: Stage1Training | Stage2Training, data: Path, start: WeightsDir | None, place: RunPlace
 ) -> tuple[DecoderTask, dict[str, Any]]:
     """Return the task of stage 1 or 2, and digests of the data it learns from (``data_identity``).
 
@@ -38,7 +56,7 @@ def decoder_task(
         settings: root of the stage.
         data: manifest, or folder of token shards, with ``train`` and ``val`` rows.
         start: holds the image tokenizer, and the text tokenizer and the decoder unless the settings name others.
-        progress: called with (what, done, in all) while data is prepared.
+        place: where images are encoded, and to.
 
     Raises:
         TrainingError, DataError, WeightsError: as :func:`pretrain.pretrain`.
@@ -53,7 +71,7 @@ def decoder_task(
     for name in ("vqgan", "vocabulary", "image"):
         require_same(name, getattr(start.settings, name), getattr(model, name))
     tokenizer_file = _text_tokenizer_file(settings.documents.text_tokenizer, start)
-    vqgan, train, val, learnt = _documents(settings, data, start, tokenizer_file, progress)
+    vqgan, train, val, learnt = _documents(settings, data, start, tokenizer_file, place)
     decoder = _start_decoder(settings, start, vqgan)
     stage = "2" if isinstance(settings, Stage2Training) else "1"
     # Weights that came from a model of weights.toml stay under its licence.
@@ -77,7 +95,7 @@ def decoder_task(
 
 
 def _documents(
-    settings: Stage1Training | Stage2Training, data: Path, start: WeightsDir, tokenizer_file: Path, progress: Progress
+    settings: Stage1Training | Stage2Training, data: Path, start: WeightsDir, tokenizer_file: Path, place: RunPlace
 ) -> tuple[Vqgan, DocumentSource, DocumentSource, dict[str, Any]]:
     """Return the image tokenizer, the documents of both splits, and digests of them.
 
@@ -100,9 +118,10 @@ def _documents(
     rows = read_splits(data)
     reports = {split: encode_reports(found, tokenizer, model) for split, found in rows.items()}
     vqgan = start.load_vqgan(cpu, torch.float32)
-    codes = encode_splits(rows, vqgan, model, documents, seed=settings.train.seed, progress=progress)
-    sets = {split: DocumentSet(codes[split], reports[split], [row.id for row in rows[split]]) for split in rows}
     learnt = manifest_identity(rows, text_tokenizer=tokenizer_hash(tokenizer_file.parent))
+    encoding = Encoding.in_run(place.run, learnt, start, documents, settings.train, place.device)
+    codes = encode_splits(rows, vqgan, encoding, place.progress)
+    sets = {split: DocumentSet(codes[split], reports[split], [row.id for row in rows[split]]) for split in rows}
     return vqgan, sets["train"], sets["val"], learnt
 
 

@@ -133,14 +133,14 @@ def make_task(settings, document_set) -> DecoderTask:
 def test_a_step_of_rows_is_those_documents_cut_where_the_rows_are(trained_model, document_set, packing):
     task = make_task(stage(trained_model, packing), document_set)
     vocabulary = trained_model.vocabulary
-    indices = task.select(1)
+    indices = task.examples.select(1)
     assert indices == list(range(6, 12))
-    batch = task.prepare(indices, torch.Generator().manual_seed(0))
+    batch = task.examples.prepare(indices, torch.Generator().manual_seed(0))
     assert [len(part.rows) for part in task.split(batch, 3)] == [3, 3]
-    ids = iter(task.example_ids(indices))
+    ids = iter(task.examples.ids(indices))
     at = 0
     for number, count in zip(indices, batch.rows, strict=True):
-        for piece in task._rows.row(number):
+        for piece in task.examples._rows.row(number):
             assert next(ids) == f"doc{piece.document}"
             encodings = document_set.codes_NVP[piece.document].tolist()
             report = document_set.reports[piece.document]
@@ -152,8 +152,8 @@ def test_a_step_of_rows_is_those_documents_cut_where_the_rows_are(trained_model,
             assert batch.target_BT[at, : length - 1].tolist() == found[1:-1]
             assert (batch.target_BT[at, length:] == IGNORED).all()
             at += 1
-        assert count == len(task._rows.row(number))
-    terms = task.loss(batch)
+        assert count == len(task.examples._rows.row(number))
+    terms = task.loss(batch, 0)
     filled, budget = terms.sums["row_fill"]
     assert (float(filled), budget) == (batch.num_tokens(), 6 * packing.row_tokens)
 
@@ -165,11 +165,11 @@ def test_packed_inside_a_step_learns_what_one_document_a_row_learns(trained_mode
         settings = stage(trained_model, PackingSettings(row_tokens=row_tokens))
         train = dataclasses.replace(settings.train, batch_size=batch_size, micro_batch_size=1)
         task = make_task(dataclasses.replace(settings, train=train), document_set)
-        parts = task.split(task.prepare(task.select(0), torch.Generator().manual_seed(0)), 1)
+        parts = task.split(task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0)), 1)
         assert len(parts) == batch_size
         totals = []
         for part in parts:
-            terms = task.loss(part)
+            terms = task.loss(part, 0)
             terms.total.backward()
             totals.append(terms.total.detach())
         found[row_tokens] = [sum(totals), *(parameter.grad for parameter in task.module.parameters())]
@@ -191,12 +191,12 @@ def test_stage_2_packs_too(trained_model, document_set, packing, attention):
         masking=MaskingSettings(attention=attention),
     )
     task = make_task(settings, document_set)
-    batch = task.prepare(task.select(0), torch.Generator().manual_seed(0))
+    batch = task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0))
     vocabulary = trained_model.vocabulary
     is_masked_BT = batch.input_BT == vocabulary.mask
     assert is_masked_BT.any()
     counted = sum(int(is_masked_BT[at, 1:].sum()) + 1 for at in range(len(batch.lengths)))
     assert batch.num_targets() == counted
-    terms = task.loss(batch)
+    terms = task.loss(batch, 0)
     terms.total.backward()
     assert all(bool(parameter.grad.isfinite().all()) for parameter in task.module.parameters())

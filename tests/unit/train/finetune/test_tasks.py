@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.lora import merged
 from chexmix_cli.core.settings.finetuning import LabelSettings
 from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.train import distributed
+from chexmix_cli.core.train.examples.step_batches import StepBatches
 from chexmix_cli.core.train.order import step_generator
 from chexmix_cli.core.train.reporting.metrics import CLOCK_FIGURES
 
@@ -112,7 +116,7 @@ def test_images_find_their_reports(build, tmp_path, method):
         learning_rate=5e-3,
     )
     with torch.no_grad():
-        before = trainer.task.validate()
+        before = trainer.task.validate(0)
     trainer.run(resume=False)
     after = metrics(tmp_path)[-1]
     assert before["val_recall"] < 0.6
@@ -148,21 +152,49 @@ def test_reports_are_reproduced_from_held_out_images(build, trained_model, tmp_p
 
 def test_only_the_report_counts_unless_all_is_asked_for(build, trained_model, tmp_path):
     task = build("report", tmp_path, sizes=(8, 8)).task
-    batch = task.prepare([0, 1], step_generator(0, 0))
+    batch = task.examples.prepare([0, 1], step_generator(0, 0))
     counted = batch.target_BT != -100
     assert counted.sum(dim=1).tolist() == [4, 4]
     assert (batch.input_BT[:, trained_model.vocabulary.prompt_length - 1] == trained_model.vocabulary.begin_text).all()
-    report = task._train.reports[0]
+    report = task.examples._source.reports[0]
     assert batch.target_BT[0][counted[0]].tolist() == [*report, trained_model.vocabulary.begin_image]
+
+
+def tensors(value):
+    """Return the tensors of a batch in order."""
+    if dataclasses.is_dataclass(value):
+        return [tensor for part in dataclasses.fields(value) for tensor in tensors(getattr(value, part.name))]
+    return [value] if isinstance(value, torch.Tensor) else []
+
+
+@pytest.mark.parametrize("task", ["report", "classify", "retrieve"])
+def test_batches_are_the_same_in_another_process_and_shared_among_ranks(build, tmp_path, task, monkeypatch):
+    trainer = build(task, tmp_path)
+    here = StepBatches(trainer.task.examples, trainer.train)
+    if task == "retrieve":  # the first rank's longest report is longer than the second's
+        trainer.task.examples._source.documents.reports[trainer.task.examples.select(2)[0]] = [100] * 9
+    whole, again = here(2), pickle.loads(pickle.dumps(here))(2)
+    assert whole.indices == again.indices
+    assert len(tensors(whole.batch)) > 1
+    for one, other in zip(tensors(whole.batch), tensors(again.batch), strict=True):
+        assert torch.equal(one.nan_to_num(), other.nan_to_num())
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    own = StepBatches(trainer.task.examples, trainer.train)(2)
+    assert (own.state == whole.state).all()
+    for mine, theirs in zip(tensors(own.batch), tensors(trainer.task.split(whole.batch, 4)[1]), strict=True):
+        # A document's padding is dropped before it is computed, and may be less here; nothing else is.
+        assert mine.shape == theirs.shape or task == "report"
+        assert torch.equal(mine.nan_to_num(), theirs[tuple(slice(size) for size in mine.shape)].nan_to_num())
 
 
 def test_uncounted_labels_have_no_gradient(build, tmp_path):
     task = build("classify", tmp_path).task
-    batch = task.prepare([0, 1, 3], step_generator(0, 0))
+    batch = task.examples.prepare([0, 1, 3], step_generator(0, 0))
     assert batch.target_BL.isnan()[:, 1].tolist() == [True, False, True]
     assert task.num_units(batch) == 4
     only_unknown = task.split(batch, 1)[0]
-    task.loss(only_unknown).total.backward()
+    task.loss(only_unknown, 0).total.backward()
     assert torch.equal(task.module.head.weight.grad[1], torch.zeros(32))
     assert task.module.head.bias.grad[0] != 0
 
@@ -179,7 +211,7 @@ def test_an_exported_head_is_without_the_shift_of_balancing(build, tmp_path):
         shift = trainer.task._shift_L
         assert torch.equal(shift, torch.zeros(2)) == (balance == "none")
         with torch.no_grad():
-            trainer.task.validate()
+            trainer.task.validate(0)
         trainer.task.export(tmp_path)
         _, model, bias, (logit, _) = exports[-1]
         assert torch.allclose(model.head.bias - bias, shift)
@@ -193,11 +225,11 @@ def test_an_exported_head_is_without_the_shift_of_balancing(build, tmp_path):
 
 def test_balanced_order_shows_the_rarer_class_more_often(build, tmp_path):
     task = build("classify", tmp_path, labels=LabelSettings(balance="sample"), sizes=(60, 30)).task
-    shown = [index for step in range(len(task._shown) // 8) for index in task.select(step)]
+    shown = [index for step in range(len(task.examples.shown) // 8) for index in task.examples.select(step)]
     target = task._train.target_NL[:, 0]
     assert float((target == 1).float().mean()) == pytest.approx(0.35)
     assert float((target[shown] == 1).float().mean()) > 0.45
-    assert task.select(3) == task.select(3)
+    assert task.examples.select(3) == task.examples.select(3)
 
 
 def test_validation_without_both_classes_is_refused(build, tmp_path):
@@ -219,7 +251,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_batch(build, tmp_path):
 def test_a_run_ends_when_its_own_metric_no_longer_gets_better(build, tmp_path):
     trainer = build("classify", tmp_path, steps=20, validate_every=1, patience=2, checkpoint_every=50)
     figures = iter([0.6, 0.8, 0.7, 0.8, 0.9])
-    trainer.task.validate = lambda: {"val_auroc": next(figures), "val_loss": 1.0}
+    trainer.task.validate = lambda step: {"val_auroc": next(figures), "val_loss": 1.0}
     assert trainer.run(resume=False)
     assert trainer.position.step == 4
 

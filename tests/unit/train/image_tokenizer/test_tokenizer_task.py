@@ -19,7 +19,7 @@ from chexmix_cli.core.settings.training import (
     ReconstructionSettings,
     TokenizerTraining,
 )
-from chexmix_cli.core.train.examples.films import Films, stack
+from chexmix_cli.core.train.examples.films import Films, draw_change, reduced, stack
 from chexmix_cli.core.train.image_tokenizer.round_trip import RoundTripProbe
 from chexmix_cli.core.train.image_tokenizer.task import RunningCodebook, TokenizerTask
 from chexmix_cli.core.train.loop import Trainer
@@ -67,17 +67,17 @@ def test_unchanged_films_are_what_inference_sees(draw_film, trained_model):
     from chexmix_cli.core.data.images.geometry import fit
 
     film = draw_film(0, side=100)
-    films = Films([film], trained_model)
+    films = Films([reduced(film, trained_model)], trained_model)
     assert np.array_equal(films.exact(0), fit(film, trained_model.image, 1))
-    same = films.changed(0, torch.Generator().manual_seed(0), crop=0.0, intensity=0.0, flip=False)
+    same = films.changed(0, draw_change(torch.Generator().manual_seed(0)), crop=0.0, intensity=0.0, flip=False)
     # Scaled in two steps instead of one: close, not equal.
     assert np.abs(same - films.exact(0)).max() < 0.05
 
 
 def test_changes_stay_in_range_and_differ(draw_film, trained_model):
-    films = Films([draw_film(1)], trained_model)
+    films = Films([reduced(draw_film(1), trained_model)], trained_model)
     generator = torch.Generator().manual_seed(0)
-    views = [films.changed(0, generator, crop=0.2, intensity=0.3, flip=True) for _ in range(4)]
+    views = [films.changed(0, draw_change(generator), crop=0.2, intensity=0.3, flip=True) for _ in range(4)]
     assert all(view.shape == (1, 32, 32) and view.dtype == np.float32 and np.abs(view).max() <= 1 for view in views)
     assert all(np.abs(views[0] - view).max() > 0.02 for view in views[1:])
 
@@ -91,8 +91,8 @@ def test_training_learns_to_rebuild(draw_film, trained_model, tmp_path):
         reconstruction=ReconstructionSettings(crop_jitter=0.0),
     )
     torch.manual_seed(0)
-    films = Films([draw_film(seed) for seed in range(24)], trained_model)
-    val = Films([draw_film(seed) for seed in range(100, 108)], trained_model)
+    films = Films([reduced(draw_film(seed), trained_model) for seed in range(24)], trained_model)
+    val = Films([reduced(draw_film(seed), trained_model) for seed in range(100, 108)], trained_model)
     task = TokenizerTask(settings, Vqgan(trained_model.vqgan), films, val, [str(index) for index in range(24)])
     records = []
     Trainer(task, settings.train, settings.optimizer, {}, out=tmp_path, report=records.append).run(resume=False)
@@ -130,7 +130,8 @@ def make_task(trained_model, draw_film):
     def make(**values) -> TokenizerTask:
         settings = adversarial_settings(trained_model, **values)
         torch.manual_seed(0)
-        train, val = (Films([draw_film(seed) for seed in seeds], trained_model) for seeds in (range(6), range(50, 54)))
+        drawn = ([reduced(draw_film(seed), trained_model) for seed in seeds] for seeds in (range(6), range(50, 54)))
+        train, val = (Films(pictures, trained_model) for pictures in drawn)
         return TokenizerTask(settings, Vqgan(trained_model.vqgan), train, val, [f"film{index}" for index in range(6)])
 
     return make
@@ -138,8 +139,8 @@ def make_task(trained_model, draw_film):
 
 def gradients(task: TokenizerTask, step: int) -> dict[str, torch.Tensor]:
     task.module.zero_grad(set_to_none=True)
-    batch = task.prepare(task.select(step), torch.Generator().manual_seed(0))
-    task.loss(batch).total.backward()
+    batch = task.examples.prepare(task.examples.select(step), torch.Generator().manual_seed(0))
+    task.loss(batch, step).total.backward()
     return {name: p.grad.clone() for name, p in task.module.named_parameters() if p.grad is not None}
 
 
@@ -165,8 +166,8 @@ def test_each_side_learns_from_its_own_loss_only(make_task):
 
 def test_the_reported_loss_is_the_tokenizers_and_the_total_has_both(make_task):
     task = make_task()
-    batch = task.prepare(task.select(0), torch.Generator().manual_seed(0))
-    terms = task.loss(batch)
+    batch = task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0))
+    terms = task.loss(batch, 0)
     values = {name: float(value) for name, (value, _) in terms.sums.items()}
     losses = task._losses
     named = ("l1", "l2", "gradient", "commitment", "frequency", "adversarial")
@@ -182,9 +183,9 @@ def test_a_step_in_bfloat16_searches_codes_in_float32(make_task):
     with torch.no_grad():
         task.vqgan.quant_conv.weight.mul_(30)  # latents far from zero, as trained ones: products lose their last bits
         task.vqgan.quant_conv.bias.add_(20)
-    batch = task.prepare(task.select(0), torch.Generator().manual_seed(0))
+    batch = task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
-        terms = task.loss(batch)
+        terms = task.loss(batch, 0)
         (z_ME,), codebook_KE = task.codebook._seen, task.vqgan.quantize.embedding.weight
         rounded_M = (codebook_KE.square().sum(dim=1) - 2 * z_ME @ codebook_KE.T).argmin(dim=1)
     square_MK = torch.cdist(z_ME.double(), codebook_KE.double()).square()
@@ -234,11 +235,11 @@ def test_the_discriminator_learns_to_tell_films_from_what_is_rebuilt(make_task):
     """Against a tokenizer that stands still, its hinge loss falls from 1 (it knows nothing) to less than a half."""
     task = make_task(crop_jitter=0.0, intensity_jitter=0.0)
     optimizer = torch.optim.AdamW(task.discriminator.parameters(), lr=3e-3, betas=(0.5, 0.9))
-    batch = task.prepare(task.select(0), torch.Generator().manual_seed(0))
+    batch = task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0))
     values = []
     for _ in range(30):
         optimizer.zero_grad()
-        terms = task.loss(batch)
+        terms = task.loss(batch, 0)
         terms.total.backward()
         optimizer.step()
         values.append(float(terms.sums["discriminator"][0]) / 4)
@@ -248,23 +249,23 @@ def test_the_discriminator_learns_to_tell_films_from_what_is_rebuilt(make_task):
 
 def test_validation_changes_nothing_and_training_never_sees_val(make_task, trained_model):
     task = make_task()
-    task.loss(task.prepare(task.select(0), torch.Generator().manual_seed(0)))
+    task.loss(task.examples.prepare(task.examples.select(0), torch.Generator().manual_seed(0)), 0)
     task.after_step(torch.Generator().manual_seed(0))
     before = {name: tensor.clone() for name, tensor in task.module.state_dict().items()}
     task.module.eval()
     with torch.inference_mode():
-        first = task.validate()
+        first = task.validate(0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in task.module.state_dict().items())
     assert not task.codebook._seen
-    assert {index for step in range(8) for index in task.select(step)} == set(range(6))
+    assert {index for step in range(8) for index in task.examples.select(step)} == set(range(6))
     # Val films replaced by noise: the next training step must be the same, the validation must not.
-    noise = np.random.default_rng(0).integers(0, 256, task._val._exact[0].shape, dtype=np.uint8)
+    noise = torch.randint(256, task._val.picture(0).exact_CYX.shape, dtype=torch.uint8)
     expected = gradients(task, 1)
-    task._val._exact = [noise for _ in task._val._exact]
+    task._val = Films([task._val.picture(0)._replace(exact_CYX=noise) for _ in range(len(task._val))], trained_model)
     again = gradients(task, 1)
     assert all(torch.equal(again[name], expected[name]) for name in expected)
     with torch.inference_mode():
-        assert task.validate()["val_psnr"] != first["val_psnr"]
+        assert task.validate(0)["val_psnr"] != first["val_psnr"]
 
 
 def probe_rows(count: int, prefix: str) -> list[ManifestRow]:
@@ -286,7 +287,8 @@ def labelled_films(trained_model):
         rng = np.random.default_rng(seed)
         pixels = rng.integers(60, 120, (count, 32, 32))
         pixels[1::2, :8, :8] += 40
-        return Films([Image.fromarray(picture.astype(np.uint8)) for picture in pixels], trained_model)
+        drawn = [Image.fromarray(picture.astype(np.uint8)) for picture in pixels]
+        return Films([reduced(picture, trained_model) for picture in drawn], trained_model)
 
     return make
 
@@ -336,10 +338,9 @@ def test_the_last_validation_alone_runs_the_probe(make_task, labelled_films):
     task._probe = RoundTripProbe(train, val, probe_rows(80, "t"), probe_rows(40, "v"), limit=100, seed=0)
     task.module.eval()
     found = []
-    for step in (2, 5):
-        task.select(step)
+    for step in (3, 6):
         with torch.inference_mode():
-            found.append(task.validate())
+            found.append(task.validate(step))
     assert "val_probe_auroc" not in found[0]
     assert 0 <= found[1]["val_probe_auroc_roundtrip"] <= 1
 
@@ -368,7 +369,7 @@ def test_pictures_only_leaves_every_code_as_it_was(draw_film, trained_model, tmp
     torch.manual_seed(0)
     vqgan = Vqgan(trained_model.vqgan)
     before = {name: value.clone() for name, value in vqgan.state_dict().items()}
-    films = Films([draw_film(seed) for seed in range(8)], trained_model)
+    films = Films([reduced(draw_film(seed), trained_model) for seed in range(8)], trained_model)
     task = TokenizerTask(settings, vqgan, films, films, [str(index) for index in range(8)], is_trained=True)
     Trainer(task, settings.train, settings.optimizer, {}, out=tmp_path, report=lambda record: None).run(resume=False)
     changed = {name.split(".")[0] for name, value in vqgan.state_dict().items() if not torch.equal(value, before[name])}
