@@ -45,8 +45,8 @@ def counts() -> list[Count]:
         _expect(),
         _score(),
         _rotary(),
-        *(_quantized(bits, rows) for bits in (8, 4) for rows in (1, 9, 64)),
-        *(_prompt(bits) for bits in (8, 4)),
+        *(_quantized(bits, rows) for bits in (8, 4) for rows in (1, 9)),
+        *(_restored(bits, rows) for bits in (8, 4) for rows in (72, 1027)),
         *(_attention(rows, new) for rows, new in ((1, 1), (1, 9), (8, 1))),
         _loss(),
         *_norm(),
@@ -137,14 +137,14 @@ def _quantized(bits: int, rows: int) -> Count:
     return Count(name, packed + activations, compiled, eager)
 
 
-def _prompt(bits: int) -> Count:
-    """Return the count of both products of a layer for a prompt of 1027 tokens, whose weights are restored first."""
-    packed, activations = _packed(bits), 2 * 1027 * _LAYER_ROW
+def _restored(bits: int, rows: int) -> Count:
+    """Return the count of both products of a layer for many rows, drafts of eight reports or a prompt."""
+    packed, activations = _packed(bits), 2 * rows * _LAYER_ROW
     # Pieces of 32 MiB are multiplied as soon as they are written, out of the second-level cache.
     compiled = packed + 2 * 2 * _LAYER + activations
     eager = _unpacking(bits) + 2 * _LAYER + activations
     return Count(
-        f"restored weights of a layer, {bits} bits, 1027 rows, bfloat16", packed + activations, compiled, eager
+        f"restored weights of a layer, {bits} bits, {rows} rows, bfloat16", packed + activations, compiled, eager
     )
 
 

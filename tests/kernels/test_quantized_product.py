@@ -12,7 +12,7 @@ from chexmix_cli.core.kernels.quantized.panels import Panels, restored, to_panel
 pytestmark = pytest.mark.usefixtures("triton_backend")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 NARROW = {8: reference.quantize_8, 4: reference.quantize_4}
-#: Rows of each way: the kernel's narrow, middle and wide blocks, and restored weights.
+#: Rows of each way: both blocks of the kernel, and restored weights.
 ROWS = (1, 8, 11, tuning.MOST_ROWS, tuning.MOST_ROWS + 1)
 
 

@@ -1,7 +1,9 @@
 """Blocks of the products with quantised weights, and how many rows take which way.
 
-Up to 8 rows fill the narrowest block of the matrix unit. Up to ``MOST_ROWS`` packed weights are read once, which is
-what such a product costs; beyond, arithmetic does, and weights are restored a piece at a time for torch's product.
+Up to 8 rows fill the narrowest block of the matrix unit, up to 16 the next. So many rows cost little beside the packed
+weights, which are read once. Of more, activations cost more than weights: each program reads all of them, and a block of
+64 rows would take 445 MB a layer from the second-level cache, where weights restored a piece at a time for torch's
+product take 315.
 """
 
 from __future__ import annotations
@@ -35,14 +37,12 @@ class RestoreConfig:
 _HALF = (
     Config(block_r=8, block_p=2, block_g=8),
     Config(block_r=16, block_p=2, block_g=8),
-    Config(block_r=64, block_p=2, block_g=4),
 )
 #: The same of matrices with few outputs: smaller blocks of them, so that there is a program for each multiprocessor,
 #: and of more groups, so that as many bytes are on their way.
 _HALF_NARROW = (
     Config(block_r=8, block_p=1, block_g=16),
     Config(block_r=16, block_p=1, block_g=16),
-    Config(block_r=64, block_p=1, block_g=4),
 )
 _FLOAT = (Config(block_r=16, block_p=1, block_g=2, num_stages=2),)
 
@@ -58,14 +58,13 @@ CONFIGS = {
 RESTORE = RestoreConfig()
 #: Panels from which on blocks of two leave no multiprocessor idle.
 MANY_PANELS = 512
-MOST_ROWS = 64
+#: Rows up to which there are blocks.
+MOST_ROWS = 16
 #: Numbers restored at a time: 32 MiB of two bytes each stay in the second-level cache (40 MiB and more).
 PIECE = 1 << 24
 
 
 def config_for(dtype: torch.dtype, num_rows: int, num_panels: int) -> Config | None:
     """Return the blocks of a product, or None where weights are restored first."""
-    if num_rows > MOST_ROWS:
-        return None
     configs = CONFIGS.get((dtype, num_panels < MANY_PANELS), ())
     return next((config for config in configs if num_rows <= config.block_r), None)
