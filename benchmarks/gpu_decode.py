@@ -1,4 +1,4 @@
-"""Greedy reports on a GPU by four engines: seconds of the prompts, seconds a token, agreement of the ids, memory.
+"""Greedy reports on a GPU by several engines: seconds of the prompts, seconds a token, agreement of the ids, memory.
 
     python benchmarks/gpu_decode.py FOLDER [--device cuda:0] [--rounds 3] [-o FILE]
 
@@ -7,6 +7,7 @@ written there. The same prompts of an image's codes, the same number of new toke
 they take turns, every second round backwards:
 
 - ``ours``: the engine that ``generate-report`` uses, its passes recorded as CUDA graphs;
+- ``int8``, ``int4``: the same with weights of 8 and 4 bits;
 - ``transformers``: PhiForCausalLM with SDPA and a dynamic cache, as the released pipeline runs it;
 - ``compiled``: the same with a static cache under ``torch.compile(mode="reduce-overhead")``, gpt-fast's form;
 - ``vllm``: where it is installed, by token ids.
@@ -34,7 +35,7 @@ from report_sides import load_phi, prompt_of
 from write_random import write_random
 
 from chexmix_cli.core.infer.reports.engine import report_engine
-from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.settings.inference import DecodeSettings, Quantize
 from chexmix_cli.core.weights import WeightsDir, open_weights
 
 Found = dict[str, Any]
@@ -48,9 +49,12 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ours(weights: WeightsDir, device: torch.device, dtype: torch.dtype) -> Generate:
+def ours(
+    weights: WeightsDir, device: torch.device, dtype: torch.dtype, *, quantize: Quantize | None = None
+) -> Generate:
     """Return our engine."""
-    engine = report_engine(weights.load_decoder(device, dtype), weights.settings.vocabulary)
+    decoder = weights.load_decoder(device, dtype, quantize=quantize)
+    engine = report_engine(decoder, weights.settings.vocabulary)
 
     def generate(prompts: list[list[int]], count: int) -> Found:
         settings = DecodeSettings(vocabulary="all", max_new_tokens=count, min_new_tokens=count)
@@ -126,6 +130,8 @@ def vllm(weights: WeightsDir, device: torch.device, dtype: torch.dtype) -> Gener
 
 SIDES: dict[str, Callable[[WeightsDir, torch.device, torch.dtype], Generate]] = {
     "ours": ours,
+    "int8": lambda weights, device, dtype: ours(weights, device, dtype, quantize="int8"),
+    "int4": lambda weights, device, dtype: ours(weights, device, dtype, quantize="int4"),
     "transformers": transformers,
     "compiled": lambda weights, device, dtype: transformers(weights, device, dtype, compiled=True),
     "vllm": vllm,
@@ -174,8 +180,8 @@ def lines(rounds: list[Found], batches: list[int]) -> list[Found]:
     return result
 
 
-def main() -> None:
-    """Measure all sides in turn, and write the lines."""
+def asked(words: list[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the weights")
     parser.add_argument("--device", default="cuda:0")
@@ -186,23 +192,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-o", "--out", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def job_of(options: argparse.Namespace, weights: Path) -> Found:
+    """Return what each side is told, but for its name."""
+    named = {name: getattr(options, name) for name in ("device", "dtype", "batches", "new_tokens")}
+    return {"weights": str(weights), **named}
+
+
+def main() -> None:
+    """Measure all sides in turn, and write the lines."""
+    options = asked()
     if options.one:
         sys.stdout.write(json.dumps(one_side(json.loads(options.one))) + "\n")
         return
     sides = [side for side in options.sides if side != "vllm" or find_spec("vllm") is not None]
-    job = {
-        "weights": str(write_random(options.folder)),
-        "device": options.device,
-        "dtype": options.dtype,
-        "batches": options.batches,
-    }
+    job = job_of(options, write_random(options.folder))
     rounds = []
     for number in range(options.rounds):
         found = {}
         for side in sides if number % 2 == 0 else reversed(sides):
-            asked = json.dumps({**job, "side": side})
-            command = [sys.executable, __file__, str(options.folder), "--one", asked]
+            told = json.dumps({**job, "side": side})
+            command = [sys.executable, __file__, str(options.folder), "--one", told]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode != 0:
                 raise SystemExit(f"{side} ended with {done.returncode}: what it said is above")

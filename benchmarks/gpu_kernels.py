@@ -24,13 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chexmix_cli.core.kernels.decode_attention import op as attention_op
+from chexmix_cli.core.kernels.decode_attention import reference as attention_reference
 from chexmix_cli.core.kernels.expected_code import op as expected_op
 from chexmix_cli.core.kernels.expected_code import reference as expected_reference
-from chexmix_cli.core.kernels.masked_tokens import op as masked_op
-from chexmix_cli.core.kernels.masked_tokens import reference as masked_reference
-from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
 from chexmix_cli.core.kernels.nearest_code import op as nearest_op
 from chexmix_cli.core.kernels.nearest_code import reference as nearest_reference
+from chexmix_cli.core.kernels.quantized import op as quantized_op
+from chexmix_cli.core.kernels.quantized.panels import PANEL, Panels, restored
+from chexmix_cli.core.kernels.quantized.reference import GROUP
 from chexmix_cli.core.kernels.restricted_head import op as head_op
 from chexmix_cli.core.kernels.restricted_head import reference as head_reference
 from chexmix_cli.core.kernels.rotary_cache import op as rotary_op
@@ -56,7 +58,6 @@ class Case:
         ours, plain: the kernel and the reference, on the same inputs.
         num_bytes, num_flops: least traffic and product operations of a call.
         dtype: of the products.
-        compiles: whether the reference is torch throughout.
     """
 
     name: str
@@ -65,7 +66,6 @@ class Case:
     num_bytes: int
     num_flops: int
     dtype: torch.dtype
-    compiles: bool = True
 
     def agreement(self) -> dict[str, float]:
         """Return how well the kernel's result agrees: the share of equal numbers, or the largest difference."""
@@ -97,7 +97,8 @@ def cases(device: torch.device, shrink: int = 1) -> Iterator[Case]:
     yield from head_cases(draw, shrink)
     yield expected_case(draw, shrink)
     yield from rotary_cases(draw, shrink)
-    yield mask_case(device, generator, shrink)
+    yield from quantized_cases(draw, shrink)
+    yield from attention_cases(draw, shrink)
 
 
 def head_cases(draw: Callable[..., Tensor], shrink: int) -> Iterator[Case]:
@@ -156,30 +157,53 @@ def rotary_cases(draw: Callable[..., Tensor], shrink: int) -> Iterator[Case]:
         )
 
 
-def mask_case(device: torch.device, generator: torch.Generator, shrink: int) -> Case:
-    """Return the masked-token case; its reference is numpy on the CPU: the way there and back is in its time."""
-    length = 2048 // shrink
-    ids = torch.randint(50000, 58000, (8, length), generator=generator, device=device)
-    lengths, seeds = torch.full((8,), length, device=device), torch.arange(8, device=device)
-    hiding = Hiding(50368, 58560, (50257, 50258, 50259, 50260), 50261, (0.0, 0.9), (0.0, 0.5), True)
-    arguments = (ids, ids.roll(-1, 1), lengths, seeds, hiding)
-    return Case(
-        f"masked_tokens, 8 documents of {length}",
-        lambda: masked_op.hide_tokens(*arguments)[0],
-        lambda: masked_reference.hide_tokens(*arguments)[0],
-        4 * ids.nbytes,
-        0,
-        torch.bfloat16,
-        compiles=False,
-    )
+def quantized_cases(draw: Callable[..., Tensor], shrink: int) -> Iterator[Case]:
+    """Yield a layer's two products of 8 and of 4 bits: a token, drafts, reports together, and a prompt."""
+    for bits in (8, 4):
+        for num_out, num_in in ((17920 // shrink, 2560 // shrink), (2560 // shrink, 12800 // shrink)):
+            panels = drawn_panels(draw, bits, num_out, num_in)
+            for rows in (1, 9, 64, 1027):
+                x = draw(max(1, rows // shrink), num_in, dtype=torch.bfloat16) / num_in**0.5
+                yield Case(
+                    f"quantized_product int{bits}, {len(x)} x {num_in} to {num_out}",
+                    lambda x=x, panels=panels: quantized_op.product(x, panels),
+                    lambda x=x, panels=panels: x @ restored(panels, x.dtype).T,
+                    panels.weight.nbytes + panels.scale.nbytes + 2 * len(x) * (num_in + num_out),
+                    2 * len(x) * num_out * num_in,
+                    torch.bfloat16,
+                )
+
+
+def drawn_panels(draw: Callable[..., Tensor], bits: int, num_out: int, num_in: int) -> Panels:
+    """Return panels of any numbers, whose scales make them about as large as the inputs."""
+    num_panels, num_groups = -(-num_out // PANEL), -(-num_in // GROUP)
+    weight = draw(num_panels, num_groups, PANEL * 4 * bits, dtype=torch.float32).mul_(1 << 12).long().to(torch.uint8)
+    shape = (num_panels, PANEL) if bits == 8 else (num_panels, num_groups, PANEL)
+    scale = draw(*shape, dtype=torch.float32) / (1 << bits - 2)
+    return Panels(weight, scale if bits == 8 else scale.bfloat16(), num_out, num_in)
+
+
+def attention_cases(draw: Callable[..., Tensor], shrink: int) -> Iterator[Case]:
+    """Yield a layer's attention behind 1,227 positions of a cache of 1,280: a token, drafts, reports together."""
+    heads, places, used = max(1, 32 // shrink), 1280 // shrink, 1227 // shrink
+    for rows, new in ((1, 1), (1, 9), (8, 1)):
+        q = draw(rows, heads, new, 80, dtype=torch.bfloat16)
+        keys, values = draw(2, rows, heads, places, 80, dtype=torch.bfloat16).unbind()
+        mask = torch.ones(rows, new, places, dtype=torch.bool, device=q.device).tril(max(0, used - new))
+        yield Case(
+            f"decode_attention, {rows} x {new} tokens behind {used}",
+            lambda given=(q, keys, values, mask): attention_op.attend(*given),
+            lambda given=(q, keys, values, mask): attention_reference.attend(*given),
+            2 * 2 * rows * heads * used * 80 + 2 * 2 * q.numel() + mask.nbytes,
+            4 * new * rows * heads * used * 80,
+            torch.bfloat16,
+        )
 
 
 def measure(case: Case, roof: dict[str, float], peak: tuple[float, float, float] | None) -> Iterator[dict[str, Any]]:
     """Yield a line a way of running a case: ours, torch, torch.compile."""
     agreement = case.agreement()
-    ways = {"kernel": case.ours, "torch": case.plain}
-    if case.compiles:
-        ways["torch.compile"] = torch.compile(case.plain)
+    ways = {"kernel": case.ours, "torch": case.plain, "torch.compile": torch.compile(case.plain)}
     for way, run in ways.items():
         low, middle, high = _milliseconds(run)
         rates = {"bytes_per_s": case.num_bytes / middle * 1e3, "flop_per_s": case.num_flops / middle * 1e3}

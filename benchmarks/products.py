@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chexmix_cli.core.kernels.quantized import native, reference
+from chexmix_cli.core.kernels.quantized.panels import to_panels
 from chexmix_cli.core.models import linear, quantized
 from chexmix_cli.core.runtime import has_cpu_bfloat16
 
@@ -90,7 +91,7 @@ def make_ways(num_out: int, num_in: int, *, tried: bool) -> Ways:
         "8 bits, torch": (lambda n, x: quantized.int8_product(x, eighth[n % len(eighth)], scale), size),
     }
     for bits, narrowed in ((8, (steps, scale)), (4, reference.quantize_4(first, where="benchmark"))):
-        panels = native.to_panels(*narrowed)
+        panels = to_panels(*narrowed)
         num_bytes = panels.weight.nbytes + panels.scale.nbytes
         copies = [
             panels._replace(weight=panels.weight.clone(), scale=panels.scale.clone()) for _ in range(_count(num_bytes))

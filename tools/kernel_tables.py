@@ -39,7 +39,18 @@ class Count:
 
 def counts() -> list[Count]:
     """Return the counts at the released model's sizes."""
-    return [_nearest(), _choose(), _expect(), _score(), _mask(), _rotary(), _norm()]
+    return [
+        _nearest(),
+        _choose(),
+        _expect(),
+        _score(),
+        _rotary(),
+        *(_quantized(bits, rows) for bits in (8, 4) for rows in (1, 9)),
+        *(_restored(bits, rows) for bits in (8, 4) for rows in (72, 1027)),
+        *(_attention(rows, new) for rows, new in ((1, 1), (1, 9), (8, 1))),
+        _loss(),
+        *_norm(),
+    ]
 
 
 def _nearest() -> Count:
@@ -89,16 +100,6 @@ def _score() -> Count:
     return Count("restricted head, given rows of 58562 for 200 states, bfloat16", kernel, compiled, eager)
 
 
-def _mask() -> Count:
-    """Return the count of eight documents of 2048 tokens."""
-    tokens = 8 * 2048
-    kernel = tokens * (8 + 8 + 8 + 8)
-    # Noise of both kinds (int64 keys); twice a sort and the sort of its order, each of keys and places; the rest fused.
-    compiled = tokens * (8 + 16 + 2 * (24 + 24) + 16 + 8 + 8 + 8 + 8)
-    eager = compiled + tokens * (2 * 9 + 6 * 3 + 3 * 17)
-    return Count("masked tokens, 8 documents of 2048", kernel, compiled, eager)
-
-
 def _rotary() -> Count:
     """Return the count of one layer's prefill: 1027 tokens, 2560 hidden, two fifths of each head rotated, bfloat16."""
     values, rotated = 2 * 1027 * 2560, 0.4
@@ -110,11 +111,81 @@ def _rotary() -> Count:
     return Count("rotary and cache write, 1027 tokens of one layer, bfloat16", kernel, compiled, eager)
 
 
-def _norm() -> Count:
-    """Return the count of the VQGAN's widest norm: 128 channels of 512 x 512, bfloat16."""
+#: Numbers in both matrices of a layer, and what goes in and comes out of them for one row.
+_LAYER = 17920 * 2560 + 2560 * 12800
+_LAYER_ROW = 2560 + 17920 + 12800 + 2560
+
+
+def _packed(bits: int) -> float:
+    """Return the bytes of a layer's quantised matrices: a float32 scale a row, or a bfloat16 one a group of 32."""
+    return _LAYER * bits / 8 + (4 * (17920 + 2560) if bits == 8 else 2 * _LAYER / 32)
+
+
+def _unpacking(bits: int) -> float:
+    """Return the bytes of ``panels.restored``, operation by operation."""
+    # Of 4 bits both halves and their union; then in order, to float32, less the offset, times the scale, to bfloat16.
+    return _LAYER * ((0 if bits == 8 else 2 + 2) + 2 + 5 + 8 + 8 + 6)
+
+
+def _quantized(bits: int, rows: int) -> Count:
+    """Return the count of both products of a layer for few rows, activations in bfloat16."""
+    packed, activations = _packed(bits), 2 * rows * _LAYER_ROW
+    # Of one row torch.compile makes a sum that unpacks as it reads; of more, a product, whose operand is written first.
+    compiled = packed + activations + (0 if rows == 1 else 2 * 2 * _LAYER)
+    eager = _unpacking(bits) + 2 * _LAYER + activations
+    name = f"quantised products of a layer, {bits} bits, {rows} row{'s' if rows > 1 else ''}, bfloat16"
+    return Count(name, packed + activations, compiled, eager)
+
+
+def _restored(bits: int, rows: int) -> Count:
+    """Return the count of both products of a layer for many rows, drafts of eight reports or a prompt."""
+    packed, activations = _packed(bits), 2 * rows * _LAYER_ROW
+    # Pieces of 32 MiB are multiplied as soon as they are written, out of the second-level cache.
+    compiled = packed + 2 * 2 * _LAYER + activations
+    eager = _unpacking(bits) + 2 * _LAYER + activations
+    return Count(
+        f"restored weights of a layer, {bits} bits, {rows} rows, bfloat16", packed + activations, compiled, eager
+    )
+
+
+def _attention(rows: int, new: int) -> Count:
+    """Return the count of a layer's attention behind 1227 positions of a cache of 1280, 32 heads of 80, bfloat16."""
+    heads, size, places, blocks = 32, 80, 1280, 20
+    tensors = 2 * rows * heads * size * (2 * places + 2 * new)
+    mask = rows * new * places
+    kernel = tensors + mask + 2 * 4 * rows * heads * blocks * new * (size + 2)
+    # The mask becomes a bias in bfloat16 first, compiled or not.
+    compiled = eager = tensors + mask * (1 + 2 + 2)
+    return Count(f"attention to a cache, {rows} x {new} tokens, bfloat16", kernel, compiled, eager)
+
+
+def _loss() -> Count:
+    """Return the count of the head's loss and gradients: a micro-batch of 4 x 1091 tokens, bfloat16, one chunk."""
+    m, v, d = 4 * 1091, 58562, 2560
+    logits = 2 * m * v
+    # States and their gradient, the matrix twice, and its gradient in float32.
+    operands = 2 * 3 * m * d + 2 * 2 * v * d + 4 * v * d
+    # Written with their sums, and read by the products of both gradients, which make gradients of them.
+    kernel = operands + 3 * logits
+    # Written; the maximum; the sum; gradients (read and written); three products.
+    compiled = operands + 7 * logits
+    # Bias 2, maximum 1, to float32 3, difference 4, exponential 4, sum 2, back 3.
+    eager = operands + (1 + 2 + 1 + 3 + 4 + 4 + 2 + 3 + 3) * logits
+    return Count(
+        "loss and gradients of the head, 4364 tokens of 58562 ids, bfloat16", kernel, compiled, eager, kept=False
+    )
+
+
+def _norm() -> list[Count]:
+    """Return the counts of the VQGAN's widest norm: 128 channels of 512 x 512, bfloat16; and of learning it."""
     values = 2 * 128 * 512 * 512
-    # Statistics read it, the other pass reads and writes it: a group is 2 MiB and stays on no multiprocessor.
-    return Count("GroupNorm and swish, 128 x 512 x 512, bfloat16", 3 * values, 3 * values, 5 * values, kept=False)
+    name = "GroupNorm and swish, 128 x 512 x 512, bfloat16"
+    # Statistics read it, the other pass reads and writes it: a group is 2 MiB and stays on no multiprocessor. Backward
+    # two sums of gradient and input, then both again and the result; eager swish has a pass of its own, of three.
+    return [
+        Count(name, 3 * values, 3 * values, 5 * values, kept=False),
+        Count(f"{name}, forward and backward", 8 * values, 8 * values, 13 * values, kept=False),
+    ]
 
 
 def traffic_table() -> str:
@@ -142,9 +213,23 @@ def aot_table() -> str:
     return "\n".join([f"Triton {table['triton']}; registers a thread / shared memory in KiB.", "", *lines])
 
 
+def instruction_table() -> str:
+    """Return the instructions that a weight costs in the loop of the quantised products: a column a target."""
+    table = json.loads(AOT.read_text(encoding="utf-8"))["kernels"]
+    rows = {name: row for name, row in table.items() if name.startswith("quantized_product")}
+    targets = list(next(iter(rows.values()))["targets"])
+    lines = [f"| kernel | {' | '.join(targets)} |", "|---|" + "---|" * len(targets)]
+    for name, row in rows.items():
+        sizes = row["constants"]
+        share = 32 * sizes["num_warps"] / (32 * sizes["BLOCK_G"] * 16 * sizes["BLOCK_P"])
+        cells = " | ".join(f"{row['targets'][target]['loop_instructions'] * share:.1f}" for target in targets)
+        lines.append(f"| {name.removeprefix('quantized_product ')} | {cells} |")
+    return "\n".join(lines)
+
+
 def page(text: str) -> str:
     """Return the page with its tables written anew."""
-    for name, table in (("traffic", traffic_table()), ("aot", aot_table())):
+    for name, table in (("traffic", traffic_table()), ("instructions", instruction_table()), ("aot", aot_table())):
         pattern = rf"(<!-- {name}: tools/kernel_tables.py -->\n).*?(<!-- end -->)"
         text, found = re.subn(
             pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL

@@ -12,7 +12,7 @@ from chexmix_cli.commands.pretrain import PresetName, Stage
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.console import format_duration
-from chexmix_cli.commands.shared.options import MODEL, words
+from chexmix_cli.commands.shared.options import MODEL, Bits, words
 from chexmix_cli.commands.shared.wrapping import draw_table
 from chexmix_cli.core.errors import ExitCode, SettingsError
 from chexmix_cli.core.settings.inference import GenerateReportSettings
@@ -107,6 +107,7 @@ def plan_reports(
     call: Call[GenerateReportSettings],
     preset: ModelPreset = None,
     memory: Memory = None,
+    quantize: Bits = None,
 ) -> int:
     """Predict memory and time of writing reports. Exit code 0 if it fits, 4 if not.
 
@@ -117,6 +118,8 @@ def plan_reports(
         chexmix plan generate-report --weights runs/2
 
         chexmix plan generate-report --model-preset phi2 --dtype bfloat16
+
+        chexmix plan generate-report --model-preset phi2 --quantize int4 --memory 8
     """
     from chexmix_cli.core.plan.reports import plan_generate_report
     from chexmix_cli.core.plan.sizes import decoder_parameters
@@ -129,7 +132,9 @@ def plan_reports(
         plan = plan_generate_report(
             model,
             call.settings,
-            dtype=choose_dtype(options.dtype, target, num_parameters=count),
+            dtype=choose_dtype(
+                options.dtype, target, num_parameters=count, is_quantized=call.settings.quantize is not None
+            ),
             image_dtype=choose_dtype(options.dtype, target, num_parameters=0),
             device=target,
             memory_bytes=_bytes(memory),

@@ -61,7 +61,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device, *, num_parameters: int) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device, *, num_parameters: int, is_quantized: bool = False) -> torch.dtype:
     """Return the dtype a model computes in.
 
     Args:
@@ -69,6 +69,8 @@ def choose_dtype(name: str, device: torch.device, *, num_parameters: int) -> tor
             for a model so large that memory traffic decides; else float32.
         device: where the model will be.
         num_parameters: of the model.
+        is_quantized: its matrices are in 8 or 4 bits. On a CUDA device without bfloat16 ``auto`` is then float16:
+            those weights are there for the memory, which activations and what is cached in float32 would take.
 
     Raises:
         SettingsError: if ``name`` is none of these.
@@ -79,6 +81,8 @@ def choose_dtype(name: str, device: torch.device, *, num_parameters: int) -> tor
         raise SettingsError(f"{name!r} is not a dtype", where="--dtype", expected=", ".join(DTYPES))
     if name != "auto":
         return torch.float32 if name == "float32" else torch.bfloat16
+    if is_quantized and device.type == "cuda" and not multiplies_bfloat16(device):
+        return torch.float16
     is_faster = multiplies_bfloat16(device) and (device.type != "cpu" or num_parameters >= _LARGE_MODEL)
     return torch.bfloat16 if is_faster else torch.float32
 

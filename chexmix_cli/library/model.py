@@ -243,7 +243,7 @@ def load(
         name: of an entry of ``weights.toml``, or a directory of weights; None is the embedded ``chexmix-mini``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: of the computation; ``auto`` chooses by device and size.
-        quantize: ``int8`` or ``int4`` holds the decoder that writes reports in 8 or 4 bits (CPU only).
+        quantize: ``int8`` or ``int4`` holds the decoder that writes reports in 8 or 4 bits, on a CPU or a CUDA device.
         preset: image preset, or ``model`` for the one it was trained with.
         batch_size: films taken together by the ``_many`` verbs.
         workers: processes that read films ahead of the model.

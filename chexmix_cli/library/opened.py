@@ -64,8 +64,8 @@ class OpenModel:
         """Return the dtype the decoder computes in."""
         from chexmix_cli.core.runtime import choose_dtype
 
-        num_parameters = self.weights.settings.decoder.num_parameters
-        return choose_dtype(self.dtype_name, self.device, num_parameters=num_parameters)
+        num_parameters, is_quantized = self.weights.settings.decoder.num_parameters, self.quantize is not None
+        return choose_dtype(self.dtype_name, self.device, num_parameters=num_parameters, is_quantized=is_quantized)
 
     @cached_property
     def image_dtype(self) -> torch.dtype:
@@ -230,9 +230,9 @@ class OpenModel:
         )
         if self.quantize is None:
             return made
-        from chexmix_cli.core.kernels.quantized.native import uses_native
+        from chexmix_cli.core.models.quantized import product_kind
 
-        return {**made, "quantize": self.quantize, "kernels": "native" if uses_native() else "torch"}
+        return {**made, "quantize": self.quantize, "kernels": product_kind(self.device)}
 
     def encode(self, films: Sequence[Film]) -> list[Tokens]:
         """Return the codes of a batch of films; those that came in as codes keep them."""
@@ -258,7 +258,7 @@ def open_model(
         name: of an entry of ``weights.toml``, or a directory; None is the embedded model.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
-        quantize: ``int8`` or ``int4`` holds the decoder that writes reports in 8 or 4 bits (CPU only).
+        quantize: ``int8`` or ``int4`` holds the decoder that writes reports in 8 or 4 bits, on a CPU or a CUDA device.
         settings: how films are read.
         needs_decoder: more is wanted than codes.
 
@@ -277,8 +277,8 @@ def open_model(
         weights.refuse_foreign_decoder()
         raise WeightsError("has no decoder", where=str(weights.path), expected="model.safetensors")
     place = choose_device(device)
-    if quantize is not None and place.type != "cpu":
-        raise SettingsError(f"is {quantize!r}, on {place}", where="quantize", expected="--device cpu with it")
+    if quantize is not None and place.type not in ("cpu", "cuda"):
+        raise SettingsError(f"is {quantize!r}, on {place}", where="quantize", expected="--device cpu or cuda with it")
     for warning in slow_bfloat16(dtype, place, "images are encoded faster with --dtype float32"):
         _LOG.warning(warning)
     model = OpenModel(weights, place, settings or InputSettings(), dtype, quantize)

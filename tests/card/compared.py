@@ -17,8 +17,8 @@ from scenarios import Scenario
 from chexmix_cli.__main__ import run as run_app
 from chexmix_cli.core.train.reporting.metrics import CLOCK_FIGURES
 
-#: What differs between two runs anyway: where they ran, the paths they wrote, and how fast they were.
-OWN_KEYS = {"device", "picture", "panels", "left_s", *CLOCK_FIGURES}
+#: What differs between two runs anyway: where they ran, and with what, the paths they wrote, and how fast they were.
+OWN_KEYS = {"device", "kernels", "picture", "panels", "left_s", *CLOCK_FIGURES}
 #: Two ways of summing differ by no more than this, as a share or at all.
 RELATIVE, ABSOLUTE = 2e-3, 2e-4
 

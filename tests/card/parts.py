@@ -5,16 +5,19 @@ Each function takes the weights and a device and returns ``{"problem": None or a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pretended
 import torch
 
 from chexmix_cli.core.infer.reports.engine import report_engine
+from chexmix_cli.core.kernels.quantized import reference
 from chexmix_cli.core.models.lora import adapter_tensors, add_adapters, merged
 from chexmix_cli.core.settings.finetuning import LoraSettings
-from chexmix_cli.core.settings.inference import DecodeSettings
+from chexmix_cli.core.settings.inference import DecodeSettings, Quantize
 from chexmix_cli.core.weights import WeightsDir, open_weights
 
 _MISTAKES = ("DeviceError", "DeviceError", "DeviceError", "CaptureError", "RuntimeError", "nan", "1")
@@ -28,8 +31,10 @@ def _prompts(weights: WeightsDir, count: int) -> list[list[int]]:
     return [vocabulary.report_prompt(codes) for codes in codes_BP.tolist()]
 
 
-def _said(weights: WeightsDir, device: str, prompts: list[list[int]], *, calls: int = 1) -> list[list[int]]:
-    decoder = weights.load_decoder(torch.device(device), torch.float32)
+def _said(
+    weights: WeightsDir, device: str, prompts: list[list[int]], *, calls: int = 1, quantize: Quantize | None = None
+) -> list[list[int]]:
+    decoder = weights.load_decoder(torch.device(device), torch.float32, quantize=quantize)
     engine = report_engine(decoder, weights.settings.vocabulary, ordinary_ids=range(1000))
     for _ in range(calls):
         found = engine.generate(prompts, _SETTINGS)
@@ -56,6 +61,25 @@ def recordings_are_kept(path: str, device: str) -> dict[str, Any]:
     counts = {name: pretended.COUNTS[name] for name in ("waits", "captures", "replays")}
     problem = None if found == _said(weights, "cpu", prompts) else f"{found} on the card"
     return {"problem": problem, "counts": counts}
+
+
+def quantised_weights_are_their_numbers(path: str, device: str) -> dict[str, Any]:
+    """Decode with weights of 8 and 4 bits, by kernels and by torch, as the CPU does in float32 with their numbers."""
+    weights = open_weights(path)
+    prompts, found, expected = _prompts(weights, 3), {}, {}
+    for how in ("int8", "int4"):
+        exact = weights.load_decoder("cpu", torch.float32)
+        for owner, name in exact.linear_layers():
+            weight = getattr(owner, name).weight
+            narrow = reference.quantize_4 if how == "int4" and name != "head" else reference.quantize_8
+            weight.data = reference.restore(*narrow(weight.data, where=name))
+        engine = report_engine(exact, weights.settings.vocabulary, ordinary_ids=range(1000))
+        ids = [one.token_ids for one in engine.generate(prompts, _SETTINGS)]
+        for kernels in ("auto", "torch"):
+            with mock.patch.dict(os.environ, CHEXMIX_KERNELS=kernels), pretended.Card():
+                found[how, kernels] = _said(weights, device, prompts, quantize=how)
+            expected[how, kernels] = ids
+    return {"problem": None if found == expected else f"{found} on the card, {expected} by the numbers", "counts": {}}
 
 
 def adapters_gathered_on_the_cpu(path: str, device: str) -> dict[str, Any]:
@@ -116,5 +140,6 @@ PARTS = {
     "mistakes are seen": mistakes_are_seen,
     "two cards in one process": two_cards_in_one_process,
     "recordings are kept": recordings_are_kept,
+    "quantised weights are their numbers": quantised_weights_are_their_numbers,
     "adapters gathered on the CPU": adapters_gathered_on_the_cpu,
 }

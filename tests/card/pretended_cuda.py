@@ -127,26 +127,35 @@ def _install() -> None:
 
 def use_references() -> None:
     """Let our Triton ops compute what their references do: tests/kernels holds them to that."""
+    from chexmix_cli.core.kernels.decode_attention import op as _attention
+    from chexmix_cli.core.kernels.decode_attention import reference as decode_attention
     from chexmix_cli.core.kernels.expected_code import op as _expected
     from chexmix_cli.core.kernels.expected_code import reference as expected_code
     from chexmix_cli.core.kernels.nearest_code import op as _nearest
     from chexmix_cli.core.kernels.nearest_code import reference as nearest_code
+    from chexmix_cli.core.kernels.quantized import op as quantized
+    from chexmix_cli.core.kernels.quantized.panels import Panels, restored
     from chexmix_cli.core.kernels.restricted_head import op as _head
     from chexmix_cli.core.kernels.restricted_head import reference as restricted_head
     from chexmix_cli.core.kernels.rotary_cache import op as _rotary
     from chexmix_cli.core.kernels.rotary_cache import reference as rotary_cache
 
-    assert all((_expected, _nearest, _head, _rotary)), "imported, so that they are registered"
+    assert all((_attention, _expected, _nearest, _head, _rotary)), "imported, so that they are registered"
 
-    def choose_row(state: Any, weight: Any, bias: Any, temperature: float, seeds: Any) -> tuple[Any, ...]:
-        chosen = restricted_head.choose_row(
-            state, weight, bias, temperature=temperature, seed_M=seeds if len(seeds) else None
-        )
+    def choose_row(state: Any, weight: Any, bias: Any) -> tuple[Any, ...]:
+        chosen = restricted_head.choose_row(state, weight, bias)
         return chosen.row_M, chosen.logit_M, chosen.logsumexp_M
 
     def expected(state: Any, weight: Any, bias: Any, codebook: Any, temperature: float) -> tuple[Any, ...]:
         found = expected_code.expected_code(state, weight, bias, codebook, temperature=temperature)
         return found.code_M, found.prob_M, found.vector_ME
+
+    def quantized_product(x: Any, weight: Any, scale: Any, bias: Any, first: int, last: int) -> Any:
+        panels = Panels(weight, scale, 16 * len(weight), x.shape[1])
+        return quantized.piecewise(x, panels, bias, first, last, is_triton=False)
+
+    def restored_weights(weight: Any, scale: Any, num_out: int, num_in: int, dtype: torch.dtype) -> Any:
+        return restored(Panels(weight, scale, num_out, num_in), dtype)
 
     def in_plain_layout(func: Any) -> Any:
         # With channels last a CPU sums in another order, and its GroupNorm loses digits (models/vqgan.py: layout).
@@ -170,6 +179,9 @@ def use_references() -> None:
             ops.row_logprob.default: restricted_head.row_logprob,
             ops.expected_code.default: expected,
             ops.rotate_and_cache.default: rotary_cache.rotate_and_cache,
+            ops.decode_attention.default: decode_attention.attend,
+            ops.quantized_product.default: quantized_product,
+            ops.restored_weights.default: restored_weights,
         }
     )
 

@@ -29,6 +29,8 @@ _INFERENCE = (
     _one("tokenize", "tokenize", "{films}"),
     _one("report", "generate-report", "{films}", sets=_SHORT),
     _one("report sampled", "generate-report", "{films}", sets=f"{_SHORT} decode.temperature=0.8 decode.top_p=0.9"),
+    _one("report in 8 bits", "generate-report", "{films}", "--quantize", "int8", sets=_SHORT),
+    _one("report in 4 bits", "generate-report", "{films}", "--quantize", "int4", sets=_SHORT),
     _one("report explained", "generate-report", "{films}", "--explain", sets=_SHORT),
     _one("embeddings", "classify", "{films}", "--embeddings"),
     _one("fill expected", *_FILL, sets="fill.choice=expected"),

@@ -64,7 +64,7 @@ FLAGS = {
     },
     "plan pretrain": TRAINING | {"--stage", "--manifest", "--memory", "--cards", "--device", "--dtype", "--json"},
     "plan generate-report": TRAINING - {"--preset"}
-    | {"--model-preset", "--weights", "--memory", "--device", "--dtype", "--json"},
+    | {"--model-preset", "--weights", "--memory", "--quantize", "--device", "--dtype", "--json"},
     "data import": TRAINING - {"--preset"} | {"--json", "--out", "-o", "--quarantine"},
     "data check": TRAINING - {"--preset"} | {"--json"},
     "data merge": PLAIN | {"--out", "-o"},

@@ -70,7 +70,8 @@ def test_it_refuses_a_machine_without_a_card(benchmarks, monkeypatch, capsys, tm
 def test_engines_that_are_compared_say_the_same(benchmarks, debug_weights):
     """On the CPU, where there is no card: the sides run, agree, and a difference is counted."""
     _, gpu_decode = benchmarks
-    job = {"weights": str(debug_weights), "device": "cpu", "dtype": "float32", "batches": [2], "new_tokens": 5}
+    words = [str(debug_weights), "--device", "cpu", "--dtype", "float32", "--batches", "2", "--new-tokens", "5"]
+    job = gpu_decode.job_of(gpu_decode.asked(words), debug_weights)
     found = {side: gpu_decode.one_side({**job, "side": side}) for side in ("ours", "transformers")}
     lines = gpu_decode.lines([found], [2])
     assert [(line["side"], line["reports"]) for line in lines] == [("ours", 2), ("transformers", 2)]

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from chexmix_cli.core.kernels.decode_attention import op as attention_op
+from chexmix_cli.core.kernels.decode_attention import reference as attention_reference
 from chexmix_cli.core.kernels.expected_code import op as expected_op
 from chexmix_cli.core.kernels.expected_code import reference as expected_reference
-from chexmix_cli.core.kernels.masked_tokens import op as masked_op
-from chexmix_cli.core.kernels.masked_tokens import reference as masked_reference
-from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
 from chexmix_cli.core.kernels.nearest_code import op as nearest_op
 from chexmix_cli.core.kernels.nearest_code import reference as nearest_reference
+from chexmix_cli.core.kernels.quantized import op as quantized_op
+from chexmix_cli.core.kernels.quantized import reference as quantized
+from chexmix_cli.core.kernels.quantized.panels import Panels, restored, to_panels
 from chexmix_cli.core.kernels.restricted_head import op as head_op
 from chexmix_cli.core.kernels.restricted_head import reference as head_reference
 
@@ -54,19 +56,12 @@ class TestOnADevice:
     def test_rows_of_the_head(self, dtype, states, rows):
         x, weight, bias = (normal(*shape, dtype=dtype, seed=2) for shape in ((states, 2560), (rows, 2560), (rows,)))
         logits = x.double() @ weight.double().T + bias.double()
-        seeds = torch.arange(states, device="cuda")
-        for temperature in (0.0, 0.8):
-            found, plain = (
-                part.choose_row(x, weight, bias, temperature=temperature, seed_M=seeds)
-                for part in (head_op, head_reference)
-            )
-            scores = logits
-            if temperature:
-                scores = logits / temperature + head_reference.gumbel(seeds, rows).double()
-            short = [scores.amax(dim=1) - scores.gather(1, choice.row_M[:, None])[:, 0] for choice in (found, plain)]
-            assert float(short[0].max()) <= 2 * float(short[1].max()) + 2e-6 * float(logits.abs().max())
-        exact = logits.log_softmax(dim=1).gather(1, seeds[:, None])[:, 0]
-        lost = [(part.row_logprob(x, weight, bias, seeds) - exact).abs().max() for part in (head_op, head_reference)]
+        given = torch.arange(states, device="cuda")
+        found, plain = (part.choose_row(x, weight, bias) for part in (head_op, head_reference))
+        short = [logits.amax(dim=1) - logits.gather(1, choice.row_M[:, None])[:, 0] for choice in (found, plain)]
+        assert float(short[0].max()) <= 2 * float(short[1].max()) + 2e-6 * float(logits.abs().max())
+        exact = logits.log_softmax(dim=1).gather(1, given[:, None])[:, 0]
+        lost = [(part.row_logprob(x, weight, bias, given) - exact).abs().max() for part in (head_op, head_reference)]
         assert float(lost[0]) <= 2 * float(lost[1]) + 2e-6 * float(logits.abs().max())
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -81,15 +76,35 @@ class TestOnADevice:
         ]
         assert float(lost[0]) <= 2 * float(lost[1]) + 2e-6 * float(codebook.abs().max())
 
-    def test_hidden_tokens(self):
-        ids = torch.randint(50000, 58000, (8, 2048), device="cuda")
-        lengths, seeds = torch.full((8,), 2048, device="cuda"), torch.arange(8, device="cuda")
-        hiding = Hiding(50368, 58560, (50257, 50258, 50259, 50260), 50261, (0.0, 0.9), (0.0, 0.5), True)
-        arguments = (ids, ids.roll(-1, 1), lengths, seeds, hiding)
-        for ours, theirs in zip(
-            masked_op.hide_tokens(*arguments), masked_reference.hide_tokens(*arguments), strict=True
-        ):
-            assert torch.equal(ours, theirs)
+    @pytest.mark.parametrize("bits", [8, 4])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize(("num_out", "num_in"), [(17920, 2560), (2560, 12800)])
+    def test_quantised_products(self, bits, dtype, num_out, num_in):
+        weight = normal(num_out, num_in, dtype=torch.float32, seed=8).cpu() / num_in**0.5
+        narrow = (quantized.quantize_8 if bits == 8 else quantized.quantize_4)(weight, where="test")
+        held = to_panels(*narrow)
+        panels = Panels(held.weight.cuda(), held.scale.cuda(), num_out, num_in)
+        numbers, bias = quantized.restore(*narrow).cuda(), normal(num_out, dtype=dtype, seed=9)
+        assert torch.equal(quantized_op.restored_weights(panels, dtype), restored(panels, dtype))
+        assert torch.equal(restored(panels, torch.float32), numbers)
+        for num_rows in (1, 8, 9, 64, 200):
+            x = normal(num_rows, num_in, dtype=dtype, seed=num_rows)
+            exact = x.double() @ numbers.double().T + bias.double()
+            plain = torch.nn.functional.linear(x, numbers.to(dtype), bias)
+            lost = [float((y.double() - exact).abs().max()) for y in (quantized_op.product(x, panels, bias), plain)]
+            assert lost[0] <= 2 * lost[1] + 1e-5, num_rows
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize(("rows", "new"), [(1, 1), (8, 1), (2, 9)])
+    def test_attention_to_a_cache(self, dtype, rows, new):
+        q, keys, values = (normal(rows, 32, n, 80, dtype=dtype, seed=n) for n in (new, 1280, 1280))
+        mask = torch.ones(rows, new, 1280, dtype=torch.bool, device="cuda").tril(1227 - new)
+        exact = attention_reference.attend(q.double(), keys.double(), values.double(), mask)
+        lost = [
+            float((part.attend(q, keys, values, mask).double() - exact).abs().max())
+            for part in (attention_op, attention_reference)
+        ]
+        assert lost[0] <= 2 * lost[1] + 1e-6
 
     def test_in_a_graph_and_compiled(self):
         x, weight = normal(4, 2560, dtype=torch.bfloat16, seed=3), normal(8192, 2560, dtype=torch.bfloat16, seed=4)

@@ -1,4 +1,4 @@
-"""Masked-token corruption: the kernel against its definition, bit for bit, and the definition against what it says."""
+"""Masked-token corruption against what it says of itself."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import ShapeError
-from chexmix_cli.core.kernels.masked_tokens import op, reference
+from chexmix_cli.core.kernels.masked_tokens import reference
 from chexmix_cli.core.kernels.masked_tokens.reference import IGNORED, Hiding
 
-on_triton = pytest.mark.usefixtures("triton_backend")
 HIDING = Hiding(
     image_start=100,
     image_stop=164,
@@ -34,34 +33,24 @@ def documents(num_rows: int, num_positions: int, seed: int = 0) -> tuple[torch.T
     return inputs, targets, lengths, torch.randint(2**62, (num_rows,), generator=generator)
 
 
-@on_triton
-@pytest.mark.parametrize("masked_only", [True, False])
-@pytest.mark.parametrize(("num_rows", "num_positions"), [(1, 1), (5, 77), (3, 513), (2, 2100)])
-def test_it_hides_what_the_definition_hides(device, num_rows, num_positions, masked_only):
-    given = [x.to(device) for x in documents(num_rows, num_positions)]
-    before = [x.clone() for x in given]
-    hiding = dataclasses.replace(HIDING, masked_targets_only=masked_only)
-    for ours, theirs in zip(op.hide_tokens(*given, hiding), reference.hide_tokens(*given, hiding), strict=True):
-        assert torch.equal(ours, theirs)
-    assert all(torch.equal(now, then) for now, then in zip(given, before, strict=True))
-
-
-@on_triton
 @pytest.mark.parametrize("ratios", [((0.0, 0.0), (1.0, 1.0)), ((1.0, 1.0), (0.0, 0.0)), ((0.5, 0.5), (0.5, 0.5))])
-def test_none_and_all_and_half(device, ratios):
-    given = [x.to(device) for x in documents(4, 300)]
+def test_none_and_all_and_half(ratios):
+    given = [x.to() for x in documents(4, 300)]
     hiding = dataclasses.replace(HIDING, image_ratio=ratios[0], text_ratio=ratios[1])
-    hidden, counted = op.hide_tokens(*given, hiding)
+    hidden, counted = reference.hide_tokens(*given, hiding)
     is_image = (given[0] >= 100) & (given[0] < 164)
-    is_text = ~is_image & ~torch.isin(given[0], torch.tensor(HIDING.specials, device=device))
+    is_text = ~is_image & ~torch.isin(given[0], torch.tensor(HIDING.specials))
     for is_kind, (ratio, _) in zip((is_image, is_text), ratios, strict=True):
         changed = ((hidden != given[0]) & is_kind).sum(dim=1)
         # A token that is the mask id already is text, and hiding it changes nothing.
         masks = ((given[0] == HIDING.mask) & is_kind).sum(dim=1)
         expected = (ratio * is_kind.sum(dim=1) + 0.5).floor()
         assert bool(((changed <= expected) & (changed + masks >= expected)).all())
-    assert torch.equal(hidden, reference.hide_tokens(*given, hiding)[0])
-    assert torch.equal(counted, reference.hide_tokens(*given, hiding)[1])
+    # What the input shows does not count, but for the last target of a document, which nothing shows.
+    is_shown = (hidden == given[0])[:, 1:] & (given[0] != HIDING.mask)[:, 1:]
+    is_last = torch.arange(299) == given[2][:, None] - 1
+    assert torch.equal(counted[:, :-1][is_shown & ~is_last], torch.full((int((is_shown & ~is_last).sum()),), IGNORED))
+    assert torch.equal(counted[:, :-1][is_last], given[1][:, :-1][is_last])
 
 
 def test_the_definition_hides_by_the_documents_own_seed_alone():
@@ -75,33 +64,19 @@ def test_the_definition_hides_by_the_documents_own_seed_alone():
     assert not torch.equal(other[0], together[0])
 
 
-@on_triton
-def test_the_check_would_see_another_share(device):
+def test_the_check_would_see_another_share():
     """Negative control."""
-    given = [x.to(device) for x in documents(5, 77)]
+    given = [x.to() for x in documents(5, 77)]
     right = reference.hide_tokens(*given, HIDING)
     more = dataclasses.replace(HIDING, image_ratio=(0.35, 0.95))
-    assert not torch.equal(reference.hide_tokens(*given, more)[0], right[0])
-    assert not torch.equal(op.hide_tokens(*given, more)[1], right[1])
+    for mine, other in zip(right, reference.hide_tokens(*given, more), strict=True):
+        assert not torch.equal(mine, other)
 
 
-@on_triton
-def test_what_does_not_fit_is_refused_and_an_empty_batch_is_empty(device):
-    inputs, targets, lengths, seeds = (x.to(device) for x in documents(3, 20))
+def test_what_does_not_fit_is_refused_and_an_empty_batch_is_empty():
+    inputs, targets, lengths, seeds = (x.to() for x in documents(3, 20))
     with pytest.raises(ShapeError, match=r"expected \(B, T\), \(B, T\), \(B,\) and \(B,\), all int64"):
-        op.hide_tokens(inputs, targets[:2], lengths, seeds, HIDING)
+        reference.hide_tokens(inputs, targets[:2], lengths, seeds, HIDING)
     with pytest.raises(ShapeError, match="all int64"):
-        op.hide_tokens(inputs.int(), targets, lengths, seeds, HIDING)
-    wide = torch.zeros(1, 4097, dtype=torch.int64, device=device)
-    with pytest.raises(ShapeError, match="4097 positions; expected at most 4096"):
-        op.hide_tokens(wide, wide, lengths[:1], seeds[:1], HIDING)
-    assert op.hide_tokens(inputs[:0], targets[:0], lengths[:0], seeds[:0], HIDING)[0].shape == (0, 20)
-
-
-@on_triton
-def test_it_is_registered_and_compiles_into_one_graph(device):
-    given = [x.to(device) for x in documents(3, 40)]
-    arguments = (*given, HIDING.numbers(), True)
-    torch.library.opcheck(torch.ops.chexmix.hide_tokens, arguments, test_utils=("test_schema", "test_faketensor"))
-    compiled = torch.compile(lambda *x: op.hide_tokens(*x, HIDING)[0] + 1, backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(*given), op.hide_tokens(*given, HIDING)[0] + 1)
+        reference.hide_tokens(inputs.int(), targets, lengths, seeds, HIDING)
+    assert reference.hide_tokens(inputs[:0], targets[:0], lengths[:0], seeds[:0], HIDING)[0].shape == (0, 20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -9,7 +11,8 @@ from chexmix_cli.core.infer.inpainting.code_filler import CodeFiller
 from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.infer.scoring import token_logprobs
 from chexmix_cli.core.kernels import backend
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models import quantized
+from chexmix_cli.core.models.decoder import Decoder, narrowed
 from chexmix_cli.core.models.quantizer import Quantizer
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.settings.inpainting import FillSettings
@@ -103,6 +106,25 @@ def test_states_behind_a_cache_are_the_same(decoder, device, with_torch, pieces)
     with_torch(device)
     for mine, plain in zip(ours, states(), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_a_quantised_decoder_is_the_same(decoder, device, with_torch, monkeypatch, quantize):
+    """Prompts of more rows than a block has, reports behind them, and the probabilities of a text."""
+    monkeypatch.setattr(quantized, "layer_kind", lambda bits, _: quantized._Card8 if bits == 8 else quantized._Card4)
+    narrow = narrowed(copy.deepcopy(decoder).cpu(), quantize, device)
+    engine = report_engine(narrow, VOCABULARY)
+    prompts = [VOCABULARY.report_prompt([code] * 16) for code in (0, 5, 60, 7)]
+    settings = DecodeSettings(max_new_tokens=6, min_new_tokens=6)
+    ours = engine.generate(prompts, settings), token_logprobs(narrow, prompts, pad=VOCABULARY.pad)
+    with_torch(device)
+    theirs = engine.generate(prompts, settings), token_logprobs(narrow, prompts, pad=VOCABULARY.pad)
+    assert [one.token_ids for one in ours[0]] == [one.token_ids for one in theirs[0]]
+    for mine, plain in zip(ours[1], theirs[1], strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
+    for mine, other in zip(ours[1], token_logprobs(decoder, prompts, pad=VOCABULARY.pad), strict=True):
+        assert not torch.allclose(mine, other, rtol=1e-4, atol=1e-4), "negative control: the decoder as it was"
 
 
 def test_reports_are_the_same(decoder, device, with_torch):

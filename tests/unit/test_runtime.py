@@ -108,6 +108,9 @@ def test_auto_dtype_on_a_gpu_is_bfloat16_where_it_multiplies_in_it(monkeypatch):
     for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=supported: has)
         assert runtime.choose_dtype("auto", CUDA, num_parameters=1) is expected
+        # Of a quantised decoder activations and cache are halves all the same: float16 on a card without bfloat16.
+        narrow = runtime.choose_dtype("auto", CUDA, num_parameters=1, is_quantized=True)
+        assert narrow is (torch.float16 if expected is torch.float32 else expected)
 
 
 def test_a_dtype_is_taken_as_named_or_refused():

@@ -74,7 +74,7 @@ TokenShards = Annotated[
 ]
 Bits = Annotated[
     str | None,
-    typer.Option("--quantize", metavar="int8|int4", help="Hold the decoder in 8 or 4 bits: less memory, faster (CPU)."),
+    typer.Option("--quantize", metavar="int8|int4", help="Hold the decoder in 8 or 4 bits: less memory, faster."),
     Sets("quantize"),
 ]
 Preset = Annotated[

@@ -14,6 +14,7 @@ from chexmix_cli.core.errors import VocabularyError
 from chexmix_cli.core.kernels.backend import uses_triton
 from chexmix_cli.core.kernels.restricted_head.op import row_logprob
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.linear import Linear
 from chexmix_cli.core.runtime import memory_errors
 
 #: Positions whose logits exist together: (chunk x 58562) float32 is 30 MiB for the released vocabulary.
@@ -60,9 +61,13 @@ def token_logprobs(decoder: Decoder, sequences: Sequence[Sequence[int]], *, pad:
 
 
 def target_logprobs(decoder: Decoder, state_TD: Tensor, target_T: Tensor) -> Tensor:
-    """Return log p of the token that follows each state, (T,) float32; without kernels, a chunk of logits at a time."""
-    if uses_triton(state_TD.device):
-        return row_logprob(state_TD, decoder.head.weight, decoder.head.bias, target_T)
+    """Return log p of the token that follows each state, (T,) float32.
+
+    Without kernels, or of a quantised head, which they do not read, a chunk of logits at a time.
+    """
+    head = decoder.head
+    if isinstance(head, Linear) and uses_triton(state_TD.device):
+        return row_logprob(state_TD, head.weight, head.bias, target_T)
     parts = []
     for start in range(0, len(target_T), _CHUNK):
         logits_CV = decoder.logits(state_TD[start : start + _CHUNK]).float()

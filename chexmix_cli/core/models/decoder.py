@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import uses_triton
+from chexmix_cli.core.kernels.decode_attention.op import attend as attend_to_cache
 from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, causal_mask
 from chexmix_cli.core.models.linear import Linear
-from chexmix_cli.core.models.quantized import QuantizedLinear, quantized_layer
+from chexmix_cli.core.models.quantized import QuantizedLinear, quantized_layer, quantized_state
 from chexmix_cli.core.settings.inference import Quantize
 from chexmix_cli.core.settings.model import DecoderSettings
 
@@ -146,7 +147,9 @@ class Block(nn.Module):
         if self.input_adapter is not None:
             fused_BTX = self.input_adapter(normed_BTD, fused_BTX)
         qk_BTX, v_BTD, mlp_BTF = fused_BTX.split(self.split_sizes, dim=-1)
-        if cache is not None and not torch.is_grad_enabled() and uses_triton(x_BTD.device):
+        is_on_triton = cache is not None and not torch.is_grad_enabled() and uses_triton(x_BTD.device)
+        if is_on_triton:
+            assert cache is not None
             q_BNTH, k_BNSH, v_BNSH = cache.append_rotated(layer, fused_BTX, rotary)
         else:
             q_BNTH, k_BNSH = rotate(self._heads(qk_BTX), *rotary).chunk(2, dim=1)
@@ -155,6 +158,8 @@ class Block(nn.Module):
                 k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
         if isinstance(attend_BTS, AttentionPlan):
             mixed_BTNH = attend_BTS.attend(q_BNTH, k_BNSH, v_BNSH)
+        elif is_on_triton and (attend_BTS is not None or q_BNTH.shape[2] == 1):
+            mixed_BTNH = attend_to_cache(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
         else:
             mixed_BTNH = F.scaled_dot_product_attention(
                 q_BNTH,
@@ -277,10 +282,15 @@ class Decoder(nn.Module):
         """Return the logits (..., V) of final hidden states (..., D), or those of some contiguous ``rows`` only."""
         return cast(Tensor, self.head(state_BTD, rows=rows))
 
-    def quantize(self, how: Quantize) -> None:
-        """Put quantised linear layers, yet to be filled, in place of its own; embeddings, norms and biases stay."""
+    def quantize(self, how: Quantize, device: torch.device) -> None:
+        """Put quantised linear layers, yet to be filled, in place of its own; embeddings, norms and biases stay.
+
+        Args:
+            how: bits of the weights.
+            device: where they will be.
+        """
         for owner, name in self.linear_layers():
-            setattr(owner, name, quantized_layer(getattr(owner, name), name, how))
+            setattr(owner, name, quantized_layer(getattr(owner, name), name, how, device))
 
     def linear_layers(self) -> Iterator[tuple[nn.Module, str]]:
         """Yield every linear layer as the module it belongs to and its name there."""
@@ -301,6 +311,17 @@ class Decoder(nn.Module):
         return KvCache(
             self.settings, batch_size=batch_size, capacity=capacity, dtype=weight.dtype, device=weight.device
         )
+
+
+def narrowed(decoder: Decoder, how: Quantize, device: torch.device) -> Decoder:
+    """Return a decoder for inference on a device, with the numbers of one on the CPU in 8 or 4 bits."""
+    with torch.device("meta"):
+        made = Decoder(decoder.settings)
+        made.quantize(how, device)
+    parts = [quantized_state(name, value, how, device) for name, value in decoder.state_dict().items()]
+    made.load_state_dict({name: value.to(device) for part in parts for name, value in part.items()}, assign=True)
+    made.image_span = decoder.image_span
+    return made.eval()
 
 
 def rotary_table(settings: DecoderSettings, positions_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,16 @@
-"""Linear layers of 8-bit and 4-bit weights, for inference on a CPU; called as :class:`Linear`.
+"""Linear layers of 8-bit and 4-bit weights, for inference; called as :class:`Linear`.
 
-Where the compiled kernels run (``core/kernels/quantized``) they compute every product: activations in 8 bits, and bits
-of the result that depend neither on the rows beside nor on threads. Elsewhere torch's own operations do:
+On a CUDA device activations stay in their dtype (``core/kernels/quantized/op.py``). On a CPU, where the compiled
+kernels run, they compute every product: activations in 8 bits, and bits of the result that depend neither on the rows
+beside nor on threads. Elsewhere torch's own operations do:
 
 - 8 bits, up to eight rows: its weight-only product, activations in bfloat16. More rows: 8-bit activations, scaled row
   by row, where the CPU multiplies 8-bit numbers (AVX512-VNNI, AMX); else weights widened to float32.
 - 4 bits: its weight-only product, activations in bfloat16; as fast as a compiled one in 8 bits for one row, slower than
   float32 for a prompt.
 
-How weights lie in memory depends on which it is, so it is decided when a layer is made. The numbers are the same.
+How weights lie in memory depends on which it is, so it is decided when a layer is made: a CUDA device and compiled
+kernels have the same panels, and the same file on disk. The numbers are the same everywhere.
 
 Shape letters: R rows, I inputs, O outputs, G groups of 32 inputs.
 """
@@ -22,7 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chexmix_cli.core.kernels.quantized import native, reference
+from chexmix_cli.core.kernels.backend import uses_triton
+from chexmix_cli.core.kernels.quantized import native, op, reference
+from chexmix_cli.core.kernels.quantized.panels import Panels, to_panels
 from chexmix_cli.core.models.linear import FEW_ROWS, Linear, finished, widened
 from chexmix_cli.core.runtime import has_cpu_int8
 from chexmix_cli.core.settings.inference import Quantize
@@ -83,18 +87,25 @@ class QuantizedLinear(nn.Module):
     def _product(self, x: Tensor, bias_O: Tensor | None, rows: slice | None) -> Tensor: ...
 
 
-class _Native(QuantizedLinear):
+class _InPanels(QuantizedLinear):
     """Of either number of bits, in panels."""
 
     @classmethod
     def hold(cls, steps_OI: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        return native.to_panels(steps_OI, scale)[:2]
+        return to_panels(steps_OI, scale)[:2]
+
+    @property
+    def _panels(self) -> Panels:
+        return Panels(self.weight, self.scale, self.out_features, self.in_features)
+
+
+class _Native(_InPanels):
+    """Multiplied by the compiled kernels of a CPU."""
 
     def _product(self, x: Tensor, bias_O: Tensor | None, rows: slice | None) -> Tensor:
         x_RI = x.reshape(-1, self.in_features).float().contiguous()
-        panels = native.Panels(self.weight, self.scale, self.out_features, self.in_features)
         bias_O = None if bias_O is None else bias_O.float()
-        return native.product(x_RI, panels, bias_O, rows).to(x.dtype).view(*x.shape[:-1], -1)
+        return native.product(x_RI, self._panels, bias_O, rows).to(x.dtype).view(*x.shape[:-1], -1)
 
 
 class _Native8(_Native):
@@ -102,6 +113,21 @@ class _Native8(_Native):
 
 
 class _Native4(_Native):
+    bits = 4
+
+
+class _Card(_InPanels):
+    """Multiplied on a CUDA device."""
+
+    def _product(self, x: Tensor, bias_O: Tensor | None, rows: slice | None) -> Tensor:
+        return op.product(x.reshape(-1, self.in_features), self._panels, bias_O, rows).view(*x.shape[:-1], -1)
+
+
+class _Card8(_Card):
+    bits = 8
+
+
+class _Card4(_Card):
     bits = 4
 
 
@@ -143,36 +169,52 @@ class _Torch4(QuantizedLinear):
         return finished(y_RO[:, : self.out_features][:, slice(None) if rows is None else rows].float(), bias_O, x)
 
 
-def layer_kind(bits: int) -> type[QuantizedLinear]:
-    """Return the class of a layer of 4 or 8 bits that is used here."""
+def layer_kind(bits: int, device: torch.device) -> type[QuantizedLinear]:
+    """Return the class of a layer of 4 or 8 bits that is used on a device."""
+    if device.type == "cuda":
+        return _Card8 if bits == 8 else _Card4
     if native.uses_native():
         return _Native8 if bits == 8 else _Native4
     return _Torch8 if bits == 8 else _Torch4
 
 
-def quantized_layer(like: Linear, name: str, quantize: Quantize) -> QuantizedLinear:
-    """Return the layer, yet to be filled, that stands for one of the decoder's of this name."""
-    return layer_kind(_BITS[quantize][name])(like)
+def quantized_layer(like: Linear, name: str, quantize: Quantize, device: torch.device) -> QuantizedLinear:
+    """Return the layer for a device, yet to be filled, that stands for one of the decoder's of this name."""
+    return layer_kind(_BITS[quantize][name], device)(like)
 
 
-def quantized_state(parameter: str, value: Tensor, quantize: Quantize) -> dict[str, Tensor]:
-    """Return what a decoder's parameter is in one of quantised linear layers: weights and scales, or itself."""
+def quantized_state(parameter: str, value: Tensor, quantize: Quantize, device: torch.device) -> dict[str, Tensor]:
+    """Return what a decoder's parameter is in one of quantised linear layers: weights and scales, or itself.
+
+    Args:
+        parameter: its name.
+        value: on the CPU, where what is returned lies, too.
+        quantize: the bits.
+        device: that the layers are for.
+    """
     layer, _, kind = parameter.rpartition(".")
     bits = _BITS[quantize].get(layer.rpartition(".")[2])
     if kind != "weight" or bits is None:
         return {parameter: value}
     narrow = reference.quantize_8 if bits == 8 else reference.quantize_4
-    weight, scale = layer_kind(bits).hold(*narrow(value, where=parameter))
+    weight, scale = layer_kind(bits, device).hold(*narrow(value, where=parameter))
     return {parameter: weight, f"{layer}.scale": scale}
 
 
-def packing(quantize: Quantize) -> dict[str, str | int]:
-    """Return all that quantised weights depend on here besides the weights themselves, of plain values."""
+def packing(quantize: Quantize, device: torch.device) -> dict[str, str | int]:
+    """Return all that quantised weights for a device depend on besides the weights themselves, of plain values."""
     # How torch packs 4 bits follows from the CPU's instructions.
-    layout = (
-        "panels" if native.uses_native() else f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
-    )
+    layout = f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
+    if issubclass(layer_kind(8, device), _InPanels):
+        layout = "panels"
     return {"layout": layout, **_BITS[quantize]}
+
+
+def product_kind(device: torch.device) -> str:
+    """Return what computes the products on a device: ``native``, ``triton`` or ``torch``."""
+    if device.type == "cuda":
+        return "triton" if uses_triton(device) else "torch"
+    return "native" if native.uses_native() else "torch"
 
 
 def int8_product(x: Tensor, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None) -> Tensor:

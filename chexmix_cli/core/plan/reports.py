@@ -1,7 +1,7 @@
 """``chexmix plan generate-report``: memory and time of writing reports, before any weights are read.
 
-The engine runs on a decoder cut down in layers and vocabulary, with random weights; what it cost is carried to the full
-size. The bytes of weights and of the key-value cache follow from the shapes alone.
+The engine runs on a decoder cut down in layers and vocabulary, with random weights, quantised if that is asked for;
+what it cost is carried to the full size. The bytes of weights and of the key-value cache follow from the shapes alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from chexmix_cli.core.infer.decoding.engine import spare_places
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.reports.engine import report_engine
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.decoder import Decoder, narrowed
 from chexmix_cli.core.models.init import init_decoder
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.plan.measure import LiveBytes, Parts, Plan, Point, extrapolate, module_bytes
@@ -28,14 +28,16 @@ from chexmix_cli.core.plan.sizes import (
 )
 from chexmix_cli.core.rates import flop_rate, seconds
 from chexmix_cli.core.runtime import available_memory, resident_memory, seeded_generator
-from chexmix_cli.core.settings.inference import GenerateReportSettings
-from chexmix_cli.core.settings.model import ModelSettings
+from chexmix_cli.core.settings.inference import GenerateReportSettings, Quantize
+from chexmix_cli.core.settings.model import DecoderSettings, ModelSettings
 from chexmix_cli.core.train.flop import vqgan_flop
 
 #: Seconds that one measured pass may take, by the rate of matrix products.
 PASS_S = 1.5
 #: New tokens of a measured report.
 _NEW_TOKENS = 9
+#: What a process takes of a card before the first tensor: assumed, for CUDA's context and cuBLAS.
+_CONTEXT_BYTES = 600 << 20
 
 
 def plan_generate_report(
@@ -52,16 +54,16 @@ def plan_generate_report(
 
     Args:
         model: its settings; no weights are read.
-        settings: batch size and length of reports.
+        settings: batch size and length of reports, and the bits of the decoder's weights.
         dtype, image_dtype: of the decoder and of the image tokenizer.
         device: that will run them, and that measures.
-        memory_bytes: of the machine planned for; default: what is free here.
+        memory_bytes: of the machine or the card planned for; default: what is free here.
         show: called with (measurements done, in all).
 
     Raises:
         MachineError: if the system does not tell its memory.
     """
-    base = resident_memory()
+    base = _CONTEXT_BYTES if device.type == "cuda" else resident_memory()
     available = memory_bytes if memory_bytes is not None else available_memory(device) + base
     shape, batch_size = model.decoder, settings.input.batch_size
     limits = Limits(MEASURED_PARAMETERS, flop_rate(dtype, device) * PASS_S)
@@ -90,7 +92,7 @@ def plan_generate_report(
     parts.finish()
     memory = {
         "process": base,
-        "decoder": parameters * dtype.itemsize,
+        "decoder": decoder_bytes(shape, settings.quantize, dtype, device),
         "films kept": kept if prompt <= kept else 0,
         "image tokenizer": module_bytes(vqgan)[0],
         "reports": max(round(found["bytes"]) + max(0, cache), encode_bytes),
@@ -108,6 +110,16 @@ def plan_generate_report(
             "a token a report and pass: drafts that turn out right (decode.draft_rows) make it faster",
         ],
     )
+
+
+def decoder_bytes(shape: DecoderSettings, quantize: Quantize | None, dtype: torch.dtype, device: torch.device) -> int:
+    """Return the bytes that a decoder's weights take on a device; of quantised ones scales and filling count, too."""
+    with torch.device("meta"):
+        decoder = Decoder(shape)
+        if quantize is not None:
+            decoder.quantize(quantize, device)
+    floats = sum(parameter.numel() * dtype.itemsize for parameter in decoder.parameters())
+    return floats + sum(buffer.nbytes for buffer in decoder.buffers())
 
 
 def encode_costs(model: ModelSettings, vqgan: Vqgan, examples: int) -> tuple[int, float]:
@@ -141,7 +153,8 @@ def _measure(
     cut = cut_decoder(model, size)
     decoder = Decoder(cut.decoder)
     init_decoder(decoder, seeded_generator(0))
-    decoder = decoder.to(device, dtype)
+    decoder = decoder.to(dtype)
+    decoder = decoder.to(device) if settings.quantize is None else narrowed(decoder, settings.quantize, device)
     engine = report_engine(decoder, cut.vocabulary)
     prompts = [cut.vocabulary.report_prompt([row] * cut.vocabulary.tokens_per_image) for row in range(size.examples)]
     decode = dataclasses.replace(settings.decode, max_new_tokens=_NEW_TOKENS, min_new_tokens=_NEW_TOKENS)

@@ -221,8 +221,9 @@ class GenerateReportSettings:
     """Root of ``chexmix generate-report``.
 
     Attributes:
-        quantize: ``int8`` holds the decoder's matrices in 8 bits, on a CPU: half the memory of bfloat16, faster, with
-            slightly different numbers; ``int4`` in 4 bits, but for the head: smaller and faster again, less like it.
+        quantize: ``int8`` holds the decoder's matrices in 8 bits, on a CPU or a CUDA device: half the memory of
+            bfloat16, faster, with slightly different numbers; ``int4`` in 4 bits, but for the head: smaller and faster
+            again, less like it.
     """
 
     quantize: Quantize | None = None

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from chexmix_cli.core.kernels.linear_cross_entropy.chunked import linear_cross_entropy
 from chexmix_cli.core.kernels.masked_tokens import reference
-from chexmix_cli.core.kernels.masked_tokens.op import hide_tokens
-from chexmix_cli.core.kernels.masked_tokens.reference import Hiding
+from chexmix_cli.core.kernels.masked_tokens.reference import Hiding, hide_tokens
 from chexmix_cli.core.models.attention import AttentionPlan, Context, ContextPart
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.runtime import sent

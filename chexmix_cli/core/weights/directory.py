@@ -139,39 +139,42 @@ class WeightsDir:
 
         Args:
             device, dtype: of its parameters.
-            quantize: holds the matrices of its linear layers in 8 or 4 bits, for a CPU; what comes of large weights is
-                kept on disk (``formats/packed.py``).
+            quantize: holds the matrices of its linear layers in 8 or 4 bits, for a CPU or a CUDA device; what comes of
+                large weights is kept on disk (``formats/packed.py``).
 
         Raises:
             WeightsError: if the directory has none, or its keys do not fit the settings.
         """
+        import torch
+
         from chexmix_cli.core.models.attention import ImageSpan
         from chexmix_cli.core.models.decoder import Decoder
         from chexmix_cli.core.models.quantized import packing, quantized_state
         from chexmix_cli.core.weights.formats.packed import packed_state
 
-        settings, vocabulary = self.settings.decoder, self.settings.vocabulary
+        settings, vocabulary, place = self.settings.decoder, self.settings.vocabulary, torch.device(device)
 
         def make() -> Decoder:
             made = Decoder(settings)
             if quantize is not None:
-                made.quantize(quantize)
+                made.quantize(quantize, place)
             return made
 
         source = self.decoder_source()
-        read = functools.partial(read_state, decoder_slices(settings), source, device=device, dtype=dtype)
+        read = functools.partial(read_state, decoder_slices(settings), source, dtype=dtype)
         if quantize is None:
-            state = read()
+            state = read(device=place)
         else:
             assert self.decoder_file is not None, "there is a source of it"
             identity = {
                 "decoder": [file_sha256(part) for part in network_files(self.decoder_file)],
                 "settings": to_dict(settings),
                 "dtype": str(dtype),
-                "packing": packing(quantize),
+                "packing": packing(quantize, place),
             }
-            convert = functools.partial(quantized_state, quantize=quantize)
-            state = packed_state(identity, functools.partial(read, convert=convert))
+            convert = functools.partial(quantized_state, quantize=quantize, device=place)
+            held = packed_state(identity, functools.partial(read, device="cpu", convert=convert))
+            state = {name: value.to(place) for name, value in held.items()}
         decoder = filled(without_memory(make), state)
         if self.sees_whole_image:
             decoder.image_span = ImageSpan(vocabulary.begin_image, vocabulary.tokens_per_image)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from chexmix_cli.core.errors import ShapeError, WeightsError
 from chexmix_cli.core.kernels.quantized import build, native, reference
+from chexmix_cli.core.kernels.quantized.panels import to_panels
 
 NARROW = {8: reference.quantize_8, 4: reference.quantize_4}
 needs_native = pytest.mark.skipif(native.best_level() == 0, reason="the kernels are not compiled, or not for this CPU")
@@ -110,7 +111,7 @@ def test_levels_are_no_ladder(monkeypatch):
     assert native.best_level() == 3
     x, weight, _ = operands(0, 2, 16, 32, 8)
     with pytest.raises(AssertionError, match="this CPU has no level 2"):
-        native.product(x, native.to_panels(*weight), level=native.LEVELS["AVX-VNNI"])
+        native.product(x, to_panels(*weight), level=native.LEVELS["AVX-VNNI"])
 
 
 @needs_native
@@ -127,7 +128,7 @@ def test_levels_are_no_ladder(monkeypatch):
 def test_kernels_compute_what_is_defined(seed, num_rows, num_out, num_in, bits):
     x, weight, bias = operands(seed, num_rows, num_out, num_in, bits)
     expected = reference.product(x, *weight, bias)
-    panels = native.to_panels(*weight)
+    panels = to_panels(*weight)
     found = native.product(x, panels, bias)
     # Groups are added up in the same order. What is left: the definition's fused sums round twice, rarely.
     reach = x.double().abs() @ reference.restore(*weight).double().abs().T + bias.double().abs()
@@ -145,7 +146,7 @@ def test_kernels_compute_what_is_defined(seed, num_rows, num_out, num_in, bits):
 @pytest.mark.parametrize("bits", NARROW)
 def test_bits_depend_neither_on_threads_nor_on_the_rows_beside(bits):
     x, weight, bias = operands(5, 330, 200, 2600, bits)
-    panels = native.to_panels(*weight)
+    panels = to_panels(*weight)
     threads = torch.get_num_threads()
     try:
         for level in levels():
@@ -165,7 +166,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_rows_beside(bits):
 @pytest.mark.parametrize("bits", NARROW)
 def test_a_row_that_is_not_finite_has_no_finite_product_and_spares_the_others(bits):
     x, weight, bias = operands(7, 5, 40, 100, bits)
-    panels = native.to_panels(*weight)
+    panels = to_panels(*weight)
     whole = native.product(x, panels, bias)
     for wrong in (float("nan"), float("inf"), float("-inf")):
         damaged = x.clone()
@@ -186,7 +187,7 @@ def test_activations_of_every_size_are_as_defined(bits, size):
     x = torch.linspace(-1, 1, 3 * 64).view(3, 64) * size
     expected = reference.product(x, *weight)
     for level in levels():
-        found = native.product(x, native.to_panels(*weight), level=level)
+        found = native.product(x, to_panels(*weight), level=level)
         assert torch.equal(found.isfinite(), expected.isfinite())
         assert torch.allclose(found, expected, rtol=1e-5, atol=0, equal_nan=True)
     if size < 1e-35:
@@ -196,7 +197,7 @@ def test_activations_of_every_size_are_as_defined(bits, size):
 @needs_native
 def test_what_would_be_read_past_is_refused():
     x, weight, bias = operands(9, 3, 40, 64, 8)
-    panels = native.to_panels(*weight)
+    panels = to_panels(*weight)
     wrong = [
         (x.double(), panels, bias, None),
         (x[:, :63], panels, bias, None),
@@ -258,7 +259,7 @@ def test_a_library_that_is_missing_or_damaged_is_not_taken(tmp_path):
 def test_the_kernels_run_on_torchs_threads():
     """Of its OpenMP, found through what torch is linked with; a second one would double the threads of a process."""
     x, weight, _ = operands(3, 8, 2000, 300, 8)
-    panels = native.to_panels(*weight)
+    panels = to_panels(*weight)
     assert native._torch_threads() is not None
     before = torch.get_num_threads()
     try:

@@ -75,7 +75,7 @@ def test_4_bit_products_are_those_of_the_restored_weights():
 @torch.inference_mode()
 def test_layers_take_any_leading_dimensions_another_bias_and_some_rows(monkeypatch, bits, kernels):
     monkeypatch.setenv("CHEXMIX_KERNELS", kernels)
-    kind = layer_kind(bits)
+    kind = layer_kind(bits, torch.device("cpu"))
     assert kind.__name__.startswith("_Native") == (kernels == "auto" and native.best_level() > 0)
     x, weight, bias = operands(6, (50, 40))
     layer = filled(kind, weight, bias)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.decoder import Decoder, narrowed
+from chexmix_cli.core.models.quantized import quantized_state
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.plan.measure import LiveBytes, Plan, Point, Remedy, extrapolate, module_bytes
-from chexmix_cli.core.plan.reports import encode_costs, plan_generate_report
+from chexmix_cli.core.plan.reports import decoder_bytes, encode_costs, plan_generate_report
 from chexmix_cli.core.plan.sizes import (
     MEASURED_PARAMETERS,
     Limits,
@@ -133,7 +134,27 @@ def test_flop_of_the_image_tokenizer_are_counted_without_computing():
     assert flop_rate(torch.float32, torch.device("cpu")) > 1e8
 
 
-def test_the_planned_memory_of_reports_is_that_of_the_full_engine():
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_the_bytes_of_a_quantised_decoder_are_those_that_it_has(quantize):
+    shape = dataclasses.replace(preset("debug").decoder, num_rows=700, hidden_size=72, mlp_size=300)
+    decoder = Decoder(shape).bfloat16()
+    for device in map(torch.device, ("cpu", "cuda")):
+        with torch.device("meta"):
+            planned = decoder_bytes(decoder.settings, quantize, torch.bfloat16, device)
+        held = [quantized_state(name, value, quantize, device) for name, value in decoder.state_dict().items()]
+        assert planned == sum(value.nbytes for part in held for value in part.values())
+    assert decoder_bytes(decoder.settings, None, torch.bfloat16, device) == module_bytes(decoder)[0]
+
+
+def test_a_card_of_8_gb_has_room_for_the_released_size_in_8_and_in_4_bits():
+    """Weights alone; docs/plan.md has the rest. In bfloat16 they take more than half of what is there."""
+    shape, card = preset("phi2").decoder, torch.device("cuda")
+    sizes = [decoder_bytes(shape, how, torch.bfloat16, card) / 2**30 for how in (None, "int8", "int4")]
+    assert sizes == pytest.approx([5.25, 2.76, 1.74], abs=0.02)
+
+
+@pytest.mark.parametrize("quantize", [None, "int4"])
+def test_the_planned_memory_of_reports_is_that_of_the_full_engine(quantize):
     """Layers, vocabulary and cache carried over from smaller ones: within 5 % of what the whole model has alive."""
     from chexmix_cli.core.infer.decoding.drafts import OwnText
     from chexmix_cli.core.infer.reports.engine import report_engine
@@ -142,10 +163,10 @@ def test_the_planned_memory_of_reports_is_that_of_the_full_engine():
     model = dataclasses.replace(base, decoder=dataclasses.replace(base.decoder, num_layers=9, hidden_size=64))
     # A fixed number of drafts: the passes that are measured otherwise take more than a model as small as this.
     decode = DecodeSettings(max_new_tokens=40, min_new_tokens=40, draft_rows=8)
-    settings = GenerateReportSettings(input=InputSettings(batch_size=3), decode=decode)
+    settings = GenerateReportSettings(input=InputSettings(batch_size=3), decode=decode, quantize=quantize)
     device = torch.device("cpu")
     plan = plan_generate_report(model, settings, dtype=torch.float32, image_dtype=torch.float32, device=device)
-    decoder = Decoder(model.decoder)
+    decoder = Decoder(model.decoder) if quantize is None else narrowed(Decoder(model.decoder), quantize, device)
     engine = report_engine(decoder, model.vocabulary)
     prompts = [model.vocabulary.report_prompt([code] * 16) for code in range(3)]
     with LiveBytes(decoder) as live:

@@ -39,6 +39,32 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.parametrize("quantize", WAYS)
+@torch.inference_mode()
+def test_a_cards_layers_compute_with_the_numbers_they_stand_for(tiny_dir, tiny, tiny_decoder, monkeypatch, quantize):
+    """Activations are not rounded there, so nothing is lost besides. Computed here by torch, as a card's layers can."""
+    monkeypatch.setattr(quantized, "layer_kind", lambda bits, _: quantized._Card8 if bits == 8 else quantized._Card4)
+    loaded = open_weights(tiny_dir).load_decoder("cpu", torch.float32, quantize=quantize)
+    exact = restored(tiny_decoder, quantize)
+    ids_BT = torch.randint(tiny.vocabulary.num_rows, (1, 30), generator=torch.Generator().manual_seed(0))
+    assert difference(loaded.logits(loaded(ids_BT)), exact.logits(exact(ids_BT))) <= 1e-5
+    some = slice(5, 21)
+    assert difference(loaded.logits(loaded(ids_BT), some), exact.logits(exact(ids_BT), some)) <= 1e-5
+
+
+@pytest.mark.parametrize("quantize", WAYS)
+def test_a_card_has_the_file_of_a_cpu_with_kernels(monkeypatch, quantize):
+    cpu, card = (torch.device(name) for name in ("cpu", "cuda"))
+    monkeypatch.setattr(native, "uses_native", lambda: True)
+    assert quantized.packing(quantize, cpu) == quantized.packing(quantize, card)
+    weight = torch.randn(50, 70, generator=torch.Generator().manual_seed(0))
+    of_cpu, of_card = (quantized_state("blocks.0.input_proj.weight", weight, quantize, one) for one in (cpu, card))
+    assert of_cpu.keys() == of_card.keys() == {"blocks.0.input_proj.weight", "blocks.0.input_proj.scale"}
+    assert all(torch.equal(of_cpu[name], of_card[name]) for name in of_cpu)
+    monkeypatch.setattr(native, "uses_native", lambda: False)
+    assert quantized.packing(quantize, cpu) != quantized.packing(quantize, card)
+
+
 @pytest.fixture(params=["native", "torch", "torch, 8-bit products"])
 def kernels(request, monkeypatch) -> str:
     """Run a test with each implementation."""
@@ -110,9 +136,9 @@ def test_each_matrix_is_narrowed_before_the_next_is_read(tiny_dir, monkeypatch):
     alive: list[weakref.ref[torch.Tensor]] = []
     most = 0
 
-    def watch(parameter, value, quantize):
+    def watch(parameter, value, quantize, device):
         nonlocal most
-        found = quantized_state(parameter, value, quantize)
+        found = quantized_state(parameter, value, quantize, device)
         if len(found) == 2:
             alive.append(weakref.ref(value))
             most = max(most, sum(one() is not None for one in alive))

@@ -1,9 +1,9 @@
-"""Masked-token corruption in plain numpy: the definition and the CPU path. B documents, T positions.
+"""Masked-token corruption in plain numpy. B documents, T positions.
 
 Each document hides exactly the rounded share of its image tokens and of its text tokens, each share drawn uniformly
 between two bounds. All of it comes from the document's own seed by Philox: position t has the noise of counter t, the
 tokens of the least noise are hidden, and two counters no position has draw the shares. Everything is in whole numbers,
-so that a GPU and a CPU hide the same tokens.
+so that every machine hides the same tokens. It runs where batches are made, on the CPU.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Products with weights of 8 or 4 bits on a CPU: their definition in torch, and kernels in C."""
+"""Products with weights of 8 or 4 bits: the numbers and their definition in torch, kernels in C for a CPU, Triton."""

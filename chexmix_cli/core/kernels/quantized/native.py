@@ -13,43 +13,19 @@ import ctypes
 import logging
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import asked_for
 from chexmix_cli.core.kernels.quantized.build import LIBRARY, source_hash
+from chexmix_cli.core.kernels.quantized.panels import PANEL, Panels
 from chexmix_cli.core.kernels.quantized.reference import GROUP
 
 _LOG = logging.getLogger("chexmix")
-#: Outputs whose weights lie beside each other.
-PANEL = 16
 #: Levels of ``native.c`` by name.
 LEVELS = {"AVX2": 1, "AVX-VNNI": 2, "AVX512-VNNI": 3}
-#: Numbers laid out at a time.
-_PIECE = 1 << 22
-
-
-class Panels(NamedTuple):
-    """Quantised weights as the kernels read them.
-
-    Attributes:
-        weight: uint8, (P, G, 512) of 8 bits or (P, G, 256) of 4.
-        scale: float32 (P, 16) of 8 bits, bfloat16 (P, G, 16) of 4.
-        num_out, num_in: O and I.
-    """
-
-    weight: Tensor
-    scale: Tensor
-    num_out: int
-    num_in: int
-
-    @property
-    def bits(self) -> int:
-        return 8 if self.scale.dim() == 2 else 4
 
 
 class _Job(ctypes.Structure):
@@ -83,31 +59,6 @@ def usable_levels() -> dict[str, int]:
 def best_level() -> int:
     """Return the best of :func:`usable_levels`, or 0."""
     return max(usable_levels().values(), default=0)
-
-
-def to_panels(steps_OI: Tensor, scale: Tensor) -> Panels:
-    """Return quantised weights in panels, filled up with zeros; arguments as ``reference.product``."""
-    num_out, num_in = steps_OI.shape
-    bits, more_out = (8 if scale.dim() == 1 else 4), -num_out % PANEL
-    # In pieces of panels, so that the second matrix of a head is not there in full.
-    steps = F.pad(steps_OI, (0, -num_in % GROUP, 0, more_out)) if more_out or num_in % GROUP else steps_OI
-    num_panels, num_groups = len(steps) // PANEL, steps.shape[1] // GROUP
-    weight = torch.empty(num_panels, num_groups, PANEL * GROUP * bits // 8, dtype=torch.uint8)
-    size = max(1, _PIECE // (PANEL * steps.shape[1]))
-    for start in range(0, num_panels, size):
-        part = steps[start * PANEL : (start + size) * PANEL]
-        count = len(part) // PANEL
-        # panel, output, group, half of the group, four inputs, input
-        unsigned = (part.view(torch.uint8) + (1 << bits - 1)).view(count, PANEL, num_groups, 2, 4, 4)
-        if bits == 8:
-            laid = unsigned.permute(0, 2, 3, 4, 1, 5)
-        else:
-            laid = (unsigned[:, :, :, 0] | (unsigned[:, :, :, 1] << 4)).permute(0, 2, 3, 1, 4)
-        weight[start : start + count].copy_(laid.reshape(count, num_groups, -1))
-    if bits == 8:
-        return Panels(weight, F.pad(scale, (0, more_out)).view(num_panels, PANEL), num_out, num_in)
-    by_panel = F.pad(scale, (0, 0, 0, more_out)).view(num_panels, PANEL, num_groups).transpose(1, 2)
-    return Panels(weight, by_panel.contiguous(), num_out, num_in)
 
 
 def product(

@@ -18,25 +18,22 @@ from chexmix_cli.core.kernels.restricted_head.reference import Choice
 from chexmix_cli.core.kernels.restricted_head.tuning import CONFIGS, FEW
 
 #: Modes of the kernel, as in ``kernels.py``, which is not imported where there is no Triton.
-_GREEDY, _SAMPLED, _GIVEN = 0, 1, 2
+_GREEDY, _GIVEN = 0, 1
 
 
 @torch.no_grad()
-def choose_row(
-    state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, *, temperature: float = 0.0, seed_M: Tensor | None = None
-) -> Choice:
-    """Return the most probable head row of each state, or a sampled one; as ``reference.choose_row``, which see.
+def choose_row(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor) -> Choice:
+    """Return the most probable head row of each state; as ``reference.choose_row``, which see.
 
     Numerics: on Triton products accumulate in float32 and stay there, where torch rounds them to the dtype of the
-    inputs first; two rows whose logits differ by less than that may change places. The random bits are the same.
+    inputs first; two rows whose logits differ by less than that may change places.
     """
-    reference.check(state_MD, weight_RD, bias_R, temperature, seed_M)
+    reference.check(state_MD, weight_RD, bias_R)
     if not uses_triton(state_MD.device):
-        return reference.choose_row(state_MD, weight_RD, bias_R, temperature=temperature, seed_M=seed_M)
+        return reference.choose_row(state_MD, weight_RD, bias_R)
     _require_dtype(state_MD)
-    seeds_M = torch.empty(0, dtype=torch.int64, device=state_MD.device) if seed_M is None else seed_M
     with current_device(state_MD):
-        return Choice(*torch.ops.chexmix.choose_row(state_MD, weight_RD, bias_R, temperature, seeds_M))
+        return Choice(*torch.ops.chexmix.choose_row(state_MD, weight_RD, bias_R))
 
 
 @torch.no_grad()
@@ -52,19 +49,15 @@ def row_logprob(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, row_M: Tens
 
 
 @torch.library.custom_op("chexmix::choose_row", mutates_args=())
-def _triton_choose_row(
-    state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, temperature: float, seed_M: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    found = _launch(state_MD, weight_RD, bias_R, temperature, seed_M, _SAMPLED if temperature > 0 else _GREEDY)
+def _triton_choose_row(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    found = _launch(state_MD, weight_RD, bias_R, None)
     # argmax takes the first of equals, and the blocks are in order: the lowest row, as in the reference.
-    block_1M = found.score_JM.argmax(dim=0, keepdim=True)
-    return found.row_JM.gather(0, block_1M)[0], found.logit_JM.gather(0, block_1M)[0], found.logsumexp()
+    block_1M = found.peak_JM.argmax(dim=0, keepdim=True)
+    return found.row_JM.gather(0, block_1M)[0], found.peak_JM.gather(0, block_1M)[0], found.logsumexp()
 
 
 @_triton_choose_row.register_fake
-def _(
-    state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, temperature: float, seed_M: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count = state_MD.shape[0]
     floats = [state_MD.new_empty(count, dtype=torch.float32) for _ in range(2)]
     return state_MD.new_empty(count, dtype=torch.int64), floats[0], floats[1]
@@ -72,7 +65,7 @@ def _(
 
 @torch.library.custom_op("chexmix::row_logprob", mutates_args=())
 def _triton_row_logprob(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, row_M: Tensor) -> Tensor:
-    found = _launch(state_MD, weight_RD, bias_R, 0.0, row_M.contiguous(), _GIVEN)
+    found = _launch(state_MD, weight_RD, bias_R, row_M.contiguous())
     return found.logit_JM.sum(dim=0) - found.logsumexp()
 
 
@@ -86,7 +79,6 @@ class _Blocks:
     """What the kernel wrote of each block of rows."""
 
     row_JM: Tensor
-    score_JM: Tensor
     logit_JM: Tensor
     peak_JM: Tensor
     sum_JM: Tensor
@@ -96,9 +88,8 @@ class _Blocks:
         return torch.logsumexp(self.peak_JM + self.sum_JM.log(), dim=0)
 
 
-def _launch(
-    state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, temperature: float, seed_M: Tensor, mode: int
-) -> _Blocks:
+def _launch(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, given_M: Tensor | None) -> _Blocks:
+    """Run the kernel for the best row of each state, or for given rows."""
     from chexmix_cli.core.kernels.restricted_head.kernels import _restricted_head_fwd_kernel
 
     state_MD, weight_RD = (x if x.stride(1) == 1 else x.contiguous() for x in (state_MD, weight_RD))
@@ -106,15 +97,14 @@ def _launch(
     config = CONFIGS[state_MD.dtype, count > FEW]
     grid = (blocks(count, config.block_m), blocks(num_rows, config.block_r))
     row_JM = torch.empty(grid[1], count, dtype=torch.int64, device=state_MD.device)
-    found = _Blocks(row_JM, *torch.empty(4, grid[1], count, device=state_MD.device).unbind())
+    found = _Blocks(row_JM, *torch.empty(3, grid[1], count, device=state_MD.device).unbind())
     if count:
         _restricted_head_fwd_kernel[grid](
             state_MD,
             weight_RD,
             bias_R.contiguous(),
-            seed_M,
+            found.row_JM if given_M is None else given_M,
             found.row_JM,
-            found.score_JM,
             found.logit_JM,
             found.peak_JM,
             found.sum_JM,
@@ -123,8 +113,7 @@ def _launch(
             state_MD.shape[1],
             state_MD.stride(0),
             weight_RD.stride(0),
-            1 / temperature if temperature > 0 else 1.0,
-            MODE=mode,
+            MODE=_GREEDY if given_M is None else _GIVEN,
             BLOCK_M=config.block_m,
             BLOCK_R=config.block_r,
             BLOCK_D=config.block_d,

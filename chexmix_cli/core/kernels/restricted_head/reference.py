@@ -2,23 +2,17 @@
 
 M states, C of them in one chunk, D hidden, R head rows of an allowed range. ``weight_RD`` and ``bias_R`` are that range
 of the head; a row that cannot be chosen has a bias of minus infinity.
-
-Sampling is by Gumbel-max: the argmax of ``logit / temperature + g`` with ``g = -log(-log(u))`` has the softmax's
-distribution (Gumbel 1954; Maddison et al. 2014). ``u`` comes from Philox 4x32-10 (Salmon et al. 2011) with the state's
-own seed as the key and the row as the counter: it depends neither on blocks nor on other states.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
-from chexmix_cli.core.kernels.philox.reference import first_word
 
 #: States whose logits exist together: (chunk x 8192) float32 is 16 MiB for the released codebook.
 _CHUNK = 512
@@ -46,35 +40,27 @@ class Choice:
 
 
 @torch.no_grad()
-def choose_row(
-    state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, *, temperature: float = 0.0, seed_M: Tensor | None = None
-) -> Choice:
-    """Return the most probable head row of each state, or a sampled one. A choice has no gradient.
+def choose_row(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor) -> Choice:
+    """Return the most probable head row of each state. A choice has no gradient.
 
     Args:
         state_MD: final hidden states, (M, D), float32, bfloat16 or float16.
         weight_RD: head rows, (R, D), same dtype and device.
         bias_R: their biases, (R,), same dtype; minus infinity bars a row.
-        temperature: 0 takes the most probable row; above, one is sampled.
-        seed_M: int64, non-negative, one a state; needed to sample.
 
     Raises:
-        ShapeError: if shapes do not fit, R is 0, or a temperature above 0 comes without seeds.
+        ShapeError: if shapes do not fit, or R is 0.
 
     Numerics: logits are those of ``F.linear`` in the dtype of the inputs, and float32 from there on.
     """
-    check(state_MD, weight_RD, bias_R, temperature, seed_M)
+    check(state_MD, weight_RD, bias_R)
     count = len(state_MD)
     row_M = torch.empty(count, dtype=torch.int64, device=state_MD.device)
     logit_M, logsumexp_M = torch.empty(2, count, device=state_MD.device).unbind()
     for start in range(0, count, _CHUNK):
         chunk = slice(start, start + _CHUNK)
         logit_CR = F.linear(state_MD[chunk], weight_RD, bias_R).float()
-        score_CR = logit_CR
-        if temperature > 0:
-            assert seed_M is not None
-            score_CR = logit_CR / temperature + gumbel(seed_M[chunk], weight_RD.shape[0])
-        row_M[chunk] = score_CR.argmax(dim=1)
+        row_M[chunk] = logit_CR.argmax(dim=1)
         logit_M[chunk] = logit_CR.gather(1, row_M[chunk, None])[:, 0]
         logsumexp_M[chunk] = logit_CR.logsumexp(dim=1)
     return Choice(row_M, logit_M, logsumexp_M)
@@ -100,14 +86,7 @@ def row_logprob(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, row_M: Tens
     return logprob_M
 
 
-def gumbel(seed_M: Tensor, num_rows: int) -> Tensor:
-    """Return Gumbel noise, (M, R) float32 on the device of the seeds."""
-    bits_MR = first_word(seed_M.cpu().numpy()[:, None], np.arange(num_rows))
-    uniform_MR = torch.from_numpy(((bits_MR >> np.uint64(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24))
-    return -torch.log(-torch.log(uniform_MR)).to(seed_M.device)
-
-
-def check(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, temperature: float, seed_M: Tensor | None) -> None:
+def check(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor) -> None:
     """Raise ShapeError unless these fit each other."""
     fits = state_MD.ndim == 2 and weight_RD.ndim == 2 and state_MD.shape[1] == weight_RD.shape[1]
     is_one_dtype = state_MD.dtype == weight_RD.dtype == bias_R.dtype
@@ -118,17 +97,11 @@ def check(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, temperature: floa
             where="restricted head",
             expected="(M, D), (R, D) and (R,) of one dtype, with R > 0",
         )
-    if temperature < 0 or (temperature > 0 and (seed_M is None or seed_M.shape != state_MD.shape[:1])):
-        raise ShapeError(
-            f"temperature {temperature:g} with seeds {None if seed_M is None else tuple(seed_M.shape)}",
-            where="restricted head",
-            expected="temperature 0, or above with a seed a state",
-        )
 
 
 def check_rows(state_MD: Tensor, weight_RD: Tensor, bias_R: Tensor, row_M: Tensor) -> None:
     """Raise ShapeError unless these fit each other."""
-    check(state_MD, weight_RD, bias_R, 0.0, None)
+    check(state_MD, weight_RD, bias_R)
     if row_M.shape != state_MD.shape[:1] or row_M.dtype != torch.int64:
         raise ShapeError(
             f"rows {tuple(row_M.shape)} {row_M.dtype} for {len(state_MD)} states",

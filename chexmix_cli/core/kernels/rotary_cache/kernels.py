@@ -10,15 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _store(pointer_NH, value_NH, mask_NH, INTERPRETED: tl.constexpr):
-    if INTERPRETED and pointer_NH.dtype.element_ty == tl.bfloat16:
-        # The interpreter cuts bfloat16 off where a GPU rounds to even: rounded here, nothing is left to cut.
-        bits_NH = value_NH.to(tl.uint32, bitcast=True)
-        bits_NH += 0x7FFF + ((bits_NH >> 16) & 1)
-        value_NH = (bits_NH & 0xFFFF0000).to(tl.float32, bitcast=True)
-    tl.store(pointer_NH, value_NH.to(pointer_NH.dtype.element_ty), mask=mask_NH)
+from chexmix_cli.core.kernels.rounding.kernels import store_rounded
 
 
 @triton.jit
@@ -73,11 +65,11 @@ def _rotary_cache_fwd_kernel(
     width = num_heads * head_size
     q_NH = _rotated(base, head_N, feature_H, mask_NH, cos_H, sin_H, half, head_size)
     q_offset_N = ((row * num_heads + head_N) * num_new + place) * head_size
-    _store(q_ptr + q_offset_N[:, None] + feature_H[None, :], q_NH, mask_NH, INTERPRETED)
+    store_rounded(q_ptr + q_offset_N[:, None] + feature_H[None, :], q_NH, mask_NH, INTERPRETED)
     slot = tl.load(start_ptr + row) + place
     cache_NH = (row * stride_kb + head_N * stride_kn + slot * stride_ks)[:, None] + feature_H[None, :]
     k_NH = _rotated(base + width, head_N, feature_H, mask_NH, cos_H, sin_H, half, head_size)
-    _store(keys_ptr + cache_NH, k_NH, mask_NH, INTERPRETED)
+    store_rounded(keys_ptr + cache_NH, k_NH, mask_NH, INTERPRETED)
     v_offset_NH = 2 * width + head_N[:, None] * head_size + feature_H[None, :]
     v_NH = tl.load(base + v_offset_NH, mask=mask_NH, other=0.0).to(tl.float32)
-    _store(values_ptr + cache_NH, v_NH, mask_NH, INTERPRETED)
+    store_rounded(values_ptr + cache_NH, v_NH, mask_NH, INTERPRETED)
