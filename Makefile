@@ -30,8 +30,8 @@ $(BIN)/python:
 	echo "hint: install one (Debian: apt install python3 python3-venv), or say make PYTHON=/path/to/python3" >&2; \
 	exit 4
 
-KERNELS := chexmix_cli/core/kernels/quantized
-NATIVE := hatch_build.py $(KERNELS)/build.py $(KERNELS)/native.c
+KERNELS := chexmix_cli/core/kernels
+NATIVE := hatch_build.py $(KERNELS)/compiled/build.py $(wildcard $(KERNELS)/*/*.[ch])
 
 # A stamp is as new as the last installation: an environment is renewed only when requirements or compiled code change.
 $(VENV)/.demo-ready: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python

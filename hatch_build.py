@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = "chexmix_cli/core/kernels/quantized"
+FOLDER = "chexmix_cli/core/kernels/compiled"
 #: The library asks for nothing newer than glibc 2.14 (a test looks), and for no Python.
 TAG = "py3-none-manylinux2014_x86_64"
 
@@ -25,7 +25,9 @@ class NativeKernels(BuildHookInterface[Any]):
         module = runpy.run_path(str(Path(self.root, FOLDER, "build.py")))
         problem = module["build"]()
         if problem is not None:
-            self.app.display_warning(f"quantised products will be torch's, slower: {problem}")
+            self.app.display_warning(
+                f"products with quantised weights and the image tokenizer will be torch's, slower: {problem}"
+            )
         elif version == "standard" and "CS_GNU_LIBC_VERSION" in os.confstr_names:
             build_data["artifacts"].append(f"{FOLDER}/{module['LIBRARY'].name}")
             build_data["pure_python"], build_data["tag"] = False, TAG

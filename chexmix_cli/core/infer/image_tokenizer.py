@@ -45,7 +45,9 @@ class ImageTokenizer:
         memory_hint: str | None = "--set input.batch_size=1",
     ) -> None:
         self.vqgan = vqgan.eval()
-        self.vqgan.to(memory_format=layout(vqgan.quant_conv.weight))  # type: ignore[call-overload]
+        with torch.inference_mode():
+            memory_format = layout(vqgan.quant_conv.weight)
+        self.vqgan.to(memory_format=memory_format)  # type: ignore[call-overload]
         self.settings = settings
         self._memory_hint = memory_hint
         self.batch_size = batch_size

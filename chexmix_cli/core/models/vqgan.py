@@ -2,7 +2,8 @@
 
 Shape letters: B images, C channels, Y X rows and columns (pixels or grid cells, by context), E code size.
 Pixels are in [-1, 1]. A forward pass keeps channels last, the layout convolutions run fastest in, where it costs no
-digits (see :func:`layout`).
+digits (see :func:`layout`). On a CPU, in float32 and without gradients, the compiled layers of
+``core/kernels/channels_last`` compute norms and 3 x 3 convolutions.
 """
 
 from __future__ import annotations
@@ -13,28 +14,67 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chexmix_cli.core.kernels.channels_last import native, reference
 from chexmix_cli.core.models.quantizer import Quantizer
 from chexmix_cli.core.settings.model import VqganSettings
 from chexmix_cli.core.vocab import grid_side
 
 
 def layout(like: Tensor) -> torch.memory_format:
-    """Return the memory format for a pass over tensors like this one: channels last but for float32 on a CPU.
+    """Return the memory format for a pass over tensors like this one.
 
-    On a CPU torch's channels-last GroupNorm takes the variance as a difference of two sums in one pass: latents of the
-    reference weights were off by 3e-3 (1e-5 without), enough to change codes. Below float32 that drowns in rounding.
-    Apple's GPU, where nothing was measured, is left torch's own format.
+    Channels last, but for float32 on a CPU where torch computes. Its channels-last GroupNorm takes the variance there
+    as a difference of two sums in one pass: latents of the reference weights were off by 3e-3 (1e-5 without), enough
+    to change codes. The compiled layers do not, and below float32 it drowns in rounding. Apple's GPU, where nothing
+    was measured, is left torch's own format.
     """
     device = like.device.type
     is_exact = device == "cpu" and like.dtype == torch.float32 and not torch.is_autocast_enabled(device)
-    return torch.contiguous_format if is_exact or device == "mps" else torch.channels_last
+    is_torchs = is_exact and not native.runs_on(like)
+    return torch.contiguous_format if is_torchs or device == "mps" else torch.channels_last
 
 
-class GroupNormSwish(nn.GroupNorm):
-    """GroupNorm, then ``x * sigmoid(x)``."""
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm; called by itself it has no swish behind it."""
 
-    def forward(self, x_BCYX: Tensor) -> Tensor:
-        return F.silu(super().forward(x_BCYX))
+    def __init__(self, settings: VqganSettings, channels: int) -> None:
+        super().__init__(settings.num_groups, channels, eps=settings.norm_eps)
+
+    @property
+    def weights(self) -> native.NormWeights:
+        return native.NormWeights(self.num_groups, self.weight, self.bias, self.eps)
+
+    def forward(self, x_BCYX: Tensor, *, has_swish: bool = False) -> Tensor:
+        if native.runs_on(x_BCYX):
+            return native.group_norm(_channels_last(x_BCYX), self.weights, has_swish=has_swish)
+        return reference.group_norm(x_BCYX, self.weights, has_swish=has_swish)
+
+
+class Convolution(nn.Conv2d):
+    """A 3 x 3 convolution that keeps rows and columns.
+
+    Norm and swish before it and a shortcut that is added to it may be given: one pass over memory computes all of it.
+    """
+
+    bias: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x_BCYX: Tensor, norm: GroupNorm | None = None, add_BCYX: Tensor | None = None) -> Tensor:
+        weights = None if norm is None else norm.weights
+        if not native.runs_on(x_BCYX):
+            return reference.convolution(x_BCYX, self.weight, self.bias, add_BCYX, weights)
+        if native.convolves(self.weight):
+            add_BCYX = None if add_BCYX is None else _channels_last(add_BCYX)
+            return native.convolution(_channels_last(x_BCYX), self.weight, self.bias, add_BCYX, weights)
+        normed = x_BCYX if norm is None else norm(x_BCYX, has_swish=True)
+        return reference.convolution(normed, self.weight, self.bias, add_BCYX)
+
+
+def _channels_last(x_BCYX: Tensor) -> Tensor:
+    """Return it in channels-last memory: a copy only of what torch made of a single channel, whose layouts are one."""
+    return x_BCYX.contiguous(memory_format=torch.channels_last)
 
 
 class ResidualBlock(nn.Module):
@@ -42,16 +82,16 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, settings: VqganSettings, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = GroupNormSwish(settings.num_groups, in_channels, eps=settings.norm_eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNormSwish(settings.num_groups, out_channels, eps=settings.norm_eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm1 = GroupNorm(settings, in_channels)
+        self.conv1 = Convolution(in_channels, out_channels)
+        self.norm2 = GroupNorm(settings, out_channels)
+        self.conv2 = Convolution(out_channels, out_channels)
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x_BCYX: Tensor) -> Tensor:
         shortcut = self.nin_shortcut(x_BCYX) if hasattr(self, "nin_shortcut") else x_BCYX
-        return cast(Tensor, shortcut + self.conv2(self.norm2(self.conv1(self.norm1(x_BCYX)))))
+        return cast(Tensor, self.conv2(self.conv1(x_BCYX, self.norm1), self.norm2, shortcut))
 
 
 class AttentionBlock(nn.Module):
@@ -59,7 +99,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, settings: VqganSettings, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(settings.num_groups, channels, eps=settings.norm_eps)
+        self.norm = GroupNorm(settings, channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -89,7 +129,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Convolution(channels, channels)
 
     def forward(self, x_BCYX: Tensor) -> Tensor:
         return cast(Tensor, self.conv(F.interpolate(x_BCYX, scale_factor=2.0, mode="nearest")))
@@ -133,7 +173,7 @@ class Encoder(nn.Module):
     def __init__(self, settings: VqganSettings) -> None:
         super().__init__()
         widths = [settings.channels * multiplier for multiplier in settings.channel_multipliers]
-        self.conv_in = nn.Conv2d(settings.image_channels, settings.channels, 3, padding=1)
+        self.conv_in = Convolution(settings.image_channels, settings.channels)
         self.down = nn.ModuleList(
             Level(settings, before, after, settings.num_res_blocks)
             for before, after in zip([settings.channels, *widths[:-1]], widths, strict=True)
@@ -141,14 +181,14 @@ class Encoder(nn.Module):
         for level, width in zip(self.down[:-1], widths[:-1], strict=True):
             level.downsample = Downsample(width)
         self.mid = Middle(settings, widths[-1])
-        self.norm_out = GroupNormSwish(settings.num_groups, widths[-1], eps=settings.norm_eps)
-        self.conv_out = nn.Conv2d(widths[-1], settings.latent_channels, 3, padding=1)
+        self.norm_out = GroupNorm(settings, widths[-1])
+        self.conv_out = Convolution(widths[-1], settings.latent_channels)
 
     def forward(self, x_BCYX: Tensor) -> Tensor:
         x_BCYX = self.conv_in(x_BCYX)
         for level in self.down:
             x_BCYX = level(x_BCYX)
-        return cast(Tensor, self.conv_out(self.norm_out(self.mid(x_BCYX))))
+        return cast(Tensor, self.conv_out(self.mid(x_BCYX), self.norm_out))
 
 
 class PixelDecoder(nn.Module):
@@ -157,7 +197,7 @@ class PixelDecoder(nn.Module):
     def __init__(self, settings: VqganSettings) -> None:
         super().__init__()
         widths = [settings.channels * multiplier for multiplier in settings.channel_multipliers]
-        self.conv_in = nn.Conv2d(settings.latent_channels, widths[-1], 3, padding=1)
+        self.conv_in = Convolution(settings.latent_channels, widths[-1])
         self.mid = Middle(settings, widths[-1])
         # Level i of ``up`` has width i; the pass runs from the last to the first.
         self.up = nn.ModuleList(
@@ -166,14 +206,14 @@ class PixelDecoder(nn.Module):
         )
         for level, width in zip(self.up[1:], widths[1:], strict=True):
             level.upsample = Upsample(width)
-        self.norm_out = GroupNormSwish(settings.num_groups, widths[0], eps=settings.norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], settings.image_channels, 3, padding=1)
+        self.norm_out = GroupNorm(settings, widths[0])
+        self.conv_out = Convolution(widths[0], settings.image_channels)
 
     def forward(self, x_BCYX: Tensor) -> Tensor:
         x_BCYX = self.mid(self.conv_in(x_BCYX))
         for level in reversed(self.up):
             x_BCYX = level(x_BCYX)
-        return cast(Tensor, self.conv_out(self.norm_out(x_BCYX)))
+        return cast(Tensor, self.conv_out(x_BCYX, self.norm_out))
 
 
 class Vqgan(nn.Module):

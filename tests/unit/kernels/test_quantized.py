@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
 
 import pytest
 import torch
@@ -13,7 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chexmix_cli.core.errors import ShapeError, WeightsError
-from chexmix_cli.core.kernels.quantized import build, native, reference
+from chexmix_cli.core.kernels.compiled.library import torch_threads
+from chexmix_cli.core.kernels.quantized import native, reference
 from chexmix_cli.core.kernels.quantized.panels import to_panels
 
 NARROW = {8: reference.quantize_8, 4: reference.quantize_4}
@@ -105,7 +103,7 @@ def test_the_definition_is_the_product_within_half_a_step_of_each_activation(bit
 def test_levels_are_no_ladder(monkeypatch):
     """A CPU with AVX512-VNNI may lack AVX-VNNI: AMD's of 2022, Intel's of 2019. Its instructions end a process."""
     library = type("Library", (), {"chexmix_levels": staticmethod(lambda: 1 << 1 | 1 << 3)})
-    monkeypatch.setattr(native, "_library", lambda: library)
+    monkeypatch.setattr(native, "library", lambda: library)
     monkeypatch.setattr(native, "usable_levels", native.usable_levels.__wrapped__)
     assert native.usable_levels() == {"AVX2": 1, "AVX512-VNNI": 3}
     assert native.best_level() == 3
@@ -213,54 +211,12 @@ def test_what_would_be_read_past_is_refused():
     assert native.product(x[:0], panels, bias).shape == (0, 40)
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """Return a library compiled now, into a folder of its own, or skip."""
-    path = tmp_path_factory.mktemp("native") / "lib.so"
-    problem = build.build(path, level="-O1")
-    if problem is not None:
-        assert not path.exists()
-        pytest.skip(problem)
-    return path
-
-
-def test_a_library_is_compiled_says_its_source_and_asks_for_an_old_glibc(library):
-    assert [path.name for path in library.parent.iterdir()] == ["lib.so"]
-    found = native._library.__wrapped__(library)
-    assert found.chexmix_source().decode() == build.source_hash()
-    if shutil.which("objdump"):
-        said = subprocess.run(["objdump", "-T", str(library)], capture_output=True, text=True, check=True).stdout
-        asked = [tuple(map(int, number.split("."))) for number in re.findall(r"GLIBC_([\d.]+)", said)]
-        assert max(asked) <= (2, 17), "manylinux2014"
-
-
-def test_a_library_of_another_source_is_not_taken(library, monkeypatch):
-    monkeypatch.setattr(native, "source_hash", lambda: "another")
-    assert "another version of its source" in native._library.__wrapped__(library)
-
-
-def test_without_a_compiler_there_is_a_reason_and_no_library(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    assert "no C compiler" in (build.build(tmp_path / "lib.so") or "")
-    monkeypatch.setenv("CC", "/bin/false")
-    assert "/bin/false ended with 1" in (build.build(tmp_path / "lib.so") or "")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_library_that_is_missing_or_damaged_is_not_taken(tmp_path):
-    load = native._library.__wrapped__
-    assert "not compiled" in load(tmp_path / "lib.so")
-    (tmp_path / "lib.so").write_bytes(b"nothing of the kind")
-    assert "cannot be loaded" in load(tmp_path / "lib.so")
-
-
 @needs_native
 def test_the_kernels_run_on_torchs_threads():
     """Of its OpenMP, found through what torch is linked with; a second one would double the threads of a process."""
     x, weight, _ = operands(3, 8, 2000, 300, 8)
     panels = to_panels(*weight)
-    assert native._torch_threads() is not None
+    assert torch_threads() is not None
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
+from chexmix_cli.core.kernels.channels_last import native
 from chexmix_cli.core.models.vqgan import Vqgan, layout
 from chexmix_cli.core.settings.model import VqganSettings
 
@@ -19,6 +20,9 @@ SHAPES = {
     "embedded form": {"channels": 8, "channel_multipliers": (1, 2, 4), "num_res_blocks": 1, "image_channels": 1},
     "one level": {"channels": 4, "channel_multipliers": (3,), "num_res_blocks": 1, "image_channels": 1},
 }
+#: Widths that the compiled convolution takes, and some that it leaves to torch.
+WIDE = {"channels": 16, "channel_multipliers": (1, 2, 3), "num_res_blocks": 1, "image_channels": 1}
+needs_native = pytest.mark.skipif(native.vector_bits() == 0, reason="the kernels are not compiled, or not for this CPU")
 
 
 class Plain:
@@ -159,14 +163,58 @@ def test_images_do_not_depend_on_their_batch(vqgan, pixels):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("kernels", ["torch", "auto"])
 @pytest.mark.parametrize("vqgan", [SHAPES["released form"]], indirect=True)
-def test_float32_keeps_its_digits_where_means_are_large(vqgan):
+def test_float32_keeps_its_digits_where_means_are_large(vqgan, kernels, monkeypatch):
     """Channel means far from 0, as trained networks have them, are where a one-pass variance loses digits."""
+    monkeypatch.setenv("CHEXMIX_KERNELS", kernels)
     vqgan.encoder.conv_in.bias.fill_(20.0)
     pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     assert difference(vqgan.latents(pixels), Plain(vqgan).latents(pixels)) < 1e-5
+    is_compiled = kernels == "auto" and native.vector_bits() > 0
+    assert layout(pixels) == (torch.channels_last if is_compiled else torch.contiguous_format)
+
+
+@needs_native
+@torch.inference_mode()
+@pytest.mark.parametrize("side", [4, 5])
+@pytest.mark.parametrize("vqgan", [WIDE], indirect=True)
+def test_compiled_layers_give_what_torch_gives(vqgan, side, monkeypatch):
+    """Sides that are whole tiles of the convolution and such that are not; widths that its panels take and others."""
+    generator = torch.Generator().manual_seed(side)
+    pixels = torch.rand(2, 1, 4 * side, 4 * side + 12, generator=generator) * 2 - 1
+    plain = Plain(vqgan)
+    wanted = plain.latents(pixels)
+    found, codes = vqgan.latents(pixels), vqgan.encode(pixels)
+    picture = vqgan.decode_latents(found)
+    monkeypatch.setenv("CHEXMIX_KERNELS", "torch")
+    assert difference(found, wanted) < 1e-5
+    assert difference(vqgan.latents(pixels), wanted) < 1e-5
+    assert torch.equal(codes, vqgan.encode(pixels))
+    assert difference(picture, vqgan.decode_latents(found)) < 1e-5
+
+
+@needs_native
+def test_gradients_come_from_torch_and_say_the_same(monkeypatch):
+    """Where gradients are recorded no compiled layer computes, and losses are those of a pass without."""
+    torch.manual_seed(3)
+    vqgan = Vqgan(VqganSettings(num_codes=50, code_size=6, latent_channels=5, num_groups=4, **WIDE))
+    pixels = _pixels(vqgan)
     assert layout(pixels) == torch.contiguous_format
+    recorded = vqgan.decode_latents(vqgan.latents(pixels))
+    recorded.square().mean().backward()
+    with torch.no_grad():
+        assert layout(pixels) == torch.channels_last
+        assert difference(vqgan.decode_latents(vqgan.latents(pixels)), recorded.detach()) < 1e-5
+    found = {name: parameter.grad.clone() for name, parameter in vqgan.named_parameters() if parameter.grad is not None}
+    assert all(bool(gradient.isfinite().all()) for gradient in found.values())
+    monkeypatch.setenv("CHEXMIX_KERNELS", "torch")
+    vqgan.zero_grad()
+    vqgan.decode_latents(vqgan.latents(pixels)).square().mean().backward()
+    assert found
+    for name, gradient in found.items():
+        assert torch.equal(dict(vqgan.named_parameters())[name].grad, gradient), name
 
 
 @torch.inference_mode()

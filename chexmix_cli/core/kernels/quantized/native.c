@@ -8,11 +8,7 @@
  * group's activations is taken off where a group's sums start. Every output is added up group by group in the same
  * order whatever the number of rows, the number of threads and the instructions, so its bits are always the same.
  */
-#include <immintrin.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "../compiled/native.h"
 
 enum { PANEL = 16, GROUP = 32, ROWS_AT_ONCE = 6, ACTIVATION_BYTES = 768 << 10, AHEAD_BYTES = 4096 };
 enum { AVX2 = 1, AVX_VNNI = 2, AVX512_VNNI = 3 };
@@ -20,8 +16,6 @@ enum { AVX2 = 1, AVX_VNNI = 2, AVX512_VNNI = 3 };
 #define FOR_AVX2 __attribute__((target("avx2,fma")))
 #define FOR_AVX_VNNI __attribute__((target("avx2,fma,avxvnni")))
 #define FOR_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 
 /* One call; native.py holds the same fields. Outputs first to last - 1 go to y, (rows, last - first). */
 typedef struct {
@@ -32,7 +26,7 @@ typedef struct {
     float *y;
     int64_t rows, inputs, first, last;
     int32_t bits, level, threads;
-    void (*run)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel, or NULL: this thread alone */
+    Run run;
 } Job;
 
 typedef struct {
@@ -42,9 +36,6 @@ typedef struct {
     int32_t *start; /* -offset times the sum of a group (rows, groups) */
     int64_t groups, next, chunk;
 } Work;
-
-/* Of this file, so that a library of another version of it is not taken. */
-const char *chexmix_source(void) { return SOURCE; }
 
 /* Bit L: this CPU has level L. Levels are no ladder: AVX512-VNNI comes with AVX-VNNI and without, by maker and year. */
 int chexmix_levels(void) {

@@ -1,8 +1,7 @@
-"""The compiled kernels: found, loaded and called. ``native.c`` says how weights lie in memory, and why.
+"""The compiled products. ``native.c`` says how weights lie in memory, and why.
 
 Without a compiler at installation there is no library, and on other CPUs than x86-64 with AVX2 none that runs; callers
-ask :func:`uses_native` and have another way. The work is shared among torch's own threads (the OpenMP that
-torch itself is linked with), so that there is no second set of them.
+ask :func:`uses_native` and have another way.
 
 Shape letters: R rows, I inputs, O outputs, P panels of 16 outputs, G groups of 32 inputs.
 """
@@ -12,14 +11,13 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import asked_for
-from chexmix_cli.core.kernels.quantized.build import LIBRARY, source_hash
+from chexmix_cli.core.kernels.compiled.library import library, torch_threads
 from chexmix_cli.core.kernels.quantized.panels import PANEL, Panels
 from chexmix_cli.core.kernels.quantized.reference import GROUP
 
@@ -48,7 +46,7 @@ def usable_levels() -> dict[str, int]:
 
     A CPU may lack one between two that it has: many with AVX512-VNNI have no AVX-VNNI.
     """
-    found = _library()
+    found = library()
     has = 0 if isinstance(found, str) else int(found.chexmix_levels())
     usable = {name: level for name, level in LEVELS.items() if has >> level & 1}
     problem = found if isinstance(found, str) else "" if usable else "this CPU has no AVX2"
@@ -98,11 +96,11 @@ def product(
         panels.bits,
         level,
         torch.get_num_threads(),
-        _torch_threads(),
+        torch_threads(),
     )
-    library = _library()
-    assert not isinstance(library, str), library
-    if y_RO.numel() and library.chexmix_product(ctypes.byref(job)) != 0:
+    compiled = library()
+    assert not isinstance(compiled, str), compiled
+    if y_RO.numel() and compiled.chexmix_product(ctypes.byref(job)) != 0:
         raise MemoryError(f"no memory for {x_RI.numel()} activations")
     return y_RO
 
@@ -123,30 +121,3 @@ def _check(x_RI: Tensor, panels: Panels, bias_O: Tensor | None, num_out: int) ->
             where="quantised product",
             expected=f"float32 (rows, {panels.num_in}) and ({num_out},), contiguous",
         )
-
-
-@cache
-def _library(path: Path = LIBRARY) -> ctypes.CDLL | str:
-    """Return the library, or why there is none."""
-    if not path.is_file():
-        return "the kernels were not compiled: there was no C compiler when chexmix was installed"
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as problem:
-        return f"{path.name} cannot be loaded: {problem}"
-    library.chexmix_source.restype = ctypes.c_char_p
-    if library.chexmix_source().decode() != source_hash():
-        return f"{path.name} was compiled from another version of its source: install chexmix again"
-    return library
-
-
-@cache
-def _torch_threads() -> int | None:
-    """Return the address of the function that runs one on torch's threads, or None: then one thread computes."""
-    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
-    try:
-        # Looked up in what torch is linked with, whichever OpenMP that is and whatever its file is called.
-        return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
-    except (OSError, AttributeError):
-        _LOG.info("quantised products: torch's threads were not found, one thread computes")
-        return None

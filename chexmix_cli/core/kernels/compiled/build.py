@@ -1,4 +1,4 @@
-"""Compile ``native.c``, beside itself: what an installation of chexmix does where there is a C compiler.
+"""Compile every ``native.c`` into one library beside itself: what an installation does where there is a C compiler.
 
 Nothing but the standard library, and nothing of chexmix: the build of a wheel (``hatch_build.py``) runs this file
 before anything is installed. Which instructions are used is decided when the library runs, so it fits every x86-64 CPU.
@@ -14,15 +14,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("native.c")
-LIBRARY = SOURCE.with_name("libchexmix.so")
+_FOLDER = Path(__file__).parent
+SOURCES = sorted(_FOLDER.parent.glob("*/native.c"))
+#: What they include.
+HEADERS = sorted(_FOLDER.parent.glob("*/*.h"))
+LIBRARY = _FOLDER / "libchexmix.so"
 #: Products are rounded before they are added: what is fused is written so, and the same for all instructions.
 _FLAGS = ("-std=gnu11", "-ffp-contract=off", "-fPIC", "-shared", "-s")
 
 
 def source_hash() -> str:
-    """Return the sha256 of the source, which a library carries in itself."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    """Return the sha256 of the sources, which a library carries in itself."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (*SOURCES, *HEADERS))).hexdigest()
 
 
 def build(library: Path = LIBRARY, *, level: str = "-O3") -> str | None:
@@ -38,7 +41,7 @@ def build(library: Path = LIBRARY, *, level: str = "-O3") -> str | None:
     if compiler is None:
         return "there is no C compiler (cc, gcc or clang on PATH, or CC)"
     unfinished = library.with_name(f"{library.name}.{os.getpid()}")
-    command = [compiler, level, *_FLAGS, f'-DSOURCE="{source_hash()}"', str(SOURCE), "-o", str(unfinished)]
+    command = [compiler, level, *_FLAGS, f'-DSOURCE="{source_hash()}"', *map(str, SOURCES), "-o", str(unfinished)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode != 0:
