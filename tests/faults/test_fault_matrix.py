@@ -92,3 +92,4 @@ def test_the_page_has_every_command_and_every_fault(repository):
     assert rows[0] == [*_COMMANDS, *_SERVERS]
     assert [row[0] for row in rows[2:]] == list(_FAULTS)
     assert all(len(row) == len(rows[2]) for row in rows[2:])
+    assert not [cell for row in rows for cell in row if cell == "not run"]
