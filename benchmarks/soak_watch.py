@@ -3,7 +3,8 @@
 The rule, over samples ordered by work done (films, or answers), in five fifths of it. The first fifth is not judged:
 there models are loaded and caches filled.
 
-- Resident memory: the median of the last fifth is at most ``MOST_GROWTH`` above that of the second, and so is what a
+- Memory, all that is resident and what of it is anonymous (pages of files come and go as the kernel likes, and could
+  hide a leak): the median of the last fifth is at most ``MOST_GROWTH`` above that of the second, and so is what a
   robust line (Theil and Sen: the median of the slopes of all pairs) rises by over the last four fifths.
 - Open handles, threads, temporary files: the median of the last fifth is at most ``MOST_MORE`` above the second's.
 """
@@ -22,7 +23,6 @@ from pathlib import Path
 MOST_GROWTH = 0.02
 #: Of what is counted.
 MOST_MORE = 1
-_PAGE_KIB = 4
 #: Pairs of more samples than this cost seconds and change nothing.
 _MOST_SAMPLES = 400
 
@@ -37,6 +37,7 @@ class Sample:
         resident_kib: memory that is in RAM; what processes share counts for each.
         handles, threads: of all of them.
         temporaries: files under names that are not kept.
+        anonymous_kib: of the resident memory, what belongs to no file.
     """
 
     done: int
@@ -45,6 +46,7 @@ class Sample:
     handles: int
     threads: int
     temporaries: int
+    anonymous_kib: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,11 @@ def watch(
         seconds = time.monotonic() - begun
         try:
             held = [_held(Path("/proc", pid)) for pid in _with_descendants(str(process.pid))]
-        except (FileNotFoundError, ProcessLookupError):
-            held = []  # one ended meanwhile
+        except (FileNotFoundError, ProcessLookupError, KeyError):
+            held = []  # one ended meanwhile; what is not yet reaped has no memory
         if held:
-            sums = [sum(column) for column in zip(*held, strict=True)]
-            found.append(Sample(count(), round(seconds, 2), *sums, temporaries()))
+            resident, handles, threads, anonymous = (sum(column) for column in zip(*held, strict=True))
+            found.append(Sample(count(), round(seconds, 2), resident, handles, threads, temporaries(), anonymous))
         if not is_told and stop(seconds):
             process.terminate()
             is_told = True
@@ -140,8 +142,9 @@ def judge(samples: Sequence[Sample]) -> dict[str, Growth]:
     for name in FIGURES:
         second, last = (statistics.median(getattr(one, name) for one in fifths[place]) for place in (1, 4))
         rise = _slope([(one.done, getattr(one, name)) for one in judged]) * 0.8 * end
-        more = MOST_GROWTH * second if name == "resident_kib" else MOST_MORE
-        is_flat = last - second <= more and (name != "resident_kib" or rise <= more)
+        is_memory = name.endswith("_kib")
+        more = MOST_GROWTH * second if is_memory else MOST_MORE
+        is_flat = last - second <= more and (not is_memory or rise <= more)
         most = max(getattr(one, name) for one in samples)
         found[name] = Growth(second, last, most, round(rise, 2), is_flat)
     return found
@@ -159,7 +162,8 @@ def _with_descendants(pid: str) -> Iterator[str]:
             yield from _with_descendants(child)
 
 
-def _held(process: Path) -> tuple[int, int, int]:
-    """Return resident KiB, open handles and threads of one process."""
-    pages = int((process / "statm").read_text().split()[1])
-    return pages * _PAGE_KIB, len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
+def _held(process: Path) -> tuple[int, int, int, int]:
+    """Return resident KiB, open handles, threads and anonymous KiB of one process."""
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    resident, anonymous = (int(status[name].split()[0]) for name in ("VmRSS", "RssAnon"))
+    return resident, len(list((process / "fd").iterdir())), int(status["Threads"]), anonymous

@@ -83,16 +83,23 @@ def soak_table(parts: Sequence[Found]) -> str:
     rows = []
     for one in parts:
         growth = one["growth"]
-        memory, others = growth["resident_kib"], [growth[name] for name in ("handles", "threads", "temporaries")]
+        others = [growth[name] for name in ("handles", "threads", "temporaries")]
         wanted = "" if one["wanted"] in (None, one["done"]) else f" of {one['wanted']:,}"
-        kept = [f"{memory['second'] / _MIB:.1f} → {memory['last'] / _MIB:.1f}", f"{memory['rise'] / _MIB:+.2f}"]
+        kept = [_mib(growth["resident_kib"]), _mib(growth.get("anonymous_kib"))]
         held = [f"{other['second']:g} → {other['last']:g}" for other in others]
         is_flat = "yes" if all(figure["is_flat"] for figure in growth.values()) else "no"
         spent = [f"{one['cpu_s']:,.0f}", f"{one['seconds'] / 60:.0f}"]
         row = [f"`{one['part']}`", f"{one['done']:,}{wanted} {one['work']}", *kept, *held, is_flat]
         rows.append([*row, str(len(one["different"])), *spent])
-    names = ["", "done", "resident MiB", "line's rise, MiB", "handles", "threads", "temporary files", "flat", "differ"]
+    names = ["", "done", "resident MiB", "anonymous MiB", "handles", "threads", "temporary files", "flat", "differ"]
     return _table([*names, "CPU s", "minutes"], rows)
+
+
+def _mib(figure: Found | None) -> str:
+    """Return the medians of the second and the last fifth, and what the robust line rises by."""
+    if figure is None:
+        return "not sampled"
+    return f"{figure['second'] / _MIB:.1f} → {figure['last'] / _MIB:.1f} ({figure['rise'] / _MIB:+.2f})"
 
 
 def soak_picture(parts: Sequence[Found]) -> bytes:

@@ -36,7 +36,7 @@ def watching(repository):
 
 
 def _samples(watching, resident, handles=lambda done: 6):
-    return [watching.Sample(done, done / 10, resident(done), handles(done), 3, 0) for done in range(0, 10_001, 20)]
+    return [watching.Sample(done, done / 10, resident(done), handles(done), 3, 0, 9) for done in range(0, 10_001, 20)]
 
 
 def _flat(watching, *figures):
@@ -70,7 +70,7 @@ def test_one_handle_in_two_thousand_films_is_growth(watching):
 
 def test_too_few_samples_are_no_judgement(watching):
     with pytest.raises(ValueError, match="too few"):
-        watching.judge([watching.Sample(done, 0.0, 1, 1, 1, 0) for done in (0, 100)])
+        watching.judge([watching.Sample(done, 0.0, 1, 1, 1, 0, 1) for done in (0, 100)])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at through Linux's /proc")
@@ -82,7 +82,7 @@ def test_a_process_that_leaks_is_seen(watching, tmp_path, way):
     assert process.returncode == 0
     assert samples[-1].done >= 55
     growth = watching.judge(samples)
-    assert [growth["handles"].is_flat, growth["resident_kib"].is_flat] == [way == "close"] * 2
+    assert [growth[name].is_flat for name in ("handles", "resident_kib", "anonymous_kib")] == [way == "close"] * 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at through Linux's /proc")
