@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo check fast test lint types unit docs site browser orthanc clinical aot gpu-bench fuzz \
-  faults kill-resume gpu-day peers serve-load dist-test ray format clean distclean
+  faults soak kill-resume gpu-day peers serve-load dist-test ray format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -102,6 +102,7 @@ gpu-bench: $(VENV)/.dev-ready  ## time every kernel on this machine's CUDA devic
 	$(BIN)/python benchmarks/gpu_kernels.py
 
 # Every number is one input, always: FUZZ_ARGS="--parsers JPEG --first 4711 --keep build/found" makes one again.
+# What a parser has had is in build/fuzz: the same again goes on behind it; tools/reliability_tables.py makes the table.
 # FUZZ_ARGS="--guided 'TOML settings'" has coverage lead the inputs of one parser: pip install atheris==3.0.0.
 FUZZ_INPUTS ?= 2000
 FUZZ_ARGS ?=
@@ -111,7 +112,15 @@ fuzz: $(VENV)/.dev-ready  ## read FUZZ_INPUTS damaged inputs a parser: DICOM, pi
 # As root on Linux also with disks that are full. PYTEST_ARGS="-k pretrain" runs some; the table keeps the others.
 faults: $(VENV)/.dev-ready  ## every command and server under every fault: signals, full disks, dead workers; docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults $(PYTEST_ARGS)
-	$(BIN)/python tools/fault_table.py
+	$(BIN)/python tools/reliability_tables.py
+
+# An hour and a half on a quiet laptop, of which the server has SOAK_MINUTES. SOAK_ARGS="--films 100 --out build/look" is
+# a look; --images and --weights take real ones. What is in build/soak goes into docs/reliability.md.
+SOAK_MINUTES ?= 60
+SOAK_ARGS ?=
+soak: $(VENV)/.dev-ready  ## 100,000 films through tokenize, 10,000 through classify and generate-report, an hour of serve http
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
+	$(BIN)/python tools/reliability_tables.py
 
 # FILMS: a folder of pictures or DICOM files, as many as you have patience for.
 FILMS ?= ../shared/data/radiographs/images

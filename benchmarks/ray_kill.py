@@ -24,16 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from ray_cluster import LocalCluster
-
-from chexmix_cli.core.models.decoder import Decoder
-from chexmix_cli.core.models.vqgan import Vqgan
-from chexmix_cli.core.settings.load import build, read_preset
-from chexmix_cli.core.settings.model import ModelSettings
-from chexmix_cli.core.weights import save_model
+from synthetic import write_films, write_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FLAGS = {
@@ -51,8 +44,8 @@ def main() -> int:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write_films(folder / "films", arguments.films, arguments.side)
-        _write_weights(folder / "weights")
+        write_films(folder / "films", arguments.films, arguments.side)
+        write_weights(folder / "weights")
         for command in arguments.commands.split(","):
             for line in _measure(command, folder, arguments):
                 print(json.dumps(line), flush=True)
@@ -132,25 +125,6 @@ class Run:
 
 def _count(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _write_films(folder: Path, count: int, side: int) -> None:
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for number in range(count):
-        coarse = Image.fromarray(draw.integers(0, 255, (8, 8), np.uint8))
-        coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:06d}.png")
-
-
-def _write_weights(folder: Path) -> None:
-    settings = build(ModelSettings, read_preset("model", "debug"))
-    generator = torch.Generator().manual_seed(11)
-    decoder, vqgan = Decoder(settings.decoder), Vqgan(settings.vqgan)
-    with torch.no_grad():
-        for parameter in [*decoder.parameters(), *vqgan.parameters()]:
-            parameter.normal_(std=0.3, generator=generator)
-    tokenizer = REPOSITORY / "chexmix_cli/assets/chexmix-mini/tokenizer.json"
-    save_model(folder, settings, decoder=decoder, vqgan=vqgan, tokenizer_file=tokenizer)
 
 
 def _arguments() -> argparse.Namespace:

@@ -20,11 +20,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,8 @@ def main() -> None:
     # Told to stop, it stops its server, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     bodies = [_body(path) for path in _films(given.films)]
-    with _server([f"server.queue={given.queue}", *given.set]) as port:
+    words = [part for one in (f"server.queue={given.queue}", *given.set) for part in ("--set", one)]
+    with running_server(words) as (_, port):
         expected = {film: _ask(port, film, bodies[film]).token_ids for film in range(len(bodies))}
         for concurrency in given.concurrency * given.rounds:
             count = given.requests if concurrency > 1 else max(1, given.requests // 4)
@@ -95,19 +97,28 @@ def _level(
 
 def _ask(port: int, film: int, body: bytes) -> Asked:
     """Ask for a report until it is there; the time is that of the request that got it."""
+    status, found, seconds, refusals = post(port, "/v1/chat/completions", body)
+    if status != http.client.OK:
+        raise SystemExit(f"{status}: {found}")
+    return Asked(film, tuple(found["choices"][0]["chexmix"]["token_ids"]), seconds, refusals)
+
+
+def post(port: int, path: str, body: bytes) -> tuple[int, Any, float, int]:
+    """Ask until it is answered otherwise than "come again".
+
+    Returns:
+        Status, answer, seconds of the request that got it, and how often it was told to come again.
+    """
     refusals = 0
     while True:
         started = time.perf_counter()
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         found, retry = json.loads(answer.read()), answer.headers.get("Retry-After")
         connection.close()
-        if answer.status == http.client.OK:
-            ids = tuple(found["choices"][0]["chexmix"]["token_ids"])
-            return Asked(film, ids, time.perf_counter() - started, refusals)
         if answer.status != http.client.TOO_MANY_REQUESTS or retry is None:
-            raise SystemExit(f"{answer.status}: {found}")
+            return answer.status, found, time.perf_counter() - started, refusals
         refusals += 1
         time.sleep(int(retry))
 
@@ -131,18 +142,28 @@ def _films(path: Path) -> list[Path]:
 
 
 def _body(path: Path) -> bytes:
-    url = f"data:{_MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return report_request(data_url(path), "chexmix-mini")
+
+
+def data_url(path: Path) -> str:
+    """Return a film as requests hold it."""
+    return f"data:{_MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def report_request(url: str, model: str) -> bytes:
+    """Return the body of a request for a report."""
     part = {"type": "image_url", "image_url": {"url": url}}
-    return json.dumps({"model": "chexmix-mini", "messages": [{"role": "user", "content": [part]}]}).encode()
+    return json.dumps({"model": model, "messages": [{"role": "user", "content": [part]}]}).encode()
 
 
 @contextmanager
-def _server(settings: list[str]) -> Iterator[int]:
-    """Run a server; give its port, which it says in its log. The rest of the log is read by nobody, and thrown away."""
-    command = [sys.executable, "-m", "chexmix_cli", "serve", "http", "--port", "0"]
-    command += [part for one in settings for part in ("--set", one)]
+def running_server(
+    words: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a server; give its process, and its port, which it says in its log. The rest of the log is thrown away."""
+    command = [sys.executable, "-m", "chexmix_cli", "serve", "http", "--port", "0", *words]
     with (
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) as running,
+        subprocess.Popen(command, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment) as running,
         ThreadPoolExecutor(1) as aside,
     ):
         assert running.stderr is not None
@@ -150,7 +171,7 @@ def _server(settings: list[str]) -> Iterator[int]:
             events = (json.loads(line) for line in running.stderr)
             port = next(event["port"] for event in events if event["event"] == "listening")
             aside.submit(running.stderr.read)
-            yield port
+            yield running, port
         finally:
             running.terminate()
 

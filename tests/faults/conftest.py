@@ -13,7 +13,7 @@ from tests.faults.commands import write_template
 from tests.faults.matrix import Matrix, Outcome
 from tests.faults.process import start
 
-#: Read by tools/fault_table.py; a line a cell, of several the last counts.
+#: Read by tools/reliability_tables.py; a line a cell, of several the last counts.
 NOTED = Path(__file__).resolve().parents[2] / "build" / "faults.jsonl"
 
 

@@ -1,13 +1,20 @@
-"""``python tests/fuzz --inputs 100000``: damaged inputs for every parser, and a table of what came of them."""
+"""``python tests/fuzz --inputs 100000``: damaged inputs for every parser, and what came of them.
+
+What came of a parser is kept in build/fuzz/PARSER.json while it runs; a parser goes on behind the inputs that it has
+had. tools/fuzz_table.py makes a table of it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
 import sys
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
 # Before numpy and torch are loaded: a worker is one process with little memory.
@@ -22,8 +29,11 @@ if any(argument.startswith("--guided") for argument in sys.argv):
     except ImportError:
         sys.exit(f"hint: {sys.executable} -m pip install atheris==3.0.0")
 
-from harness import HEAD, damaged, fuzz  # noqa: E402
-from parsers import PARSERS  # noqa: E402
+from harness import IN_MEMORY, Outcome, damaged, fuzz  # noqa: E402
+from parsers import PARSERS, Parser  # noqa: E402
+
+#: A file a parser; the corpora of guided runs lie beside them.
+RESULTS = Path("build/fuzz")
 
 
 def main() -> int:
@@ -31,7 +41,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
     arguments.add_argument("--inputs", type=int, default=2000, help="of each parser")
     arguments.add_argument(
-        "--first", type=int, default=0, help="number of the first: every number is one input, always"
+        "--first", type=int, help="number of the first, to make it again: every number is one input, always"
     )
     arguments.add_argument("--seconds", type=float, default=float("inf"), help="most of each parser")
     arguments.add_argument("--parsers", default="", help="a regular expression; default: all")
@@ -42,17 +52,17 @@ def main() -> int:
     if asked.lies:
         return _lies()
     if asked.guided:
-        keep = asked.keep or Path("build/fuzz") / re.sub(r"\W+", "-", asked.guided)
+        keep = asked.keep or RESULTS / _file_name(asked.guided)
         guided.main(asked.guided, asked.inputs, keep)
-    chosen = [parser for parser in PARSERS if re.search(asked.parsers, parser.name, re.IGNORECASE)]
-    print(HEAD, flush=True)
-    found, numbers = [], range(asked.first, asked.first + asked.inputs)
-    for parser in chosen:
-        folder = Path(tempfile.mkdtemp(prefix="chexmix-fuzz-"))
+    found = []
+    for place, parser in enumerate(PARSERS):
+        if not re.search(asked.parsers, parser.name, re.IGNORECASE):
+            continue
+        folder = Path(tempfile.mkdtemp(prefix="chexmix-fuzz-", dir=IN_MEMORY))
         try:
             os.environ["CHEXMIX_HOME"] = str(folder / "home")
-            outcome = fuzz(parser, folder / "work", numbers, max_seconds=asked.seconds)
-            print(outcome.line(), flush=True)
+            outcome = _run(place, parser, folder / "work", asked)
+            print(f"{parser.name}: {outcome.inputs} inputs, {len(outcome.findings)} findings", flush=True)
             found += [f"{parser.name}, {text}" for text in outcome.findings]
             if asked.keep and outcome.findings:
                 _keep(asked.keep, parser, folder / "again", outcome.findings)
@@ -61,6 +71,28 @@ def main() -> int:
     for text in found:
         print(text, file=sys.stderr)
     return 1 if found else 0
+
+
+def _run(place: int, parser: Parser, folder: Path, asked: argparse.Namespace) -> Outcome:
+    """Give a parser the inputs that it has not had, or those from a number on; only the former are kept."""
+    if asked.first is not None:
+        numbers = range(asked.first, asked.first + asked.inputs)
+        return fuzz(parser, folder, numbers, max_seconds=asked.seconds)
+    kept = RESULTS / f"{_file_name(parser.name)}.json"
+
+    def keep(outcome: Outcome) -> None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        written = kept.with_suffix(".partial")
+        written.write_text(json.dumps({"place": place, "date": time.strftime("%Y-%m-%d"), **vars(outcome)}) + "\n")
+        written.replace(kept)
+
+    before = json.loads(kept.read_text()) if kept.exists() else {"name": parser.name}
+    had = Outcome(**{name: value for name, value in before.items() if name not in ("place", "date")})
+    had.refused = Counter(had.refused)
+    if had.inputs < asked.inputs:
+        numbers = range(had.inputs, asked.inputs)
+        keep(fuzz(parser, folder, numbers, max_seconds=asked.seconds, outcome=had, keep=keep))
+    return had
 
 
 def _lies() -> int:
@@ -76,14 +108,17 @@ def _lies() -> int:
     return 0
 
 
-def _keep(target: Path, parser: object, folder: Path, findings: list[str]) -> None:
-    targets = parser.seeds(folder)  # type: ignore[attr-defined]
+def _file_name(parser: str) -> str:
+    return re.sub(r"\W+", "-", parser)
+
+
+def _keep(target: Path, parser: Parser, folder: Path, findings: list[str]) -> None:
+    targets = parser.seeds(folder)
     seeds = [path.read_bytes() for path in targets]
     for text in findings:
         number = int(text.split()[1].rstrip(":"))
-        place, data, _ = damaged(seeds, parser, number)  # type: ignore[arg-type]
-        name = re.sub(r"\W+", "-", parser.name)  # type: ignore[attr-defined]
-        path = target / name / f"{number}-{targets[place].name}"
+        place, data, _ = damaged(seeds, parser, number)
+        path = target / _file_name(parser.name) / f"{number}-{targets[place].name}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 

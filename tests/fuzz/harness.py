@@ -16,7 +16,7 @@ import signal
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,9 @@ from chexmix_cli.core.errors import ChexmixError, DataError
 #: Processor time, and the wall's where a C library does not come back.
 LIMIT_CPU_S, LIMIT_WALL_S = 10.0, 120.0
 LIMIT_BYTES = 1 << 30
+#: Where a parser's files are best: on a disk, to cut a file and write it anew takes longer than most parsers do.
+IN_MEMORY = next((str(path) for path in (Path("/dev/shm"),) if os.access(path, os.W_OK)), None)
+_TELL_EVERY_S = 1.0
 
 
 class SlowError(BaseException):
@@ -39,28 +42,33 @@ class SlowError(BaseException):
 
 @dataclass
 class Outcome:
-    """What came of a parser's inputs."""
+    """What came of a parser's inputs.
+
+    Attributes:
+        name: of the parser.
+        inputs: how many were read, those that were accepted, refused and findings.
+        refused: by the reason.
+        cpu_s: processor time of the inputs, their making included.
+        peak_bytes: most memory above what the process began with.
+    """
 
     name: str
     inputs: int = 0
     accepted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    cpu_s: float = 0.0
     peak_bytes: int = 0
 
-    def line(self) -> str:
-        """Return a row of the table."""
-        reasons = ", ".join(f"{name} {count}" for name, count in self.refused.most_common())
-        kinds = len({text.partition(": ")[2] for text in self.findings})
-        found = f"{len(self.findings)} of {kinds} kinds" if self.findings else "0"
-        return (
-            f"| {self.name} | {self.inputs} | {self.accepted} | {reasons} | {found} | "
-            f"{self.seconds:.0f} | {self.peak_bytes / 2**20:.0f} |"
-        )
-
-
-HEAD = "| parser | inputs | accepted | refused | findings | seconds | peak MiB |\n|---|---|---|---|---|---|---|"
+    def take(self, number: int, verdict: str) -> None:
+        """Count an input."""
+        self.inputs += 1
+        if verdict == "accepted":
+            self.accepted += 1
+        elif verdict.startswith("!"):
+            self.findings.append(f"input {number}: {verdict[1:]}")
+        else:
+            self.refused[verdict] += 1
 
 
 def damaged(seeds: list[bytes], parser: Parser, number: int) -> tuple[int, bytes, bool]:
@@ -96,76 +104,106 @@ def judge(parser: Parser, target: Path, whole: Picture | None = None) -> str:
     return "accepted"
 
 
-def fuzz(parser: Parser, folder: Path, numbers: range, *, max_seconds: float = float("inf")) -> Outcome:
-    """Give a parser the inputs of these numbers; findings name theirs."""
-    outcome, started = Outcome(parser.name), time.monotonic()
+def fuzz(
+    parser: Parser,
+    folder: Path,
+    numbers: range,
+    *,
+    max_seconds: float = float("inf"),
+    outcome: Outcome | None = None,
+    keep: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Give a parser the inputs of these numbers; findings name theirs.
+
+    Args:
+        parser: to be tried.
+        folder: for its files; in memory it is quicker (:data:`IN_MEMORY`).
+        numbers: of the inputs.
+        max_seconds: begin no input behind them.
+        outcome: of the inputs before these, to go on with.
+        keep: called now and then with what there is so far.
+    """
+    outcome, until = outcome or Outcome(parser.name), time.monotonic() + max_seconds
     targets = parser.seeds(folder)
     for target in targets:
         shutil.copytree(_template(target), _sound_copy(target))
     wholes = [parser.read(target) for target in targets]
     for target in targets:
         _put_back(target)
-    context, begun = multiprocessing.get_context("fork"), numbers.start
+    seeds = [target.read_bytes() for target in targets]
+    context, begun, fatal = multiprocessing.get_context("fork"), numbers.start, set[int]()
+    at = context.RawValue("q", begun)
     while begun < numbers.stop:
         receiver, sender = context.Pipe(duplex=False)
-        left = range(begun, numbers.stop)
-        process = context.Process(target=_work, args=(parser, targets, wholes, left, sender, started + max_seconds))
+        left = [number for number in range(begun, numbers.stop) if number not in fatal]
+        process = context.Process(target=_work, args=(parser, targets, seeds, wholes, left, sender, at, until))
         process.start()
         sender.close()
         try:
-            begun, is_done = _listen(receiver, outcome, begun)
+            begun, is_done = _listen(receiver, outcome, begun, keep)
             process.join(1)
             if is_done:
                 break
-            # The input after the last one heard of.
             what = "did not come back" if process.is_alive() else f"ended its process ({process.exitcode})"
         finally:
             process.kill()
             process.join()
-        outcome.inputs += 1
-        outcome.findings.append(f"input {begun}: {what}")
-        begun += 1
-    outcome.seconds = time.monotonic() - started
+        for target in targets:
+            _put_back(target)
+        # What was done before it and not told yet is done again.
+        fatal.add(at.value)
+        outcome.take(at.value, f"!{what}")
     return outcome
 
 
-def _listen(receiver: Any, outcome: Outcome, begun: int) -> tuple[int, bool]:
+def _listen(receiver: Any, outcome: Outcome, begun: int, keep: Callable[[Outcome], None]) -> tuple[int, bool]:
     """Count what a worker says until it ends; return the number of the next input, and whether it has done its work."""
+    spent_before = outcome.cpu_s
     try:
         while receiver.poll(LIMIT_WALL_S):
-            number, verdict, peak = receiver.recv()
-            if number is None:
+            verdicts, peak, spent, is_done = receiver.recv()
+            for number, verdict in verdicts:
+                outcome.take(number, verdict)
+                begun = number + 1
+            outcome.peak_bytes, outcome.cpu_s = max(outcome.peak_bytes, peak), spent_before + spent
+            if is_done:
                 return begun, True
-            begun = number + 1
-            outcome.inputs += 1
-            outcome.peak_bytes = max(outcome.peak_bytes, peak)
-            if verdict == "accepted":
-                outcome.accepted += 1
-            elif verdict.startswith("!"):
-                outcome.findings.append(f"input {number}: {verdict[1:]}")
-            else:
-                outcome.refused[verdict] += 1
+            keep(outcome)
     except EOFError:
         pass
     return begun, False
 
 
 def _work(
-    parser: Parser, targets: list[Path], wholes: list[object], numbers: range, results: Any, until: float
+    parser: Parser,
+    targets: list[Path],
+    seeds: list[bytes],
+    wholes: list[object],
+    numbers: list[int],
+    results: Any,
+    at: Any,
+    until: float,
 ) -> None:
+    """Read inputs; ``at`` says which one. Verdicts are told together, since each telling wakes the other process."""
     spoken = Path(f"{_template(targets[0])}.spoken")
     with spoken.open("ab") as stream:
         os.dup2(stream.fileno(), 1)  # of C libraries too
         os.dup2(stream.fileno(), 2)
-    seeds = [target.read_bytes() for target in targets]
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + LIMIT_BYTES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES,) * 2)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    verdicts, told = list[tuple[int, str]](), time.monotonic()
+
+    def tell(*, is_done: bool) -> None:
+        peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
+        results.send((verdicts, peak, time.process_time() - started, is_done))
+
     for number in numbers:
         if time.monotonic() > until:
             break
+        at.value = number
         place, data, is_cut = damaged(seeds, parser, number)
         targets[place].write_bytes(data)
         whole = wholes[place]
@@ -175,8 +213,11 @@ def _work(
             os.truncate(spoken, 0)
         if parser.writes:
             _put_back(targets[place])
-        results.send((number, verdict, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)))
-    results.send((None, "", 0))
+        verdicts.append((number, verdict))
+        if time.monotonic() - told > _TELL_EVERY_S:
+            tell(is_done=False)
+            verdicts, told = [], time.monotonic()
+    tell(is_done=True)
     results.close()
     os._exit(0)
 

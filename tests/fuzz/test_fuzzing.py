@@ -5,6 +5,7 @@ Some tens a parser; ``make fuzz`` runs as many as are asked for. ``corpus`` hold
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from pathlib import Path
@@ -70,15 +71,11 @@ def _fails(path: Path) -> None:
 
 
 def _dies(path: Path) -> None:
-    import os
-
     if path.read_bytes() != b'{"a": 1}\n':
         os.abort()
 
 
 def _speaks(path: Path) -> None:
-    import os
-
     if path.read_bytes() != b'{"a": 1}\n':
         os.write(2, b"oh")
 
@@ -97,6 +94,36 @@ def test_the_harness_finds_what_it_looks_for(read, said, tmp_path):
     outcome = fuzz(_probe(read), tmp_path, range(4))
     assert outcome.inputs == 4
     assert any(said in text for text in outcome.findings), outcome.findings
+
+
+@needs_proc
+def test_an_input_that_ends_its_process_changes_no_other(tmp_path):
+    def dies_of_some(path: Path) -> None:
+        if len(path.read_bytes()) > 300:
+            os.abort()
+
+    outcome = fuzz(_probe(dies_of_some), tmp_path, range(30))
+    made = [damaged([b'{"a": 1}\n'], _probe(None), number)[1] for number in range(30)]
+    long = [number for number, data in enumerate(made) if len(data) > 300]
+    assert [int(text.split()[1].rstrip(":")) for text in outcome.findings] == long
+    assert len(long) > 1
+    assert outcome.inputs == outcome.accepted + len(long) == 30
+
+
+@needs_proc
+def test_a_run_goes_on_behind_the_inputs_it_has_had(tmp_path):
+    whole = fuzz(_probe(_fails), tmp_path / "whole", range(20))
+    part = fuzz(_probe(_fails), tmp_path / "part", range(12))
+    fuzz(_probe(_fails), tmp_path / "rest", range(12, 20), outcome=part)
+    assert (part.inputs, part.accepted, part.findings) == (whole.inputs, whole.accepted, whole.findings)
+    assert part.cpu_s > 0
+
+
+def test_the_page_has_every_parser(repository):
+    text = (repository / "docs" / "reliability.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- fuzz: tools/reliability_tables.py -->\n")[2].partition("<!-- end -->")[0]
+    names = [line.split("|")[1].strip() for line in table.splitlines()[2:] if line.startswith("|")]
+    assert names == [parser.name for parser in PARSERS]
 
 
 def test_another_picture_of_a_cut_film_is_a_finding(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from chexmix_cli.core.infer.typicality import Typical
 from chexmix_cli.core.infer.verification import verify_all
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.vqgan import Vqgan
+from chexmix_cli.core.settings.classification import OperatingPoint
 from chexmix_cli.core.settings.load import build
 from chexmix_cli.core.settings.model import DecoderSettings, ModelSettings
 from chexmix_cli.core.text.tokenizer import TextTokenizer
@@ -196,7 +198,11 @@ def _load_head(path: Path) -> None:
     assert ((found >= 0) & (found <= 1)).all()
     assert isinstance(head.origin, str)
     head.notes({"view": "PA", "age_group": "adult", "source": "x"})
+    thresholds = head.thresholds_at(OperatingPoint("sensitivity", 0.8))
+    assert ((thresholds >= 0) & (thresholds <= 1) | np.isnan(thresholds)).all()
     head.require_model(head.model, "x")
+    with suppress(WeightsError):
+        head.require_model("another", "x")
     assert type(head.layer) is int, head.layer
     assert head.layer >= 0, head.layer
 
@@ -207,6 +213,8 @@ def _load_typical(path: Path) -> None:
     assert np.isfinite(scores).all()
     json.dumps([one.to_dict() for one in typical.judge(np.zeros((1, len(typical.mean_D))))], allow_nan=False)
     typical.require_model(typical.model, "x")
+    with suppress(WeightsError):
+        typical.require_model("another", "x")
 
 
 def _projection_seeds(folder: Path) -> list[Path]:

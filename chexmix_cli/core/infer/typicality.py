@@ -211,6 +211,8 @@ class Typical:
             values = json.loads(header.metadata[TYPICAL_KEY])
             if values["schema"] != _SCHEMA:
                 raise WeightsError(f"schema {values['schema']}", where=str(path), expected=f"{_SCHEMA}")
+            if not isinstance(values["model"], str) or not isinstance(values["provenance"], dict):
+                raise TypeError("a damaged model or provenance")
             arrays, kept = load_file(path), ("threshold", "share", "model", "provenance")
             return cls(mean_D=arrays["mean"], whiten_RD=arrays["whiten"], **{name: values[name] for name in kept})
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ShapeError) as error:

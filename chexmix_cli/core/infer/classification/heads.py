@@ -251,6 +251,7 @@ class Head:
             arrays = _read_arrays(header)
             if type(values["layer"]) is not int or values["layer"] < 0:
                 raise ValueError(f"layer {values['layer']!r}")
+            _check_words(values)
             _check_provenance(values["provenance"])
             return cls(
                 labels=tuple(values["labels"]),
@@ -266,7 +267,7 @@ class Head:
                 calibration=values["calibration"],
                 model=values["model"],
                 values=values.get("values"),
-                quantiles={name: (low, high) for name, (low, high) in values.get("quantiles", {}).items()},
+                quantiles=_quantiles(values.get("quantiles", {})),
                 validation=_validation(values.get("validation", {})),
                 provenance=values["provenance"],
             )
@@ -312,12 +313,36 @@ def _grid(pooling: str) -> int:
     return int(found[1]) if found else 1
 
 
+def _quantiles(values: Mapping[str, Any]) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    found = {label: (low, high) for label, (low, high) in values.items()}
+    for label, sides in found.items():
+        if not all(isinstance(side, list) and side and all(map(_is_share, side)) for side in sides):
+            raise TypeError(f"quantiles of {label!r}")
+    return found
+
+
 def _validation(values: Mapping[str, Any]) -> dict[str, Validation]:
     found = {}
     for label, figures in values.items():
-        interval = figures["interval"]
-        found[label] = Validation(**{**figures, "interval": None if interval is None else tuple(interval)})
+        interval = None if figures["interval"] is None else tuple(figures["interval"])
+        one = found[label] = Validation(**{**figures, "interval": interval})
+        is_sound = one.auroc is None or _is_share(one.auroc)
+        is_sound &= interval is None or (len(interval) == 2 and all(map(_is_share, interval)))
+        if not is_sound or not all(type(count) is int and count >= 0 for count in (one.positives, one.negatives)):
+            raise TypeError(f"validation of {label!r}")
     return found
+
+
+def _is_share(value: object) -> bool:
+    """Return whether a value of JSON is a number from 0 to 1; NaN is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _check_words(values: Mapping[str, Any]) -> None:
+    """Raise TypeError unless labels, names and hashes are texts."""
+    names = [values["calibration"], values["model"], *([] if values.get("values") is None else [values["values"]])]
+    if not isinstance(values["labels"], list) or not all(isinstance(one, str) for one in [*values["labels"], *names]):
+        raise TypeError("labels, calibration or hashes that are no texts")
 
 
 def _check_provenance(provenance: Any) -> None:

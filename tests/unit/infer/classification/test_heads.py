@@ -135,3 +135,29 @@ def test_files_that_are_no_head_are_refused(tmp_path):
     save_file(arrays, path, metadata=metadata)
     with pytest.raises(WeightsError, match="is not a head"):
         Head.load(path)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"labels": "abc"},
+        {"labels": ["a", 1, "b"]},
+        {"model": None},
+        {"calibration": ["platt"]},
+        {"values": 1},
+        {"quantiles": {"finding 0": [[0.1, 0.2], []]}},
+        {"quantiles": {"finding 0": [[0.1, "0.2"], [0.1]]}},
+        {"quantiles": {"finding 0": [[0.1, float("nan")], [0.1]]}},
+        {"validation": {"finding 0": {"auroc": "0.9", "interval": None, "positives": 1, "negatives": 1}}},
+        {"validation": {"finding 0": {"auroc": 0.9, "interval": [0.8], "positives": 1, "negatives": 1}}},
+        {"validation": {"finding 0": {"auroc": 0.9, "interval": None, "positives": -1, "negatives": 1}}},
+        {"validation": {"finding 0": {"auroc": 0.9, "interval": None, "positives": True, "negatives": 1}}},
+    ],
+)
+def test_a_header_of_other_types_is_refused(tmp_path, damaged):
+    path = tmp_path / "head.safetensors"
+    make_head().save(path)
+    arrays, values = load_file(path), json.loads(read_header(path).metadata["chexmix-head"])
+    save_file(arrays, path, metadata={"chexmix-head": json.dumps({**values, **damaged})})
+    with pytest.raises(WeightsError, match="is not a head"):
+        Head.load(path)

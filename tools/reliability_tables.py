@@ -1,0 +1,153 @@
+"""Write the tables of docs/reliability.md from what `make faults`, `make soak` and `make fuzz` took note of in build/.
+
+Usage: python tools/reliability_tables.py
+
+A table whose notes are not there stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chexmix_cli.core.evals.result import Curve, Series
+from chexmix_cli.core.present.plots import panels_png
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = REPOSITORY / "docs" / "reliability.md"
+PICTURE = REPOSITORY / "docs" / "images" / "soak.png"
+FAULTS, SOAK, FUZZ = (REPOSITORY / "build" / name for name in ("faults.jsonl", "soak", "fuzz"))
+#: Parts of a long run, in the order of the table.
+_PARTS = ("tokenize", "classify", "generate-report", "serve")
+_MIB = 1024
+#: A line of a picture has about so many points.
+_POINTS = 200
+
+Cells = Mapping[tuple[str, str], Mapping[str, Any]]
+Found = Mapping[str, Any]
+
+
+def fault_table(notes: str) -> str:
+    """Return the table of commands and faults, the reasons of cells that make no sense, and the counts.
+
+    Args:
+        notes: a line of JSON a cell; of a cell that was run again, the last counts.
+    """
+    lines = [json.loads(line) for line in notes.splitlines()]
+    cells: Cells = {(line["command"], line["fault"]): line for line in lines}
+    commands, faults = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
+    reasons = list(dict.fromkeys(cell["reason"] for cell in cells.values() if "reason" in cell))
+    letters = {reason: chr(ord("a") + number) for number, reason in enumerate(reasons)}
+    rows = []
+    for fault in faults:
+        found = [cells.get((command, fault)) for command in commands]
+        rows.append([fault, *("not run" if cell is None else _text(cell, letters) for cell in found)])
+    run = [cell for cell in cells.values() if "reason" not in cell]
+    again = [cell for cell in run if cell["is_given_again"]]
+    kept = [cell for cell in again if cell["num_kept"]]
+    said = "; ".join(f"{letter} {reason}" for reason, letter in letters.items())
+    counts = (
+        f"{len(run)} cells run; {len(cells) - len(run)} make no sense ({said}). In {len(again)} the command was "
+        f"given again, and in {len(kept)} of these it went on behind what was done."
+    )
+    return f"{_table(['', *commands], rows)}\n{counts}\n"
+
+
+def _text(cell: Mapping[str, Any], letters: Mapping[str, str]) -> str:
+    """Return a cell: exit code, and behind a comma how much was there when the command was given again."""
+    if "reason" in cell:
+        return letters[cell["reason"]]
+    kept = f", {cell['num_kept']}" if cell["is_given_again"] and cell["num_kept"] else ""
+    return f"{cell['code']}{kept}".replace("-", "−")
+
+
+def fuzz_table(parsers: Sequence[Found]) -> str:
+    """Return the table of parsers and damaged inputs, and the sum."""
+    rows = []
+    for one in sorted(parsers, key=lambda one: one["place"]):
+        refused = sorted(one["refused"].items(), key=lambda pair: -pair[1])
+        reasons = ", ".join(f"{name} {count:,}" for name, count in refused)
+        counts = [f"{one['inputs']:,}", f"{one['accepted']:,}", reasons, str(len(one["findings"]))]
+        rows.append([one["name"], *counts, f"{one['cpu_s']:,.0f}", f"{one['peak_bytes'] / 2**20:.0f}"])
+    names = ["parser", "inputs", "accepted", "refused", "findings", "CPU s", "peak MiB"]
+    inputs, findings = sum(one["inputs"] for one in parsers), sum(len(one["findings"]) for one in parsers)
+    return f"{_table(names, rows)}\n{inputs:,} inputs, {findings} findings.\n"
+
+
+def soak_table(parts: Sequence[Found]) -> str:
+    """Return the table of long runs."""
+    rows = []
+    for one in parts:
+        growth = one["growth"]
+        others = [growth[name] for name in ("handles", "threads", "temporaries")]
+        wanted = "" if one["wanted"] in (None, one["done"]) else f" of {one['wanted']:,}"
+        kept = [_mib(growth["resident_kib"]), _mib(growth.get("anonymous_kib"))]
+        held = [f"{other['second']:g} → {other['last']:g}" for other in others]
+        is_flat = "yes" if all(figure["is_flat"] for figure in growth.values()) else "no"
+        spent = [f"{one['cpu_s']:,.0f}", f"{one['seconds'] / 60:.0f}"]
+        row = [f"`{one['part']}`", f"{one['done']:,}{wanted} {one['work']}", *kept, *held, is_flat]
+        rows.append([*row, str(len(one["different"])), *spent])
+    names = ["", "done", "resident MiB", "anonymous MiB", "handles", "threads", "temporary files", "flat", "differ"]
+    return _table([*names, "CPU s", "minutes"], rows)
+
+
+def _mib(figure: Found | None) -> str:
+    """Return the medians of the second and the last fifth, and what the robust line rises by."""
+    if figure is None:
+        return "not sampled"
+    return f"{figure['second'] / _MIB:.1f} → {figure['last'] / _MIB:.1f} ({figure['rise'] / _MIB:+.2f})"
+
+
+def soak_picture(parts: Sequence[Found]) -> bytes:
+    """Return memory and handles over the work done, as PNG."""
+    panels = []
+    for name, title, column, unit in (("memory", "Resident memory", 2, _MIB), ("handles", "Open handles", 3, 1)):
+        lines = []
+        for part in parts:
+            samples = part["samples"][:: -(-len(part["samples"]) // _POINTS)]
+            done = [100 * sample[0] / part["done"] for sample in samples]
+            lines.append(Series(name=part["part"], x=done, y=[sample[column] / unit for sample in samples]))
+        label = "MiB" if unit == _MIB else "handles"
+        panels.append(Curve(name=name, title=title, x_label="films or answers, % of all", y_label=label, series=lines))
+    return panels_png(panels)
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (" | ".join(row) for row in (names, ["---"] * len(names), *rows))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def page(text: str, name: str, table: str) -> str:
+    """Return the page with a table in its place."""
+    found, count = re.subn(
+        rf"(<!-- {name}: tools/reliability_tables.py -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{table}{match[2]}",
+        text,
+        flags=re.DOTALL,
+    )
+    if count != 1:
+        raise SystemExit(f"{PAGE} has no place for {name}")
+    return found
+
+
+def main() -> None:
+    """Write the page and its picture."""
+    text = PAGE.read_text(encoding="utf-8")
+    if FAULTS.exists():
+        text = page(text, "faults", fault_table(FAULTS.read_text(encoding="utf-8")))
+    if parsers := [json.loads(path.read_text(encoding="utf-8")) for path in FUZZ.glob("*.json")]:
+        text = page(text, "fuzz", fuzz_table(parsers))
+    paths = (SOAK / f"{part}.json" for part in _PARTS)
+    if parts := [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]:
+        text = page(text, "soak", soak_table(parts))
+        PICTURE.write_bytes(soak_picture(parts))
+    PAGE.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"wrote {PAGE}\n")
+
+
+if __name__ == "__main__":
+    main()
