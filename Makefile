@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo check fast test lint types unit docs site browser orthanc clinical aot gpu-bench fuzz \
-  faults kill-resume gpu-day peers serve-load dist-test ray format clean distclean
+  faults determinism kill-resume gpu-day peers serve-load dist-test ray format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -112,6 +112,11 @@ fuzz: $(VENV)/.dev-ready  ## read FUZZ_INPUTS damaged inputs a parser: DICOM, pi
 faults: $(VENV)/.dev-ready  ## every command and server under every fault: signals, full disks, dead workers; docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults $(PYTEST_ARGS)
 	$(BIN)/python tools/fault_table.py
+
+# PYTEST_ARGS="-k again" runs some; the table keeps the others. Five processor minutes.
+determinism: $(VENV)/.dev-ready  ## every command again and in other batches, workers, shares, threads: what is the same; docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m determinism tests/determinism $(PYTEST_ARGS)
+	$(BIN)/python tools/determinism_table.py
 
 # FILMS: a folder of pictures or DICOM files, as many as you have patience for.
 FILMS ?= ../shared/data/radiographs/images
