@@ -231,7 +231,7 @@ COMMANDS = (
         "retrieve index",
         f"retrieve index manifest.jsonl -o out/index --with-text {_MODEL}",
         shares="index",
-        tokens=Way(lines=(f"retrieve index shards -o out/index --with-text {_MODEL}",)),
+        tokens=Way(lines=(f"retrieve index shards -o out/index --with-text {_MODEL}",), holds=IDS),
     ),
     _films(
         "retrieve query",
@@ -279,7 +279,7 @@ COMMANDS = (
     ),
     Command(
         name="evaluate diff",
-        line=f"evaluate diff before.json after.json -o out/diff.json --html out/page.html {_FEW}",
+        line=f"evaluate diff before.json after.json -o out/diff.jsonl --html out/page.html {_FEW}",
         ways=_FILES_ALONE,
     ),
     Command(name="evaluate table", line="evaluate table", ways=_FILES_ALONE),
