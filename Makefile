@@ -5,6 +5,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .PHONY: help env demo check fast test lint types unit docs site browser orthanc clinical aot gpu-bench fuzz \
   faults soak kill-resume gpu-day peers serve-load dist-test ray format clean distclean
+  faults determinism kill-resume gpu-day peers serve-load dist-test ray format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -121,6 +122,11 @@ SOAK_ARGS ?=
 soak: $(VENV)/.dev-ready  ## 100,000 films through tokenize, 10,000 through classify and generate-report, an hour of serve http
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 	$(BIN)/python tools/reliability_tables.py
+
+# PYTEST_ARGS="-k again" runs some; the table keeps the others. Five processor minutes.
+determinism: $(VENV)/.dev-ready  ## every command again and in other batches, workers, shares, threads: what is the same; docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m determinism tests/determinism $(PYTEST_ARGS)
+	$(BIN)/python tools/determinism_table.py
 
 # FILMS: a folder of pictures or DICOM files, as many as you have patience for.
 FILMS ?= ../shared/data/radiographs/images

@@ -34,7 +34,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 #: What may differ between two runs of one checkout: name -> (pattern, replacement). Paths are replaced besides.
 RULES = {
     "state of the checkout": (r'("(?:commit|changed)": )("[0-9a-f]{40}"|null|true|false)', r"\1<varies>"),
-    "hash of a checkpoint's file": (r'(\.safetensors": )"[0-9a-f]{64}"', r"\1<varies>"),
     "rate of training": (
         r'((?:examples_per_s|tokens_per_s|mfu|left_s|share of)"?:? )[\d.e+-]+|(left )[\d.]+ (?:s|min|h \d+ min)\b',
         r"\1\2<varies>",
@@ -63,13 +62,7 @@ def normalise(text: str, paths: Mapping[str, Path]) -> str:
     return text
 
 
-def ordered_header(data: bytes) -> bytes:
-    """Return a safetensors file with its header in order: safetensors writes metadata in another one each time."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    return json.dumps(json.loads(data[8:start]), sort_keys=True).encode() + data[start:]
-
-
-def described(data: bytes, paths: Mapping[str, Path], *, is_safetensors: bool = False) -> str:
+def described(data: bytes, paths: Mapping[str, Path]) -> str:
     """Return text normalised, and size and SHA-256 of what is no text."""
     try:
         text = data.decode(_TEXT)
@@ -77,8 +70,7 @@ def described(data: bytes, paths: Mapping[str, Path], *, is_safetensors: bool = 
         text = "\0"
     if "\0" not in text:
         return normalise(text, paths)
-    hashed = ordered_header(data) if is_safetensors else data
-    return f"{len(data)} bytes, sha256 {hashlib.sha256(hashed).hexdigest()}\n"
+    return f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}\n"
 
 
 def read_commands(path: Path) -> dict[str, str]:
@@ -159,7 +151,7 @@ def record(folder: Path, commands: Mapping[str, str], *, chexmix: str, checkout:
         for part, data in found.items():
             target = folder / name / part
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(described(data, paths, is_safetensors=part.endswith(".safetensors")), encoding=_TEXT)
+            target.write_text(described(data, paths), encoding=_TEXT)
 
 
 def shown_lines(text: str) -> list[str]:

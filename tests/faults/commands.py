@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import load
 
 from chexmix_cli.core.files import LOCK_FILE
 from chexmix_cli.core.infer.retrieval.vector_index import KINDS, VectorIndex
@@ -45,9 +44,6 @@ def _of_training(folder: Path) -> dict[str, bytes]:
             records = [json.loads(line) for line in content.splitlines()]
             kept = [{name: value for name, value in one.items() if name not in CLOCK_FIGURES} for one in records]
             found[name] = json.dumps(kept).encode()
-        elif name.endswith(".safetensors"):
-            # In which order they lie in a checkpoint depends on where the optimizer's came from.
-            found |= {f"{name} {tensor}": values.tobytes() for tensor, values in load(content).items()}
         elif not name.endswith("checkpoint.json"):
             found[name] = content
     return found

@@ -19,9 +19,10 @@ from tokenizers import Tokenizer
 
 from tests.privacy.planted import PLANTED
 
-_TOKENIZER = Path(__file__).resolve().parents[2] / "chexmix_cli/assets/chexmix-mini/tokenizer.json"
+TOKENIZER = Path(__file__).resolve().parents[2] / "chexmix_cli/assets/chexmix-mini/tokenizer.json"
 _DATA_URL = re.compile(rb"data:[\w./+-]+;base64,([A-Za-z0-9+/=]+)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{64,}={0,2}")
+_WHOLE_NUMBERS = re.compile(rb"\[(\d+(?:, ?\d+){2,})\]")
 _DEFLATED = re.compile(rb"stream\r?\n(.*?)endstream", re.DOTALL)
 
 
@@ -29,7 +30,7 @@ def kinds_in(data: bytes, name: str = "") -> set[str]:
     """Return the kinds of planted texts in a file's bytes or its name, without regard to case.
 
     Looked into: UTF-8 and UTF-16, members of archives with their names and comments (zip, npz, xlsx), chunks of
-    pictures, token ids, base64 as in pages and JSON, deflated streams as in PDF.
+    pictures, token ids in tensors and in JSON, base64 as in pages and JSON, deflated streams as in PDF.
     """
     found: set[str] = set()
     for part in (name.encode(), *_layers(data)):
@@ -78,14 +79,19 @@ def _chunks(data: bytes) -> Iterator[bytes]:
 
 
 def _tokens(data: bytes) -> Iterator[bytes]:
-    """Give the texts that token ids in a safetensors file stand for: the models of the tests have one tokenizer."""
+    """Give the texts that token ids stand for, in a safetensors file or as lists in JSON: of unfinished shards, shares.
+
+    The models of the tests have one tokenizer. Other whole numbers are read as ids, too, and give no word.
+    """
     length = int.from_bytes(data[:8], "little")
-    if data[8:9] != b"{" or length > len(data):
-        return
-    tokenizer = Tokenizer.from_file(str(_TOKENIZER))
-    for name, values in load(data).items():
-        if name == "text_ids":
-            yield tokenizer.decode([int(value) for value in values]).encode()
+    if data[8:9] == b"{" and length <= len(data):
+        lists = [values.tolist() for name, values in load(data).items() if name == "text_ids"]
+    else:
+        lists = [[int(number) for number in found.split(b",")] for found in _WHOLE_NUMBERS.findall(data)]
+    tokenizer = Tokenizer.from_file(str(TOKENIZER)) if lists else None
+    for ids in lists:
+        assert tokenizer is not None
+        yield tokenizer.decode([number for number in ids if number < tokenizer.get_vocab_size()]).encode()
 
 
 def _inflated(data: bytes) -> bytes:

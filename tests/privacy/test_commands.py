@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fnmatch
+import json
 import re
 import zlib
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from tests.cli.test_contract import FLAGS
 from tests.privacy.planted import HEADER, PLANTED, Ward
-from tests.privacy.scanner import kinds_in, kinds_of
+from tests.privacy.scanner import TOKENIZER, kinds_in, kinds_of
 
 #: What may come out, by what asks for it. ``docs/privacy.md`` says where, and why.
 INTENDED: dict[str, frozenset[str]] = {
@@ -91,8 +93,11 @@ CASES = {
         may={"d/*": "`generate-report --documents`"},
         more=(*SHORT, "--set", 'documents.kinds=["sr", "pdf", "picture", "fhir"]'),
     ),
+    "report quantized": Case("generate-report {good} --quantize int8" + WEIGHTS, more=SHORT),
+    "report share": Case("generate-report {studies} {pictures} -o {out}/r.jsonl --shard 0/2" + WEIGHTS, 3, more=SHORT),
     "classify": Case("classify {studies} {pictures} -o {out}/c.csv --html {out}/c.html", 3),
     "classify embeddings": Case("classify {studies} --embeddings --layer 1 -o {out}/e.jsonl" + WEIGHTS, 3),
+    "classify share": Case("classify {studies} {pictures} --embeddings -o {out}/c.jsonl --shard 0/2" + WEIGHTS, 3),
     "classify xlsx": Case("classify {studies} -o {out}/c.xlsx --paths", 3, may={"c.xlsx": "`--paths`"}),
     "review": Case(
         "review {studies} {pictures} {archive} -o {out}/review.html --explain" + WEIGHTS,
@@ -114,6 +119,10 @@ CASES = {
     "index share": Case("retrieve index {manifest} -o {out}/i --shard 0/2" + WEIGHTS),
     "index text": Case(
         "retrieve index {manifest} -o {out}/i --with-text" + WEIGHTS, may={"i/*": "`retrieve index --with-text`"}
+    ),
+    "index text share": Case(
+        "retrieve index {manifest} -o {out}/i --with-text --shard 0/2" + WEIGHTS,
+        may={"i.part-*.jsonl": "`retrieve index --with-text`"},
     ),
     "evaluate classification": Case(
         "evaluate classification --manifest {manifest} -o {out}/e.json --html {out}/e.html --plots {out}/plots"
@@ -149,6 +158,7 @@ CASES = {
     ),
     "pretrain refused": Case("pretrain --stage 1 --preset debug --manifest {refused} --init {weights} -o {out}/run", 1),
     "plan": Case("plan pretrain --stage 1 --preset debug --manifest {manifest} --memory 8"),
+    "plan cards": Case("plan pretrain --stage 1 --preset debug --manifest {manifest} --cards 1,2"),
     "drafts": Case("weights drafts {manifest} -o {out}/drafts.safetensors" + WEIGHTS),
     "weights": Case("weights info {weights}"),
     "rexrank": Case(
@@ -211,6 +221,16 @@ def test_she_is_only_where_she_was_asked_for(call, ward, debug_weights, tmp_path
         if kinds:
             met.add(pattern)
     assert met == set(case.may), "this is not there any more"
+
+
+def test_what_is_kept_in_the_home_of_the_machine_is_looked_into(call, monkeypatch, ward, debug_weights, tmp_path, home):
+    """``nothing_left`` looks into the home behind every command: here are the files that it is about."""
+    monkeypatch.setattr("chexmix_cli.core.weights.formats.packed._LEAST_BYTES", 0)
+    assert run(CASES["report quantized"], call, ward, debug_weights, tmp_path).code == 0
+    kept = {path.relative_to(home).parts[0] for path in home.rglob("*") if path.is_file()}
+    assert kept >= {"packed", "pass_costs.json"}
+    (planted,) = (home / "packed").glob("*.safetensors")
+    assert kinds_in(planted.read_bytes()) == set()
 
 
 def test_a_process_of_its_own_tells_nothing_either(chexmix, ward, debug_weights):
@@ -278,6 +298,8 @@ def test_a_plant_in_any_wrapping_is_found(tmp_path, ward):
     """The scanner sees what it is for: it finds every kind in the inputs themselves."""
     found = set().union(*kinds_of(ward.root).values())
     assert found == set(PLANTED)
+    ids = Tokenizer.from_file(str(TOKENIZER)).encode(f"The lungs of {PLANTED['report'][0]} are clear.").ids
+    assert kinds_in(json.dumps({"id": "x", "tokens": [[0, 1], ids]}).encode()) == {"report"}
     page = b"data:image/png;base64," + base64.b64encode((ward.pictures / "p1.png").read_bytes())
     assert kinds_in(page) == {"name", "date", "institution", "picture metadata"}
     assert kinds_in("Zephyranthes".encode("utf-16-le")) == {"name"}

@@ -76,6 +76,7 @@ def test_log_and_answers_of_the_http_server(call, ward, debug_weights, monkeypat
         answers.append(client.post("/classify", {"image": NAME, NAME: PLANTED["report"][0]}))
         answers.append(client.post("/tokenize", {"image": f"data:image/png;base64,{NAME}"}))
         answers.append(client.ask("POST", "/tokenize", f'{{"image": "{NAME}'.encode()))
+        answers.extend([client.get("/metrics"), client.get("/health")])
         answers.append(client.get(f"/{NAME}?patient={PLANTED['number'][0]}", **{"X-Patient": NAME}))
         with monkeypatch.context() as patched:
             patched.setattr("chexmix_cli.core.infer.image_tokenizer.ImageTokenizer.encode", broken)
@@ -89,7 +90,7 @@ def test_log_and_answers_of_the_http_server(call, ward, debug_weights, monkeypat
         # A field that is none is told by the name that its asker gave it; the log has it not.
         may = {"name"} if answer.status == 400 and answer.code == "UNKNOWN_FIELD" else set()
         assert kinds_in(answer.text.encode() + repr(answer.headers).encode()) <= may, answer
-    assert len([line for line in done.stderr.splitlines() if '"event": "request"' in line]) == len(answers) + 1
+    assert len([line for line in done.stderr.splitlines() if '"event": "request"' in line]) == len(answers) - 1
     assert '"kind": "KeyError"' in done.stderr
     assert not kinds_in(done.stderr.encode() + done.stdout.encode()), done.stderr
 
@@ -113,7 +114,8 @@ def test_events_and_queue_of_the_dicom_node(call, ward, debug_weights, tmp_path)
     import pydicom
     from dicom_peers import listening_archive, send
 
-    port, queue = free_port(), tmp_path / "queue"
+    http = pytest.importorskip("tests.serve.conftest", reason="the extra serve is not installed")
+    port, metrics_port, queue, metrics = free_port(), free_port(), tmp_path / "queue", []
     films = [pydicom.dcmread(path) for path in sorted(ward.studies.glob("*-[123].dcm"))]
     with listening_archive() as archive:
 
@@ -126,11 +128,13 @@ def test_events_and_queue_of_the_dicom_node(call, ward, debug_weights, tmp_path)
                 if len([*(queue / "quarantine").glob("*/reason.json")]) == 2:
                     break
                 time.sleep(0.05)
+            metrics.append(http.Client(metrics_port).get("/metrics"))
 
         done = while_it_serves(
             call, port, ask, "serve", "dicom", "--queue", queue, "--port", port, "--weights", debug_weights,
             "--send-to", f"ARCHIVE@127.0.0.1:{archive.port}", "--set", "decode.max_new_tokens=6",
             "--set", "receive.quiet_seconds=0", "--set", "queue.grace_seconds=1", "-v",
+            "--set", f"metrics.port={metrics_port}",
         )  # fmt: skip
     gc.collect()
     assert done.code == 0, done.stderr
@@ -139,6 +143,8 @@ def test_events_and_queue_of_the_dicom_node(call, ward, debug_weights, tmp_path)
     kept = kinds_in(done.stdout.encode() + done.stderr.encode())
     # An AE title is told of peers that are refused: whoever is let in must be known.
     assert kept <= {"institution"}, done.stdout
+    assert "chexmix_dicom_refusals_total{" in metrics[0].text
+    assert not kinds_in(metrics[0].text.encode() + repr(metrics[0].headers).encode()), metrics[0].text
     found = kinds_of(queue)
     assert all(place.startswith("quarantine/") for place in found), found
     assert not any(kinds_in(b"", str(path.relative_to(queue))) for path in queue.rglob("*"))

@@ -39,17 +39,6 @@ def test_text_is_kept_and_all_else_hashed():
     assert record_outputs.described(b"\0", {}).startswith("1 bytes, sha256 ")
 
 
-def test_the_order_of_metadata_in_safetensors_is_no_difference():
-    def file(header: str, values: bytes) -> str:
-        data = len(header).to_bytes(8, "little") + header.encode() + values
-        return record_outputs.described(data, {}, is_safetensors=True)
-
-    one = file('{"__metadata__":{"a":"1","b":"2"}}', b"\x01")
-    assert one == file('{"__metadata__":{"b":"2","a":"1"}}', b"\x01")
-    assert one != file('{"__metadata__":{"b":"1","a":"2"}}', b"\x01")
-    assert one != file('{"__metadata__":{"a":"1","b":"2"}}', b"\x02")
-
-
 def test_every_difference_is_shown_where_it_is(tmp_path, capsys):
     codes = ", ".join(map(str, range(300)))
     before = write(tmp_path / "a", exit="0\n", stdout=f'{{"codes": [{codes}], "id": "x"}}\n', stderr="same\n", old="")

@@ -147,7 +147,12 @@ class Source:
         """Return all bytes; the same errors as ``open``."""
         with self.open(max_bytes) as stream:
             try:
-                data = stream.read(max_bytes + 1)
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(0)
+                # As many bytes are set aside as are asked for: not all that a file may have, for each that has less.
+                data = stream.read(min(size, max_bytes) + 1)
+                if len(data) > size:  # it has grown meanwhile
+                    data += stream.read(max_bytes + 1 - len(data))
             except OSError as error:
                 raise _os_error(error) from None
         check_size(len(data), max_bytes)

@@ -31,6 +31,7 @@ from chexmix_cli.core.files import flush_folder, write_json
 from chexmix_cli.core.settings.load import flat
 from chexmix_cli.core.train.distributed import barrier, from_all, from_main, is_main, rank, world_size
 from chexmix_cli.core.train.ema import WeightAverage
+from chexmix_cli.core.weights.formats.header import write_in_order
 
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _HEADER = "checkpoint.json"
@@ -123,11 +124,14 @@ def save_checkpoint(
                 shutil.rmtree(left_over)
             partial.mkdir(parents=True)
         barrier()
-        tensors = {name: value.contiguous() for name, value in state.tensors().items()}
+        # By name: the optimiser of a resumed run has them in another order than that of a new one.
+        tensors = {name: value.contiguous() for name, value in sorted(state.tensors().items())}
         writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_files(tensors), save_distributed=True)
         with _unheard_warnings():
             save(tensors, storage_writer=writer, no_dist=world_size() == 1)
-        own = partial.glob(f"shard-{rank() + 1:05d}-*.safetensors")
+        own = sorted(partial.glob(f"shard-{rank() + 1:05d}-*.safetensors"))
+        for file in own:
+            write_in_order(file)
         checksums = {
             name: value
             for part in from_all({file.name: _checksum(file) for file in own})

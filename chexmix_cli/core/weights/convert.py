@@ -12,7 +12,7 @@ from chexmix_cli.core.files import atomic_write, write_text
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.directory import WeightsDir, open_weights
 from chexmix_cli.core.weights.formats.gguf_file import GGUF_SUFFIX, GgufSource
-from chexmix_cli.core.weights.formats.header import HEAD_KEY, TYPICAL_KEY, Header, read_header
+from chexmix_cli.core.weights.formats.header import HEAD_KEY, TYPICAL_KEY, Header, in_order, read_header
 from chexmix_cli.core.weights.formats.released import vqgan_config_text
 from chexmix_cli.core.weights.formats.sharded import INDEX_SUFFIX, write_network
 from chexmix_cli.core.weights.parts import COMPANIONS, Parts, copy_files, dtype_name, existing
@@ -113,5 +113,5 @@ def _carry(fitted: list[_Fitted], out: Path) -> list[Path]:
         if values.get("model") == one.model:
             metadata[key] = json.dumps({**values, "model": open_weights(out).fingerprint})
         with atomic_write(out / name) as file:
-            file.write(save(load(one.content), metadata=metadata))
+            file.write(in_order(save(load(one.content), metadata=metadata)))
     return [out / one.header.path.name for one in fitted]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zipfile
 from io import BytesIO
 
@@ -68,6 +69,30 @@ def test_inflating_is_bounded():
     assert len(inflate(gzip.compress(b"\0" * 10_000) * 3, 15_000)) == 15_001
     with pytest.raises(DataError, match="cannot be inflated"):
         inflate(b"\x1f\x8b\x08nonsense, and more of it", 100)
+
+
+def test_a_film_is_read_into_as_many_bytes_as_it_has_even_if_it_grows(tmp_path, monkeypatch):
+    path = tmp_path / "film.png"
+    content = b"first" * 1000
+    path.write_bytes(content)
+    tracemalloc.start()
+    assert Source(path).read(1 << 30) == content
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    seek = BytesIO.seek
+
+    class Growing(BytesIO):
+        def seek(self, place, whence=0):
+            found = seek(self, place, whence)
+            if whence == 2:
+                self.write(b"second" * 1000)
+            return found
+
+    monkeypatch.setattr(type(path), "open", lambda *_: Growing(content))
+    assert Source(path).read(1 << 30) == content + b"second" * 1000
+    with pytest.raises(DataError) as refused:
+        Source(path).read(5001)
+    assert refused.value.code == Reason.TOO_LARGE
 
 
 def test_big_tiff(tmp_path, small_film):

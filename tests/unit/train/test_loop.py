@@ -39,6 +39,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(build, tmp_path, 
     expected = whole.task.module.state_dict()
     for name, tensor in again.task.module.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+    written = [
+        {path.name: path.read_bytes() for path in (tmp_path / run).rglob("*9/*.safetensors")}
+        for run in ("whole", "parts")
+    ]
+    assert written[0]
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

@@ -23,6 +23,7 @@ from chexmix_cli.core.settings.finetuning import Finetuning, LoraSettings
 from chexmix_cli.core.train.finetune.classify_task import FindingsModel
 from chexmix_cli.core.weights import WeightsDir, open_weights, save_model
 from chexmix_cli.core.weights.files import HEAD_FILE
+from chexmix_cli.core.weights.formats.header import in_order
 from chexmix_cli.core.weights.formats.safetensors_io import dtype_codes
 
 #: The folder of the adapters inside a weights directory, and its files as the ``peft`` package names them.
@@ -123,7 +124,8 @@ class Exporter:
             "bias": "none",
         }
         with atomic_write(folder / _ADAPTER_FILE) as file:
-            file.write(save(tensors, metadata={"format": "pt", "chexmix": json.dumps(self.provenance)}))
+            metadata = {"format": "pt", "chexmix": json.dumps(self.provenance)}
+            file.write(in_order(save(tensors, metadata=metadata)))
         write_json(folder / _ADAPTER_CONFIG, config)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +160,31 @@ def read_header(path: Path) -> Header:
         raise WeightsError(f"has a damaged header ({error})", where=str(path), hint=_AGAIN) from None
     _check_bytes(path, tensors, size - 8 - length)
     return Header(path, tensors, metadata)
+
+
+def in_order(content: bytes) -> bytes:
+    """Return the bytes of a safetensors file, or its header's alone, with the metadata by name; as many bytes.
+
+    The safetensors package writes it in another order each time, so that the same tensors had other bytes.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    values = json.loads(content[8:end])
+    if "__metadata__" not in values:
+        return content
+    values["__metadata__"] = dict(sorted(values["__metadata__"].items()))
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return content[:8] + text.ljust(end - 8) + content[end:]
+
+
+def write_in_order(path: Path) -> None:
+    """Put the metadata of a safetensors file that nobody knows yet in order, in its place."""
+    with path.open("r+b") as file:
+        length = file.read(8)
+        content = in_order(length + file.read(int.from_bytes(length, "little")))
+        file.seek(0)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def parse_object(text: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from chexmix_cli.core.errors import WeightsError
-from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.formats.header import in_order, read_header, write_in_order
 from chexmix_cli.core.weights.formats.keys import Slice, same_name_slices
 from chexmix_cli.core.weights.formats.safetensors_io import (
     ModuleSource,
@@ -92,6 +92,27 @@ def test_the_header_reads_as_the_package_writes_it(tmp_path: Path) -> None:
     assert header.shapes == {"x": (2, 3), "y": (5,)}
     assert {name: info.dtype for name, info in header.tensors.items()} == {"x": "F32", "y": "BF16"}
     assert (header.num_parameters, header.num_bytes, header.metadata) == (11, 34, {"k": "v"})
+
+
+def test_what_the_package_writes_in_any_order_is_put_in_one(tmp_path: Path) -> None:
+    metadata = {name: f'{{"say": "é\x7f{name}"}}' for name in "dbeacf"}
+    tensors = {"one": torch.rand(3), "two": torch.rand(2, 2)}
+    written = set()
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        save_file(tensors, path, metadata)
+        content = path.read_bytes()
+        write_in_order(path)
+        assert path.read_bytes() == in_order(content) == in_order(in_order(content))
+        assert len(path.read_bytes()) == len(content)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == metadata
+        assert list(read_header(path).metadata) == sorted(metadata)
+        assert all(torch.equal(file.get_tensor(name), values) for name, values in tensors.items())
+    save_file(tensors, path)
+    assert in_order(path.read_bytes()) == path.read_bytes()
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
