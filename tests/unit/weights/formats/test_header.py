@@ -89,6 +89,8 @@ def test_tensors_stand_in_any_order_and_an_empty_one_takes_no_room(tmp_path: Pat
         (headed(b'{"a":1,"a":2}'), "has a damaged header ('a' is there twice)" + AGAIN),
         (headed(b'{"a":' + b"[" * 100_000), "has a damaged header (nested too deeply)" + AGAIN),
         ((3).to_bytes(8, "little") + b"{}", "is cut short at 10 bytes; expected 11 bytes" + AGAIN),
+        ((50).to_bytes(8, "little") + b'{"a":', "is cut short at 13 bytes; expected 58 bytes" + AGAIN),
+        (described({"a": info([1], 0, 4)}, 7), "has 3 bytes too many" + AGAIN),
         (
             (10**9).to_bytes(8, "little") + b"{}",
             "has a header of 1000000000 bytes; expected at most 16777216" + AGAIN,
