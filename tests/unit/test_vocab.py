@@ -86,9 +86,10 @@ def test_a_table_that_contradicts_itself_is_refused(change, message):
 
 def test_the_smallest_table_and_one_whose_codes_end_with_the_rows_are_tables():
     assert compact(num_text=3, num_codes=1, tokens_per_image=1).num_rows == 6
-    # Mask and pad between text and codes, an id of nothing, and a special id 0.
+    # Mask and pad between text and codes, and a special id 0.
     table = dataclasses.replace(SMALL, num_text=28, begin_image=0, end_image=1, mask=28, pad=29, num_rows=39)
     assert (table.image_start, table.image_stop) == (30, 39)
+    assert (dataclasses.replace(SMALL, mask=0).mask, dataclasses.replace(SMALL, pad=0).pad) == (0, 0)
 
 
 KINDS = {
