@@ -6,6 +6,7 @@ SHELL := bash
 .PHONY: help env demo check fast test lint types unit docs site browser orthanc clinical aot gpu-bench fuzz \
   faults soak kill-resume gpu-day peers serve-load dist-test ray format clean distclean
   faults determinism kill-resume gpu-day peers serve-load dist-test ray format clean distclean
+  mutants faults kill-resume gpu-day peers serve-load dist-test ray format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -110,6 +111,15 @@ FUZZ_ARGS ?=
 fuzz: $(VENV)/.dev-ready  ## read FUZZ_INPUTS damaged inputs a parser: DICOM, pictures, archives, text, weights, journals, requests
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --inputs $(FUZZ_INPUTS) $(FUZZ_ARGS)
 
+# MODULE=chexmix_cli.core.vocab: one of the five of pyproject.toml, anew; without it, what is new since the last run.
+# `mutmut show NAME` prints a mutant.
+MODULE ?=
+mutants: $(VENV)/.dev-ready  ## break five core modules in 1,400 small ways: do their tests notice? docs/reliability.md
+	$(BIN)/python -m pip install --quiet mutmut==3.8.1
+	OMP_NUM_THREADS=1 nice $(BIN)/mutmut run --max-children 1 $(if $(MODULE),"$(MODULE).*")
+	$(BIN)/mutmut results
+	$(BIN)/python tools/mutant_table.py
+
 # As root on Linux also with disks that are full. PYTEST_ARGS="-k pretrain" runs some; the table keeps the others.
 faults: $(VENV)/.dev-ready  ## every command and server under every fault: signals, full disks, dead workers; docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m faults tests/faults $(PYTEST_ARGS)
@@ -161,7 +171,7 @@ format: $(VENV)/.dev-ready  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove what tests, builds and the demo leave
-	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf demo build dist mutants .pytest_cache .mypy_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## the same, and the environment

@@ -55,7 +55,7 @@ def build(cls: type[Settings], values: Mapping[str, Any], *, where: str = "") ->
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     arguments: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in _expect(Mapping, values, where or cls.__name__, "section").items():
         dotted = f"{where}.{key}" if where else key
         if key not in fields:
             raise _unknown_key(dotted, key, fields)
@@ -188,7 +188,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return None
         return _convert(next(option for option in arguments if option is not type(None)), value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return value if isinstance(value, hint) else build(hint, _expect(Mapping, value, where, "section"), where=where)
+        return value if isinstance(value, hint) else build(hint, value, where=where)
     if origin is Literal:
         return _choice(arguments, value, where)
     if origin is tuple:

@@ -58,6 +58,8 @@ _HEADING = re.compile(
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _SENTENCE_END = re.compile(r"[.!?:;][\"')\]]*\s*\Z")
+#: Characters before a heading among which a sentence ends: where line breaks were lost, their indents are still there.
+_LOOK_BACK = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,4 +109,4 @@ def _is_heading(text: str, match: re.Match[str], name: str) -> bool:
         return False
     if match["line"]:
         return True
-    return name.isupper() or _SENTENCE_END.search(text, max(0, match.start() - 4), match.start()) is not None
+    return name.isupper() or _SENTENCE_END.search(text, max(0, match.start() - _LOOK_BACK), match.start()) is not None

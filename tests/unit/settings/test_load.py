@@ -124,6 +124,14 @@ def test_a_value_of_another_type_is_refused(values, message):
         resolve(Root, [BASE, ("--set", values)])
 
 
+@pytest.mark.parametrize("values", [3, "inner", ["inner"], None])
+def test_what_is_no_section_at_all_is_refused_by_name(values):
+    with pytest.raises(SettingsError, match=rf"^Root: .+ is a {type(values).__name__}; expected a section$"):
+        build(Root, values)
+    with pytest.raises(SettingsError, match=rf"^file: .+ is a {type(values).__name__}; expected a section$"):
+        build(Root, values, where="file")
+
+
 def test_values_are_taken_as_their_type():
     values = {"inner": {"rate": 1}, "limit": 7, "bounds": [0, 1], "folder": "a/b", "table": {"k": "v"}}
     settings = resolve(Root, [BASE, ("--set", values)]).settings

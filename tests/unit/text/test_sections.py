@@ -52,6 +52,7 @@ def test_a_hospital_report_is_split():
         "Findings - Clear lungs.\r\nOpinion \N{EN DASH} Normal.",
         "1. Findings: Clear lungs.\n2. Impression: Normal.",
         "FINDINGS :Clear lungs.\nIMPRESSION AND RECOMMENDATIONS:Normal.",
+        f"Findings: Clear lungs.{' ' * 32}Impression: Normal.",
     ],
 )
 def test_usual_spellings_give_the_same_sections(text):
@@ -68,6 +69,7 @@ def test_lost_line_breaks_and_missing_full_stops():
     [
         "There are two findings: one is old.",
         "The main Impression: still unclear",
+        "The main Impression: still unclear.",
         "No findings\nof note.",
         "In summary, comparison is limited by technique.",
         "Stable findings since the last\nexamination\nof the chest.",
@@ -82,6 +84,10 @@ def test_sections_that_come_twice_are_joined_and_empty_ones_are_none():
     assert sections.impression == "One.\nTwo."
     assert sections.findings is None
     assert sections.others == {"addendum": "Three.", "notification": "Four."}
+
+
+def test_a_stray_full_stop_ends_a_sentence():
+    assert read_sections(". Findings: Clear.") == Sections(preamble=".", findings="Clear.")
 
 
 def test_a_combined_heading_opens_the_findings():

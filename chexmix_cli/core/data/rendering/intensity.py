@@ -93,10 +93,9 @@ def equalize(histogram: Counts) -> Table:
         raise DataError(Reason.BLANK, "every pixel has the same value", expected="a picture with contrast")
     above = np.cumsum(histogram) - histogram[darkest]
     scale = np.float32(255.0) / np.float32(rest)
-    table = np.rint(above.astype(np.float32) * scale)
-    table[:darkest] = 0
-    clipped: Table = np.clip(table, 0, 255).astype(np.uint8)
-    return clipped
+    above[:darkest] = 0
+    table: Table = np.rint(above.astype(np.float32) * scale).astype(np.uint8)
+    return table
 
 
 def window_linear(values_L: Values, center: float, width: float, *, is_exact: bool) -> Values:
@@ -120,7 +119,7 @@ def window_linear(values_L: Values, center: float, width: float, *, is_exact: bo
 
 def window_sigmoid(values_L: Values, center: float, width: float) -> Values:
     """Return 0..1 of a window, by DICOM's SIGMOID function (PS3.3 C.11.2.1.3.1)."""
-    exponent_L = np.clip(-4.0 * (values_L - center) / width, -700.0, 700.0)
+    exponent_L = np.minimum(-4.0 * (values_L - center) / width, 700.0)  # more would overflow
     share_L: Values = 1.0 / (1.0 + np.exp(exponent_L))
     return share_L
 

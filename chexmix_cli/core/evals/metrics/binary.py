@@ -126,6 +126,6 @@ def _at(running_NM: Floats, place_NM: NDArray[np.int64]) -> Floats:
 
 
 def _divide(over: Floats, under: Floats, otherwise: float = np.nan) -> Floats:
-    """Return a quotient, and ``otherwise`` where there is nothing to divide by."""
-    found: Floats = np.divide(over, under, out=np.full(np.broadcast(over, under).shape, otherwise), where=under > 0)
+    """Return a quotient of arrays of one shape, and ``otherwise`` where there is nothing to divide by."""
+    found: Floats = np.divide(over, under, out=np.full(over.shape, otherwise), where=under > 0)
     return found

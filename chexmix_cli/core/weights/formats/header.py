@@ -106,7 +106,8 @@ def description_of(text: str, where: str) -> Description:
         schema = values["schema"]
         if schema != SCHEMA:
             raise WeightsError(f"schema {schema}", where=where, expected=str(SCHEMA), hint="use a newer chexmix")
-        return _description(values["model"], values.get("provenance") or {})
+        provenance = values.get("provenance")
+        return _description(values["model"], {} if provenance is None else provenance)
     except WeightsError:
         raise
     except (ValueError, KeyError, TypeError) as error:
@@ -120,6 +121,8 @@ def _description(model: dict[str, Any], provenance: dict[str, Any]) -> Descripti
 
     Up to 0.1.0 the decoder's attention stood in the provenance, as stage 2 has it: ``paper`` or ``bidirectional``.
     """
+    if not isinstance(provenance, dict):
+        raise TypeError("the provenance is no JSON object")
     if "attention" in provenance and "attention" not in model["decoder"]:
         trained = provenance["attention"]
         provenance = {key: value for key, value in provenance.items() if key != "attention"}
@@ -139,7 +142,7 @@ def read_header(path: Path) -> Header:
             start = file.read(_LONGEST_START)
             length = int.from_bytes(start[:8], "little")
             _refuse_placeholder(start, path)
-            if len(start) < 8 or length < 2 or start[8:9] != b"{":
+            if start[8:9] != b"{":
                 raise WeightsError("is not a safetensors file", where=str(path), hint=_AGAIN)
             if length > _MAX_HEADER_BYTES:
                 expected = f"at most {_MAX_HEADER_BYTES}"
@@ -158,7 +161,7 @@ def read_header(path: Path) -> Header:
         tensors = {name: _tensor_info(value) for name, value in values.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"has a damaged header ({error})", where=str(path), hint=_AGAIN) from None
-    _check_bytes(path, tensors, size - 8 - length)
+    _check_bytes(path, tensors, size, 8 + length)
     return Header(path, tensors, metadata)
 
 
@@ -242,7 +245,8 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _check_bytes(path: Path, tensors: Mapping[str, TensorInfo], data_bytes: int) -> None:
+def _check_bytes(path: Path, tensors: Mapping[str, TensorInfo], size: int, first: int) -> None:
+    """Hold the tensors, the first of which begins at byte ``first``, against each other and the size of the file."""
     end = 0
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         item_bytes = DTYPE_BYTES.get(info.dtype)
@@ -257,10 +261,10 @@ def _check_bytes(path: Path, tensors: Mapping[str, TensorInfo], data_bytes: int)
         if problem:
             raise WeightsError(f"has a damaged header (the bytes of {name} {problem})", where=str(path), hint=_AGAIN)
         end = info.stop
-    if end > data_bytes:
-        raise _cut_short(path, data_bytes, end)
-    if end < data_bytes:
-        raise WeightsError(f"has {data_bytes - end} bytes too many", where=str(path), hint=_AGAIN)
+    if size < first + end:
+        raise _cut_short(path, size, first + end)
+    if size > first + end:
+        raise WeightsError(f"has {size - first - end} bytes too many", where=str(path), hint=_AGAIN)
 
 
 def _cut_short(path: Path, found: int, expected: int) -> WeightsError:

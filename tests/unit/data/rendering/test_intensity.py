@@ -93,6 +93,12 @@ def test_chexpert_recipe_starts_at_zero_and_rounds():
     assert intensity.recipe_chexpert(stored_L, counts_L, is_inverted=False).tolist() == [0, 128, 255]
 
 
+def test_chexpert_recipe_counts_values_below_zero_by_their_size_up_to_white():
+    # 255 / 100 * 400 is more than 255: as white as 100. Equalised, black and white stay.
+    stored_L, counts_L = levels_of(-400, 0, 100)
+    assert intensity.recipe_chexpert(stored_L, counts_L, is_inverted=False).tolist() == [255, 0, 255]
+
+
 @pytest.mark.parametrize(
     ("is_inverted", "mimic", "chexpert"),
     [(False, "59dcdd090358bff2", "dfec8ea943a911bc"), (True, "b519b9201db2a6d7", "d2fc1183a33f45a7")],
@@ -108,13 +114,43 @@ def test_recipes_equal_the_published_code_run_with_opencv(is_inverted, mimic, ch
         assert hashlib.sha256(painted.tobytes()).hexdigest().startswith(digest)
 
 
+def test_bytes_are_rounded_and_clipped():
+    table_L = intensity.to_bytes(np.array([-0.1, 0.0, 0.5, 1.0, 1.1]))
+    assert table_L.tolist() == [0, 0, 128, 255, 255]  # 127.5, to even
+    assert table_L.dtype == np.uint8
+
+
+def test_levels_that_do_not_occur_decide_nothing():
+    # Padding is such a level. Were it counted, 1 and 2 would be as good as one value between 0 and 1000.
+    stored_L, counts_L = np.array([0.0, 1.0, 2.0, 1000.0]), np.array([0, 1, 1, 0])
+    assert intensity.recipe_mimic(stored_L, counts_L, is_inverted=False).tolist() == [0, 0, 255, 255]
+    assert intensity.recipe_chexpert(stored_L, counts_L, is_inverted=False).tolist() == [0, 0, 255, 255]
+    assert intensity.stretch_percentiles(stored_L, counts_L).tolist() == [0, 0, 255, 255]
+    mostly_L = np.array([0, 1, 100_000, 0])
+    assert intensity.stretch_percentiles(stored_L, mostly_L).tolist() == [0, 0, 255, 255]
+
+
+def said(call, *arguments, **options):
+    """Return the message of a picture that is refused as blank."""
+    with pytest.raises(DataError) as caught:
+        call(*arguments, **options)
+    assert caught.value.reason is Reason.BLANK
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("values", [(0.0,), (-5.0, -1.0)])
+def test_chexpert_recipe_needs_a_value_above_zero(values):
+    message = "no pixel is above 0; expected stored values above 0 for the chexpert preset"
+    assert said(intensity.recipe_chexpert, *levels_of(*values), is_inverted=False) == message
+    assert intensity.recipe_chexpert(*levels_of(0, 1), is_inverted=False).tolist() == [0, 255]
+
+
 @pytest.mark.parametrize("recipe", [intensity.recipe_mimic, intensity.recipe_chexpert])
 def test_recipes_refuse_a_picture_without_contrast(recipe):
-    with pytest.raises(DataError, match="same value") as caught:
-        recipe(np.array([5.0]), np.array([100]), is_inverted=False)
-    assert caught.value.reason is Reason.BLANK
+    message = "every pixel has the same value; expected a picture with contrast"
+    assert said(recipe, np.array([5.0]), np.array([100]), is_inverted=False) == message
 
 
 def test_stretch_refuses_a_picture_without_contrast():
-    with pytest.raises(DataError, match="same value"):
-        intensity.stretch_percentiles(np.array([4.0, 5.0]), np.array([0, 9]))
+    message = "every pixel has the same value; expected a picture with contrast"
+    assert said(intensity.stretch_percentiles, np.array([4.0, 5.0]), np.array([0, 9])) == message

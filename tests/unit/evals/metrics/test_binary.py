@@ -76,12 +76,29 @@ def test_a_weight_is_so_many_copies():
     assert np.allclose(ranked.calibration_error(weight_N), copied.calibration_error(ones))
 
 
+def test_a_bad_order_by_hand():
+    """The highest score is of a negative, the lowest of a positive: what a total misses at either end shows."""
+    ranked = RankedScores(np.array([[0.1], [0.4], [0.6], [0.9]]), np.array([[1.0], [0.0], [1.0], [0.0]]))
+    assert ranked.auroc(np.ones(4)).tolist() == [0.25]  # of four pairs 0.6 > 0.4 alone
+    assert ranked.auprc(np.ones(4)).tolist() == [0.5]  # precision 1 / 2 at the first positive, 2 / 4 at the second
+    alarms_T, hits_T = ranked.roc_points(0)
+    assert (alarms_T.tolist(), hits_T.tolist()) == ([0, 0.5, 0.5, 1, 1], [0, 0, 0.5, 0.5, 1])
+    recall_T, precision_T = ranked.pr_points(0)
+    assert (recall_T.tolist(), precision_T.tolist()) == ([0, 0.5, 0.5, 1], [0, 1 / 2, 1 / 3, 2 / 4])
+
+
+def test_one_item_of_each_class_is_enough_and_a_score_without_a_label_counts_nowhere():
+    ranked = RankedScores(np.array([[0.2], [0.7], [0.9]]), np.array([[0.0], [1.0], [NAN]]))
+    for metric in (ranked.auroc, ranked.auprc, lambda weight_N: ranked.f1(weight_N, np.array([0.5]))):
+        assert metric(np.ones(3)).tolist() == [1.0]
+
+
 def test_calibration_error_by_hand():
-    """Two bins of fifteen: 0.02 and 0.04 lie in the first one, 0.5 in the eighth, 1.0 in the last."""
-    score_NM = np.array([[0.02], [0.04], [0.5], [1.0]])
-    label_NM = np.array([[0.0], [1.0], [1.0], [1.0]])
-    by_hand = abs(0.02 + 0.04 - 1) / 4 + abs(0.5 - 1) / 4 + 0
-    assert RankedScores(score_NM, label_NM).calibration_error(np.ones(4))[0] == pytest.approx(by_hand)
+    """Bins of a fifteenth: two in the first, one each in the second, the last but one and, 1.0 itself, the last."""
+    score_NM = np.array([[0.02], [0.04], [0.1], [0.9], [1.0]])
+    label_NM = np.array([[0.0], [1.0], [0.0], [1.0], [0.0]])
+    by_hand = abs(0.02 + 0.04 - 1) / 5 + 0.1 / 5 + abs(0.9 - 1) / 5 + 1.0 / 5
+    assert RankedScores(score_NM, label_NM).calibration_error(np.ones(5))[0] == pytest.approx(by_hand)
 
 
 def test_what_is_not_defined_is_nan_and_never_a_number():
@@ -97,3 +114,4 @@ def test_what_is_not_defined_is_nan_and_never_a_number():
     assert np.isnan(ranked.brier(ones)).tolist() == [False, False, True]
     assert np.isnan(ranked.calibration_error(ones)).tolist() == [False, False, True]
     assert [counts.tolist() for counts in ranked.counts()] == [[0, 2, 0], [2, 0, 0]]
+    assert all(counts.dtype == np.int64 for counts in ranked.counts())

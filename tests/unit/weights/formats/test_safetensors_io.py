@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -173,59 +172,6 @@ def test_a_file_cut_short_is_named(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(WeightsError, match=r"cut\.safetensors: is (cut short|not a safetensors file)"):
         _load(path)
-
-
-def headed(text: bytes) -> bytes:
-    """Return a file of this header and four bytes."""
-    return len(text).to_bytes(8, "little") + text + bytes(4)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"not weights at all, just some text that is long enough", "is not a safetensors file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer"),
-        ((20).to_bytes(8, "little") + b'{"a":{"dtype":"F32"}', "damaged header"),
-        ((2).to_bytes(8, "little") + b"{}" + b"rest", "4 bytes too many"),
-        ((2).to_bytes(8, "little") + b"{{", "damaged header"),
-        ((10**9).to_bytes(8, "little") + b"{}", "has a header of 1000000000 bytes; expected at most 16777216"),
-        (headed(b'{"a":' + b"[" * 100_000), "nested too deeply"),
-        (headed(b'{"a":1,"a":2}'), "'a' is there twice"),
-        (headed(b'{"a":{"dtype":"F32","shape":[1e400],"data_offsets":[0,4]}}'), "inf is no whole number"),
-        (headed(b'{"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}}'), "1.5 is no whole number"),
-        (headed(b'{"a":{"dtype":"F32","shape":[true],"data_offsets":[0,4]}}'), "True is no whole number"),
-    ],
-)
-def test_what_is_no_safetensors_file_is_said(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "bad.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match=message) as caught:
-        read_header(path)
-    assert str(path) in str(caught.value)
-
-
-def test_headers_with_gaps_overlaps_or_wrong_sizes_are_refused(tmp_path: Path) -> None:
-    def write(tensors: dict[str, object], data: int) -> Path:
-        text = json.dumps(tensors).encode()
-        path = tmp_path / "a.safetensors"
-        path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
-        return path
-
-    def info(shape: list[int], start: int, stop: int, dtype: str = "F32") -> dict[str, object]:
-        return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
-
-    assert read_header(write({"a": info([2], 0, 8), "b": info([1], 8, 12)}, 12)).num_bytes == 12
-    for tensors, said in (
-        ({"a": info([2], 0, 8), "b": info([1], 12, 16)}, "the bytes of b leave a gap before them"),
-        ({"a": info([2], 0, 8), "b": info([1], 4, 8)}, "the bytes of b overlap those of another tensor"),
-        ({"a": info([2], 0, 8), "b": info([2], 0, 8)}, "the bytes of b overlap those of another tensor"),
-        ({"a": info([2], 0, 12)}, "the bytes of a are not those of its shape"),
-        ({"a": info([-2], 0, -8)}, "the bytes of a are not those of its shape"),
-    ):
-        with pytest.raises(WeightsError, match=f"damaged header .{said}"):
-            read_header(write(tensors, 16))
-    with pytest.raises(WeightsError, match="dtype F99"):
-        read_header(write({"a": info([2], 0, 8, "F99")}, 8))
 
 
 def test_damage_anywhere_in_the_header_is_a_clear_error_or_harmless(tmp_path: Path) -> None:
