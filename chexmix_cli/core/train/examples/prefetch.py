@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from chexmix_cli.core.errors import ChexmixError, MachineError, WorkerBugError, told_traceback
@@ -93,6 +94,7 @@ class _Ahead(Generic[Made]):
                 prefetch_factor=AHEAD,
                 multiprocessing_context="spawn",
                 worker_init_fn=_begin,
+                generator=torch.Generator(),  # else it draws from the global one, and weights drawn later are others
             )
             self._iterator: Iterator[Any] | None = iter(loader)
         self._processes: set[BaseProcess] = set(multiprocessing.active_children()) - others

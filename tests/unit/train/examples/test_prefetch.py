@@ -36,6 +36,14 @@ def test_without_processes_things_are_made_when_they_are_asked_for():
         assert asked == [0]
 
 
+def test_what_is_drawn_after_a_pass_is_as_without_processes():
+    """Weights may be drawn after films are read."""
+    before = torch.get_rng_state()
+    with made_ahead(abs, range(-2, 0), 1) as ahead:
+        assert list(ahead) == [2, 1]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_errors_travel_as_they_are_and_quote_nothing_of_others():
     ahead = _Ahead.__new__(_Ahead)
     ahead._iterator = map(_Calls(Double()).__getitem__, (1, 4, 5))
