@@ -65,7 +65,7 @@ class Convolution(nn.Conv2d):
         weights = None if norm is None else norm.weights
         if not native.runs_on(x_BCYX):
             return reference.convolution(x_BCYX, self.weight, self.bias, add_BCYX, weights)
-        if native.convolves(self.weight):
+        if native.convolves(x_BCYX, self.weight):
             add_BCYX = None if add_BCYX is None else _channels_last(add_BCYX)
             return native.convolution(_channels_last(x_BCYX), self.weight, self.bias, add_BCYX, weights)
         normed = x_BCYX if norm is None else norm(x_BCYX, has_swish=True)

@@ -200,6 +200,16 @@ def test_what_would_be_read_past_is_refused():
     assert native.convolution(x[:0], weight, bias, None, norm).shape == (0, 32, 6, 6)
 
 
+def test_a_size_is_worth_the_transformation_of_its_weights_or_not():
+    """Whatever the batch, so that no image depends on those beside it; and only what panels take."""
+    weight = torch.empty(32, 16, 3, 3)
+    assert native.convolves(torch.empty(1, 16, 32, 13), weight)
+    assert not native.convolves(torch.empty(9, 16, 32, 12), weight)
+    assert not native.convolves(torch.empty(1, 16, 32, 32), weight[:8])
+    assert not native.convolves(torch.empty(1, 16, 32, 32), weight[..., :1, :1])
+    assert not native.convolves(torch.empty(1, 16, 32, 32), weight.double())
+
+
 def test_they_compute_where_nothing_is_recorded_in_float32(monkeypatch):
     x = torch.randn(1, 16, 4, 4)
     assert torch.is_grad_enabled()

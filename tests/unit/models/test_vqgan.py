@@ -178,16 +178,20 @@ def test_float32_keeps_its_digits_where_means_are_large(vqgan, kernels, monkeypa
 
 @needs_native
 @torch.inference_mode()
-@pytest.mark.parametrize("side", [4, 5])
+@pytest.mark.parametrize("side", [8, 9])
 @pytest.mark.parametrize("vqgan", [WIDE], indirect=True)
 def test_compiled_layers_give_what_torch_gives(vqgan, side, monkeypatch):
-    """Sides that are whole tiles of the convolution and such that are not; widths that its panels take and others."""
+    """Sides that are whole tiles of the convolution and such that are not; levels that have enough of them and not."""
     generator = torch.Generator().manual_seed(side)
     pixels = torch.rand(2, 1, 4 * side, 4 * side + 12, generator=generator) * 2 - 1
-    plain = Plain(vqgan)
-    wanted = plain.latents(pixels)
+    called = []
+    convolution = native.convolution
+    monkeypatch.setattr(native, "convolution", lambda *given: called.append(given) or convolution(*given))
+    wanted = Plain(vqgan).latents(pixels)
     found, codes = vqgan.latents(pixels), vqgan.encode(pixels)
     picture = vqgan.decode_latents(found)
+    # Those of the finest level: two of the encoder, twice; of the decoder four and the one that doubles to it.
+    assert len(called) == 2 * 2 + 5
     monkeypatch.setenv("CHEXMIX_KERNELS", "torch")
     assert difference(found, wanted) < 1e-5
     assert difference(vqgan.latents(pixels), wanted) < 1e-5
