@@ -2,9 +2,10 @@
 
 Processor seconds of one process, the least of the rounds of each side; above 1 what is kept makes it faster. ``new
 films`` meets none again: there it must cost nothing. ``explain`` is compared with reading every variant whole. At last
-a disk: what writing and reading the keys and values of one film takes, beside computing them.
+a disk: what writing and reading the keys and values of one film takes, beside computing them; and what a film's prompt
+takes by the number of films that are read together.
 
-Usage: OMP_NUM_THREADS=1 python benchmarks/prefixes.py [WEIGHTS] [--film FILE] [--rounds N] [--quantize int8]
+Usage: OMP_NUM_THREADS=1 python benchmarks/prefixes.py [WEIGHTS] [--rounds N] [--quantize int8] [--together]
 """
 
 from __future__ import annotations
@@ -55,8 +56,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quantize", choices=("int8", "int4"))
     parser.add_argument("--memory-mb", type=int, default=512)
+    parser.add_argument("--together", action="store_true", help="measure films read together, and nothing else")
     given = parser.parse_args()
     base = Model(open_model(given.weights).weights, torch.device("cpu"), dtype_name="float32", quantize=given.quantize)
+    if given.together:
+        print(json.dumps({"work": "together", **together(base, given.rounds)}))
+        return
     film = base.film(given.film)
     works = {"new films": new_films, "statements twice": statements, "questions": questions}
     for name, work in works.items():
@@ -168,6 +173,21 @@ def disk(model: Model, written: StudyReport, rounds: int) -> dict[str, Any]:
                 points.append((time.perf_counter() - before[0], time.process_time() - before[1]))
             found[name] = {"wall_s": min(wall for wall, _ in points), "processor_s": min(own for _, own in points)}
     return {**found, "bytes": prefix.num_bytes}
+
+
+@torch.inference_mode()
+def together(model: Model, rounds: int) -> dict[str, float]:
+    """Return the least processor seconds a film of reading the prompts of 1, 4 and 16 films in one pass, in turns."""
+    decoder, vocabulary = model.reports.engine.decoder, model.weights.settings.vocabulary
+    prompts = [vocabulary.report_prompt(film.codes or []) for film in unlike(model, 16)]
+    counts = (1, 4, 16)
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count in counts:
+            started = time.process_time()
+            decoder(torch.tensor(prompts[:count]), cache=decoder.new_cache(count, len(prompts[0])))
+            times[count].append((time.process_time() - started) / count)
+    return {f"{count}_s": round(min(own), 4) for count, own in times.items()}
 
 
 if __name__ == "__main__":
