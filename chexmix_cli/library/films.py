@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from chexmix_cli.core.text.header import Header
     from chexmix_cli.core.vocab import Vocabulary
 
-#: Fields of a ``chexmix tokenize`` record that say something of the image, kept by every later command.
-_KEPT_FIELDS = ("study", "view", "view_source", "age_group", "notes", "preset", "preset_hash", "other_images")
+#: Fields of a ``chexmix tokenize`` record that say something of the image, kept by every later command; in the order
+#: that a film's own have, so that records are the same whether films or their codes come in.
+_KEPT_FIELDS = ("study", "view", "view_source", "age_group", "preset", "preset_hash", "other_images", "notes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ _NO_SHARES = "has no shares"
 _ONE_AT_A_TIME = "takes its inputs one at a time"
 _MAKES_CODES = "makes the codes"
 _NO_CODES = "takes no codes"
+_SOUND = "a damaged film has no codes: see the rows below"
 _OWN_PROCESS = "reads films in its own process"
 _NO_LIST = "of the whole list: see docs/scale.md"
 _OTHER_SUMS = "processes that share a training sum in another order"
@@ -160,6 +161,8 @@ def _server(name: str, line: str) -> Command:
 
 
 _MODEL = "--weights weights"
+#: Token shards hold one encoding of an image.
+_ONCE_1, _ONCE_2 = (f"--set {part}.variants=1" for part in ("documents", "films"))
 _SHORT = "--set decode.max_new_tokens=6"
 _FEW = "--set bootstrap.resamples=100"
 
@@ -185,7 +188,7 @@ COMMANDS = (
         "classify some -o out/records.jsonl --weights headed",
         code=3,
         shares="records.jsonl",
-        tokens=Way(lines=("classify - -o out/records.jsonl --weights headed < codes-of-some.jsonl",)),
+        tokens=_SOUND,
     ),
     _films(
         "classify, embeddings",
@@ -193,7 +196,11 @@ COMMANDS = (
         shares="records.csv",
         tokens=Way(lines=(f"classify - --embeddings --layer 1 -o out/records.csv {_MODEL} < codes.jsonl",)),
     ),
-    _films("classify, page", "classify films --html out/page.html --weights headed"),
+    _films(
+        "classify, page",
+        "classify films --html out/page.html --weights headed",
+        tokens=Way(lines=("classify - --weights headed < codes.jsonl",), only=("stdout",)),
+    ),
     _films(
         "classify, zero-shot",
         f"classify films --zero-shot {_MODEL} --set zero_shot.labels=['Edema']",
@@ -205,7 +212,7 @@ COMMANDS = (
         code=3,
         batches=(1, 2, 5),
         shares="records.jsonl",
-        tokens=Way(lines=(f"generate-report - -o out/records.jsonl {_MODEL} {_SHORT} < codes-of-some.jsonl",)),
+        tokens=_SOUND,
     ),
     _films(
         "generate-report, sampled",
@@ -213,7 +220,11 @@ COMMANDS = (
         batches=(1, 5),
         tokens=Way(lines=(f"generate-report - {_MODEL} {_SHORT} --seed 7 --set decode.temperature=0.9 < codes.jsonl",)),
     ),
-    _films("generate-report, int8", f"generate-report films {_MODEL} {_SHORT} --quantize int8"),
+    _films(
+        "generate-report, int8",
+        f"generate-report films {_MODEL} {_SHORT} --quantize int8",
+        tokens=Way(lines=(f"generate-report - {_MODEL} {_SHORT} --quantize int8 < codes.jsonl",)),
+    ),
     _films(
         "generate-report, pages, pictures, documents",
         f"generate-report studies {_MODEL} {_SHORT} --explain --html out/page.html --picture out/pictures "
@@ -284,11 +295,15 @@ COMMANDS = (
     ),
     Command(name="evaluate table", line="evaluate table", ways=_FILES_ALONE),
     _training("pretrain, tokenizer", "pretrain --stage tokenizer"),
-    _training("pretrain, stage 1", "pretrain --stage 1 --init weights", tokens="--manifest shards"),
-    _training("pretrain, stage 2", "pretrain --stage 2 --init weights", tokens="--manifest shards"),
-    _training("finetune, report", "finetune --task report --init weights", tokens="--tokens shards"),
-    _training("finetune, classify", "finetune --task classify --method full --init weights", tokens="--tokens shards"),
-    _training("finetune, retrieve", "finetune --task retrieve --init weights", tokens="--tokens shards"),
+    _training("pretrain, stage 1", f"pretrain --stage 1 --init weights {_ONCE_1}", tokens="--manifest shards"),
+    _training("pretrain, stage 2", f"pretrain --stage 2 --init weights {_ONCE_1}", tokens="--manifest shards"),
+    _training("finetune, report", f"finetune --task report --init weights {_ONCE_2}", tokens="--tokens shards"),
+    _training(
+        "finetune, classify",
+        f"finetune --task classify --method full --init weights {_ONCE_2}",
+        tokens="--tokens shards",
+    ),
+    _training("finetune, retrieve", f"finetune --task retrieve --init weights {_ONCE_2}", tokens="--tokens shards"),
     Command(
         name="finetune, probe",
         line="finetune --task classify --method probe --preset debug --manifest manifest.jsonl --init weights "

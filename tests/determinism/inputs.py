@@ -27,7 +27,6 @@ _HEAD = "finetune --task classify --method probe --preset debug --manifest manif
 #: Command lines that make what others read, with the file that their records go to.
 MADE: tuple[tuple[str, str], ...] = (
     ("codes.jsonl", "tokenize films --weights weights"),
-    ("codes-of-some.jsonl", "tokenize some --weights weights"),
     ("", "tokenize - -o shards --weights weights --set shards.rows=4 < manifest.jsonl"),
     ("", "tokenize - -o parts --weights weights --set shards.rows=2 --shard 0/2 < manifest.jsonl"),
     ("", "tokenize - -o parts --weights weights --set shards.rows=2 --shard 1/2 < manifest.jsonl"),

@@ -168,6 +168,6 @@ class Interpreter:
         """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        assert self._process.wait(30) == 0
+        assert self._process.wait(240) == 0
         assert self._process.stdout is not None
         self._process.stdout.close()
