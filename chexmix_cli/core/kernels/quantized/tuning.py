@@ -1,7 +1,7 @@
 """Blocks of the products with quantised weights, and how many rows take which way.
 
 Up to 8 rows fill the narrowest block of the matrix unit, up to 16 the next. So many rows cost little beside the packed
-weights, which are read once. Of more, activations cost more than weights: each program reads all of them, and a block
+weights, which are read once. Of more rows, activations cost more than weights: each program reads all of them. A block
 of 64 rows would take 445 MB a layer from the second-level cache, where weights restored a piece at a time for torch's
 product take 315.
 """
