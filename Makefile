@@ -118,7 +118,7 @@ mutants: $(VENV)/.dev-ready  ## break five core modules in 1,400 small ways: do 
 	$(BIN)/python -m pip install --quiet mutmut==3.8.1
 	OMP_NUM_THREADS=1 nice $(BIN)/mutmut run --max-children 1 $(if $(MODULE),"$(MODULE).*")
 	$(BIN)/mutmut results
-	$(BIN)/python tools/mutant_table.py
+	$(if $(MODULE),,$(BIN)/python tools/mutant_table.py)
 
 # As root on Linux also with disks that are full. PYTEST_ARGS="-k pretrain" runs some; the table keeps the others.
 faults: $(VENV)/.dev-ready  ## every command and server under every fault: signals, full disks, dead workers; docs/reliability.md

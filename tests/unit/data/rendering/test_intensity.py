@@ -121,8 +121,8 @@ def test_bytes_are_rounded_and_clipped():
 
 
 def test_levels_that_do_not_occur_decide_nothing():
-    # Padding is such a level. Were it counted, 1 and 2 would be as good as one value between 0 and 1000.
-    stored_L, counts_L = np.array([0.0, 1.0, 2.0, 1000.0]), np.array([0, 1, 1, 0])
+    # Padding is such a level. Were it counted, 1 and 2 would be as good as one value between 0 and 2000.
+    stored_L, counts_L = np.array([0.0, 1.0, 2.0, 2000.0]), np.array([0, 1, 1, 0])
     assert intensity.recipe_mimic(stored_L, counts_L, is_inverted=False).tolist() == [0, 0, 255, 255]
     assert intensity.recipe_chexpert(stored_L, counts_L, is_inverted=False).tolist() == [0, 0, 255, 255]
     assert intensity.stretch_percentiles(stored_L, counts_L).tolist() == [0, 0, 255, 255]
