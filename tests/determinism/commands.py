@@ -242,7 +242,7 @@ COMMANDS = (
         "retrieve index",
         f"retrieve index manifest.jsonl -o out/index --with-text {_MODEL}",
         shares="index",
-        tokens=Way(lines=(f"retrieve index shards -o out/index --with-text {_MODEL}",), holds=IDS),
+        tokens="an index has a digest of what was read, a film's or that of its codes",
     ),
     _films(
         "retrieve query",
