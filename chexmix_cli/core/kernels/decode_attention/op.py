@@ -29,10 +29,7 @@ def attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | 
 
 @torch.library.custom_op("chexmix::decode_attention", mutates_args=())
 def _triton_attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:
-    from chexmix_cli.core.kernels.decode_attention.kernels import (
-        _decode_attention_fwd_kernel,
-        _joined_attention_fwd_kernel,
-    )
+    from chexmix_cli.core.kernels.decode_attention.kernels import _decode_attention_fwd_kernel
 
     num_rows, num_heads, num_new, head_size = q_BNTH.shape
     num_places = k_BNSH.shape[2]
@@ -76,6 +73,21 @@ def _triton_attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: T
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
+    _join(mixed, peak, total, out_BTNH)
+    return out_BTNH
+
+
+@_triton_attend.register_fake
+def _(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:
+    num_rows, num_heads, num_new, head_size = q_BNTH.shape
+    return q_BNTH.new_empty(num_rows, num_new, num_heads, head_size)
+
+
+def _join(mixed: Tensor, peak: Tensor, total: Tensor, out_BTNH: Tensor) -> None:
+    """Write what the shares of the positions come to together."""
+    from chexmix_cli.core.kernels.decode_attention.kernels import _joined_attention_fwd_kernel
+
+    num_rows, num_new, num_heads, head_size = out_BTNH.shape
     joined = next(one for one in JOIN_CONFIGS if head_size <= one.block_h)
     _joined_attention_fwd_kernel[(num_rows * num_heads, num_new)](
         mixed,
@@ -84,7 +96,7 @@ def _triton_attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: T
         out_BTNH,
         num_heads,
         num_new,
-        num_blocks,
+        peak.shape[1],
         head_size,
         BLOCK_J=joined.block_j,
         BLOCK_H=joined.block_h,
@@ -92,10 +104,3 @@ def _triton_attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: T
         num_warps=joined.num_warps,
         num_stages=joined.num_stages,
     )
-    return out_BTNH
-
-
-@_triton_attend.register_fake
-def _(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:
-    num_rows, num_heads, num_new, head_size = q_BNTH.shape
-    return q_BNTH.new_empty(num_rows, num_new, num_heads, head_size)
