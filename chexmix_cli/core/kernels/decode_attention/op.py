@@ -77,21 +77,26 @@ def _triton_attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: T
     return out_BTNH
 
 
+@_triton_attend.register_fake
+def _(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:
+    num_rows, num_heads, num_new, head_size = q_BNTH.shape
+    return q_BNTH.new_empty(num_rows, num_new, num_heads, head_size)
+
+
 def _join(mixed: Tensor, peak: Tensor, total: Tensor, out_BTNH: Tensor) -> None:
-    """Write as one what blocks gave: means (B N, blocks, T, H), largest scores and sums (B N, blocks, T)."""
+    """Write what the shares of the positions come to together."""
     from chexmix_cli.core.kernels.decode_attention.kernels import _joined_attention_fwd_kernel
 
-    _, num_new, num_heads, head_size = out_BTNH.shape
-    num_blocks = mixed.shape[1]
+    num_rows, num_new, num_heads, head_size = out_BTNH.shape
     joined = next(one for one in JOIN_CONFIGS if head_size <= one.block_h)
-    _joined_attention_fwd_kernel[(len(mixed), num_new)](
+    _joined_attention_fwd_kernel[(num_rows * num_heads, num_new)](
         mixed,
         peak,
         total,
         out_BTNH,
         num_heads,
         num_new,
-        num_blocks,
+        peak.shape[1],
         head_size,
         BLOCK_J=joined.block_j,
         BLOCK_H=joined.block_h,
@@ -99,9 +104,3 @@ def _join(mixed: Tensor, peak: Tensor, total: Tensor, out_BTNH: Tensor) -> None:
         num_warps=joined.num_warps,
         num_stages=joined.num_stages,
     )
-
-
-@_triton_attend.register_fake
-def _(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:
-    num_rows, num_heads, num_new, head_size = q_BNTH.shape
-    return q_BNTH.new_empty(num_rows, num_new, num_heads, head_size)
