@@ -54,7 +54,8 @@ def tables(numbers: Numbers) -> dict[str, str]:
     found["embedded"] = _embedded(numbers)
     found["stages"] = _stages(numbers)
     found["differences"] = _differences(numbers)
-    found["inpainting"] = _inpainting(numbers)
+    found["inpainting"] = _inpainting(numbers, ARMS)
+    found["inpainting-embedded"] = _inpainting(numbers, ("chexmix-mini",))
     found["retrieval"] = _retrieval(numbers)
     found["reports"] = _reports(numbers)
     return found
@@ -185,8 +186,8 @@ def _difference(found: Numbers | None) -> str:
     return f"{mark}{value:+.3f}{mark} ({low:+.3f} to {high:+.3f}){disagree}"
 
 
-def _inpainting(numbers: Numbers) -> str:
-    runs = _runs(numbers, "inpainting", (*ARMS, "chexmix-mini"))
+def _inpainting(numbers: Numbers, arms: Sequence[str]) -> str:
+    runs = _runs(numbers, "inpainting", arms)
     conditions = [name for name in next(iter(runs.values()))[0] if name != "n"]
     rows = []
     for count in sorted({one["n"] for found in runs.values() for one in found}):
@@ -260,12 +261,12 @@ def _point(features: Numbers, ratio: str) -> list[float | None]:
 
 
 def _inpainting_curve(numbers: Numbers, pattern: str) -> Curve:
-    runs = _runs(numbers, "inpainting", (*ARMS, "chexmix-mini"))
+    runs = _runs(numbers, "inpainting")
     first = next(reversed(runs.values()))[0]
     conditions = [name for name in first if name.startswith(pattern)]
     x = [100 * float(name.split()[1]) for name in conditions]
     series = [Series(name=fill, x=x, y=[first[name][fill][0] for name in conditions]) for fill in FILLS]
-    for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both", "chexmix-mini") if arm in runs):
+    for arm in (arm for arm in ("s1-more", "s2-paper", "s2-both") if arm in runs):
         y = [_mean([one[name]["single-expected, blend"] for one in runs[arm]]) for name in conditions]
         series.append(Series(name=f"{NAMES[arm]}, blended", x=x, y=y))
     return Curve(

@@ -31,7 +31,7 @@ def film(films):  # noqa: F811
     return films / "a.png"
 
 
-SHORT = ("--set", "decode.max_new_tokens=16")
+SHORT = ("--set", "decode.max_new_tokens=16", "--set", "decode.draft_rows=8")
 
 
 def test_a_report_is_the_commands(client, command, film, make_dicom, tmp_path):  # noqa: F811
