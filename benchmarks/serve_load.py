@@ -123,13 +123,22 @@ def post(port: int, path: str, body: bytes) -> tuple[int, Any, float, int]:
         time.sleep(int(retry))
 
 
+def served_model(port: int) -> str:
+    """Return the name that requests for reports have to give."""
+    return str(json.loads(_get(port, "/v1/models"))["data"][0]["id"])
+
+
 def _metrics(port: int) -> dict[str, float]:
+    rows = [row.rpartition(" ") for row in _get(port, "/metrics").splitlines() if not row.startswith("#")]
+    return {name: float(value) for name, _, value in rows}
+
+
+def _get(port: int, path: str) -> str:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/metrics")
+    connection.request("GET", path)
     text = connection.getresponse().read().decode()
     connection.close()
-    rows = [row.rpartition(" ") for row in text.splitlines() if not row.startswith("#")]
-    return {name: float(value) for name, _, value in rows}
+    return text
 
 
 def _cpu(metrics: dict[str, float]) -> float:
@@ -163,7 +172,7 @@ def running_server(
     """Run a server; give its process, and its port, which it says in its log. The rest of the log is thrown away."""
     command = [sys.executable, "-m", "chexmix_cli", "serve", "http", "--port", "0", *words]
     with (
-        subprocess.Popen(command, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment) as running,
+        subprocess.Popen(command, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment, process_group=0) as running,
         ThreadPoolExecutor(1) as aside,
     ):
         assert running.stderr is not None

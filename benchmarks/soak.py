@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from serve_load import data_url, post, report_request, running_server
+from serve_load import data_url, post, report_request, running_server, served_model
 from soak_watch import LineCount, Sample, judge, watch
 from synthetic import write_films, write_weights
 
@@ -183,9 +183,11 @@ def _start(command: str, place: Place, name: str, rounds: range, films: Sequence
                 file.write(json.dumps({"id": f"{number:02d}-{film.stem}", "file": str(film)}) + "\n")
     words = [sys.executable, "-m", "chexmix_cli", command, "-", "-o", str(_out(command, place, name)), "--quiet"]
     words += ["--weights", str(place.weights), "--device", "cpu", *FLAGS[command]]
-    streams = (place.folder / f"{name}.{stream}" for stream in ("stdout", "stderr"))
-    with listed.open("rb") as stdin, next(streams).open("wb") as stdout, next(streams).open("wb") as stderr:
-        return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, cwd=REPOSITORY, env=place.environment)
+    out, err = (place.folder / f"{name}.{stream}" for stream in ("stdout", "stderr"))
+    with listed.open("rb") as stdin, out.open("wb") as stdout, err.open("wb") as stderr:
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        # A group of its own: Ctrl-C reaches this process alone, which tells it once.
+        return subprocess.Popen(words, **streams, cwd=REPOSITORY, env=place.environment, process_group=0)
 
 
 def _out(command: str, place: Place, name: str) -> Path:
@@ -213,13 +215,13 @@ def _serve(place: Place, minutes: float) -> dict[str, Any]:
     """Ask a server for what the commands give, for so many minutes; return what came of it."""
     films = list(place.films[:_NUM_ALONE])
     wanted = {command: _alone_once(command, place, films) for command in ROUNDS}
-    model = place.weights.name
-    requests = [request for film in films for request in _requests(film, model)]
     words = ["--weights", str(place.weights), "--device", "cpu", *_REPORTS]
     before, started, different = _cpu_s(), time.monotonic(), list[str]()
     numbers, done, statuses = count(), list[int](), dict[int, int]()
     over = Event()
     with running_server(words, place.environment) as (process, port):
+        model = served_model(port)
+        requests = [request for film in films for request in _requests(film, model)]
 
         def ask() -> None:
             while not over.is_set():

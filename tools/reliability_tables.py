@@ -108,8 +108,11 @@ def soak_picture(parts: Sequence[Found]) -> bytes:
     for name, title, column, unit in (("memory", "Resident memory", 2, _MIB), ("handles", "Open handles", 3, 1)):
         lines = []
         for part in parts:
-            samples = part["samples"][:: -(-len(part["samples"]) // _POINTS)]
-            done = [100 * sample[0] / part["done"] for sample in samples]
+            end = part["samples"][-1][0]
+            # While it works: a process that begins or ends holds less, and the axis would be for that.
+            samples = [sample for sample in part["samples"] if 0 < sample[0] < end]
+            samples = samples[:: -(-len(samples) // _POINTS)]
+            done = [100 * sample[0] / end for sample in samples]
             lines.append(Series(name=part["part"], x=done, y=[sample[column] / unit for sample in samples]))
         label = "MiB" if unit == _MIB else "handles"
         panels.append(Curve(name=name, title=title, x_label="films or answers, % of all", y_label=label, series=lines))

@@ -90,3 +90,10 @@ def test_a_process_is_told_to_stop_once(watching, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     watching.watch(process, lambda: 1, lambda: 0, every_s=0.05, stop=lambda seconds: seconds > 0.2)
     assert process.returncode == -15
+
+
+def test_the_page_has_every_part(repository):
+    text = (repository / "docs" / "reliability.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- soak: tools/reliability_tables.py -->\n")[2].partition("<!-- end -->")[0]
+    parts = [line.split("`")[1] for line in table.splitlines()[2:] if line.startswith("|")]
+    assert parts == ["tokenize", "classify", "generate-report", "serve"]
