@@ -4,9 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo check fast test lint types unit docs site browser orthanc clinical aot gpu-bench fuzz \
-  faults soak kill-resume gpu-day peers serve-load dist-test ray format clean distclean
-  faults determinism kill-resume gpu-day peers serve-load dist-test ray format clean distclean
-  mutants faults kill-resume gpu-day peers serve-load dist-test ray format clean distclean
+  mutants faults soak determinism kill-resume gpu-day peers serve-load dist-test ray format clean distclean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
