@@ -43,7 +43,7 @@ Picture = Annotated[
 ]
 
 Explain = Annotated[
-    bool, typer.Option("--explain", help="Say what each sentence depends on; with --picture also as heat maps.")
+    bool, typer.Option("--explain", help="Say what each sentence depends on.")
 ]
 
 Documents = Annotated[
@@ -216,7 +216,8 @@ class _Records:
         from chexmix_cli.library.reports import Reporter
 
         self.model = run.on(device).open_model(settings.input, quantize=settings.quantize)
-        explain, maps = settings.explain if shown.is_explained else None, settings.explain.folder
+        explain = settings.explain if shown.is_explained else None
+        maps = None if explain is None else explain.folder
         self._reporter = Reporter(self.model, settings.decode, explain, seed=run.seed)
         self._provenance = run.provenance_of(self.model)
         self._pictures = None if shown.picture is None else OutputPaths(shown.picture, (".png",))
@@ -244,7 +245,10 @@ class _Records:
                 record["picture"] = str(path)
             if result.sentences is not None:
                 record["sentences"] = [sentence.to_dict() for sentence in result.sentences]
-                self._draw_evidence(result, record)
+                if self._maps is not None:
+                    path = self._maps.path(result.id)
+                    self._reporter.draw_evidence(result, path)
+                    record["evidence_picture"] = str(path)
         return records
 
     def pass_over(self, job: Job[Film]) -> None:
@@ -252,22 +256,9 @@ class _Records:
         if self._documents is not None:
             self._documents.pass_over(job.id)
         if self._pictures is not None:
-            path = self._pictures.path(job.id)
-            if self._reporter.explain is not None:
-                self._pictures.beside(path, "evidence")
-        elif self._maps is not None:
+            self._pictures.path(job.id)
+        if self._maps is not None:
             self._maps.path(job.id)
-
-    def _draw_evidence(self, result: StudyReport, record: Record) -> None:
-        """Draw each sentence's evidence where pictures go."""
-        if self._pictures is not None:
-            path = self._pictures.beside(Path(record["picture"]), "evidence")
-        elif self._maps is not None:
-            path = self._maps.path(result.id)
-        else:
-            return
-        self._reporter.draw_evidence(result, path)
-        record["evidence_picture"] = str(path)
 
     def report(self, console: Console) -> None:
         """Say on stderr in how many reports something is in conflict."""

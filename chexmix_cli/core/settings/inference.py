@@ -158,7 +158,8 @@ class ExplainSettings:
             written from the text before it alone.
         least_block: a block that alone loses less than this is not painted on a heat map, in nats a token.
         batch_size: sequences scored together.
-        folder: where heat maps go; with ``--picture`` they go next to the picture.
+        folder: where heat maps go; without it none are drawn, since they do not show where a finding is
+            (docs/report-metrics.md).
     """
 
     blocks: int = 4

@@ -26,8 +26,9 @@ def test_evidence_leaves_the_report_as_it_is(call, films, debug_weights, tmp_pat
         for sentence in record["sentences"]:
             assert len(sentence["drop_blocks"]) == 2
             assert isinstance(sentence["text_prior_only"], bool)
-        assert Path(record["evidence_picture"]).name == f"{Path(record['picture']).stem}-evidence.png"
-        assert Path(record["evidence_picture"]).stat().st_size > 5000
+        assert "evidence_picture" not in record
+    # Maps point at no finding (docs/report-metrics.md): only who asks for them has them.
+    assert not [*(tmp_path / "out").glob("*evidence*")]
 
 
 def test_heat_maps_go_to_a_folder_of_their_own(call, films, debug_weights, tmp_path):
@@ -39,6 +40,7 @@ def test_heat_maps_go_to_a_folder_of_their_own(call, films, debug_weights, tmp_p
     )  # fmt: skip
     (record,) = result.records
     assert [str(path) for path in folder.iterdir()] == [record["evidence_picture"]]
+    assert Path(record["evidence_picture"]).stat().st_size > 5000
 
 
 def test_evidence_needs_a_text_tokenizer(call, films, debug_weights, tmp_path):
