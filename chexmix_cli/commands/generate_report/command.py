@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from chexmix_cli.core.data.dicom.web import DicomwebServer
     from chexmix_cli.library.films import Film
     from chexmix_cli.library.jobs.job import Job, Record
-    from chexmix_cli.library.reports import StudyReport
 
 Picture = Annotated[
     Path | None,
@@ -42,9 +41,7 @@ Picture = Annotated[
     ),
 ]
 
-Explain = Annotated[
-    bool, typer.Option("--explain", help="Say what each sentence depends on.")
-]
+Explain = Annotated[bool, typer.Option("--explain", help="Say what each sentence depends on.")]
 
 Documents = Annotated[
     Path | None,
