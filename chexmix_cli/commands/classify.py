@@ -149,7 +149,8 @@ class _Records:
         self._provenance = run.provenance_of(self.model)
 
     def process(self, films: list[Film]) -> list[Record]:
-        """Return the result fields of a batch."""
+        """Return the result fields of a batch, the same in every share and behind every interruption."""
+        self.model.prefixes.forget()
         return [{**found.fields(), **self._provenance} for found in self.classifier(films)]
 
 

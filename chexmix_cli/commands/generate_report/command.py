@@ -228,7 +228,8 @@ class _Records:
         self._num_reports = self._num_in_conflict = 0
 
     def process(self, films: list[Film]) -> list[Record]:
-        """Return the result fields of a batch."""
+        """Return the result fields of a batch, the same in every share and behind every interruption."""
+        self.model.prefixes.forget()
         results = self._reporter(films, on_text=self._on_text(films))
         records = [{**result.fields(), **self._provenance} for result in results]
         if self._documents is not None:

@@ -172,7 +172,7 @@ def test_narrow_weights_write_reports_and_say_so(call, films, debug_weights, qua
         assert one["logprob"] == pytest.approx(other["logprob"], rel=0.1)
 
 
-def test_narrow_weights_are_a_matter_of_the_cpu(call, films, debug_weights, monkeypatch):
+def test_narrow_weights_are_a_matter_of_a_cpu_or_a_cuda_device(call, films, debug_weights, monkeypatch):
     import torch
 
     from chexmix_cli.core import runtime
@@ -180,10 +180,10 @@ def test_narrow_weights_are_a_matter_of_the_cpu(call, films, debug_weights, monk
     result = call("generate-report", films, "--weights", debug_weights, "--quantize", "int3")
     assert (result.code, result.stdout) == (2, "")
     assert "quantize: 'int3' is not a choice; expected int8, int4" in result.stderr
-    monkeypatch.setattr(runtime, "choose_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(runtime, "choose_device", lambda name: torch.device("mps", 0))
     result = call("generate-report", films, "--weights", debug_weights, "--quantize", "int8")
     assert (result.code, result.stdout) == (2, "")
-    assert "is 'int8', on cuda:0" in result.stderr
+    assert "is 'int8', on mps:0" in result.stderr
 
 
 def test_bfloat16_without_instructions_is_warned_of_once(call, films, debug_weights, monkeypatch):

@@ -92,6 +92,15 @@ class PrefixStore:
         self._prefixes.move_to_end(key)
         return found
 
+    def forget(self) -> None:
+        """Hold nothing any more.
+
+        What follows a prefix has the last digits of the pass that read it, and those depend on the prompts beside it.
+        So whoever promises that a batch gives the same bytes, whatever was done before it, forgets in front of each.
+        """
+        self._prefixes.clear()
+        self.held_bytes = 0
+
     def keep(self, decoder: Decoder, prompt: Sequence[int], prefix: Prefix) -> Prefix:
         """Keep a copy of a prompt that was read, with the states that are known of it already.
 
