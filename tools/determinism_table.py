@@ -6,20 +6,18 @@ Usage: python tools/determinism_table.py
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from record_outputs import RULES
+from reliability_tables import PAGE, REPOSITORY, page
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from tests.determinism.commands import AXES, COMMANDS, IDS  # noqa: E402
 
-PAGE = REPOSITORY / "docs" / "reliability.md"
 NOTED = REPOSITORY / "build" / "determinism.jsonl"
 
 Cells = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -62,22 +60,10 @@ def _text(cell: Mapping[str, Any] | None) -> str:
     return f"{cell['holds']}, {cell['difference']:.0e}" if cell["holds"] == IDS else str(cell["holds"])
 
 
-def page(text: str, cells: Cells) -> str:
-    """Return the page with the table in its place."""
-    found, count = re.subn(
-        r"(<!-- determinism: tools/determinism_table.py -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{table(cells)}{match[2]}",
-        text,
-        flags=re.DOTALL,
-    )
-    if count != 1:
-        raise SystemExit(f"{PAGE} has no place for the table")
-    return found
-
-
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read_cells(NOTED)), encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(page(text, "determinism", table(read_cells(NOTED))), encoding="utf-8")
     sys.stdout.write(f"wrote {PAGE}\n")
 
 

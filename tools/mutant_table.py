@@ -6,12 +6,11 @@ Usage: python tools/mutant_table.py
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = REPOSITORY / "docs" / "reliability.md"
+from reliability_tables import PAGE, REPOSITORY, markdown, page
+
 MUTANTS = REPOSITORY / "mutants"
 
 #: Exit statuses of the tests of a mutant, as mutmut keeps them; of those that never end, its own and a signal's.
@@ -36,15 +35,7 @@ def row(path: Path) -> list[str]:
 def main() -> None:
     """Write the page."""
     rows = [row(path) for path in sorted(MUTANTS.rglob("*.meta"))]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (_HEAD, ["---"] * len(_HEAD), *rows)]
-    text, count = re.subn(
-        r"(<!-- mutants: tools/mutant_table.py -->\n).*?(<!-- end -->)",
-        lambda match: "".join((match[1], *(f"{line}\n" for line in lines), match[2])),
-        PAGE.read_text(encoding="utf-8"),
-        flags=re.DOTALL,
-    )
-    if count != 1:
-        raise SystemExit(f"{PAGE} has no place for the table")
+    text = page(PAGE.read_text(encoding="utf-8"), "mutants", markdown(_HEAD, rows))
     PAGE.write_text(text, encoding="utf-8")
     sys.stdout.write(f"wrote {PAGE}\n")
 

@@ -54,7 +54,7 @@ def fault_table(notes: str) -> str:
         f"{len(run)} cells run; {len(cells) - len(run)} make no sense ({said}). In {len(again)} the command was "
         f"given again, and in {len(kept)} of these it went on behind what was done."
     )
-    return f"{_table(['', *commands], rows)}\n{counts}\n"
+    return f"{markdown(['', *commands], rows)}\n{counts}\n"
 
 
 def _text(cell: Mapping[str, Any], letters: Mapping[str, str]) -> str:
@@ -75,7 +75,7 @@ def fuzz_table(parsers: Sequence[Found]) -> str:
         rows.append([one["name"], *counts, f"{one['cpu_s']:,.0f}", f"{one['peak_bytes'] / 2**20:.0f}"])
     names = ["parser", "inputs", "accepted", "refused", "findings", "CPU s", "peak MiB"]
     inputs, findings = sum(one["inputs"] for one in parsers), sum(len(one["findings"]) for one in parsers)
-    return f"{_table(names, rows)}\n{inputs:,} inputs, {findings} findings.\n"
+    return f"{markdown(names, rows)}\n{inputs:,} inputs, {findings} findings.\n"
 
 
 def soak_table(parts: Sequence[Found]) -> str:
@@ -92,7 +92,7 @@ def soak_table(parts: Sequence[Found]) -> str:
         row = [f"`{one['part']}`", f"{one['done']:,}{wanted} {one['work']}", *kept, *held, is_flat]
         rows.append([*row, str(len(one["different"])), *spent])
     names = ["", "done", "resident MiB", "anonymous MiB", "handles", "threads", "temporary files", "flat", "differ"]
-    return _table([*names, "CPU s", "minutes"], rows)
+    return markdown([*names, "CPU s", "minutes"], rows)
 
 
 def _mib(figure: Found | None) -> str:
@@ -119,7 +119,8 @@ def soak_picture(parts: Sequence[Found]) -> bytes:
     return panels_png(panels)
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table."""
     lines = (" | ".join(row) for row in (names, ["---"] * len(names), *rows))
     return "".join(f"| {line} |\n" for line in lines)
 
@@ -127,7 +128,7 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def page(text: str, name: str, table: str) -> str:
     """Return the page with a table in its place."""
     found, count = re.subn(
-        rf"(<!-- {name}: tools/reliability_tables.py -->\n).*?(<!-- end -->)",
+        rf"(<!-- {name}: tools/\w+.py -->\n).*?(<!-- end -->)",
         lambda match: f"{match[1]}{table}{match[2]}",
         text,
         flags=re.DOTALL,

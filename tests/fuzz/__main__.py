@@ -1,7 +1,7 @@
 """``python tests/fuzz --inputs 100000``: damaged inputs for every parser, and what came of them.
 
 What came of a parser is kept in build/fuzz/PARSER.json while it runs; a parser goes on behind the inputs that it has
-had. tools/fuzz_table.py makes a table of it.
+had. tools/reliability_tables.py makes a table of it.
 """
 
 from __future__ import annotations

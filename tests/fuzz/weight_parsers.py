@@ -32,7 +32,6 @@ from chexmix_cli.core.weights import open_weights, save_model
 from chexmix_cli.core.weights.draft_index import DraftIndex
 from chexmix_cli.core.weights.export import export_gguf, export_hf
 from chexmix_cli.core.weights.formats.gguf_file import GgufSource
-from chexmix_cli.core.weights.formats.header import read_header
 from chexmix_cli.core.weights.formats.sharded import open_safetensors
 from chexmix_cli.core.weights.formats.vqgan_checkpoint import VqganCheckpoint
 
@@ -228,11 +227,6 @@ def _load_projection(path: Path) -> None:
     assert projection is not None
     if all(torch.isfinite(value).all() for value in projection.state_dict().values()):
         projection.image(torch.ones(1, 24))
-
-
-@cache
-def _tokenizer_digest() -> str:
-    return str(json.loads(read_header(ASSETS / "drafts.safetensors").metadata["chexmix-drafts"])["tokenizer"])
 
 
 def _draft_seeds(folder: Path) -> list[Path]:
