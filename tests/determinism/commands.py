@@ -192,9 +192,9 @@ COMMANDS = (
     ),
     _films(
         "classify, embeddings",
-        f"classify films --embeddings --layer 1 -o out/records.csv {_MODEL}",
-        shares="records.csv",
-        tokens=Way(lines=(f"classify - --embeddings --layer 1 -o out/records.csv {_MODEL} < codes.jsonl",)),
+        f"classify films --embeddings --layer 1 -o out/records.jsonl {_MODEL}",
+        shares="records.jsonl",
+        tokens=Way(lines=(f"classify - --embeddings --layer 1 -o out/records.jsonl {_MODEL} < codes.jsonl",)),
     ),
     _films(
         "classify, page",
@@ -279,7 +279,11 @@ COMMANDS = (
         "evaluate retrieval",
         f"evaluate retrieval --manifest manifest.jsonl {_MODEL} -o out/result.json --html out/page.html {_FEW}",
         no_shares=_NO_LIST,
-        tokens=Way(lines=(f"evaluate retrieval index --manifest manifest.jsonl {_MODEL} -o out/result.json {_FEW}",)),
+        # An index has no pictures of films for the page.
+        tokens=Way(
+            lines=(f"evaluate retrieval index --manifest manifest.jsonl {_MODEL} -o out/result.json {_FEW}",),
+            only=("result.json",),
+        ),
     ),
     _films("evaluate rexrank", f"evaluate rexrank rexrank.json out/reports.json films {_MODEL} {_SHORT}"),
     Command(
