@@ -203,6 +203,7 @@ def test_what_would_be_read_past_is_refused():
         (x, panels, bias[:39], None),
         (x, panels, bias, slice(0, 39)),
         (x, panels._replace(num_out=49), None, None),
+        (x, panels._replace(scale=panels.scale[:-1]), None, None),
     ]
     for case in wrong:
         with pytest.raises(ShapeError, match="quantised product"):

@@ -18,8 +18,7 @@ from torch import Tensor
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import asked_for
 from chexmix_cli.core.kernels.compiled.library import library, torch_threads
-from chexmix_cli.core.kernels.quantized.panels import PANEL, Panels
-from chexmix_cli.core.kernels.quantized.reference import GROUP
+from chexmix_cli.core.kernels.quantized.panels import Panels
 
 _LOG = logging.getLogger("chexmix")
 #: Levels of ``native.c`` by name.
@@ -111,10 +110,7 @@ def _check(x_RI: Tensor, panels: Panels, bias_O: Tensor | None, num_out: int) ->
     has_bias = bias_O is None or (
         bias_O.dtype == torch.float32 and bias_O.shape == (num_out,) and bias_O.is_contiguous()
     )
-    num_panels, num_groups = -(-panels.num_out // PANEL), -(-panels.num_in // GROUP)
-    size = PANEL * GROUP * panels.bits // 8
-    is_whole = panels.weight.shape == (num_panels, num_groups, size) and panels.weight.is_contiguous()
-    if not (fits and has_bias and is_whole and panels.scale.is_contiguous()):
+    if not (fits and has_bias and panels.is_whole):
         bias = None if bias_O is None else (tuple(bias_O.shape), bias_O.dtype)
         raise ShapeError(
             f"activations {tuple(x_RI.shape)} {x_RI.dtype}, bias {bias}, weights {tuple(panels.weight.shape)}",

@@ -72,13 +72,9 @@ def restored_weights(panels: Panels, dtype: torch.dtype) -> Tensor:
 
 def check(x_RI: Tensor, panels: Panels, bias_O: Tensor | None, num_out: int) -> None:
     """Raise ShapeError unless these fit each other."""
-    num_panels, num_groups = blocks(panels.num_out, PANEL), blocks(panels.num_in, 32)
-    scale_shape = (num_panels, PANEL) if panels.bits == 8 else (num_panels, num_groups, PANEL)
-    is_whole = panels.weight.is_contiguous() and panels.scale.is_contiguous() and panels.scale.shape == scale_shape
-    is_whole = is_whole and panels.weight.shape == (num_panels, num_groups, PANEL * 4 * panels.bits)
     has_bias = bias_O is None or (bias_O.dtype == x_RI.dtype and bias_O.shape == (num_out,))
     is_float = x_RI.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    if not (is_whole and has_bias and is_float and x_RI.dim() == 2 and x_RI.shape[1] == panels.num_in):
+    if not (panels.is_whole and has_bias and is_float and x_RI.dim() == 2 and x_RI.shape[1] == panels.num_in):
         bias = None if bias_O is None else (tuple(bias_O.shape), bias_O.dtype)
         raise ShapeError(
             f"activations {tuple(x_RI.shape)} {x_RI.dtype}, bias {bias}, weights {tuple(panels.weight.shape)}, "

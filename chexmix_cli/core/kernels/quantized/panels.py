@@ -42,6 +42,15 @@ class Panels(NamedTuple):
     def bits(self) -> int:
         return 8 if self.scale.dim() == 2 else 4
 
+    @property
+    def is_whole(self) -> bool:
+        """Return whether weights and scales have the shapes of so many outputs and inputs, without gaps in memory."""
+        num_panels, num_groups = -(-self.num_out // PANEL), -(-self.num_in // GROUP)
+        weight_shape = (num_panels, num_groups, PANEL * GROUP * self.bits // 8)
+        scale_shape = (num_panels, PANEL) if self.bits == 8 else (num_panels, num_groups, PANEL)
+        has_shapes = self.weight.shape == weight_shape and self.scale.shape == scale_shape
+        return has_shapes and self.weight.is_contiguous() and self.scale.is_contiguous()
+
     def part(self, first: int, last: int) -> Panels:
         """Return panels ``first`` to ``last`` alone."""
         num_out = min(self.num_out, last * PANEL) - first * PANEL
