@@ -121,7 +121,11 @@ class _Ahead(Generic[Made]):
         self._iterator = None
 
     def _how(self) -> str:
-        wait([process.sentinel for process in self._processes], _PATIENCE_S)
+        ended = wait([process.sentinel for process in self._processes], _PATIENCE_S)
+        for process in self._processes:
+            if process.sentinel in ended:
+                # It lets go of its sentinel a moment before the system knows how it ended.
+                process.join(_PATIENCE_S)
         codes = [process.exitcode for process in self._processes if process.exitcode]
         return "" if not codes else f" (signal {-codes[0]})" if codes[0] < 0 else f" (exit code {codes[0]})"
 
