@@ -72,10 +72,19 @@ def fuzz_table(parsers: Sequence[Found]) -> str:
         refused = sorted(one["refused"].items(), key=lambda pair: -pair[1])
         reasons = ", ".join(f"{name} {count:,}" for name, count in refused)
         counts = [f"{one['inputs']:,}", f"{one['accepted']:,}", reasons, str(len(one["findings"]))]
-        rows.append([one["name"], *counts, f"{one['cpu_s']:,.0f}", f"{one['peak_bytes'] / 2**20:.0f}"])
-    names = ["parser", "inputs", "accepted", "refused", "findings", "CPU s", "peak MiB"]
+        lines = one.get("lines")
+        reached = f"{lines['reached'] / lines['lines']:.0%} of {lines['lines']:,}" if lines else "not counted"
+        rows.append([one["name"], *counts, reached, f"{one['cpu_s']:,.0f}", f"{one['peak_bytes'] / 2**20:.0f}"])
+    names = ["parser", "inputs", "accepted", "refused", "findings", "lines reached", "CPU s", "peak MiB"]
     inputs, findings = sum(one["inputs"] for one in parsers), sum(len(one["findings"]) for one in parsers)
     return f"{markdown(names, rows)}\n{inputs:,} inputs, {findings} findings.\n"
+
+
+def fuzzed(path: Path) -> Found:
+    """Return what came of a parser, with the lines that its inputs reach where they were counted."""
+    lines = path.parent / "lines" / path.name
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {**found, "lines": json.loads(lines.read_text(encoding="utf-8"))} if lines.exists() else found
 
 
 def soak_table(parts: Sequence[Found]) -> str:
@@ -143,7 +152,7 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     if FAULTS.exists():
         text = page(text, "faults", fault_table(FAULTS.read_text(encoding="utf-8")))
-    if parsers := [json.loads(path.read_text(encoding="utf-8")) for path in FUZZ.glob("*.json")]:
+    if parsers := [fuzzed(path) for path in FUZZ.glob("*.json")]:
         text = page(text, "fuzz", fuzz_table(parsers))
     paths = (SOAK / f"{part}.json" for part in _PARTS)
     if parts := [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]:

@@ -136,6 +136,16 @@ class MachineError(ChexmixError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+def with_article(name: str) -> str:
+    """Return a name of a type as a sentence has it."""
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def kind_of(value: object) -> str:
+    """Return what type of value was found in a file."""
+    return with_article(type(value).__name__)
+
+
 def missing_package(package: str, extra: str, *, where: str | None = None) -> MachineError:
     """Return the error of a package that is not installed, with the extra of chexmix that brings it."""
     return MachineError(f"the package {package} is not installed", where=where, hint=f"pip install 'chexmix[{extra}]'")

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 # Before numpy and torch are loaded: a worker is one process with little memory.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
@@ -29,11 +30,19 @@ if any(argument.startswith("--guided") for argument in sys.argv):
     except ImportError:
         sys.exit(f"hint: {sys.executable} -m pip install atheris==3.0.0")
 
+if "--coverage" in sys.argv:
+    try:
+        import lines_reached
+    except ImportError:
+        sys.exit(f"hint: {sys.executable} -m pip install coverage==7.17.5")
+
 from harness import IN_MEMORY, Outcome, damaged, fuzz  # noqa: E402
 from parsers import PARSERS, Parser  # noqa: E402
 
 #: A file a parser; the corpora of guided runs lie beside them.
 RESULTS = Path("build/fuzz")
+#: And how much of each parser its inputs reach.
+LINES = RESULTS / "lines"
 
 
 def main() -> int:
@@ -48,6 +57,7 @@ def main() -> int:
     arguments.add_argument("--keep", type=Path, help="folder for the inputs of findings")
     arguments.add_argument("--lies", action="store_true", help="the table of files that lie, and nothing else")
     arguments.add_argument("--guided", metavar="PARSER", help="one parser, by its name, led by coverage (atheris)")
+    arguments.add_argument("--coverage", action="store_true", help="count the lines that inputs reach, and no more")
     asked = arguments.parse_args()
     if asked.lies:
         return _lies()
@@ -61,6 +71,11 @@ def main() -> int:
         folder = Path(tempfile.mkdtemp(prefix="chexmix-fuzz-", dir=IN_MEMORY))
         try:
             os.environ["CHEXMIX_HOME"] = str(folder / "home")
+            if asked.coverage:
+                counts = lines_reached.lines_reached(parser, folder / "work", asked.inputs)
+                print(f"{parser.name}: {counts['reached']} of {counts['lines']} lines", flush=True)
+                _write(LINES / f"{_file_name(parser.name)}.json", counts)
+                continue
             outcome = _run(place, parser, folder / "work", asked)
             print(f"{parser.name}: {outcome.inputs} inputs, {len(outcome.findings)} findings", flush=True)
             found += [f"{parser.name}, {text}" for text in outcome.findings]
@@ -81,10 +96,7 @@ def _run(place: int, parser: Parser, folder: Path, asked: argparse.Namespace) ->
     kept = RESULTS / f"{_file_name(parser.name)}.json"
 
     def keep(outcome: Outcome) -> None:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        written = kept.with_suffix(".partial")
-        written.write_text(json.dumps({"place": place, "date": time.strftime("%Y-%m-%d"), **vars(outcome)}) + "\n")
-        written.replace(kept)
+        _write(kept, {"place": place, "date": time.strftime("%Y-%m-%d"), **vars(outcome)})
 
     before = json.loads(kept.read_text()) if kept.exists() else {"name": parser.name}
     had = Outcome(**{name: value for name, value in before.items() if name not in ("place", "date")})
@@ -93,6 +105,13 @@ def _run(place: int, parser: Parser, folder: Path, asked: argparse.Namespace) ->
         numbers = range(had.inputs, asked.inputs)
         keep(fuzz(parser, folder, numbers, max_seconds=asked.seconds, outcome=had, keep=keep))
     return had
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".partial")
+    written.write_text(json.dumps(values) + "\n")
+    written.replace(path)
 
 
 def _lies() -> int:

@@ -7,6 +7,7 @@ one's and does not say so.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -125,11 +126,10 @@ def fuzz(
     """
     outcome, until = outcome or Outcome(parser.name), time.monotonic() + max_seconds
     targets = parser.seeds(folder)
-    for target in targets:
-        shutil.copytree(_template(target), _sound_copy(target))
+    keep_sound(targets)
     wholes = [parser.read(target) for target in targets]
     for target in targets:
-        _put_back(target)
+        put_back(target)
     seeds = [target.read_bytes() for target in targets]
     context, begun, fatal = multiprocessing.get_context("fork"), numbers.start, set[int]()
     at = context.RawValue("q", begun)
@@ -149,7 +149,7 @@ def fuzz(
             process.kill()
             process.join()
         for target in targets:
-            _put_back(target)
+            put_back(target)
         # What was done before it and not told yet is done again.
         fatal.add(at.value)
         outcome.take(at.value, f"!{what}")
@@ -185,6 +185,7 @@ def _work(
     until: float,
 ) -> None:
     """Read inputs; ``at`` says which one. Verdicts are told together, since each telling wakes the other process."""
+    faulthandler.disable()  # pytest's: what an input that ends this process left on the stack is nobody's concern
     spoken = Path(f"{_template(targets[0])}.spoken")
     with spoken.open("ab") as stream:
         os.dup2(stream.fileno(), 1)  # of C libraries too
@@ -212,7 +213,7 @@ def _work(
             verdict = f"!wrote to the terminal: {spoken.read_bytes()[:100]!r}"
             os.truncate(spoken, 0)
         if parser.writes:
-            _put_back(targets[place])
+            put_back(targets[place])
         verdicts.append((number, verdict))
         if time.monotonic() - told > _TELL_EVERY_S:
             tell(is_done=False)
@@ -231,7 +232,14 @@ def _sound_copy(target: Path) -> Path:
     return Path(f"{_template(target)}.sound")
 
 
-def _put_back(target: Path) -> None:
+def keep_sound(targets: list[Path]) -> None:
+    """Copy what is read with each seed, for :func:`put_back`."""
+    for target in targets:
+        shutil.copytree(_template(target), _sound_copy(target))
+
+
+def put_back(target: Path) -> None:
+    """Make a seed, and all that is read with it, what it was."""
     shutil.rmtree(_template(target))
     shutil.copytree(_sound_copy(target), _template(target))
 

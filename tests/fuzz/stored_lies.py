@@ -244,7 +244,7 @@ LIES: tuple[Lie, ...] = (
     Lie(
         file="tokenizer.json",
         lie="an id beyond the model's vocabulary",
-        said="as the model has it",
+        said="expected ids below num_text",
         tell=on(_TOKENIZERS, "tokenizer", _tokens(lambda values: values["model"]["vocab"].update({"zz": 5000}))),
     ),
     Lie(
@@ -302,7 +302,7 @@ LIES: tuple[Lie, ...] = (
     Lie(
         file="drafts.safetensors",
         lie="an id beyond the vocabulary",
-        said="expected 0 to 1023",
+        said="expected 0 to 287",
         tell=on(_DRAFTS, "drafts", tensor("next", 5000)),
     ),
     Lie(

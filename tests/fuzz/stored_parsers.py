@@ -53,7 +53,8 @@ def _read_index(path: Path) -> None:
         assert vectors.shape == (len(ids), index.identity.size)
         assert torch.isfinite(vectors).all(), "vectors that are no numbers"
         if index.identity.with_text and index.identity.with_codes:
-            assert all(index.tokens(kind, place, _VOCABULARY) for place in range(len(ids)))
+            below = _VOCABULARY.num_codes if kind == "images" else _VOCABULARY.num_text
+            assert all(0 <= one < below for place in range(len(ids)) for one in index.tokens(kind, place, _VOCABULARY))
 
 
 def _write_shards(folder: Path, count: int, *, is_finished: bool) -> Path:

@@ -14,7 +14,7 @@ from chexmix_cli.core.data.lines import id_text, quoted, quoted_name, read_json_
 from chexmix_cli.core.data.review_edits import DECISION, manifest_values, table_lines
 from chexmix_cli.core.data.tables import is_table
 from chexmix_cli.core.data.views import View
-from chexmix_cli.core.errors import DataError, MachineError, Reason
+from chexmix_cli.core.errors import DataError, MachineError, Reason, kind_of
 from chexmix_cli.core.files import atomic_write
 
 #: Of a manifest: female, male, other.
@@ -171,7 +171,7 @@ def checked_fields(values: Mapping[str, Any], where: str | None = None) -> dict[
         )
     labels = found.get("labels") or {}
     if not isinstance(labels, dict):
-        raise DataError(Reason.BAD_RECORD, f"labels is a {type(labels).__name__}", where=where, expected="an object")
+        raise DataError(Reason.BAD_RECORD, f"labels is {kind_of(labels)}", where=where, expected="an object")
     try:
         found["labels"] = named_labels(labels.items())
     except DataError as error:
@@ -191,5 +191,5 @@ def _row(values: dict[str, Any], path: Path, where: str) -> ManifestRow:
     found = checked_fields(values, where)
     notes = found.get("notes") or {}
     if not isinstance(notes, dict):
-        raise DataError(Reason.BAD_RECORD, f"notes is a {type(notes).__name__}", where=where, expected="an object")
+        raise DataError(Reason.BAD_RECORD, f"notes is {kind_of(notes)}", where=where, expected="an object")
     return ManifestRow(**{**found, "notes": notes, "file": path.parent / found["file"]})

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from chexmix_cli.core.data.labels import is_blank
 from chexmix_cli.core.data.lines import id_text, parse_json, quoted, read_json_lines, read_text
 from chexmix_cli.core.data.tables import is_table, list_columns, read_columns, read_table
-from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.errors import DataError, Reason, kind_of
 from chexmix_cli.core.settings.choices import Section
 from chexmix_cli.core.text.sections import split_sections
 
@@ -194,7 +194,7 @@ def _text(value: Any, where: str, name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise DataError(Reason.BAD_RECORD, f"{name} is a {type(value).__name__}", where=where, expected="a text")
+        raise DataError(Reason.BAD_RECORD, f"{name} is {kind_of(value)}", where=where, expected="a text")
     return None if is_blank(value) else value
 
 

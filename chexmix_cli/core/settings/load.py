@@ -16,10 +16,11 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.errors import SettingsError, kind_of, with_article
 
 Settings = TypeVar("Settings")
 Layer = tuple[str, Mapping[str, Any]]
@@ -50,9 +51,15 @@ def resolve(cls: type[Settings], layers: Iterable[Layer]) -> Resolved[Settings]:
     return Resolved(build(cls, merged), origins)
 
 
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of a class's fields; they are text, and to read it anew takes longer than all else here."""
+    return typing.get_type_hints(cls)
+
+
 def build(cls: type[Settings], values: Mapping[str, Any], *, where: str = "") -> Settings:
     """Return one settings dataclass from a nested mapping, strictly (see :func:`resolve`)."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     arguments: dict[str, Any] = {}
     for key, value in _expect(Mapping, values, where or cls.__name__, "section").items():
@@ -206,7 +213,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint in (int, float) and isinstance(value, bool):
-        raise SettingsError(f"{value!r} is a bool", where=where, expected=f"a {hint.__name__}")
+        raise SettingsError(f"{value!r} is a bool", where=where, expected=with_article(hint.__name__))
     return _expect(hint, value, where, hint.__name__)
 
 
@@ -221,7 +228,7 @@ def _choice(choices: tuple[Any, ...], value: Any, where: str) -> Any:
 
 def _expect(kind: Any, value: Any, where: str, name: str) -> Any:
     if not isinstance(value, kind):
-        raise SettingsError(f"{value!r} is a {type(value).__name__}", where=where, expected=f"a {name}")
+        raise SettingsError(f"{value!r} is {kind_of(value)}", where=where, expected=with_article(name))
     return value
 
 

@@ -104,7 +104,7 @@ def test_records_that_failed_upstream_keep_their_reason(tmp_path):
         ("a.jsonl", "[1]", "not a JSON object"),
         ("a.jsonl", '{"report": "x"}', "no id"),
         ("a.jsonl", '{"id": "a", "token_ids": [1]}', "no report"),
-        ("a.jsonl", '{"id": "a", "report": 3}', "report is a int"),
+        ("a.jsonl", '{"id": "a", "report": 3}', "report is an int"),
         ("a.jsonl", '{"id": "a", "report": "x"}\n{"id": "a", "report": "x"}', "id 'a' occurs twice"),
         ("a.json", "{", "not JSON"),
         ("a.json", '{"a": 1}', "no reports"),

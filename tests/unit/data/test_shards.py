@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,6 +294,42 @@ def _foreign(folder: Path) -> None:
 
 def _no_set(folder: Path) -> None:
     (folder / "shards.json").write_text("{")
+
+
+def _header_values(folder: Path, place: tuple[str, ...], value: Any) -> None:
+    """Put another value into a shard's header, its length as it then has to be."""
+    path = folder / "shard-00001.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + length])
+    if place[0] == "__metadata__":
+        header = json.loads(table["__metadata__"]["chexmix_shard"])
+        table["__metadata__"]["chexmix_shard"] = json.dumps({**header, place[1]: value})
+    else:
+        table[place[0]][place[1]] = value
+    text = json.dumps(table).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("__metadata__", "num_rows"), "1e400", "num_rows: '1e400' is a str; expected an int"),
+        (("__metadata__", "num_records"), [1], r"num_records: \[1\] is a list"),
+        (("__metadata__", "number"), 1.0, "number: 1.0 is a float"),
+        (("__metadata__", "label_names"), "Edema", "label_names"),
+        (("__metadata__", "ids_hash"), None, "ids_hash: None is a NoneType"),
+        (("codes", "data_offsets"), [32.0, 68], "the header is damaged"),
+        (("codes", "shape"), [3, 6.0], "the header is damaged"),
+        (("codes", "shape"), [True, 6], "the header is damaged"),
+    ],
+)
+def test_values_of_another_type_are_refused(shards, place, value, message):
+    _header_values(shards, place, value)
+    with pytest.raises(DataError, match=message) as raised:
+        ShardSet.open(shards)
+    assert raised.value.reason == Reason.CORRUPT
+    assert raised.value.where == "shard-00001.safetensors"
 
 
 def _newer(folder: Path) -> None:

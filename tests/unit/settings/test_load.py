@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from chexmix_cli.core.errors import ExitCode, SettingsError
+from chexmix_cli.core.errors import ExitCode, SettingsError, kind_of
 from chexmix_cli.core.settings.checks import require
 from chexmix_cli.core.settings.inference import GenerateReportSettings, TokenizeSettings
 from chexmix_cli.core.settings.load import (
@@ -102,18 +102,18 @@ def test_an_unknown_key_is_named_with_the_nearest_one(values, where, hint):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"inner": {"size": "4"}}, "inner.size: '4' is a str; expected a int"),
-        ({"inner": {"size": 4.0}}, "inner.size: 4.0 is a float; expected a int"),
-        ({"inner": {"size": True}}, "inner.size: True is a bool; expected a int"),
+        ({"inner": {"size": "4"}}, "inner.size: '4' is a str; expected an int"),
+        ({"inner": {"size": 4.0}}, "inner.size: 4.0 is a float; expected an int"),
+        ({"inner": {"size": True}}, "inner.size: True is a bool; expected an int"),
         ({"inner": {"rate": False}}, "inner.rate: False is a bool; expected a float"),
         ({"inner": {"rate": "fast"}}, "inner.rate: 'fast' is a str"),
         ({"inner": {"rate": float("nan")}}, "inner.rate: is nan; expected a finite number"),
         ({"inner": {"rate": float("inf")}}, "inner.rate: is inf"),
-        ({"inner": 3}, "inner: 3 is a int; expected a section"),
+        ({"inner": 3}, "inner: 3 is an int; expected a section"),
         ({"name": {"first": "x"}}, "name: {'first': 'x'} is a dict; expected a str"),
-        ({"name": 3}, "name: 3 is a int; expected a str"),
-        ({"is_on": 1}, "is_on: 1 is a int; expected a bool"),
-        ({"limit": "many"}, "limit: 'many' is a str; expected a int"),
+        ({"name": 3}, "name: 3 is an int; expected a str"),
+        ({"is_on": 1}, "is_on: 1 is an int; expected a bool"),
+        ({"limit": "many"}, "limit: 'many' is a str; expected an int"),
         ({"bounds": 0.5}, "bounds: 0.5 is a float; expected a list"),
         ({"bounds": [0.5, "x"]}, "bounds: 'x' is a str; expected a float"),
         ({"table": [1]}, r"table: \[1\] is a list; expected a table"),
@@ -126,9 +126,9 @@ def test_a_value_of_another_type_is_refused(values, message):
 
 @pytest.mark.parametrize("values", [3, "inner", ["inner"], None])
 def test_what_is_no_section_at_all_is_refused_by_name(values):
-    with pytest.raises(SettingsError, match=rf"^Root: .+ is a {type(values).__name__}; expected a section$"):
+    with pytest.raises(SettingsError, match=rf"^Root: .+ is {kind_of(values)}; expected a section$"):
         build(Root, values)
-    with pytest.raises(SettingsError, match=rf"^file: .+ is a {type(values).__name__}; expected a section$"):
+    with pytest.raises(SettingsError, match=rf"^file: .+ is {kind_of(values)}; expected a section$"):
         build(Root, values, where="file")
 
 

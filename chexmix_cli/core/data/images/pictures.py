@@ -6,6 +6,7 @@ Pillow decodes, except for what ``samples.py`` reads in its place.
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,6 +143,8 @@ def _frames_note(num_frames: int) -> str:
 def _open(stream: BinaryIO, settings: InputSettings) -> Image.Image:
     _refuse_by_name(stream.read(_HEAD_BYTES))
     stream.seek(0)
+    # It logs what it refuses, with values of the file in the message, and says no more in its error.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     image = Image.open(stream, formats=_FORMATS)
     width, height = image.size
     check_size_px(height, width, settings)

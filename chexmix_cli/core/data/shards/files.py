@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chexmix_cli.core.data.shards.identity import ShardIdentity
-from chexmix_cli.core.errors import DataError, Reason
+from chexmix_cli.core.errors import DataError, Reason, SettingsError
 from chexmix_cli.core.files import atomic_write
+from chexmix_cli.core.settings.load import build
 
 SET_FILE = "shards.json"
 #: Where the chain of id hashes starts.
@@ -186,15 +187,19 @@ def map_tensors(path: Path, places: Mapping[str, TensorPlace]) -> dict[str, NDAr
 def _parse_header(values: Any, where: str) -> ShardHeader:
     if set(values) != set(ShardHeader.__dataclass_fields__):
         raise ValueError
-    values["identity"] = ShardIdentity.from_dict(values["identity"], where)
-    values["label_names"] = tuple(str(name) for name in values["label_names"])
-    return ShardHeader(**values)
+    identity = ShardIdentity.from_dict(values["identity"], where)
+    try:
+        return build(ShardHeader, {**values, "identity": identity.to_dict()})
+    except SettingsError as error:
+        raise DataError(Reason.CORRUPT, f"a damaged shard header ({error})", where=where) from None
 
 
 def _place(value: Any, data_start: int) -> TensorPlace:
     start, end = value["data_offsets"]
     place = TensorPlace(_DTYPES[value["dtype"]], tuple(value["shape"]), data_start + start)
-    if end - start != place.num_bytes or min((start, *place.shape)) < 0:
+    # Equal numbers of another type, 74.0 for 74, are no places in a file.
+    is_whole = all(type(number) is int for number in (start, end, *place.shape))
+    if not is_whole or end - start != place.num_bytes or min((start, *place.shape)) < 0:
         raise ValueError
     return place
 

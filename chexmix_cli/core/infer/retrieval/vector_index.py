@@ -154,10 +154,27 @@ class _Part:
         missing = {"vectors", "digests", "ids", "id_offsets", *kept} - {*names}
         if missing:
             raise DataError(Reason.CORRUPT, f"holds no {', '.join(sorted(missing))}", where=self.path.name)
-        shapes = {name: self._file.get_slice(name).get_shape() for name in names}
-        wanted = {"vectors": [self.count, identity.size], "digests": [self.count], "id_offsets": [self.count + 1]}
-        if any(shapes.get(name) != shape for name, shape in wanted.items()):
-            raise DataError(Reason.CORRUPT, f"holds tensors {shapes}", where=self.path.name, expected=f"{wanted}")
+        slices = [self._file.get_slice(name) for name in names]
+        found = {name: (stored.get_dtype(), stored.get_shape()) for name, stored in zip(names, slices, strict=True)}
+        wanted = {
+            "vectors": ("F32", [self.count, identity.size]),
+            "digests": ("I64", [self.count]),
+            "id_offsets": ("I64", [self.count + 1]),
+            "text_offsets": ("I64", [self.count + 1]),
+        }
+        kinds = {"ids": "U8", "text_ids": "I32", "codes": "U16"}
+        is_fit = all(found[name] == kind for name, kind in wanted.items() if name in found)
+        if not is_fit or any(found[name][0] != kind for name, kind in kinds.items() if name in found):
+            raise DataError(Reason.CORRUPT, f"holds tensors {found}", where=self.path.name, expected=f"{wanted}")
+        for values, offsets in (("ids", "id_offsets"), ("text_ids", "text_offsets")):
+            if offsets in found:
+                self._check_offsets(values, self.get(offsets))
+
+    def _check_offsets(self, values: str, offsets: Tensor) -> None:
+        """Raise DataError unless offsets cut a tensor into pieces from its first value to its last."""
+        lengths, total = offsets.diff(), self.get(values).numel()
+        if int(offsets[0]) != 0 or int(offsets[-1]) != total or bool((lengths < 0).any()):
+            raise DataError(Reason.CORRUPT, f"has offsets that do not fit {values}", where=self.path.name)
 
 
 class VectorIndex:

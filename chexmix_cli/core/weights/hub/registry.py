@@ -108,4 +108,12 @@ def read_registry(path: Path) -> dict[str, ModelEntry]:
         raise WeightsError("is of an unknown schema", where=str(path), expected=f"schema = {_SCHEMA}")
     models = values.pop("models", {})
     require(not values, str(path), sorted(values), "schema and models only")
-    return {name: build(ModelEntry, {"name": name, **entry}, where=f"models.{name}") for name, entry in models.items()}
+    require(isinstance(models, dict), "models", models, "a section")
+    return {name: _entry(name, values) for name, values in models.items()}
+
+
+def _entry(name: str, values: Any) -> ModelEntry:
+    where = f"models.{name}"
+    require(isinstance(values, dict), where, values, "a section")
+    require("name" not in values, f"{where}.name", values.get("name"), "none: it is the section's")
+    return build(ModelEntry, {"name": name, **values}, where=where)

@@ -69,6 +69,16 @@ def test_twelve_bits_packed():
         assert np.abs(shown - EXPECTED).max() <= 1
 
 
+def test_what_pillow_logs_of_a_tiff_reaches_nobody(caplog):
+    """It says how many samples a pixel has on the terminal, and to whoever gathers a programme's log."""
+    data = tiff((FILM >> 4).astype(np.uint8), photometric="minisblack")
+    position = data.index(b"\x15\x01\x03\x00")  # tag 277, a short
+    many = data[: position + 8] + (19_964).to_bytes(2, "little") + data[position + 10 :]
+    with pytest.raises(DataError):
+        rendered(many)
+    assert caplog.records == []
+
+
 def test_a_tiff_that_does_not_say_whether_zero_is_white():
     data = tiff((FILM >> 4).astype(np.uint8))
     position = data.index(b"\x06\x01\x03\x00")  # tag 262, a short

@@ -8,6 +8,8 @@ import json
 import pytest
 import torch
 from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from chexmix_cli.core.errors import DataError, MachineError
 from chexmix_cli.core.infer.retrieval.index_writer import IndexWriter, digest_of
@@ -145,6 +147,39 @@ def test_damage_is_named(tmp_path):
         file.write_text(text)
         with pytest.raises(DataError, match=message):
             VectorIndex.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("id_offsets", lambda offsets: offsets + 1),
+        ("id_offsets", lambda offsets: offsets.flip(0)),
+        ("text_offsets", lambda offsets: offsets - offsets[1]),
+        ("text_offsets", lambda offsets: torch.cat([offsets[:-1], offsets[-1:] + 1])),
+        ("text_offsets", lambda offsets: torch.cat([offsets[:2], offsets[1:2] - 1, offsets[3:]])),
+    ],
+)
+def test_offsets_that_do_not_cut_their_values_are_refused(tmp_path, name, changed):
+    """They made an empty text, or a name of another item's letters, and nothing said so."""
+    fill(tmp_path, range(4))
+    rewrite(tmp_path / "reports-00000.safetensors", {name: changed})
+    with pytest.raises(DataError, match=r"reports-00000.safetensors: has offsets that do not fit (text_)?ids"):
+        VectorIndex.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vectors", "digests", "ids", "id_offsets", "text_ids", "text_offsets"])
+def test_numbers_of_another_type_are_refused(tmp_path, name):
+    fill(tmp_path, range(4))
+    rewrite(tmp_path / "reports-00000.safetensors", {name: lambda values: values.to(torch.float64)})
+    with pytest.raises(DataError, match="reports-00000.safetensors: holds tensors"):
+        VectorIndex.open(tmp_path)
+
+
+def rewrite(path, changes):
+    """Change tensors of a file, which still is of its index."""
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors | {name: change(tensors[name]) for name, change in changes.items()}, path, metadata)
 
 
 def test_files_of_the_wrong_shape_are_refused(tmp_path):

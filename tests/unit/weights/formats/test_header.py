@@ -228,7 +228,7 @@ def test_a_description_that_cannot_be_used_is_said(tmp_path: Path, tiny: ModelSe
     assert told(described_model(tiny, schema=2)) == "here: schema 2; expected 1; hint: use a newer chexmix"
     assert told('{"schema": 1}') == "here: cannot be read (KeyError('model'))" + AGAIN
     assert told("[]") == "here: cannot be read (ValueError('no JSON object'))" + AGAIN
-    assert told('{"schema": 1, "model": 3}') == "here: model: 3 is a int; expected a section"
+    assert told('{"schema": 1, "model": 3}') == "here: model: 3 is an int; expected a section"
     for provenance in (3, "attention", ["attention"]):
         message = "here: cannot be read (TypeError('the provenance is no JSON object'))" + AGAIN
         assert told(described_model(tiny, provenance=provenance)) == message

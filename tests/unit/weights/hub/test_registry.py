@@ -82,6 +82,9 @@ def test_the_wheels_copy_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('"model.safetensors"', '"model.safetensors", sha256 = "abc"', "64 lower-case hexadecimal digits"),
         ("must_accept = true", 'must_accept = "yes"', "expected a bool"),
         ("summary", "summary = [", "not valid TOML"),
+        ("[models.other]", "[[models.other]]", r"models\.other: is \[.*expected a section"),
+        ("[models.other]", "models = 3\n[other]", "other"),
+        ('summary = "x"', 'summary = "x"\nname = "another"', r"models\.other\.name: is 'another'; expected none"),
     ],
 )
 def test_mistakes_in_the_file_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -89,6 +92,11 @@ def test_mistakes_in_the_file_are_named(tmp_path: Path, old: str, new: str, mess
     assert old in ENTRY
     with pytest.raises((SettingsError, WeightsError), match=message):
         _read(tmp_path, ENTRY.replace(old, new, 1))
+
+
+def test_models_that_are_no_section_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="models: is 3; expected a section"):
+        _read(tmp_path, "schema = 1\nmodels = 3\n")
 
 
 def test_settings_of_an_entry_are_strict(tmp_path: Path) -> None:
