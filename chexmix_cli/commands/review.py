@@ -12,7 +12,7 @@ import typer
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, Inputs, Preset, RunOptions
-from chexmix_cli.core.errors import ChexmixError, ExitCode, SettingsError
+from chexmix_cli.core.errors import ChexmixError, ExitCode, SettingsError, counted
 from chexmix_cli.core.settings.inference import ReviewSettings
 
 if TYPE_CHECKING:
@@ -101,5 +101,5 @@ def _write(found: Review, out: Path, console: Console) -> None:
     content = found.page().encode()
     write_file(out, content)
     conflicts = sum(bool(study.record.get("conflicts")) for study in found.studies)
-    counts = f"{len(found.studies)} studies, {conflicts} with conflicts, {found.num_refused} refused"
+    counts = f"{counted(len(found.studies), 'study')}, {conflicts} with conflicts, {found.num_refused} refused"
     console.note(f"{out}: {counts}; {len(content) / 1e6:.1f} MB. It names files, which may name patients")

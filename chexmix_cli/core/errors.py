@@ -136,6 +136,12 @@ class MachineError(ChexmixError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, as in "1 record", "2 studies"; ``noun`` is of one."""
+    nouns = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else nouns}"
+
+
 def with_article(name: str) -> str:
     """Return a name of a type as a sentence has it."""
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"

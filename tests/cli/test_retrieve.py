@@ -175,7 +175,7 @@ def test_a_share_of_an_index_goes_on_where_it_was_stopped(indexed, rows, tmp_pat
     other = indexed(rows, tmp_path / "stopped", "--shard", "0/2", "--only", "images")
     assert (other.code, "was begun with kinds ['images', 'reports']; expected ['images']" in other.stderr) == (2, True)
     resumed = indexed(rows, tmp_path / "stopped", "--shard", "0/2")
-    assert "2 records are in the file already" in resumed.stderr
+    assert "in the file already: 2 records" in resumed.stderr
     assert records[0].read_bytes() == records[1].read_bytes()
 
 

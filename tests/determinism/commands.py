@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: What a command is run again with, in the order of the table. ``again`` needs no words: see ``interpreter.other``.
 AXES = ("again", "batch size", "workers", "shares", "tokens", "threads")
@@ -78,8 +78,8 @@ def _sized(line: str, *sizes: int, holds: str = BYTES, setting: str = "input.bat
     return tuple(Way(lines=(_line(line, f"--set {setting}={size}"),), holds=holds) for size in sizes)
 
 
-def _working(line: str) -> tuple[Way, ...]:
-    return (Way(lines=(_line(line, "--set input.workers=2"),)),)
+def _working(line: str, setting: str = "input.workers") -> tuple[Way, ...]:
+    return (Way(lines=(_line(line, f"--set {setting}=2"),)),)
 
 
 def _shared(line: str, out: str, num: int = 3) -> tuple[Way, ...]:
@@ -130,23 +130,35 @@ def _films(
     return Command(name=name, line=line, code=code, ways=ways)
 
 
-#: Settings and digests of a run name what its codes came from.
-_LEARNT = ("metrics.jsonl", "*.safetensors", "*.png")
+#: Settings and digests of a run name what its codes came from, and the size of its batches.
+_LEARNT = ("*/metrics.jsonl", "*.safetensors", "*.png")
+#: Adam divides a gradient by its own size, so a weight whose gradient is nothing but rounding goes either way.
+_LOGGED = ("*/metrics.jsonl",)
 
 
-def _training(name: str, line: str, *, tokens: str = "") -> Command:
-    """Return a command that trains; ``tokens`` are its words for codes in place of films."""
+def _training(name: str, line: str, *, tokens: str = "", one_batch: str | None = None) -> Command:
+    """Return a command that trains.
+
+    Args:
+        name, line: as in ``Command``.
+        tokens: its words for codes in place of films.
+        one_batch: why other micro batches give another run; None: they do not.
+    """
     steps = "--set train.steps=3 --set train.checkpoint_every=2 --set train.validate_every=3 --set train.log_every=1"
     line = f"{line} --preset debug --manifest manifest.jsonl --device cpu -o out/run {steps}"
     line = f"{line} --set train.batch_size=4 --set train.micro_batch_size=2"
     ways: dict[str, tuple[Way, ...] | str] = {
-        "batch size": _sized(line, 1, 4, holds=IDS, setting="train.micro_batch_size"),
-        "workers": _OWN_PROCESS,
+        "batch size": one_batch or _seen(_sized(line, 1, 4, holds=IDS, setting="train.micro_batch_size"), _LOGGED),
+        "workers": _seen(_working(line, "train.workers"), _LEARNT),
         "shares": _OTHER_SUMS,
         "tokens": (Way(lines=(f"{line} {tokens}",), only=_LEARNT),) if tokens else _NO_CODES,
-        "threads": _threaded(line),
+        "threads": _seen(_threaded(line), _LOGGED),
     }
     return Command(name=name, line=line, ways=ways)
+
+
+def _seen(ways: tuple[Way, ...], only: tuple[str, ...]) -> tuple[Way, ...]:
+    return tuple(replace(way, only=only) for way in ways)
 
 
 def _server(name: str, line: str) -> Command:
@@ -307,7 +319,12 @@ COMMANDS = (
         f"finetune --task classify --method full --init weights {_ONCE_2}",
         tokens="--tokens shards",
     ),
-    _training("finetune, retrieve", f"finetune --task retrieve --init weights {_ONCE_2}", tokens="--tokens shards"),
+    _training(
+        "finetune, retrieve",
+        f"finetune --task retrieve --init weights {_ONCE_2}",
+        tokens="--tokens shards",
+        one_batch="pairs of a micro-batch are contrasted",
+    ),
     Command(
         name="finetune, probe",
         line="finetune --task classify --method probe --preset debug --manifest manifest.jsonl --init weights "

@@ -16,7 +16,7 @@ from tests.faults.faults import Cell, Fault
 from tests.faults.process import start
 
 #: What a command says of what it found done.
-_KEPT = re.compile(r"(\d+) records are in|resumed after step (\d+)")
+_KEPT = re.compile(r"already: (\d+) record|resumed after step (\d+)")
 #: Files that take their name when they are whole.
 _WHOLE = (".png", ".html", ".safetensors")
 

@@ -13,7 +13,7 @@ import typer
 from chexmix_cli.commands.data.shards import info, merge
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.core.errors import ExitCode, MachineError
+from chexmix_cli.core.errors import ExitCode, MachineError, counted
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.settings.datasets import CheckSettings
 from chexmix_cli.core.settings.load import Layer, Resolved, resolve
@@ -173,7 +173,7 @@ def _reject_file(path: Path | None) -> Iterator[Callable[[Rejection], None]]:
 
 def _note_summary(summary: ImportSummary, console: Console) -> None:
     if summary.num_rejected:
-        console.note(f"{summary.rows} images written; {summary.num_rejected} left out:")
+        console.note(f"{counted(summary.rows, 'image')} written; {summary.num_rejected} left out:")
         rows: list[tuple[str, ...]] = [(code, str(found["count"])) for code, found in _by_code(summary)]
         console.table("not written", ("code", "images"), rows)
 

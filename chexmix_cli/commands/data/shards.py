@@ -12,7 +12,7 @@ import typer
 
 from chexmix_cli.commands.records.streams import Writer, error_record
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.core.errors import DataError, ExitCode, MachineError
+from chexmix_cli.core.errors import DataError, ExitCode, MachineError, counted
 from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
@@ -66,12 +66,14 @@ def merge(
     writer = Writer(call.options.is_json)
     if any(path.is_file() for path in sets):
         num_records = _merge_records(sets, out)
-        writer.write({"id": str(out), "status": "ok", "num_records": num_records}, f"{out}: {num_records} records")
+        writer.write(
+            {"id": str(out), "status": "ok", "num_records": num_records}, f"{out}: {counted(num_records, 'record')}"
+        )
         return ExitCode.DONE
     with call.console.progress("merge") as move:
         merged = merge_sets([ShardSet.open(folder) for folder in find_sets(sets)], out, move)
     record = {"id": str(out), "status": "ok", **_sizes(merged)}
-    writer.write(record, f"{out}: {merged.num_records} inputs, {len(merged)} rows")
+    writer.write(record, f"{out}: {counted(merged.num_records, 'input')}, {counted(len(merged), 'row')}")
     return ExitCode.DONE
 
 

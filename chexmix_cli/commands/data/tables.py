@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chexmix_cli.commands.shared.wrapping import draw_table
+from chexmix_cli.core.errors import counted
 
 Record = Mapping[str, Any]
 
 
 def import_tables(record: Record) -> str:
     """Return what an import wrote and what it left out."""
-    parts = [f"{record['id']}: {record['rows']} images of {record['kind']}"]
+    parts = [f"{record['id']}: {counted(record['rows'], 'image')} of {record['kind']}"]
     if record["without_patient"]:
         parts.append(f"{record['without_patient']} of no known patient: each was drawn a split of its own")
     parts.append(f"{record['without_report']} without a report")
@@ -29,7 +30,7 @@ def import_tables(record: Record) -> str:
 def check_tables(record: Record) -> str:
     """Return what a check found: problems first."""
     problems = record["problems"]
-    head = f"{record['id']}: {record['rows']} images, {record['patients']} patients"
+    head = f"{record['id']}: {counted(record['rows'], 'image')}, {counted(record['patients'], 'patient')}"
     parts = [f"{head}; " + ("no problem found" if not problems else f"{len(problems)} kinds of problems")]
     if problems:
         rows = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from chexmix_cli.core.errors import MachineError
+from chexmix_cli.core.errors import MachineError, counted
 
 if TYPE_CHECKING:
     from chexmix_cli.commands.shared.console import Console
@@ -49,4 +49,6 @@ class Quarantine:
     ) -> None:
         self._file.close()
         if self.num_lines:
-            self._console.note(f"{self._path} names the files of {self.num_lines} records: paths may name patients")
+            self._console.note(
+                f"{self._path} names the files of {counted(self.num_lines, 'record')}: paths may name patients"
+            )

@@ -13,7 +13,7 @@ from chexmix_cli.commands.records.elsewhere import Elsewhere, with_sources
 from chexmix_cli.commands.records.sinks import Sinks
 from chexmix_cli.commands.records.streams import error_record
 from chexmix_cli.commands.shared.console import Console
-from chexmix_cli.core.errors import ChexmixError, ExitCode
+from chexmix_cli.core.errors import ChexmixError, ExitCode, counted
 from chexmix_cli.library.jobs.batches import run_batches
 from chexmix_cli.library.jobs.job import Job, Prepared, Record
 
@@ -58,7 +58,7 @@ class Tally:
         """Say on stderr what failed, by reason."""
         if self.codes:
             failed = sum(self.codes.values())
-            console.note(f"{self.num_ok} of {self.num_ok + failed} records done; {failed} not:")
+            console.note(f"{self.num_ok} of {counted(self.num_ok + failed, 'record')} done; {failed} not:")
             console.table(
                 "not done", ("code", "records"), [(code, str(count)) for code, count in sorted(self.codes.items())]
             )
@@ -113,7 +113,7 @@ class Loop(Generic[Prepared]):
         tally = Tally() if tally is None else tally
         num_finished = self.sinks.num_finished
         if num_finished:
-            self.sinks.console.note(f"{num_finished} records are in the file already")
+            self.sinks.console.note(f"in the file already: {counted(num_finished, 'record')}")
         total = len(jobs) - num_finished if isinstance(jobs, Sized) else total
         batches = self._batches(iter(self.sinks.select(jobs, partial(self._pass_over, tally))))
         console, stdout = self.sinks.console, self.sinks.uses_stdout
@@ -124,7 +124,9 @@ class Loop(Generic[Prepared]):
                     move(number, total)
         except KeyboardInterrupt:
             num_done = tally.num_ok + sum(tally.codes.values())
-            console.note(f"stopped; the {num_done} records before are written. {self.again or self.sinks.go_on}")
+            console.note(
+                f"stopped; written before that: {counted(num_done, 'record')}. {self.again or self.sinks.go_on}"
+            )
             raise
         tally.report(console)
         return tally

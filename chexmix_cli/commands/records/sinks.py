@@ -13,7 +13,7 @@ from chexmix_cli.commands.records.record_file import RecordFile, check_form
 from chexmix_cli.commands.records.record_page import ENDING, RecordPage
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.stopping import StopRequests
-from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.errors import SettingsError, counted
 from chexmix_cli.library.jobs.job import Job, Record
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Sinks:
         for path in () if self.page is None else self.page.paths:
             self.console.note(f"{path}: a page")
         if self._file is not None:
-            self.console.note(f"{self._file.path}: {self._file.num_records} records")
+            self.console.note(f"{self._file.path}: {counted(self._file.num_records, 'record')}")
         if error is None:
             self.stops.release()
 

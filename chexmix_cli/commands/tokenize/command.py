@@ -13,7 +13,7 @@ import typer
 from chexmix_cli.commands.records.streams import check_arguments
 from chexmix_cli.commands.shared.command import Call, command
 from chexmix_cli.commands.shared.options import MODEL, RECORDS, Inputs, Preset, Ray, RunOptions, Shard
-from chexmix_cli.core.errors import SettingsError
+from chexmix_cli.core.errors import SettingsError, counted
 from chexmix_cli.core.settings.inference import TokenizeSettings
 from chexmix_cli.library.jobs.job import Record
 
@@ -114,7 +114,7 @@ class _Task:
         with Sinks(self.options) as sinks:
             ends = _Ends(output, sinks, tally, drops_codes=self.no_codes and output is None)
             if output is not None and output.num_finished:
-                console.note(f"{output.num_finished} records are in the shards already")
+                console.note(f"in the shards already: {counted(output.num_finished, 'record')}")
             loop = Loop(
                 process=records.process,
                 describe=_describe,

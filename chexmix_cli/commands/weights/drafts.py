@@ -10,7 +10,7 @@ import typer
 
 from chexmix_cli.commands.records.streams import Writer
 from chexmix_cli.commands.shared.command import Call, command
-from chexmix_cli.core.errors import ExitCode, WeightsError
+from chexmix_cli.core.errors import ExitCode, WeightsError, counted
 from chexmix_cli.core.settings.inference import DraftIndexSettings
 from chexmix_cli.library.jobs.job import Record
 
@@ -59,7 +59,7 @@ def drafts(
     index = DraftIndex.build(ids, found.settings.vocabulary, call.settings.drafts, tokenizer=digest)
     index.save(out)
     if without:
-        call.console.note(f"{len(without)} records have no report: they are left out")
+        call.console.note(f"left out, as they have no report: {counted(len(without), 'record')}")
     record: Record = {
         "id": str(out),
         "status": "ok",

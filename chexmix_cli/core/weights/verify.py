@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from chexmix_cli.core.errors import ChexmixError
+from chexmix_cli.core.errors import ChexmixError, counted
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.directory import WeightsDir, locate
 from chexmix_cli.core.weights.fingerprint import file_sha256
@@ -99,7 +99,7 @@ def _check_digests(path: Path, entry: ModelEntry | None) -> Check:
         return Check("files", "failed", "; ".join(sorted(problems)))
     if not recorded:
         return Check("files", "absent", "no sha256 recorded")
-    return Check("files", "ok", f"{len(recorded)} files have the sha256 recorded")
+    return Check("files", "ok", f"{counted(len(recorded), 'file')} with the sha256 recorded")
 
 
 def _check_settings_files(weights: WeightsDir) -> Check:
@@ -154,4 +154,6 @@ def _check_drafts(weights: WeightsDir) -> Check:
     index = weights.load_drafts()
     if index is None:
         return Check("drafts", "absent", f"no {files.DRAFTS_FILE}")
-    return Check("drafts", "ok", f"{files.DRAFTS_FILE}: {len(index)} contexts of {index.info.num_reports} reports")
+    return Check(
+        "drafts", "ok", f"{files.DRAFTS_FILE}: {len(index)} contexts of {counted(index.info.num_reports, 'report')}"
+    )

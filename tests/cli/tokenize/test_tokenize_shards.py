@@ -166,7 +166,7 @@ def test_kill_9_loses_and_invents_nothing(call, repository, archive, tmp_path, d
         finished = found.num_records + len(begun)
     assert finished > 0
     resumed = call(*command("killed"))
-    assert f"{finished} records are in the shards already" in resumed.stderr
+    assert f"in the shards already: {finished} record" in resumed.stderr
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     # As if it had never been interrupted: also the exit code, which counts what earlier runs could not do.
     assert resumed.code == whole.code == 3
@@ -327,7 +327,7 @@ def test_ctrl_c_ends_workers_and_all(repository, archive, tmp_path, debug_weight
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     # How many films are done by then is a race; a run that is stopped behind its last one says nothing of them.
-    assert re.fullmatch(r"(stopped; the \d+ records before are written\. .*\n)?error: interrupted\n", errors)
+    assert re.fullmatch(r"(stopped; written before that: \d+ records?\. .*\n)?error: interrupted\n", errors)
 
 
 def test_memory_does_not_grow_with_the_list(tmp_path, debug_weights, monkeypatch):

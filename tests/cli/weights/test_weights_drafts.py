@@ -35,7 +35,7 @@ def test_reports_become_an_index_of_what_patients_share(call, corpus, debug_weig
     (record,) = done.records
     assert record["num_reports"] == 10
     assert record["num_without_report"] == 1
-    assert "1 records have no report" in done.stderr
+    assert "left out, as they have no report: 1 record" in done.stderr
     assert record["num_bytes"] == out.stat().st_size
     weights = open_weights(debug_weights)
     vocabulary = weights.settings.vocabulary

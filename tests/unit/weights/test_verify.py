@@ -78,7 +78,7 @@ def test_recorded_digests_are_held_against_the_bytes(tiny_dir: Path) -> None:
     path = tiny_dir / "model.safetensors"
     locked = LockedFile(sha256=file_sha256(path), num_bytes=path.stat().st_size)
     write_lock(tiny_dir, Lock(repository="a/b", commit="c", licence="d", files={path.name: locked}))
-    assert _detail(tiny_dir, "files") == "1 files have the sha256 recorded"
+    assert _detail(tiny_dir, "files") == "1 file with the sha256 recorded"
     status, content = path.stat(), bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chexmix_cli.core.errors import counted
 from chexmix_cli.core.present.pages.render import as_script_json, data_url, render
 
 _SCRIPTS = ("review_viewer.js", "review_edits.js", "review.js")
@@ -58,7 +59,7 @@ def review_page(studies: Sequence[ReviewStudy], *, model: str, film_px: int, is_
     num_refused = sum("error" in one for one in shown)
     return render(
         "review",
-        title=f"chexmix review: {len(shown)} studies",
+        title=f"chexmix review: {counted(len(shown), 'study')}",
         scripts=_SCRIPTS,
         data=as_script_json(values),
         model=model,
