@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from tests.determinism.inputs import NO_DROPOUT
+
 #: What a command is run again with, in the order of the table. ``again`` needs no words: see ``interpreter.other``.
 AXES = ("again", "batch size", "workers", "shares", "tokens", "threads")
 #: Two runs are the same to the last byte; or in every id, code, word and count, and in other numbers up to rounding.
@@ -136,13 +138,20 @@ _LEARNT = ("*/metrics.jsonl", "*.safetensors", "*.png")
 _LOGGED = ("*/metrics.jsonl",)
 
 
-def _training(name: str, line: str, *, tokens: str = "", one_batch: str | None = None) -> Command:
+def _training(
+    name: str,
+    line: str,
+    *,
+    tokens: str = "",
+    one_batch: str | None = "dropout is drawn by micro-batch",
+    one_thread: str | None = None,
+) -> Command:
     """Return a command that trains.
 
     Args:
         name, line: as in ``Command``.
         tokens: its words for codes in place of films.
-        one_batch: why other micro batches give another run; None: they do not.
+        one_batch, one_thread: why other micro batches, or threads, give another run; None: they do not.
     """
     steps = "--set train.steps=3 --set train.checkpoint_every=2 --set train.validate_every=3 --set train.log_every=1"
     line = f"{line} --preset debug --manifest manifest.jsonl --device cpu -o out/run {steps}"
@@ -152,7 +161,7 @@ def _training(name: str, line: str, *, tokens: str = "", one_batch: str | None =
         "workers": _seen(_working(line, "train.workers"), _LEARNT),
         "shares": _OTHER_SUMS,
         "tokens": (Way(lines=(f"{line} {tokens}",), only=_LEARNT),) if tokens else _NO_CODES,
-        "threads": _seen(_threaded(line), _LOGGED),
+        "threads": one_thread or _seen(_threaded(line), _LOGGED),
     }
     return Command(name=name, line=line, ways=ways)
 
@@ -310,14 +319,31 @@ COMMANDS = (
         ways=_FILES_ALONE,
     ),
     Command(name="evaluate table", line="evaluate table", ways=_FILES_ALONE),
-    _training("pretrain, tokenizer", "pretrain --stage tokenizer"),
+    _training(
+        "pretrain, tokenizer",
+        "pretrain --stage tokenizer",
+        one_batch="codes begin as latents of the first micro-batch",
+        one_thread="rounding decides which code is nearest, and a step moves it",
+    ),
     _training("pretrain, stage 1", f"pretrain --stage 1 --init weights {_ONCE_1}", tokens="--manifest shards"),
     _training("pretrain, stage 2", f"pretrain --stage 2 --init weights {_ONCE_1}", tokens="--manifest shards"),
+    _training(
+        "pretrain, stage 2, no dropout",
+        f"pretrain --stage 2 --init calm/model {_ONCE_1} {NO_DROPOUT}",
+        tokens="--manifest shards",
+        one_batch=None,
+    ),
     _training("finetune, report", f"finetune --task report --init weights {_ONCE_2}", tokens="--tokens shards"),
     _training(
         "finetune, classify",
         f"finetune --task classify --method full --init weights {_ONCE_2}",
         tokens="--tokens shards",
+    ),
+    _training(
+        "finetune, classify, no dropout",
+        f"finetune --task classify --method full --init calm/model {_ONCE_2}",
+        tokens="--tokens shards",
+        one_batch=None,
     ),
     _training(
         "finetune, retrieve",

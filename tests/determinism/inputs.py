@@ -24,6 +24,9 @@ _OTHER_TIME_S = 1_000_000_000
 
 #: Makes a head, which is put beside the weights in ``headed``.
 _HEAD = "finetune --task classify --method probe --preset debug --manifest manifest.jsonl --init weights -o head"
+#: Of a training whose micro-batches are to make no difference: dropout is drawn for each anew.
+NO_DROPOUT = "--set model.decoder.residual_dropout=0"
+_ONE_STEP = "--set train.steps=1 --set documents.variants=1"
 #: Command lines that make what others read, with the file that their records go to.
 MADE: tuple[tuple[str, str], ...] = (
     ("codes.jsonl", "tokenize films --weights weights"),
@@ -32,6 +35,11 @@ MADE: tuple[tuple[str, str], ...] = (
     ("", "tokenize - -o parts --weights weights --set shards.rows=2 --shard 1/2 < manifest.jsonl"),
     ("", "retrieve index manifest.jsonl -o index --with-text --weights weights"),
     ("findings.jsonl", "classify - --weights headed < manifest.jsonl"),
+    # Fine-tuning has the dropout of the weights it begins with.
+    (
+        "",
+        f"pretrain --stage 1 --preset debug --manifest shards --init weights {NO_DROPOUT} {_ONE_STEP} -o calm",
+    ),
     ("", "evaluate report reports.jsonl --references manifest.jsonl -o before.json {few}"),
     ("", "evaluate report other-reports.jsonl --references manifest.jsonl -o after.json {few}"),
 )

@@ -28,7 +28,14 @@ KINDS = {"wheel": "constraints.txt", "sdist": "constraints.txt", "lowest": "cons
 #: Modules that an extra is for, and what they may miss without it; every other module needs the base alone.
 FOR_EXTRAS = {
     r"chexmix_cli\.core\.kernels\.\w+\.kernels": {"triton"},
-    r"chexmix_cli\.serve\..+": {"fastapi", "uvicorn", "prometheus_client", "pynetdicom", "dicomweb_client"},
+    r"chexmix_cli\.serve\..+": {
+        "fastapi",
+        "uvicorn",
+        "pydantic",
+        "prometheus_client",
+        "pynetdicom",
+        "dicomweb_client",
+    },
 }
 #: Imports everything but the entry point, which runs when it is imported, and the library in C; says what failed.
 IMPORTS = """

@@ -97,6 +97,18 @@ def test_activations_computed_twice_give_the_same_bits(build, tmp_path):
     assert metrics(tmp_path / "once") == metrics(tmp_path / "twice")
 
 
+@pytest.mark.parametrize("stage", ["1", "2"])
+def test_a_validation_hides_the_same_whatever_the_micro_batch(build, tmp_path, stage):
+    found = []
+    for size in (1, 2, 4):
+        task = build(stage, tmp_path / str(size), micro_batch_size=size).task
+        task.module.eval()
+        with torch.inference_mode():
+            found.append(task.validate(0))
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-5)
+
+
 def count_calls(module):
     calls = []
     module.register_forward_hook(lambda *_: calls.append(1))

@@ -158,18 +158,21 @@ class DecoderTask:
         """Nothing is trained outside the optimiser."""
 
     def validate(self, step: int) -> dict[str, float]:
-        """Return losses in nats a target over the validation split, one document a row, the same masks every time."""
+        """Return losses in nats a target over the validation split, one document a row.
+
+        The masks are the same every time, whatever the size of a micro-batch.
+        """
         train = self._settings.train
         size, sums = train.micro_batch_size, dict[str, tuple[float, int]]()
         num_batches = train.validation_batches or -(-len(self._val) // size)
         chosen = torch.linspace(0, len(self._val) - 1, min(len(self._val), num_batches * size)).round().long().unique()
-        for number, indices in enumerate(chosen.split(size)):
+        generator = step_generator(train.seed, _VALIDATION_STREAM)
+        seed_N = drawn_seeds(self._settings, len(chosen), generator)
+        for indices, seed_B in zip(chosen.split(size), seed_N.split(size), strict=True):
             pieces = [
                 Piece(index, 0, self._vocabulary.prompt_length + len(self._val.report(index)))
                 for index in indices.tolist()
             ]
-            generator = step_generator(train.seed, _VALIDATION_STREAM + number)
-            seed_B = drawn_seeds(self._settings, len(pieces), generator)
             batch = make_documents(self._settings, self._val, pieces, [0] * len(pieces), seed_B)
             with autocast(self.module, train.precision):
                 terms = self.loss(batch, step)
