@@ -30,7 +30,7 @@ def read_cells(path: Path) -> Cells:
 
 
 def table(cells: Cells) -> str:
-    """Return the table, the reasons of cells that make no sense, what may differ, and the counts."""
+    """Return the table, the reasons where there is no cell, what may differ, and the counts."""
     reasons = list(dict.fromkeys(way for one in COMMANDS for way in one.ways.values() if isinstance(way, str)))
     letters = {reason: chr(ord("a") + number) for number, reason in enumerate(reasons)}
     rows = [["", *AXES], ["---"] * (1 + len(AXES))]
@@ -45,7 +45,7 @@ def table(cells: Cells) -> str:
         [
             *("| " + " | ".join(row) + " |" for row in rows),
             "",
-            f"{len(cells)} cells run, {num_ways} ways in all. Make no sense: {said}.",
+            f"{len(cells)} cells run, {num_ways} ways in all. No cell, and why: {said}.",
             "",
             f"May differ (`RULES` in `tools/record_outputs.py`): {'; '.join(RULES)}.",
             "",
@@ -57,7 +57,7 @@ def _text(cell: Mapping[str, Any] | None) -> str:
     """Return a cell: ``bytes``, or ``ids`` and the largest difference of two numbers."""
     if cell is None:
         return "not run"
-    return f"{cell['holds']}, {cell['difference']:.0e}" if cell["holds"] == IDS else str(cell["holds"])
+    return f"{cell['holds']}, {cell['difference']:.0g}" if cell["holds"] == IDS else str(cell["holds"])
 
 
 def main() -> None:

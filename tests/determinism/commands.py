@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from tests.determinism.inputs import NO_DROPOUT
-
 #: What a command is run again with, in the order of the table. ``again`` needs no words: see ``interpreter.other``.
 AXES = ("again", "batch size", "workers", "shares", "tokens", "threads")
+#: Of a training whose micro-batches are to make no difference: dropout is drawn for each anew.
+NO_DROPOUT = "--set model.decoder.residual_dropout=0"
 #: Two runs are the same to the last byte; or in every id, code, word and count, and in other numbers up to rounding.
 BYTES, IDS = "bytes", "ids"
 

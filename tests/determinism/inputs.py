@@ -14,6 +14,7 @@ from PIL import Image
 
 from chexmix_cli.core.weights.files import HEAD_FILE
 from tests.cli.conftest import film_pixels, write_dicom
+from tests.determinism.commands import NO_DROPOUT
 
 #: Films of the manifest; every third is for validation.
 NUM_FILMS = 9
@@ -24,8 +25,6 @@ _OTHER_TIME_S = 1_000_000_000
 
 #: Makes a head, which is put beside the weights in ``headed``.
 _HEAD = "finetune --task classify --method probe --preset debug --manifest manifest.jsonl --init weights -o head"
-#: Of a training whose micro-batches are to make no difference: dropout is drawn for each anew.
-NO_DROPOUT = "--set model.decoder.residual_dropout=0"
 _ONE_STEP = "--set train.steps=1 --set documents.variants=1"
 #: Command lines that make what others read, with the file that their records go to.
 MADE: tuple[tuple[str, str], ...] = (
