@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -141,6 +141,13 @@ def _bound_ids(ids: Iterable[Any]) -> None:
         raise ValueError(f"an id of {most}; expected at most {_MOST_IDS}")
 
 
+def _refuse_word_pieces(model: Mapping[str, Any]) -> None:
+    """Raise ValueError on marks that byte-level BPE has not: merges without them end in a panic of the package."""
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise ValueError(f"{name} is {model[name]!r}; expected none, as byte-level BPE has it")
+
+
 def _read_json_tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
@@ -148,6 +155,7 @@ def _read_json_tokenizer(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text)
         _bound_ids([*values["model"]["vocab"].values(), *(token["id"] for token in values["added_tokens"])])
+        _refuse_word_pieces(values["model"])
         backend = Tokenizer.from_str(text)
         description = json.loads(backend.to_str())
         plain = without_rows(description)
@@ -166,6 +174,7 @@ def _read_parts(vocab_path: Path, merges_path: Path, added_path: Path) -> Any:
         model = BPE.from_file(str(vocab_path), str(merges_path))
         added: dict[str, int] = json.loads(added_path.read_text(encoding="utf-8"))
         in_order = sorted(added.items(), key=lambda item: item[1])
+        "".join(added).encode()  # half a pair of surrogates is text in JSON, and none to the package
     except Exception as error:  # as above
         raise WeightsError(f"the tokenizer's files cannot be read ({error})", where=str(vocab_path.parent)) from None
     tokenizer = Tokenizer(model)

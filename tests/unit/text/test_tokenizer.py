@@ -185,6 +185,26 @@ def test_a_damaged_file_is_named(tmp_path, content):
         TextTokenizer.load(tmp_path, MINI)
 
 
+@pytest.mark.parametrize("name", ["continuing_subword_prefix", "end_of_word_suffix"])
+def test_marks_of_word_pieces_are_refused_before_the_package_sees_them(repository, tmp_path, capfd, name):
+    """With merges that have no such prefix the package panics: a text on the terminal, and no Exception."""
+    values = json.loads((repository / "chexmix_cli/assets/chexmix-mini/tokenizer.json").read_text())
+    values["model"][name] = "a prefix"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(WeightsError, match=f"not a tokenizer file .{name} is 'a prefix'; expected none"):
+        TextTokenizer.load(tmp_path, MINI)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_half_a_pair_of_surrogates_is_no_token(released_layout, tmp_path):
+    for path in released_layout.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    added = json.loads((tmp_path / "added_tokens.json").read_text())
+    (tmp_path / "added_tokens.json").write_text(json.dumps({**added, "\ud800": len(added) + 50257}))
+    with pytest.raises(WeightsError, match="the tokenizer's files cannot be read .*surrogates"):
+        TextTokenizer.load(tmp_path, RELEASED)
+
+
 def test_damaged_merges_are_named(released_layout, tmp_path):
     for path in released_layout.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
