@@ -96,13 +96,11 @@ def own_batches(jobs: Iterator[Job[Film]], part: Part, batch_size: int) -> Itera
 
 def refuse_repeats(jobs: Iterator[Job[Prepared]]) -> Iterator[Job[Prepared]]:
     """Yield jobs; one whose id occurred before gives an error, so that no id has two rows."""
-    from chexmix_cli.core.data.shards.verify import id_key
+    from chexmix_cli.core.data.shards.id_keys import SeenIds
 
-    seen: set[int] = set()
+    seen = SeenIds()
     for job in jobs:
-        key = id_key(job.id)
-        yield replace(job, prepare=_refuse, can_travel=False) if key in seen else job
-        seen.add(key)
+        yield job if seen.add(job.id) else replace(job, prepare=_refuse, can_travel=False)
 
 
 def _refuse() -> NoReturn:

@@ -12,6 +12,7 @@ from typing import Any
 from chexmix_cli.core.data.labels import named_labels
 from chexmix_cli.core.data.lines import id_text, quoted, quoted_name, read_json_lines
 from chexmix_cli.core.data.review_edits import DECISION, manifest_values, table_lines
+from chexmix_cli.core.data.shards.id_keys import SeenIds
 from chexmix_cli.core.data.tables import is_table
 from chexmix_cli.core.data.views import View
 from chexmix_cli.core.errors import DataError, MachineError, Reason, kind_of
@@ -78,7 +79,7 @@ def read_manifest(path: Path, *, split: str | None = None) -> Iterator[ManifestR
         DataError: on a line that is no JSON object, lacks ``id`` or ``file``, has an unknown field or a repeated id;
             the message names file and line.
     """
-    seen: set[str] = set()
+    seen = SeenIds()
     for where, values in table_lines(path) if is_table(path) else read_json_lines(path):
         if DECISION in values:
             kept = manifest_values(values, where)
@@ -86,9 +87,8 @@ def read_manifest(path: Path, *, split: str | None = None) -> Iterator[ManifestR
                 continue
             values = kept
         row = _row(values, path, where)
-        if row.id in seen:
+        if not seen.add(row.id):
             raise DataError(Reason.DUPLICATE, f"id {row.id!r} occurs twice", where=where)
-        seen.add(row.id)
         if split is None or row.split == split:
             yield row
 

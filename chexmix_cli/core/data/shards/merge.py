@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from chexmix_cli.core.data.shards.files import IndexEntry
+from chexmix_cli.core.data.shards.id_keys import SeenIds, id_key
 from chexmix_cli.core.data.shards.journal import ShardTokens
 from chexmix_cli.core.data.shards.reader import ShardSet
-from chexmix_cli.core.data.shards.verify import id_key
 from chexmix_cli.core.data.shards.writer import ShardWriter
 from chexmix_cli.core.errors import DataError, Reason
 
@@ -42,15 +42,12 @@ def merge_sets(sets: Sequence[ShardSet], folder: Path, progress: Callable[[int, 
     entries = heapq.merge(*map(_rows, sets), key=lambda pair: pair[0]["order"]) if is_split else _chained(sets)
     writer = ShardWriter(folder, whole)
     digest, num_records = new_list_hash(), sum(item.num_records for item in sets)
-    seen: set[int] = set()
+    seen = SeenIds()
     for order, (entry, tokens) in enumerate(entries):
         if is_split and entry["order"] != order:
             raise DataError(Reason.CORRUPT, f"input {order} is missing or there twice", where=str(folder))
-        if tokens is not None:
-            key = id_key(entry["id"])
-            if key in seen:
-                raise DataError(Reason.DUPLICATE, f"{entry['id']!r} is in two rows", where=str(folder))
-            seen.add(key)
+        if tokens is not None and not seen.add(entry["id"]):
+            raise DataError(Reason.DUPLICATE, f"{entry['id']!r} is in two rows", where=str(folder))
         update_list_hash(digest, entry["id"])
         if writer.skip(order, entry["id"]) is None:
             fields = {name: value for name, value in entry.items() if name not in ("order", "row")}

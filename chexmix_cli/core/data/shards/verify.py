@@ -8,14 +8,9 @@ from array import array
 import numpy as np
 
 from chexmix_cli.core.data.shards import files
+from chexmix_cli.core.data.shards.id_keys import id_key
 from chexmix_cli.core.data.shards.reader import Shard, ShardSet
 from chexmix_cli.core.errors import DataError, Reason
-
-
-def id_key(record_id: str) -> int:
-    """Return 64 bits that stand for an id, where a million of them are kept."""
-    digest = hashlib.blake2b(record_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
 
 
 def verify_set(shards: ShardSet) -> None:
