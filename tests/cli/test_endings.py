@@ -153,6 +153,35 @@ def test_every_finished_record_is_in_the_table_of_a_stopped_run(repository, film
     assert f"{table}: {said[1]} record" in stderr
 
 
+def test_a_request_to_stop_does_not_part_what_is_said_of_a_record_that_failed():
+    """One that failed is of no batch; its note was written and its record was not."""
+    from chexmix_cli.commands.shared.stopping import StopRequests
+
+    done = []
+
+    def fails_alone():
+        with StopRequests() as stops:
+            with stops.held():
+                signal.raise_signal(signal.SIGTERM)
+                done.append("record")
+            done.append("next")
+
+    def fails_in_a_batch():
+        with StopRequests() as stops:
+            stops.hold()
+            with stops.held():
+                signal.raise_signal(signal.SIGTERM)
+            done.append("rest of the batch")
+            stops.release()
+
+    with pytest.raises(KeyboardInterrupt):
+        fails_alone()
+    assert done == ["record"]
+    with pytest.raises(KeyboardInterrupt):
+        fails_in_a_batch()
+    assert done == ["record", "rest of the batch"]
+
+
 def test_a_request_to_stop_waits_for_the_records_of_a_batch_and_a_second_does_not():
     from chexmix_cli.commands.shared.stopping import StopRequests
 

@@ -120,7 +120,9 @@ class Loop(Generic[Prepared]):
         try:
             with console.progress(label, among_records=stdout) as move, closing(batches) as results:
                 for number, (job, result) in enumerate(results, start=1):
-                    self._write(job, result, tally)
+                    # One that failed is of no batch: it, too, is counted, noted and written together.
+                    with self.sinks.stops.held():
+                        self._write(job, result, tally)
                     move(number, total)
         except KeyboardInterrupt:
             num_done = tally.num_ok + sum(tally.codes.values())

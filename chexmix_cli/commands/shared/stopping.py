@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -35,6 +37,15 @@ class StopRequests:
         was_asked, self._is_held, self._is_asked = self._is_asked, False, False
         if was_asked:
             raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let a request wait until the end of this context, or longer where one waits already."""
+        was_held = self._is_held
+        self.hold()
+        yield
+        if not was_held:
+            self.release()
 
     def __enter__(self) -> Self:
         is_told = threading.current_thread() is threading.main_thread()
