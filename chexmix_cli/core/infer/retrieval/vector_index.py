@@ -165,7 +165,8 @@ class _Part:
         kinds = {"ids": "U8", "text_ids": "I32", "codes": "U16"}
         is_fit = all(found[name] == kind for name, kind in wanted.items() if name in found)
         if not is_fit or any(found[name][0] != kind for name, kind in kinds.items() if name in found):
-            raise DataError(Reason.CORRUPT, f"holds tensors {found}", where=self.path.name, expected=f"{wanted}")
+            expected = f"{wanted | kinds}"
+            raise DataError(Reason.CORRUPT, f"holds tensors {found}", where=self.path.name, expected=expected)
         for values, offsets in (("ids", "id_offsets"), ("text_ids", "text_offsets")):
             if offsets in found:
                 self._check_offsets(values, self.get(offsets))
