@@ -111,6 +111,20 @@ def test_help_names_every_command_and_loads_nothing_heavy(repository):
     assert "plan" in done.stdout
 
 
+def test_a_film_is_read_without_the_compiler(repository, films, debug_weights):
+    """``torch.compile`` takes a second to load, and one decorator or one drawn value without memory loads it."""
+    code = (
+        "import sys; from chexmix_cli.__main__ import run; code = run(sys.argv[1:]);"
+        "heavy = {'torch._dynamo', 'sympy', 'matplotlib', 'sklearn', 'pandas'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    words = ["generate-report", films / "a.png", "--weights", debug_weights, "--set", "decode.max_new_tokens=5"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, cwd=repository, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_is_fast(repository):
     """0.3 s is promised. The time of the processor counts: on a machine with nothing else to do it is the wall's."""
     wall_s, processor_s = [], []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,15 @@ def triton_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def in_one_graph() -> Callable[..., Callable[..., Any]]:
+    """Return a function that compiles another into one graph, or fails."""
+    from chexmix_cli.core.kernels.backend import prepare_compiler
+
+    prepare_compiler()
+    return functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+
+
+@pytest.fixture
 def device() -> torch.device:
     """Return where kernels run here."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,6 +40,8 @@ def device() -> torch.device:
 @pytest.fixture(autouse=True)
 def poisoned_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill what ``torch.empty`` makes with NaN, or with a number no index can be: an element left out shows."""
+    with torch.device("meta"):
+        torch.zeros(())  # torch notes once a process which functions a device is given to: the sound ones
     empty = torch.empty
 
     def poisoned(*arguments: object, **options: object) -> torch.Tensor:

@@ -90,8 +90,8 @@ def test_what_does_not_fit_is_refused_and_an_empty_batch_is_empty(device):
         assert part.expected_code(states[:0], rows, bias, codebook).vector_ME.shape == (0, 4)
 
 
-def test_it_is_registered_and_compiles_into_one_graph(device):
+def test_it_is_registered_and_compiles_into_one_graph(device, in_one_graph):
     given = model(3, 8, 20, 4, torch.float32, device)
     torch.library.opcheck(torch.ops.chexmix.expected_code, (*given, 0.5), test_utils=("test_schema", "test_faketensor"))
-    compiled = torch.compile(lambda *x: op.expected_code(*x).vector_ME + 1, backend="aot_eager", fullgraph=True)
+    compiled = in_one_graph(lambda *x: op.expected_code(*x).vector_ME + 1)
     assert torch.equal(compiled(*given), op.expected_code(*given).vector_ME + 1)

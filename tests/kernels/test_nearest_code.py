@@ -102,7 +102,7 @@ def test_the_op_is_registered_with_its_shape(device):
     assert (tuple(made.shape), made.dtype) == ((5,), torch.int64)
 
 
-def test_it_compiles_into_one_graph(device):
+def test_it_compiles_into_one_graph(device, in_one_graph):
     z, codebook = draw(40, 24, seed=3).to(device), draw(50, 24, seed=4).to(device)
-    compiled = torch.compile(lambda *inputs: op.nearest_code(*inputs) + 1, backend="aot_eager", fullgraph=True)
+    compiled = in_one_graph(lambda *inputs: op.nearest_code(*inputs) + 1)
     assert torch.equal(compiled(z, codebook), op.nearest_code(z, codebook) + 1)

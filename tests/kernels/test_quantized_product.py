@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused(device):
         op.product(x, panels._replace(weight=panels.weight[:, :, ::2]), bias)
 
 
-def test_it_is_registered_and_compiles_into_one_graph(device):
+def test_it_is_registered_and_compiles_into_one_graph(device, in_one_graph):
     x, panels, _, bias = layer(2, 20, 64, 4, torch.float32, device)
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(
@@ -143,5 +143,5 @@ def test_it_is_registered_and_compiles_into_one_graph(device):
     torch.library.opcheck(
         torch.ops.chexmix.restored_weights, (panels.weight, panels.scale, 20, 64, torch.float32), test_utils=tests
     )
-    compiled = torch.compile(lambda x: op.product(x, panels, bias) + 1, backend="aot_eager", fullgraph=True)
+    compiled = in_one_graph(lambda x: op.product(x, panels, bias) + 1)
     assert torch.equal(compiled(x), op.product(x, panels, bias) + 1)

@@ -112,7 +112,7 @@ def test_an_empty_batch_is_empty_and_the_op_is_registered(device):
     ]
 
 
-def test_it_compiles_into_one_graph_and_has_no_gradient(device):
+def test_it_compiles_into_one_graph_and_has_no_gradient(device, in_one_graph):
     states, rows, bias, _ = (x.to(device) for x in head(3, 8, 20, torch.float32))
     rows.requires_grad_()
 
@@ -120,7 +120,7 @@ def test_it_compiles_into_one_graph_and_has_no_gradient(device):
         choice = op.choose_row(*inputs)
         return choice.row_M, choice.logprob_M
 
-    compiled = torch.compile(choose, backend="aot_eager", fullgraph=True)
+    compiled = in_one_graph(choose)
     for ours, theirs in zip(compiled(states, rows, bias), choose(states, rows, bias), strict=True):
         assert torch.equal(ours, theirs)
         assert not theirs.requires_grad

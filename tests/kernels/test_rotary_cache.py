@@ -93,11 +93,11 @@ def test_what_does_not_fit_is_refused(device):
         op.rotate_and_cache(*(x.double() for x in given[:5]), given[5])
 
 
-def test_it_is_registered_with_what_it_changes_and_compiles_into_one_graph(device):
+def test_it_is_registered_with_what_it_changes_and_compiles_into_one_graph(device, in_one_graph):
     given = layer(2, 3, 4, 16, 8, torch.float32, device)
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.chexmix.rotate_and_cache, tuple(x.clone() for x in given), test_utils=tests)
     ours, theirs = [x.clone() for x in given], [x.clone() for x in given]
-    compiled = torch.compile(lambda *x: op.rotate_and_cache(*x) + 1, backend="aot_eager", fullgraph=True)
+    compiled = in_one_graph(lambda *x: op.rotate_and_cache(*x) + 1)
     assert torch.equal(compiled(*ours), op.rotate_and_cache(*theirs) + 1)
     assert torch.equal(ours[3], theirs[3])

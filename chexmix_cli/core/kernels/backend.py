@@ -28,8 +28,6 @@ _CHOICES = ("auto", "triton", "torch")
 _CAPABILITY = (8, 0)
 
 
-# torch.compile asks once a graph and takes the answer as given: it traces neither the environment nor the log.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def uses_triton(device: torch.device) -> bool:
     """Return whether the Triton kernels run on tensors of a device.
 
@@ -39,6 +37,16 @@ def uses_triton(device: torch.device) -> bool:
     """
     asked = asked_for()
     return asked != "torch" and _decide(asked == "triton", device.type, device.index)
+
+
+@cache
+def prepare_compiler() -> None:
+    """Tell ``torch.compile`` to ask :func:`uses_triton` once a graph: it traces neither the environment nor the log.
+
+    Whoever compiles an op calls this first. Not by a decorator: to decorate loads the compiler, a second that every
+    command would wait.
+    """
+    torch.compiler.assume_constant_result(uses_triton)
 
 
 def asked_for() -> str:

@@ -55,8 +55,6 @@ class AttentionPlan:
         self._device = device
         self._masks: dict[tuple[int, int], Tensor] = {}
 
-    # Not compiled: every plan has lengths of its own, and the code around it would be compiled for each anew.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(self, q_BNTH: Tensor, k_BNTH: Tensor, v_BNTH: Tensor) -> Tensor:
         """Return the mixed values (1, T, N, H) of queries, keys and values (1, N, T, H)."""
         parts = (values_BNTH.split(self.lengths, dim=2) for values_BNTH in (q_BNTH, k_BNTH, v_BNTH))

@@ -24,6 +24,7 @@ from chexmix_cli.core.kernels.decode_attention.op import attend as attend_to_cac
 from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, causal_mask
 from chexmix_cli.core.models.linear import Linear
+from chexmix_cli.core.models.meta import on_meta_device
 from chexmix_cli.core.models.quantized import QuantizedLinear, quantized_layer, quantized_state
 from chexmix_cli.core.settings.inference import Quantize
 from chexmix_cli.core.settings.model import DecoderSettings
@@ -315,7 +316,7 @@ class Decoder(nn.Module):
 
 def narrowed(decoder: Decoder, how: Quantize, device: torch.device) -> Decoder:
     """Return a decoder for inference on a device, with the numbers of one on the CPU in 8 or 4 bits."""
-    with torch.device("meta"):
+    with on_meta_device():
         made = Decoder(decoder.settings)
         made.quantize(how, device)
     parts = [quantized_state(name, value, how, device) for name, value in decoder.state_dict().items()]

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from chexmix_cli.core.errors import SettingsError
 from chexmix_cli.core.models.decoder import Block, Decoder
+from chexmix_cli.core.models.meta import on_meta_device
 from chexmix_cli.core.settings.finetuning import LoraSettings
 from chexmix_cli.core.settings.model import DecoderSettings
 
@@ -176,7 +177,7 @@ def merged(decoder: Decoder) -> Decoder:
             for update in low_ranks(adapter):
                 # Under FSDP the updates were gathered on the CPU, the frozen matrices are where they were.
                 update.place.of(state[key]).add_(update.delta().to(state[key].device))
-    with torch.device("meta"):
+    with on_meta_device():
         plain = Decoder(decoder.settings)
     plain.load_state_dict(state, assign=True)
     return plain.eval()

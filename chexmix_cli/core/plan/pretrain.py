@@ -17,6 +17,7 @@ import torch
 
 from chexmix_cli.core.infer.image_tokenizer import READ_AHEAD
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.meta import on_meta_device
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.plan.measure import Parts, Plan, Point, Remedy, extrapolate, module_bytes
 from chexmix_cli.core.plan.pretrain_data import DataFacts, data_facts
@@ -254,7 +255,7 @@ def _decoder_costs(
         # Attention costs more than its share of longer documents: forwards and backwards, half of it hidden.
         longer = tokens * (tokens - tokens / first.shorter)
         step["learn_s"] += 7.0 * examples * shape.num_layers * shape.hidden_size * longer / rate
-    with torch.device("meta"):
+    with on_meta_device():
         decoder = Decoder(shape)
     weights, trained = module_bytes(decoder)
     vqgan = Vqgan(model.vqgan).eval().to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_decoder
+from chexmix_cli.core.models.meta import on_meta_device
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.plan.sizes import DecoderSize, PictureSize, cut_decoder, cut_picture
 from chexmix_cli.core.settings.model import ModelSettings
@@ -39,7 +41,7 @@ def drawn_tokenizer_task(settings: TokenizerTraining, size: PictureSize) -> tupl
 def empty_tokenizer_task(settings: TokenizerTraining) -> TokenizerTask:
     """Return the stage's task at its full size, without a film and on the meta device: shapes alone."""
     films = _films(settings.model, 0)
-    with torch.device("meta"):
+    with on_meta_device():
         return TokenizerTask(settings, Vqgan(settings.model.vqgan), films, films, [])
 
 
@@ -68,7 +70,7 @@ def drawn_decoder_task(
         in_a_row = row_tokens // (model.vocabulary.prompt_length + min(lengths)) + 1
     packing = dataclasses.replace(settings.packing, row_tokens=row_tokens)
     cut = dataclasses.replace(settings, model=model, train=loop, packing=packing)
-    with torch.device("cpu" if has_values else "meta"):
+    with nullcontext() if has_values else on_meta_device():
         decoder = Decoder(model.decoder)
     if has_values:
         init_decoder(decoder, step_generator(0, 0))

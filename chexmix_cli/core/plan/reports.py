@@ -16,6 +16,7 @@ from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.models.decoder import Decoder, narrowed
 from chexmix_cli.core.models.init import init_decoder
+from chexmix_cli.core.models.meta import on_meta_device
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.plan.measure import LiveBytes, Parts, Plan, Point, extrapolate, module_bytes
 from chexmix_cli.core.plan.sizes import (
@@ -114,7 +115,7 @@ def plan_generate_report(
 
 def decoder_bytes(shape: DecoderSettings, quantize: Quantize | None, dtype: torch.dtype, device: torch.device) -> int:
     """Return the bytes that a decoder's weights take on a device; of quantised ones scales and filling count, too."""
-    with torch.device("meta"):
+    with on_meta_device():
         decoder = Decoder(shape)
         if quantize is not None:
             decoder.quantize(quantize, device)

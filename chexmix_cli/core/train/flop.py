@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chexmix_cli.core.models.attention import Context, ContextPart
 from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.meta import on_meta_device
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.model import VqganSettings
 
@@ -85,7 +86,7 @@ def image_context(decoder: Decoder, length: int) -> Context:
 
 def vqgan_flop(settings: VqganSettings, side_px: int) -> tuple[int, int]:
     """Return the operations of one picture to its latents, and of its way back; forwards, nothing is computed."""
-    with torch.device("meta"):
+    with on_meta_device():
         vqgan = Vqgan(settings)
         pixels = torch.empty(1, settings.image_channels, side_px, side_px)
     latents = vqgan.latents(pixels)

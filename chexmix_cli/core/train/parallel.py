@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from chexmix_cli.core.kernels.backend import prepare_compiler
+from chexmix_cli.core.models.attention import AttentionPlan
 from chexmix_cli.core.settings.training import LoopSettings
 from chexmix_cli.core.train.distributed import is_main, world_size
 from chexmix_cli.core.train.task import Task, autocast
@@ -40,6 +42,14 @@ class StepModule(nn.Module):
         return terms.total, terms.sums
 
 
+@functools.cache
+def _prepare_compiler() -> None:
+    """Tell ``torch.compile`` what it may not trace, once a process: to say it where it is defined loads the compiler."""
+    prepare_compiler()
+    # Every plan has lengths of its own, and the code around it would be compiled for each anew.
+    setattr(AttentionPlan, "attend", torch.compiler.disable(AttentionPlan.attend))  # noqa: B010
+
+
 class Layout:
     """The module a step calls, laid out as the settings say. The task's module is moved, and under FSDP2 sharded.
 
@@ -60,6 +70,7 @@ class Layout:
         # In place of the method, so that the block's hooks (FSDP2's) stay outside what is compiled and computed twice;
         # compiled first: nothing of a block that is already wrapped would be.
         for block in task.blocks if train.compile else ():
+            _prepare_compiler()
             block.forward = torch.compile(block.forward)
         for block in task.blocks if train.checkpoint_activations else ():
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)

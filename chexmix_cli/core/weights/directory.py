@@ -243,11 +243,10 @@ class WeightsDir:
 
     def vqgan_slices(self) -> list[Slice]:
         """Return every tensor an image tokenizer of these settings has."""
-        import torch
-
+        from chexmix_cli.core.models.meta import on_meta_device
         from chexmix_cli.core.models.vqgan import Vqgan
 
-        with torch.device("meta"):
+        with on_meta_device():
             return same_name_slices(Vqgan(self.settings.vqgan))
 
     def _existing(self, name: str) -> Path | None:

@@ -12,6 +12,7 @@ import torch
 from chexmix_cli.core.errors import TrainingError
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.init import init_code_rows, init_decoder
+from chexmix_cli.core.models.meta import on_meta_device
 from chexmix_cli.core.models.vqgan import Vqgan
 from chexmix_cli.core.settings.load import to_dict
 from chexmix_cli.core.settings.training import Stage1Training, Stage2Training
@@ -146,7 +147,7 @@ def _start_decoder(settings: Stage1Training | Stage2Training, start: WeightsDir,
     shape, seed = settings.model.decoder, settings.train.seed
     if settings.train.parallel == "fsdp" and not is_main():
         # Its values come from rank 0 (``Layout``): a node's memory holds the model once.
-        with torch.device("meta"):
+        with on_meta_device():
             decoder = Decoder(shape)
     elif settings.start.decoder != "init":
         folder = Path(settings.start.decoder)

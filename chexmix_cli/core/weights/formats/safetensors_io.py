@@ -177,9 +177,9 @@ def load_module(
 
 def without_memory(make: Callable[[], Module]) -> Module:
     """Return the module of ``make``, on the meta device, to be :func:`filled`."""
-    import torch
+    from chexmix_cli.core.models.meta import on_meta_device
 
-    with torch.device("meta"):
+    with on_meta_device():
         return make()
 
 
