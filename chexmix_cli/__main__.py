@@ -9,7 +9,7 @@ import sys
 
 from chexmix_cli.commands.shared.console import print_error
 from chexmix_cli.core.errors import ChexmixError, ExitCode, told_traceback
-from chexmix_cli.core.runtime import is_out_of_memory, use_cores
+from chexmix_cli.core.runtime import is_out_of_memory, keep_freed_memory, use_cores
 
 #: What a shell shows of a filter whose reader has read enough: 128 and SIGPIPE.
 _READER_GONE = 141
@@ -18,6 +18,7 @@ _READER_GONE = 141
 def main(arguments: list[str] | None = None) -> None:
     """Run one command line (default: the process's own) and exit with its documented code."""
     use_cores()
+    keep_freed_memory()
     code = run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16")
 #: Parameters above which reading the weights is what a token costs, so that half the bytes pay off.
 _LARGE_MODEL = 1_000_000_000
+#: Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -145,6 +147,23 @@ def use_cores() -> None:
     arithmetic, and a whole host's in a container that may use two. ``OMP_NUM_THREADS`` holds where it is set.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep up to 256 MiB that tensors were freed from, for the next ones.
+
+    Left to itself it gives blocks of megabytes back to the system at once, which then clears their pages for the next
+    batch: a tenth of what ``tokenize`` takes. Blocks above 32 MiB, the most that glibc can be told, go back as ever.
+    Other allocators and systems are left alone, and so is who has set glibc's own variables.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        for parameter, value in ((_M_TRIM_THRESHOLD, 256 << 20), (_M_MMAP_THRESHOLD, 32 << 20)):
+            libc.mallopt(parameter, value)
 
 
 def usable_cores(*, root: Path = Path("/")) -> int:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -294,3 +296,33 @@ def test_peak_memory_is_without_what_the_parent_held():
 def test_resident_memory_is_this_processs(tmp_path):
     assert runtime.resident_memory() > 50 * 1024**2
     assert runtime.resident_memory(root=tmp_path) == 0
+
+
+_FREED = """
+import json, sys
+from chexmix_cli.core.runtime import keep_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+blocks = [b"x" * (20 << 20) + bytes([n]) for n in range(4)]
+full = resident()
+del blocks
+print(json.dumps([full, resident()]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
+@pytest.mark.parametrize(("argument", "variables", "is_kept"), [
+    ("left", {}, False), ("kept", {}, True), ("kept", {"MALLOC_ARENA_MAX": "1"}, False),
+])  # fmt: skip
+def test_what_tensors_were_freed_from_is_kept_unless_the_user_has_set_the_allocator(argument, variables, is_kept):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", _FREED, argument], env=environment | variables, capture_output=True, check=True
+    )
+    full, after = json.loads(done.stdout)
+    assert full > 75
+    assert (after > 75) == is_kept

@@ -27,6 +27,8 @@ from chexmix_cli.core.errors import DataError, Reason
 _MAX_ZIP_RATIO = 200
 _SMALL_BYTES = 1 << 20
 _MAX_ZIP_MEMBERS = 1_000_000
+#: What ``zipfile`` raises of archives that are damaged, or one part of several.
+ZIP_ERRORS = (zipfile.BadZipFile, ValueError, NotImplementedError)
 #: Enough for the first elements behind preamble and DICOM magic, which say what the file holds.
 _HEAD_BYTES = 256
 #: Media Storage SOP Class UID, in explicit VR as all of its group (PS3.10, 7.1).
@@ -260,7 +262,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         return _kept_archive(path, status.st_mtime_ns, status.st_size, os.getpid())
     except OSError as error:
         raise _os_error(error) from None
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+    except ZIP_ERRORS:
         raise DataError(Reason.CORRUPT, "the zip archive cannot be read") from None
 
 

@@ -44,7 +44,7 @@ class StepModule(nn.Module):
 
 @functools.cache
 def _prepare_compiler() -> None:
-    """Tell ``torch.compile`` what it may not trace, once a process: to say it where it is defined loads the compiler."""
+    """Tell ``torch.compile`` what it may not trace, once a process; decorators would load the compiler for all."""
     prepare_compiler()
     # Every plan has lengths of its own, and the code around it would be compiled for each anew.
     setattr(AttentionPlan, "attend", torch.compiler.disable(AttentionPlan.attend))  # noqa: B010

@@ -105,7 +105,7 @@ def _load(path: Path) -> Any:
     except MemoryError:
         raise _damaged(path, "it asks for more memory than there is") from None
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError, TypeError, struct.error,
-            AssertionError) as error:  # fmt: skip
+            AssertionError, zipfile.BadZipFile) as error:  # fmt: skip
         raise _damaged(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
 
 

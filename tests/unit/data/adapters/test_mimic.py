@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 
 import pytest
@@ -238,6 +239,18 @@ def test_a_report_that_cannot_be_read_is_no_empty_report(jpg, texts, do_import):
     rejected = do_import("mimic-cxr-jpg", jpg, {"reports": str(texts), "labels": "none"}).rejected
     assert rejected["02aa804e-a"].code == "CORRUPT"
     assert rejected["68b5c4b1-d"].code == "TOO_LARGE"
+
+
+def test_an_archive_that_cannot_be_read_is_said(jpg, texts, tmp_path, do_import):
+    path = write_zip(texts, tmp_path, "files/")
+    whole = path.read_bytes()
+    end = whole.rindex(b"PK\5\6")
+    one_of_two = whole[:end] + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + whole[end:]
+    for content in (one_of_two, whole[: end - 10] + whole[end:]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="the archive cannot be read") as caught:
+            do_import("mimic-cxr-jpg", jpg, {"reports": str(path)})
+        assert caught.value.reason == "CORRUPT"
 
 
 @pytest.fixture

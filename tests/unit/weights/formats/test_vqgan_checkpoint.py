@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def test_what_is_no_checkpoint_is_said(tmp_path: Path, tiny_vqgan: Vqgan) -> Non
         VqganCheckpoint(path)
     torch.save(tiny_vqgan.state_dict(), path)
     whole = path.read_bytes()
-    for content in (b"", b"some text", whole[: len(whole) // 2], whole[:-200]):
+    end = whole.rindex(b"PK\5\6")
+    one_of_two = whole[:end] + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + whole[end:]
+    for content in (b"", b"some text", whole[: len(whole) // 2], whole[:-200], one_of_two):
         path.write_bytes(content)
         with pytest.raises(WeightsError, match=r"vqgan\.ckpt: is damaged or no torch checkpoint"):
             VqganCheckpoint(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from chexmix_cli.core.data.adapters.layout import find_file
 from chexmix_cli.core.data.adapters.reading import Report, named_sections, read_report, tidy
 from chexmix_cli.core.data.adapters.text_store import TextStore
+from chexmix_cli.core.data.sources import ZIP_ERRORS
 from chexmix_cli.core.data.tables import match_name, read_table
 from chexmix_cli.core.errors import DataError, Reason
 
@@ -139,15 +140,22 @@ def open_reports(place: Path) -> Iterator[MimicReports]:
     table, archive = place, place
     if place.is_dir():
         table, archive = find_file(place, _SECTIONED) or place, find_file(place, _ZIP) or place
-    if table.is_file() and not zipfile.is_zipfile(table):
+    if table.is_file() and not _is_archive(table):
         with TextStore() as store:
             yield _Sectioned(table, store)
     elif archive.is_file():
         try:
             opened = zipfile.ZipFile(archive)
-        except (OSError, zipfile.BadZipFile):
+        except (OSError, *ZIP_ERRORS):
             raise DataError(Reason.CORRUPT, "the archive cannot be read", where=archive.name) from None
         with opened:
             yield _Archive(opened, archive.name)
     else:
         yield _Files(place)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except ZIP_ERRORS:  # one part of several, or a damaged one
+        return True
