@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from chexmix_cli.core.text.row_names import row_name
 from chexmix_cli.core.weights import open_weights, save_model
 from chexmix_cli.core.weights.convert import convert
 from chexmix_cli.core.weights.export import export_gguf, export_hf
-from chexmix_cli.core.weights.formats.gguf_file import gguf_name
+from chexmix_cli.core.weights.formats.gguf_file import GgufSource, gguf_name
 
 gguf = pytest.importorskip("gguf", reason="extra gguf is not installed")
 
@@ -327,6 +328,22 @@ def test_a_damaged_gguf_file_is_refused(tmp_path: Path, debug_weights: Path) -> 
     with pytest.raises(WeightsError, match="is a git-lfs pointer"):
         convert(bad, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gguf_header_that_would_be_read_for_ever_is_refused(
+    tmp_path: Path, debug_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package reads on behind the end of a file, where there is nothing, as often as a length says."""
+    path, *_ = export_gguf(debug_weights, tmp_path / "whole")
+    content = path.read_bytes()
+    fields = struct.unpack_from("<Q", content, 16)[0]
+    array = struct.pack("<Q1sIIQ", 1, b"x", 9, 0, 1 << 60)  # of 2^60 values of 8 bits
+    path.write_bytes(content[:16] + struct.pack("<Q", fields + 1) + array + content[24:30_000])
+    with pytest.raises(WeightsError, match="it ends in the middle of its header"):
+        GgufSource(path)
+    monkeypatch.setattr("chexmix_cli.core.weights.formats.gguf_file._MOST_PARTS", 20_000)
+    with pytest.raises(WeightsError, match="its header has more than 20,000 values"):
+        GgufSource(path)
 
 
 def rewritten(path: Path, out: Path, change: Callable[[Any, dict[str, np.ndarray]], None]) -> Path:

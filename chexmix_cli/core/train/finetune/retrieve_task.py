@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.pooling import pooled_state
 from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.finetuning import RetrieveFinetuning
+from chexmix_cli.core.train.examples.code_cache import Progress
 from chexmix_cli.core.train.examples.documents import DocumentSet
 from chexmix_cli.core.train.finetune.contrast import contrastive_losses, recall_figures
 from chexmix_cli.core.train.finetune.examples import draw_variants, image_sequences, report_sequences, spread
@@ -30,6 +32,8 @@ from chexmix_cli.core.vocab import Vocabulary
 
 #: Most training pairs that the standardisation of pooled states is computed from.
 _MOST_STANDARDISED = 1024
+#: Pairs that an unchanging decoder reads at a time: of more, a CPU's caches no longer hold what it computes.
+_READ_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +131,22 @@ class PairSource:
         return PairBatch(Side(*images), Side(*texts), report_B)
 
     @torch.no_grad()
-    def pool(self, model: PairModel, size: int) -> None:
-        """Give pooled states from now on instead of sequences: those of a decoder that does not change."""
+    def pool(self, model: PairModel, told: Callable[[int, int], None]) -> None:
+        """Give pooled states from now on instead of sequences: those of a decoder that does not change.
+
+        Args:
+            model: decoder and the layer that is pooled.
+            told: called with (pairs done, in all).
+        """
         images, texts = [], []
         everything = list(range(len(self)))
-        for start in range(0, len(self), size):
-            indices = everything[start : start + size]
+        for start in range(0, len(self), _READ_AT_ONCE):
+            indices = everything[start : start + _READ_AT_ONCE]
             for variant in range(self.documents.codes_NVP.shape[1]):
                 pairs = self.pairs(indices, [variant] * len(indices)).to(device_of(model))
                 images.append(model.pool(pairs.image).cpu())
             texts.append(model.pool(pairs.text).cpu())
+            told(start + len(indices), len(self))
         num_variants = self.documents.codes_NVP.shape[1]
         parts = [torch.stack(images[at : at + num_variants], dim=1) for at in range(0, len(images), num_variants)]
         self._pooled = torch.cat(parts), torch.cat(texts)
@@ -179,6 +189,7 @@ class RetrieveTask:
         vocabulary: the id table.
         train, val: images and reports of the two splits.
         export: writes the model with these projections as a weights directory.
+        progress: called with (what, done, in all) while a decoder that does not change reads everything.
     """
 
     metric, higher_is_better = "val_recall", True
@@ -191,6 +202,7 @@ class RetrieveTask:
         train: DocumentSet,
         val: DocumentSet,
         export: Callable[[Path, Projection], None],
+        progress: Progress,
     ) -> None:
         self._settings, self._export, self._decoder = settings, export, decoder
         self._train, self._val = PairSource(train, vocabulary), PairSource(val, vocabulary)
@@ -201,7 +213,7 @@ class RetrieveTask:
         self.projection = Projection(layer=layer, hidden_size=shape.hidden_size, size=contrast.size)
         set_trained(decoder, settings.method, settings.lora, generator, layer=layer)
         model = PairModel(decoder, self.projection).to(device_of(decoder))
-        self._start(model, generator)
+        self._start(model, generator, progress)
         self.module: nn.Module = model
         self.blocks: Sequence[nn.Module] = [] if settings.method == "probe" else list(decoder.blocks)[:layer]
 
@@ -263,13 +275,13 @@ class RetrieveTask:
         self._export(directory, self.projection)
 
     @torch.no_grad()
-    def _start(self, model: PairModel, generator: Generator) -> None:
+    def _start(self, model: PairModel, generator: Generator, progress: Progress) -> None:
         """Standardise with the start weights' states of the train split; draw both projections."""
         size = self._settings.train.micro_batch_size
         model.eval()
         if self._settings.method == "probe":
-            self._train.pool(model, size)
-            self._val.pool(model, size)
+            for name, source in (("train", self._train), ("val", self._val)):
+                source.pool(model, partial(progress, f"read {name}"))
         chosen = spread(len(self._train), _MOST_STANDARDISED)
         groups = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         pairs = [self._train.pairs(indices, [0] * len(indices)).to(device_of(model)) for indices in groups]

@@ -266,7 +266,8 @@ def _retrieve_task(run: FinetuningRun, settings: RetrieveFinetuning) -> Retrieve
         exporter.export_model(directory)
         projection.save(directory, exporter.provenance)
 
-    return RetrieveTask(settings, decoder, run.start.settings.vocabulary, sets["train"], sets["val"], export)
+    vocabulary = run.start.settings.vocabulary
+    return RetrieveTask(settings, decoder, vocabulary, sets["train"], sets["val"], export, run.progress)
 
 
 def _classify_task(run: FinetuningRun, settings: ClassifyFinetuning) -> ClassifyTask:

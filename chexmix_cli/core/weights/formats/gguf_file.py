@@ -42,6 +42,8 @@ _PLAIN: Mapping[str, Encoding] = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 _BLOCK = 32
 #: Most of a matrix's norm that 8 bits may lose; of numbers with a normal distribution they lose 0.005.
 _MOST_LOST = 0.05
+#: Lengths, texts and numbers of a header; one of 100,000 tokens with as many merges has 800,000.
+_MOST_PARTS = 2_000_000
 #: Numbers that are quantized at a time, so that a large matrix is not there several times over.
 _CHUNK = 1 << 24
 _NAMES = {
@@ -326,9 +328,26 @@ def _damage(path: Path) -> Iterator[None]:
 def _open(path: Path) -> Any:
     import numpy as np
 
-    gguf = _package()
     with _damage(path), np.errstate(all="ignore"):
-        return gguf.GGUFReader(path)
+        return _reader()(path)
+
+
+def _reader() -> Any:
+    """Return the package's reader, which believes every length: of 2^60 values it would read nothing, 2^60 times."""
+
+    class Reader(_package().GGUFReader):  # type: ignore[misc]
+        _num_parts = 0
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, *order: Any, **named: Any) -> Any:
+            found = super()._get(offset, dtype, count, *order, **named)
+            self._num_parts += 1
+            if len(found) != int(count):
+                raise ValueError("it ends in the middle of its header")
+            if self._num_parts > _MOST_PARTS:
+                raise ValueError(f"its header has more than {_MOST_PARTS:,} values")
+            return found
+
+    return Reader
 
 
 def _string(reader: Any, key: str) -> str | None:

@@ -116,7 +116,9 @@ def build(trained_model: ModelSettings, start_decoder: Callable[[], Decoder]) ->
             made = ClassifyTask(settings, decoder, vocabulary, *images, export)
         else:
             settings = RetrieveFinetuning(**common, contrast=ContrastSettings(size=16, layer=layer))
-            made = RetrieveTask(settings, decoder, vocabulary, pairs(sizes[0], 0), pairs(sizes[1], 1), export)
+            made = RetrieveTask(
+                settings, decoder, vocabulary, pairs(sizes[0], 0), pairs(sizes[1], 1), export, lambda *_: None
+            )
         out.mkdir(parents=True, exist_ok=True)
         return Trainer(made, train, optimizer, to_dict(settings), out=out, report=report)
 
