@@ -137,8 +137,8 @@ def test_no_help_cuts_a_word(width, monkeypatch, call):
         assert uncut(shown, width - 2), name
 
 
-@pytest.mark.parametrize("width", [80, 60])
-def test_what_a_terminal_shows_cuts_no_word(on_terminal, call, films, debug_weights, tmp_path, width):
+def test_what_a_terminal_shows_cuts_no_word(on_terminal, call, films, debug_weights):
+    width = 60
     (films / "b.png").write_bytes(b"nothing")
     narrow = {"COLUMNS": str(width)}
     code, stdout, _ = on_terminal("classify", films, "--weights", debug_weights, "--zero-shot", environment=narrow)

@@ -115,7 +115,7 @@ class Interpreter:
             env={**os.environ, **variables},
             cwd=REPOSITORY,
         )
-        assert self._answer() == {"ready": True}
+        self._is_ready = False
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -126,6 +126,9 @@ class Interpreter:
 
     def _ask(self, **request: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
+        if not self._is_ready:  # asked late, so that several load at the same time
+            assert self._answer() == {"ready": True}
+            self._is_ready = True
         print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._answer()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import pkgutil
@@ -21,6 +22,8 @@ _OTHERS = (
 #: Need packages that may not be installed, or do something when they are imported.
 _NOT = ("__main__", "core.kernels", "library.jobs.cluster", "gguf")
 
+# What is loaded stays: looked through for cycles, here or in a fork, it would only take time and memory of its own.
+gc.disable()
 for _name in _OTHERS:
     importlib.import_module(_name)
 for _found in pkgutil.walk_packages(chexmix_cli.__path__, "chexmix_cli."):
@@ -30,3 +33,5 @@ for _found in pkgutil.walk_packages(chexmix_cli.__path__, "chexmix_cli."):
         except ModuleNotFoundError as error:
             if str(error.name).startswith("chexmix_cli"):
                 raise
+gc.freeze()
+gc.enable()
