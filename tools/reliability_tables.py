@@ -2,7 +2,7 @@
 
 Usage: python tools/reliability_tables.py
 
-A table whose notes are not there stays as it is.
+A table whose notes are not there stays as it is, and so does the row of a parser.
 """
 
 from __future__ import annotations
@@ -65,19 +65,27 @@ def _text(cell: Mapping[str, Any], letters: Mapping[str, str]) -> str:
     return f"{cell['code']}{kept}".replace("-", "−")
 
 
-def fuzz_table(parsers: Sequence[Found]) -> str:
-    """Return the table of parsers and damaged inputs, and the sum."""
-    rows = []
-    for one in sorted(parsers, key=lambda one: one["place"]):
-        refused = sorted(one["refused"].items(), key=lambda pair: -pair[1])
-        reasons = ", ".join(f"{name} {count:,}" for name, count in refused)
-        counts = [f"{one['inputs']:,}", f"{one['accepted']:,}", reasons, str(len(one["findings"]))]
-        lines = one.get("lines")
-        reached = f"{lines['reached'] / lines['lines']:.0%} of {lines['lines']:,}" if lines else "not counted"
-        rows.append([one["name"], *counts, reached, f"{one['cpu_s']:,.0f}", f"{one['peak_bytes'] / 2**20:.0f}"])
+def fuzz_table(parsers: Sequence[Found], before: str) -> str:
+    """Return the table of parsers and damaged inputs, and the sum.
+
+    Args:
+        parsers: what came of those that were run.
+        before: the page's table, whose rows of other parsers stay, and whose lines reached where none were counted now.
+    """
     names = ["parser", "inputs", "accepted", "refused", "findings", "lines reached", "CPU s", "peak MiB"]
-    inputs, findings = sum(one["inputs"] for one in parsers), sum(len(one["findings"]) for one in parsers)
-    return f"{markdown(names, rows)}\n{inputs:,} inputs, {findings} findings.\n"
+    found = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in before.splitlines() if line[:1] == "|"
+    ]
+    rows = {row[0]: row for row in found[2:]}
+    for one in sorted(parsers, key=lambda one: one["place"]):
+        name, lines = one["name"], one.get("lines")
+        refused = sorted(one["refused"].items(), key=lambda pair: -pair[1])
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in refused)
+        counts = [f"{one['inputs']:,}", f"{one['accepted']:,}", reasons, str(len(one["findings"]))]
+        reached = f"{lines['reached'] / lines['lines']:.0%} of {lines['lines']:,}" if lines else rows[name][5]
+        rows[name] = [name, *counts, reached, f"{one['cpu_s']:,.0f}", f"{one['peak_bytes'] / 2**20:.0f}"]
+    inputs, findings = (sum(int(row[place].replace(",", "")) for row in rows.values()) for place in (1, 4))
+    return f"{markdown(names, list(rows.values()))}\n{inputs:,} inputs, {findings} findings.\n"
 
 
 def fuzzed(path: Path) -> Found:
@@ -136,15 +144,16 @@ def markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def page(text: str, name: str, table: str) -> str:
     """Return the page with a table in its place."""
-    found, count = re.subn(
-        rf"(<!-- {name}: tools/\w+.py -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{table}{match[2]}",
-        text,
-        flags=re.DOTALL,
-    )
-    if count != 1:
+    found = place_of(text, name)
+    return f"{text[: found.start(2)]}{table}{text[found.end(2) :]}"
+
+
+def place_of(text: str, name: str) -> re.Match[str]:
+    """Return where a table stands on the page, its text as the second group."""
+    found = list(re.finditer(rf"(<!-- {name}: tools/\w+.py -->\n)(.*?)(<!-- end -->)", text, re.DOTALL))
+    if len(found) != 1:
         raise SystemExit(f"{PAGE} has no place for {name}")
-    return found
+    return found[0]
 
 
 def main() -> None:
@@ -153,7 +162,7 @@ def main() -> None:
     if FAULTS.exists():
         text = page(text, "faults", fault_table(FAULTS.read_text(encoding="utf-8")))
     if parsers := [fuzzed(path) for path in FUZZ.glob("*.json")]:
-        text = page(text, "fuzz", fuzz_table(parsers))
+        text = page(text, "fuzz", fuzz_table(parsers, place_of(text, "fuzz")[2]))
     paths = (SOAK / f"{part}.json" for part in _PARTS)
     if parts := [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]:
         text = page(text, "soak", soak_table(parts))

@@ -73,7 +73,7 @@ def _sizes() -> dict[str, Arm]:
     found = {}
     for layers, width in ((4, 128), (6, 256), (8, 384)):
         shape = _shape(layers, width, width // 32)
-        for budget, steps in (("short", 60), ("long", 180)):
+        for budget, steps in (("short", 100), ("long", 300)):
             found[f"{layers}x{width}-{budget}"] = Arm("1", steps, (*_FIRST[:2], "optimizer.warmup_steps=20", *shape))
     return found
 
