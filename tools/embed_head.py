@@ -1,4 +1,4 @@
-"""Put a probe's head of findings into the embedded model, so that ``chexmix classify`` answers out of the box.
+"""Put a probe's head of findings, or projections, into the embedded model, so that commands use them out of the box.
 
     chexmix finetune --task classify --method probe --manifest manifest.jsonl --out runs/findings --set probe.grid=4
     python tools/embed_head.py runs/findings
@@ -14,6 +14,11 @@ known of how well they are told.
 gives the embedded head, which was made before heads kept quantiles, those of its validation rows: ``--at`` chooses
 thresholds from them. They are of rows that no fit has seen; measured on the same rows, an operating point is reached by
 construction, which ``quantiles_of`` in the head's provenance says.
+
+    chexmix finetune --task retrieve --method probe --manifest manifest.jsonl --out runs/pairs
+    python tools/embed_head.py --projections runs/pairs
+
+gives it the projections of a run that left its values as they are.
 """
 
 from __future__ import annotations
@@ -31,9 +36,11 @@ import torch
 from chexmix_cli.core.evals.probes.linear import probability_quantiles
 from chexmix_cli.core.infer.classification.heads import Head
 from chexmix_cli.core.infer.embeddings import values_read
+from chexmix_cli.core.infer.retrieval.projection import Projection
 from chexmix_cli.core.weights import WeightsDir, open_weights
-from chexmix_cli.core.weights.files import HEAD_FILE
+from chexmix_cli.core.weights.files import HEAD_FILE, RETRIEVAL_FILE, RUN_MODEL
 from chexmix_cli.core.weights.fingerprint import values_hash
+from chexmix_cli.core.weights.formats.header import RETRIEVAL_KEY, read_header
 
 
 def main() -> None:
@@ -42,13 +49,17 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--fewest", type=int, default=10)
     parser.add_argument("--quantiles", type=Path, metavar="RESULT")
+    parser.add_argument("--projections", type=Path, metavar="RUN")
     arguments = parser.parse_args()
     embedded = open_weights(None)
     if arguments.quantiles is not None:
         add_quantiles(embedded, json.loads(arguments.quantiles.read_bytes()))
         return
+    if arguments.projections is not None:
+        add_projections(embedded, arguments.projections / RUN_MODEL)
+        return
     if arguments.run is None:
-        parser.error("name a run, or --quantiles")
+        parser.error("name a run, --quantiles or --projections")
     head = Head.load(arguments.run / HEAD_FILE)
     head.require_model(embedded.fingerprint, str(arguments.run / HEAD_FILE))
     if head.provenance.get("method") != "probe" or head.provenance.get("init") != embedded.fingerprint:
@@ -80,10 +91,25 @@ def add_quantiles(embedded: WeightsDir, result: Mapping[str, Any]) -> None:
         known = head.validation[label]
         assert (len(sides[0]), len(sides[1])) == (known.positives, known.negatives), f"{label}: other rows"
         quantiles[label] = (probability_quantiles(sides[0]), probability_quantiles(sides[1]))
-    decoder, vqgan = embedded.load_decoder("cpu", torch.float32), embedded.load_vqgan("cpu", torch.float32)
     provenance = {**head.provenance, "quantiles_of": "validation"}
-    values = values_hash(values_read(decoder, vqgan))
-    replace(head, quantiles=quantiles, values=values, provenance=provenance).save(path)
+    replace(head, quantiles=quantiles, values=stored_values_hash(embedded), provenance=provenance).save(path)
+
+
+def stored_values_hash(weights: WeightsDir) -> str:
+    """Return the hash of the values that hidden states follow from, whatever dtype they are stored in."""
+    decoder, vqgan = weights.load_decoder("cpu", torch.float32), weights.load_vqgan("cpu", torch.float32)
+    return values_hash(values_read(decoder, vqgan))
+
+
+def add_projections(embedded: WeightsDir, made: Path) -> None:
+    """Put the projections of a run's model beside the embedded model, whose values it must have."""
+    projection = Projection.load(made, embedded.settings.decoder)
+    assert projection is not None, f"{made} has no projections"
+    projection.require_model(open_weights(made).fingerprint, str(made))
+    assert stored_values_hash(open_weights(made)) == stored_values_hash(embedded), "a run that changed the model"
+    header = json.loads(read_header(made / RETRIEVAL_FILE).metadata[RETRIEVAL_KEY])
+    projection.model = embedded.fingerprint
+    projection.save(embedded.path, header["provenance"])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Bring together what ``tools/measure_arms.py`` measured: docs/results.json, the tables of docs/results.md, its plots.
 
     python tools/results_page.py collect RESULTS     # RESULTS/NAME/*.json -> docs/results.json; other names stay
+    python tools/results_page.py sizes RUNS          # RUNS/ARM/{settings.json,metrics.jsonl} -> docs/results.json
     python tools/results_page.py write               # docs/results.json -> tables and plots
 
-``NAME`` is an arm, such as ``seed0-s2-both``, or ``chexmix-mini`` for the embedded model. A table stands in the page
-between ``<!-- NAME -->`` and ``<!-- end -->``; tests/unit/test_results_page.py holds page and file together.
+``NAME`` is an arm, such as ``seed0-s2-both``, or ``chexmix-mini`` for the embedded model; ``RUNS`` is what
+``train_arms.py --study sizes`` wrote for one seed. A table stands in the page between ``<!-- NAME -->`` and ``<!-- end
+-->``; tests/unit/test_results_page.py holds page and file together.
 
 Differences between two arms are of the same films under the same masks: AUROC of one less that of the other, mean of
 the seeds that both have, with the 95 % interval of a paired bootstrap over patients, 1,000 draws, and the difference of
@@ -26,6 +28,11 @@ from results_tables import FILLS, plots, tables
 
 from chexmix_cli.core.evals.metrics.binary import RankedScores
 from chexmix_cli.core.evals.metrics.bootstrap import paired_difference
+from chexmix_cli.core.models.decoder import Decoder
+from chexmix_cli.core.models.meta import on_meta_device
+from chexmix_cli.core.settings.load import build
+from chexmix_cli.core.settings.model import DecoderSettings
+from chexmix_cli.core.train.flop import decoder_flop
 
 DOCS = Path(__file__).parent.parent / "docs"
 SOURCES = ("kermany", "nih", "kermany-grid", "nih-grid", "opacity-grid", "normal-grid")
@@ -55,6 +62,31 @@ def collect(folder: Path) -> Numbers:
         if made := _differences(folder, [(f"{seed}-{first}", f"{seed}-{second}") for seed in seeds]):
             found["differences"][f"{first} - {second}"] = made
     return found
+
+
+def sizes(folder: Path) -> Numbers:
+    """Return arm -> shape, parameters, documents read, operations of learning and validation losses (nats a target)."""
+    found: Numbers = {}
+    for path in sorted(folder.glob("*/settings.json")):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        lines = path.with_name("metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        speed = next(record for record in records if "tokens_per_s" in record)
+        tokens = speed["tokens_per_s"] / speed["examples_per_s"]
+        with on_meta_device():
+            decoder = Decoder(build(DecoderSettings, settings["model"]["decoder"]))
+        flop, documents = decoder_flop(decoder), settings["train"]["steps"] * settings["train"]["batch_size"]
+        a_document = flop.per_token * tokens + flop.per_pair * tokens * (tokens + 1) / 2 + flop.per_target * tokens
+        last = next(record for record in reversed(records) if "val_loss" in record)
+        found[path.parent.name] = {
+            "layers": decoder.settings.num_layers,
+            "width": decoder.settings.hidden_size,
+            "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
+            "documents": documents,
+            "operations": float(f"{documents * a_document:.3g}"),
+            **{name: round(last[name], 4) for name in ("val_loss", "val_loss_image", "val_loss_text")},
+        }
+    return {"sizes": found}
 
 
 def _arm(path: Path) -> Numbers:
@@ -220,12 +252,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     parts.add_parser("collect").add_argument("results", type=Path)
+    parts.add_parser("sizes").add_argument("runs", type=Path)
     parts.add_parser("write")
     options = parser.parse_args(arguments)
     file = DOCS / "results.json"
-    if options.part == "collect":
-        before, found = json.loads(file.read_text(encoding="utf-8")), collect(options.results)
-        text = json.dumps({part: before[part] | found[part] for part in before}, indent=1)
+    if options.part != "write":
+        found = collect(options.results) if options.part == "collect" else sizes(options.runs)
+        before = json.loads(file.read_text(encoding="utf-8"))
+        text = json.dumps({part: before.get(part, {}) | found.get(part, {}) for part in before | found}, indent=1)
         text = re.sub(
             r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text
         )  # a number and its bounds: one line

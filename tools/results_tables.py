@@ -24,13 +24,14 @@ NAMES = {
     "mini-first": "chexmix-mini of 2,000 documents a stage, shipped before",
     "mini-s1-more": "stage 1, then more of it",
     "mini-s2": "stage 1, then stage 2",
+    "mini-states": "chexmix-mini, means of states, without its projections",
     "chexmix-mini": "chexmix-mini",
     "cnn": "plain CNN of 4.9 M parameters, same films",
 }
 #: The small models of 128 px that differ in their objective, and what was shipped for the same films.
 ARMS = tuple(name for name in NAMES if name.startswith("s")) + ("mini-128",)
 #: The embedded model, and what it has to beat.
-EMBEDDED = ("mini-128", "mini-first", "chexmix-mini", "cnn")
+EMBEDDED = ("mini-128", "mini-first", "mini-states", "chexmix-mini", "cnn")
 #: Of the embedded model's size and resolution, as many documents each.
 STAGES = ("mini-s1-more", "mini-s2")
 FILLS = ("mean", "telea", "harmonic", "biharmonic", "tension")
@@ -53,6 +54,7 @@ def tables(numbers: Numbers) -> dict[str, str]:
     found = {f"masking-{source}": _masking(numbers, source) for source in _SOURCES}
     found["embedded"] = _embedded(numbers)
     found["stages"] = _stages(numbers)
+    found["sizes"] = _sizes(numbers)
     found["differences"] = _differences(numbers)
     found["inpainting"] = _inpainting(numbers, ARMS)
     found["inpainting-embedded"] = _inpainting(numbers, ("chexmix-mini",))
@@ -66,6 +68,7 @@ def plots(numbers: Numbers) -> dict[str, bytes]:
     found = {f"results-{source}": curve_png(_masking_curve(numbers, source)) for source in _SOURCES}
     for pattern in ("random", "block"):
         found[f"results-inpainting-{pattern}"] = curve_png(_inpainting_curve(numbers, pattern))
+    found["results-sizes"] = curve_png(_sizes_curve(numbers))
     return found
 
 
@@ -148,6 +151,44 @@ def _stages(numbers: Numbers) -> str:
         rows.append(["", "difference", *(_difference(asked[probe][ratio]) for probe, ratio in columns)])
     head = ["AUROC, val", "", *(f"{probe}, {100 * float(ratio):.0f} %" for probe, ratio in columns)]
     return _table(head, rows)
+
+
+def _by_size(numbers: Numbers) -> dict[tuple[int, int], list[Numbers]]:
+    """Return (layers, width) -> what was trained of this size, fewest documents first; small sizes first."""
+    found: dict[tuple[int, int], list[Numbers]] = {}
+    for one in sorted(numbers["sizes"].values(), key=lambda one: (one["parameters"], one["documents"])):
+        found.setdefault((one["layers"], one["width"]), []).append(one)
+    return found
+
+
+def _sizes(numbers: Numbers) -> str:
+    rows = []
+    for (layers, width), runs in _by_size(numbers).items():
+        for one in runs:
+            losses = [f"{one[name]:.3f}" for name in ("val_loss", "val_loss_image", "val_loss_text")]
+            shape = [f"{layers}, {width}", f"{one['parameters'] / 1e6:.1f} M"]
+            rows.append([*shape, f"{one['documents']:,}", f"{one['operations'] / 1e12:.0f}", *losses])
+    head = ["layers, width", "parameters", "documents", "10^12 operations", "val loss, nats a target", "image", "text"]
+    return _table(head, rows)
+
+
+def _sizes_curve(numbers: Numbers) -> Curve:
+    series = [
+        Series(
+            name=f"{layers} layers of {width}, {runs[0]['parameters'] / 1e6:.1f} M parameters",
+            x=[one["operations"] / 1e12 for one in runs],
+            y=[one["val_loss"] for one in runs],
+        )
+        for (layers, width), runs in _by_size(numbers).items()
+    ]
+    return Curve(
+        name="results-sizes",
+        title="Three sizes of decoder, two budgets, stage 1",
+        x_label="operations of learning, 10^12",
+        y_label="validation loss, nats a target",
+        series=series,
+        log_axes="x",
+    )
 
 
 def _pixels(runs: Mapping[str, Sequence[Numbers]]) -> dict[str, Numbers]:

@@ -17,7 +17,8 @@ the report too), ``s2-both-image`` (no report token is hidden), ``s2-both-high``
 
 ``--study mini``: the embedded model, ``s1`` then ``s2``, and beside it ``s1-more``, stage 1 again in place of stage 2.
 ``--study mini-stages``: the same three with a third of the steps, so that two seeds fit an evening on two cores.
-``--study sizes``: stage 1 from random values at three sizes and two budgets; ``6x256-long`` is 6 layers of width 256.
+``--study sizes``: stage 1 from random values at three sizes; a budget is as many operations for each, ``long`` twice as
+many as ``short``; ``6x256-long`` is 6 layers of width 256.
 
 Every run is a ``chexmix pretrain`` in a folder of its own, ``OUT/seedN/ARM``: what is finished is left alone, what was
 interrupted goes on. With ``--processes 2`` two runs go side by side, each with half of the threads; with ``--ranks 2``
@@ -69,11 +70,11 @@ def _shape(layers: int, width: int, heads: int) -> tuple[str, ...]:
 
 
 def _sizes() -> dict[str, Arm]:
-    """Return the arms of the study of sizes: heads of 32, as the embedded model has them."""
+    """Return the arms of the study of sizes: heads of 32, as the embedded model has them; steps of equal operations."""
     found = {}
-    for layers, width in ((4, 128), (6, 256), (8, 384)):
+    for layers, width, least in ((4, 128, 450), (6, 256, 100), (8, 384, 38)):
         shape = _shape(layers, width, width // 32)
-        for budget, steps in (("short", 100), ("long", 300)):
+        for budget, steps in (("short", least), ("long", 2 * least)):
             found[f"{layers}x{width}-{budget}"] = Arm("1", steps, (*_FIRST[:2], "optimizer.warmup_steps=20", *shape))
     return found
 

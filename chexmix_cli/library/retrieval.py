@@ -69,6 +69,8 @@ class RetrievalModel:
 
         weights = model.weights
         projection = Projection.load(weights.path, weights.settings.decoder) if settings.is_projected else None
+        if projection is not None:
+            projection.require_model(weights.fingerprint, str(weights.path / RETRIEVAL_FILE))
         self.model, self.settings = model, settings
         self.projection_hash = None if projection is None else file_sha256(weights.path / RETRIEVAL_FILE)
         self.decoder: Decoder = model.decoder

@@ -359,10 +359,17 @@ def test_nothing_to_evaluate_is_said(run, manifest):
 
 def test_contrastive_projections_are_used_if_the_weights_have_them(call, debug_weights, manifest, tmp_path, films):
     from chexmix_cli.core.infer.retrieval.projection import Projection
+    from chexmix_cli.core.weights import open_weights
 
     weights = tmp_path / "weights"
     shutil.copytree(debug_weights, weights)
-    Projection(layer=1, hidden_size=32, size=5).save(weights, {})
+    projection = Projection(layer=1, hidden_size=32, size=5)
+    projection.model = "f" * 64
+    projection.save(weights, {})
+    refused = call("retrieve", "index", manifest, "-o", tmp_path / "none", "--weights", weights)
+    assert (refused.code, "retrieval.safetensors: was made for other weights" in refused.stderr) == (1, True)
+    projection.model = open_weights(weights).fingerprint
+    projection.save(weights, {})
     index = tmp_path / "p"
     assert call("retrieve", "index", manifest, "-o", index, "--weights", weights).code == 0
     identity = json.loads((index / "index.json").read_text())["identity"]

@@ -295,6 +295,12 @@ LIES: tuple[Lie, ...] = (
     ),
     Lie(
         file="retrieval.safetensors",
+        lie="of other weights",
+        said="was made for other weights",
+        tell=on(_PROJECTIONS, "retrieval", metadata("chexmix-retrieval", lambda values: values.update(model="0" * 64))),
+    ),
+    Lie(
+        file="retrieval.safetensors",
         lie="NaN",
         said="holds numbers that are not finite",
         tell=on(_PROJECTIONS, "retrieval", tensor("image.projection.weight", float("nan"))),

@@ -240,15 +240,22 @@ def _load_typical(path: Path) -> None:
         typical.require_model("another", "x")
 
 
+#: Fingerprint of the weights that projections are made for.
+_PROJECTED = "a" * 64
+
+
 def _projection_seeds(folder: Path) -> list[Path]:
     (folder / "made").mkdir(parents=True)
-    _random(Projection(layer=1, hidden_size=24, size=4)).save(folder / "made", {"trained_on": "x"})
+    projection = _random(Projection(layer=1, hidden_size=24, size=4))
+    projection.model = _PROJECTED
+    projection.save(folder / "made", {"trained_on": "x"})
     return each_file(folder, folder / "made")
 
 
 def _load_projection(path: Path) -> None:
     projection = Projection.load(path.parent, DecoderSettings(**_SETTINGS["decoder"]))
     assert projection is not None
+    projection.require_model(_PROJECTED, "x")
     if all(torch.isfinite(value).all() for value in projection.state_dict().values()):
         projection.image(torch.ones(1, 24))
 

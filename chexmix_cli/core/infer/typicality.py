@@ -33,6 +33,7 @@ from chexmix_cli.core.infer.embeddings import image_prompts, read_images
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.vocab import Vocabulary
+from chexmix_cli.core.weights.fingerprint import require_made_for
 from chexmix_cli.core.weights.formats.header import TYPICAL_KEY, read_header
 
 Floats = NDArray[np.float64]
@@ -174,13 +175,7 @@ class Typical:
 
     def require_model(self, fingerprint: str, where: str) -> None:
         """Refuse a model whose states it was not fitted on with WeightsError."""
-        if fingerprint != self.model:
-            raise WeightsError(
-                f"was made for other weights ({self.model[:12]})",
-                where=where,
-                expected=f"those in use ({fingerprint[:12]})",
-                hint=_FIT_HINT,
-            )
+        require_made_for(self.model, fingerprint, what="one", where=where, hint=_FIT_HINT)
 
     def require_size(self, decoder: DecoderSettings, where: str) -> None:
         """Refuse a decoder whose states have another size with WeightsError, whatever model it names."""

@@ -31,6 +31,7 @@ def _check_retrieval(weights: WeightsDir) -> Check:
     projection = Projection.load(weights.path, weights.settings.decoder)
     if projection is None:
         return Check("retrieval", "absent", f"no {files.RETRIEVAL_FILE}")
+    projection.require_model(weights.fingerprint, str(weights.path / files.RETRIEVAL_FILE))
     return Check("retrieval", "ok", f"{files.RETRIEVAL_FILE}: layer {projection.layer} to {projection.size} numbers")
 
 

@@ -12,7 +12,7 @@ from chexmix_cli.core.files import atomic_write, write_text
 from chexmix_cli.core.weights import files
 from chexmix_cli.core.weights.directory import WeightsDir, open_weights
 from chexmix_cli.core.weights.formats.gguf_file import GGUF_SUFFIX, GgufSource
-from chexmix_cli.core.weights.formats.header import HEAD_KEY, TYPICAL_KEY, Header, in_order, read_header
+from chexmix_cli.core.weights.formats.header import HEAD_KEY, RETRIEVAL_KEY, TYPICAL_KEY, Header, in_order, read_header
 from chexmix_cli.core.weights.formats.released import vqgan_config_text
 from chexmix_cli.core.weights.formats.sharded import INDEX_SUFFIX, write_network
 from chexmix_cli.core.weights.parts import COMPANIONS, Parts, copy_files, dtype_name, existing
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 #: What was fitted on the model's states, and the header key that says on which weights'.
-_FITTED = {files.HEAD_FILE: HEAD_KEY, files.TYPICAL_FILE: TYPICAL_KEY}
+_FITTED = {files.HEAD_FILE: HEAD_KEY, files.RETRIEVAL_FILE: RETRIEVAL_KEY, files.TYPICAL_FILE: TYPICAL_KEY}
 
 
 def convert(
@@ -53,7 +53,7 @@ def convert(
         fitted = _fitted(weights)
         decoder = weights.decoder_source() if weights.has_decoder else None
         parts = Parts.of(weights, decoder, weights.vqgan_source() if weights.has_vqgan else None)
-        kept = (*COMPANIONS, files.RETRIEVAL_FILE, files.DRAFTS_FILE)
+        kept = (*COMPANIONS, files.DRAFTS_FILE)
         companions = [*files.tokenizer_files(weights.path), *existing(weights.path, kept)]
     plans = parts.plan(out, dtype, max_bytes)
     settings, metadata, written = parts.settings, parts.metadata(), list[str]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,35 @@ def file_sha256(path: Path, *, fresh: bool = False) -> str:
         raise WeightsError(f"cannot be read ({error.strerror})", where=str(path)) from None
     _DIGESTS.put(key, digest)
     return digest
+
+
+def require_made_for(
+    model: str,
+    fingerprint: str,
+    *,
+    what: str,
+    where: str,
+    hint: str,
+    values: tuple[str | None, Callable[[], str]] | None = None,
+) -> None:
+    """Refuse what was made for other weights than those in use.
+
+    Args:
+        model: fingerprint of the weights it was made for.
+        fingerprint: of those in use.
+        what: it is, for the message.
+        where: its file.
+        hint: how to get another one.
+        values: hash of the values that it was made for, and what gives those in use; asked where the fingerprints
+            differ: a copy of the weights in another dtype has the same.
+
+    Raises:
+        WeightsError: with what was expected.
+    """
+    if model == fingerprint or (values is not None and values[0] is not None and values[0] == values[1]()):
+        return
+    expected = f"{what} of the weights in use ({fingerprint[:12]})"
+    raise WeightsError(f"was made for other weights ({model[:12]})", where=where, expected=expected, hint=hint)
 
 
 def values_hash(states: Iterable[tuple[str, Tensor]]) -> str:

@@ -45,7 +45,9 @@ def complete(tmp_path: Path, model_settings: ModelSettings, decoder: Decoder, vq
         model=open_weights(directory).fingerprint,
     )
     head.save(directory / HEAD)
-    Projection(layer=1, hidden_size=32, size=8).save(directory, {})
+    projection = Projection(layer=1, hidden_size=32, size=8)
+    projection.model = open_weights(directory).fingerprint
+    projection.save(directory, {})
     Typical(
         mean_D=np.zeros(36, np.float32),
         whiten_RD=np.ones((2, 36), np.float32),
@@ -74,6 +76,12 @@ def head_of_other_weights(directory: Path) -> None:
 
 def typical_of_other_weights(directory: Path) -> None:
     dataclasses.replace(Typical.load(directory / TYPICAL), model="f" * 64).save(directory / TYPICAL)
+
+
+def projections_of_other_weights(directory: Path) -> None:
+    projection = Projection(layer=1, hidden_size=32, size=8)
+    projection.model = "f" * 64
+    projection.save(directory, {})
 
 
 def typical_of_more_states(directory: Path) -> None:
@@ -117,6 +125,7 @@ def test_a_sound_directory_passes(complete: Path) -> None:
         (typical_of_other_weights, "typical", "was made for other weights"),
         (typical_of_more_states, "typical", "reads 40 numbers; expected 36"),
         (not_finite(TYPICAL, "mean"), "typical", "finite"),
+        (projections_of_other_weights, "retrieval", "was made for other weights"),
         (cut(RETRIEVAL), "retrieval", "is cut short"),
         (junk(RETRIEVAL), "retrieval", "is not a safetensors file"),
         (

@@ -136,7 +136,9 @@ def test_heads_travel_along_and_belong_to_the_converted_weights(
         model=before,
     )
     head.save(tiny_dir / "head.safetensors")
-    Projection(layer=1, hidden_size=hidden, size=3).save(tiny_dir, {})
+    projection = Projection(layer=1, hidden_size=hidden, size=3)
+    projection.model = before
+    projection.save(tiny_dir, {})
     typical = Typical(mean_D=ones, whiten_RD=weight, threshold=1.5, share=0.01, model=before)
     typical.save(tiny_dir / "typical.safetensors")
     out = tiny_dir if in_place else tmp_path / "out"
@@ -149,7 +151,9 @@ def test_heads_travel_along_and_belong_to_the_converted_weights(
     carried.require_model(after, "head")
     np.testing.assert_array_equal(carried.weight_KD, weight)
     Typical.load(out / "typical.safetensors").require_model(after, "typical")
-    assert Projection.load(out, tiny.decoder) is not None
+    projection = Projection.load(out, tiny.decoder)
+    assert projection is not None
+    projection.require_model(after, "retrieval")
     # A head of other weights does not become one of these.
     dataclasses.replace(head, model="0" * 64).save(out / "head.safetensors")
     convert(out, tmp_path / "again")

@@ -23,6 +23,7 @@ from chexmix_cli.core.errors import ShapeError, WeightsError
 from chexmix_cli.core.files import atomic_write
 from chexmix_cli.core.settings.classification import OperatingPoint
 from chexmix_cli.core.settings.model import DecoderSettings
+from chexmix_cli.core.weights.fingerprint import require_made_for
 from chexmix_cli.core.weights.formats.header import HEAD_KEY, Header, read_header
 
 Array = NDArray[np.float32]
@@ -182,16 +183,8 @@ class Head:
         Raises:
             WeightsError: if it was fitted on other weights.
         """
-        is_same = fingerprint == self.model
-        if not is_same and self.values is not None and values is not None:
-            is_same = values() == self.values
-        if not is_same:
-            raise WeightsError(
-                f"was made for other weights ({self.model[:12]})",
-                where=where,
-                expected=f"a head of the weights in use ({fingerprint[:12]})",
-                hint=_FIT_HINT,
-            )
+        known = None if values is None else (self.values, values)
+        require_made_for(self.model, fingerprint, what="a head", where=where, hint=_FIT_HINT, values=known)
 
     def require_size(self, decoder: DecoderSettings, where: str) -> None:
         """Refuse a decoder that does not have what the head reads with WeightsError, whatever model it names."""

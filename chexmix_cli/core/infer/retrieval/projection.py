@@ -2,7 +2,7 @@
 
 ``retrieval.safetensors`` in a weights directory, written by ``chexmix finetune --task retrieve``. Its tensors are
 those of :class:`Projection`; the header key ``chexmix-retrieval`` holds JSON: ``schema``, ``layer``, ``size``,
-``provenance``.
+``model`` (fingerprint of the weights whose states it reads) and ``provenance``.
 
 What is projected (both means in float32):
 
@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.settings.model import DecoderSettings
 from chexmix_cli.core.weights.files import RETRIEVAL_FILE
-from chexmix_cli.core.weights.formats.header import read_header
+from chexmix_cli.core.weights.fingerprint import require_made_for
+from chexmix_cli.core.weights.formats.header import RETRIEVAL_KEY, read_header
 from chexmix_cli.core.weights.formats.keys import same_name_slices
 from chexmix_cli.core.weights.formats.safetensors_io import (
     ModuleSource,
@@ -36,7 +37,6 @@ from chexmix_cli.core.weights.formats.safetensors_io import (
     write_safetensors,
 )
 
-_KEY = "chexmix-retrieval"
 _SCHEMA = 1
 #: Cosines are divided by no less than this in training (Radford et al. 2021 bound it so).
 _LOWEST_TEMPERATURE = 0.01
@@ -68,9 +68,12 @@ class Projection(nn.Module):
         size: E.
 
     Attributes:
+        model: fingerprint of the weights whose states are projected.
         image, text: the towers.
         log_temperature: natural logarithm of what cosines are divided by in the loss.
     """
+
+    model = ""
 
     def __init__(self, *, layer: int, hidden_size: int, size: int) -> None:
         super().__init__()
@@ -82,11 +85,17 @@ class Projection(nn.Module):
         """Return the temperature, a scalar with its gradient, not below the lowest one."""
         return self.log_temperature.clamp_min(math.log(_LOWEST_TEMPERATURE)).exp()
 
+    def require_model(self, fingerprint: str, where: str) -> None:
+        """Refuse weights whose states it does not project with WeightsError."""
+        hint = "make projections: chexmix finetune --task retrieve"
+        require_made_for(self.model, fingerprint, what="one", where=where, hint=hint)
+
     def save(self, directory: Path, provenance: Mapping[str, Any]) -> None:
         """Write ``retrieval.safetensors`` into a weights directory, atomically."""
-        header = {"schema": _SCHEMA, "layer": self.layer, "size": self.size, "provenance": dict(provenance)}
+        numbers = {"schema": _SCHEMA, "layer": self.layer, "size": self.size}
+        header = {**numbers, "model": self.model, "provenance": dict(provenance)}
         source = ModuleSource(self, same_name_slices(self))
-        write_safetensors(directory / RETRIEVAL_FILE, source, metadata={_KEY: json.dumps(header)})
+        write_safetensors(directory / RETRIEVAL_FILE, source, metadata={RETRIEVAL_KEY: json.dumps(header)})
 
     @classmethod
     def load(cls, directory: Path, decoder: DecoderSettings, device: torch.device | str = "cpu") -> Self | None:
@@ -105,24 +114,28 @@ class Projection(nn.Module):
             return None
         header = read_header(path)
         try:
-            values = json.loads(header.metadata[_KEY])
+            values = json.loads(header.metadata[RETRIEVAL_KEY])
             schema, layer, size = (values[name] for name in ("schema", "layer", "size"))
+            if not isinstance(model := values["model"], str):
+                raise TypeError(f"model {model!r}")
             if not all(type(value) is int for value in (schema, layer, size)) or size < 1:
                 raise ValueError(f"layer {layer!r}, size {size!r}")
             if header.shapes.get("image.projection.weight", (0,))[0] != size:
                 raise ValueError(f"size {size} is not that of the tensors")
         except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
-            raise WeightsError(f"header key {_KEY!r} cannot be read ({error!r})", where=str(path)) from None
+            raise WeightsError(f"header key {RETRIEVAL_KEY!r} cannot be read ({error!r})", where=str(path)) from None
         if schema != _SCHEMA:
             raise WeightsError(f"schema {schema}", where=str(path), expected=str(_SCHEMA), hint="use a newer chexmix")
         if not 0 <= layer <= decoder.num_layers:
             raise WeightsError(
                 f"reads layer {layer}", where=str(path), expected=f"0..{decoder.num_layers}, the decoder's layers"
             )
-        return load_module(
+        found = load_module(
             lambda: cls(layer=layer, hidden_size=decoder.hidden_size, size=size),
             same_name_slices,
             SafetensorsSource(path, header),
             device=device,
             dtype=torch.float32,
         )
+        found.model = model
+        return found

@@ -264,6 +264,7 @@ def _retrieve_task(run: FinetuningRun, settings: RetrieveFinetuning) -> Retrieve
 
     def export(directory: Path, projection: Projection) -> None:
         exporter.export_model(directory)
+        projection.model = open_weights(directory).fingerprint
         projection.save(directory, exporter.provenance)
 
     vocabulary = run.start.settings.vocabulary

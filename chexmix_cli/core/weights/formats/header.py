@@ -24,6 +24,8 @@ SCHEMA = 1
 HEAD_KEY = "chexmix-head"
 #: Header key of what train films are like (core/infer/typicality.py).
 TYPICAL_KEY = "chexmix-typical"
+#: Header key of projections of images and reports (``infer/retrieval/projection.py``).
+RETRIEVAL_KEY = "chexmix-retrieval"
 
 #: Bytes of one element. Only floating-point tensors are weights; the others are known so that a file can be listed.
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}

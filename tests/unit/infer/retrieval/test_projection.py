@@ -46,14 +46,24 @@ def test_the_temperature_has_a_lowest_value(projection):
 
 
 def test_it_comes_back_as_it_was_saved(projection, model_settings, tmp_path):
+    projection.model = "a" * 64
     projection.save(tmp_path, {"task": "retrieve"})
     found = Projection.load(tmp_path, model_settings.decoder)
     assert found is not None
-    assert (found.layer, found.size, found.training) == (2, 6, False)
+    assert (found.layer, found.size, found.model, found.training) == (2, 6, "a" * 64, False)
     for name, value in projection.state_dict().items():
         assert torch.equal(found.state_dict()[name], value), name
     header = json.loads(read_header(tmp_path / "retrieval.safetensors").metadata["chexmix-retrieval"])
-    assert header == {"schema": 1, "layer": 2, "size": 6, "provenance": {"task": "retrieve"}}
+    assert header == {"schema": 1, "layer": 2, "size": 6, "model": "a" * 64, "provenance": {"task": "retrieve"}}
+
+
+def test_projections_of_other_weights_are_refused(projection):
+    projection.model = "a" * 64
+    projection.require_model("a" * 64, "x")
+    with pytest.raises(
+        WeightsError, match=r"x: was made for other weights \(aaaaaaaaaaaa\); expected one"
+    ):
+        projection.require_model("b" * 64, "x")
 
 
 def test_a_directory_without_it_has_none(model_settings, tmp_path):
@@ -73,7 +83,8 @@ def test_a_file_that_does_not_fit_is_refused(projection, model_settings, tmp_pat
     for header, message in (
         ({}, "header key 'chexmix-retrieval' cannot be read"),
         ({"chexmix-retrieval": '{"schema": 1, "layer": "x", "size": 6}'}, "cannot be read"),
-        ({"chexmix-retrieval": '{"schema": 2, "layer": 2, "size": 6}'}, "schema 2; expected 1"),
+        ({"chexmix-retrieval": '{"schema": 1, "layer": 2, "size": 6}'}, "cannot be read"),
+        ({"chexmix-retrieval": '{"schema": 2, "layer": 2, "size": 6, "model": ""}'}, "schema 2; expected 1"),
     ):
         write_safetensors(path, source, metadata=header)
         with pytest.raises(WeightsError, match=message):
