@@ -275,6 +275,7 @@ def _receive(path: Path) -> None:
     while (study := queue.claim(0)) is not None:
         assert list(discover([str(study)], SETTINGS))
         queue.refuse(study, "X", "")
+        shutil.rmtree(queue.folder / "quarantine" / study.name)
     queue._known.clear()
 
 

@@ -72,6 +72,8 @@ class StudyQueue:
         self._known = set(self._found_instances())
         self._arrived_s = {path.name: _newest_s(path) for path in self._place("receiving").iterdir()}
         self._ended: set[str] = set()
+        #: Of studies that came in parts the last part's number: those before are used.
+        self._last_part: dict[str, int] = {}
 
     def receive(self, data: bytes, *, study: str, instance: str) -> str | None:
         """Take an image; it is on disk when this returns.
@@ -209,9 +211,11 @@ class StudyQueue:
 
     def _open_part(self, study: str) -> str:
         """Return the part of a study that may still grow, or the name of a new one."""
-        for number in count(1):
+        for number in count(self._last_part.get(study, 1)):
             name = study if number == 1 else f"{study}.{number}"
             if name in self._arrived_s or not self._is_used(name):
+                if number > 1:
+                    self._last_part[study] = number
                 return name
         raise AssertionError
 

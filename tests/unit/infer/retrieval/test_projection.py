@@ -60,9 +60,7 @@ def test_it_comes_back_as_it_was_saved(projection, model_settings, tmp_path):
 def test_projections_of_other_weights_are_refused(projection):
     projection.model = "a" * 64
     projection.require_model("a" * 64, "x")
-    with pytest.raises(
-        WeightsError, match=r"x: was made for other weights \(aaaaaaaaaaaa\); expected one"
-    ):
+    with pytest.raises(WeightsError, match=r"x: was made for other weights \(aaaaaaaaaaaa\); expected one"):
         projection.require_model("b" * 64, "x")
 
 

@@ -130,6 +130,18 @@ def test_what_comes_late_is_a_part_of_its_own(queue):
     assert queue.receive(b"", study="s", instance="d") == "s.3"
 
 
+def test_a_part_is_found_without_asking_for_all_before_it(queue, monkeypatch):
+    asked, is_used = [], StudyQueue._is_used
+    monkeypatch.setattr(StudyQueue, "_is_used", lambda self, name: asked.append(name) or is_used(self, name))
+    names = []
+    for number in range(30):
+        names.append(queue.receive(b"x", study="a", instance=str(number)))
+        queue.end(names[-1:])
+        queue.refuse(queue.claim(0), "X", "")
+    assert names == ["a", *(f"a.{number}" for number in range(2, 31))]
+    assert len(asked) <= 2 * len(names)
+
+
 def test_a_refused_study_keeps_its_films_and_says_why(queue):
     queue.receive(b"film", study="s", instance="a")
     study = queue.refuse(queue.claim(0), "NOT_CHEST", "the header says HAND")
