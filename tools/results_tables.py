@@ -187,7 +187,6 @@ def _sizes_curve(numbers: Numbers) -> Curve:
         x_label="operations of learning, 10^12",
         y_label="validation loss, nats a target",
         series=series,
-        log_axes="x",
     )
 
 
