@@ -2,7 +2,8 @@
 
 Usage: python tools/reliability_tables.py
 
-A table whose notes are not there stays as it is, and so does the row of a parser.
+A table whose notes are not there stays as it is, and so does the row of a parser or of a part.
+The picture of long runs needs all of them.
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ def fuzzed(path: Path) -> Found:
     return {**found, "lines": json.loads(lines.read_text(encoding="utf-8"))} if lines.exists() else found
 
 
-def soak_table(parts: Sequence[Found]) -> str:
-    """Return the table of long runs."""
-    rows = []
+def soak_table(parts: Sequence[Found], before: str) -> str:
+    """Return the table of long runs; the page's rows of other parts stay."""
+    rows = rows_of(before)
     for one in parts:
         growth = one["growth"]
         others = [growth[name] for name in ("handles", "threads", "temporaries")]
@@ -106,10 +107,17 @@ def soak_table(parts: Sequence[Found]) -> str:
         held = [f"{other['second']:g} → {other['last']:g}" for other in others]
         is_flat = "yes" if all(figure["is_flat"] for figure in growth.values()) else "no"
         spent = [f"{one['cpu_s']:,.0f}", f"{one['seconds'] / 60:.0f}"]
-        row = [f"`{one['part']}`", f"{one['done']:,}{wanted} {one['work']}", *kept, *held, is_flat]
-        rows.append([*row, str(len(one["different"])), *spent])
+        name = f"`{one['part']}`"
+        row = [name, f"{one['done']:,}{wanted} {one['work']}", *kept, *held, is_flat]
+        rows[name] = [*row, str(len(one["different"])), *spent]
     names = ["", "done", "resident MiB", "anonymous MiB", "handles", "threads", "temporary files", "flat", "differ"]
-    return markdown([*names, "CPU s", "minutes"], rows)
+    return markdown([*names, "CPU s", "minutes"], list(rows.values()))
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Return name -> row of a table on the page, without the blanks at its ends."""
+    lines = [line.strip().removeprefix("|").removesuffix("|").strip() for line in table.splitlines() if line[:1] == "|"]
+    return {row[0]: row for row in (line.split(" | ") for line in lines[2:])}
 
 
 def _mib(figure: Found | None) -> str:
@@ -165,8 +173,9 @@ def main() -> None:
         text = page(text, "fuzz", fuzz_table(parsers, place_of(text, "fuzz")[2]))
     paths = (SOAK / f"{part}.json" for part in _PARTS)
     if parts := [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]:
-        text = page(text, "soak", soak_table(parts))
-        PICTURE.write_bytes(soak_picture(parts))
+        text = page(text, "soak", soak_table(parts, place_of(text, "soak")[2]))
+        if len(parts) == len(_PARTS):
+            PICTURE.write_bytes(soak_picture(parts))
     PAGE.write_text(text, encoding="utf-8")
     sys.stdout.write(f"wrote {PAGE}\n")
 
