@@ -15,7 +15,7 @@ from chexmix_cli.core.runtime import is_out_of_memory, keep_freed_memory, use_co
 #: What a shell shows of a filter whose reader has read enough: 128 and SIGPIPE.
 _READER_GONE = 141
 #: New objects between two searches for cycles; Python's 700 are for programs that make few.
-_GC_OBJECTS = 50_000
+_GC_OBJECTS = 10_000
 
 
 def main(arguments: list[str] | None = None) -> None:
