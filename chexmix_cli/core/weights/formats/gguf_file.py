@@ -42,7 +42,7 @@ _PLAIN: Mapping[str, Encoding] = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 _BLOCK = 32
 #: Most of a matrix's norm that 8 bits may lose; of numbers with a normal distribution they lose 0.005.
 _MOST_LOST = 0.05
-#: Lengths, texts and numbers of a header; one of 100,000 tokens with as many merges has 800,000.
+#: Lengths, texts and numbers of a header; one of 100,000 tokens with as many merges has 500,000.
 _MOST_PARTS = 2_000_000
 #: Numbers that are quantized at a time, so that a large matrix is not there several times over.
 _CHUNK = 1 << 24
@@ -342,7 +342,7 @@ def _reader() -> Any:
             found = super()._get(offset, dtype, count, *order, **named)
             self._num_parts += 1
             if len(found) != int(count):
-                raise ValueError("it ends in the middle of its header")
+                raise ValueError("a length reaches beyond its end")
             if self._num_parts > _MOST_PARTS:
                 raise ValueError(f"its header has more than {_MOST_PARTS:,} values")
             return found
