@@ -1,7 +1,8 @@
 """Our decoder beside the engines that people run such a model with on a CPU: same weights, same prompt, same text.
 
-    pip install llama-cpp-python gguf optimum-intel openvino     # what is missing is left out, and said
+    pip install llama-cpp-python gguf optimum-intel openvino onnxruntime-genai onnx-ir    # what is missing is left out
     python benchmarks/peers.py /tmp/peers -o peers.json
+    python benchmarks/peers.py /tmp/peers --reports 8 --prompt 512 -o peers-8.json
     python benchmarks/peers.py /tmp/peers-full --size full --prompt 1027 --new-tokens 33 --rounds 3 -o peers-full.json
 
 The weights are random: ``medium`` is four layers of the released shape (0.6 B parameters), ``full`` all 32 (2.8 B).
@@ -9,7 +10,9 @@ They and the forms of the other engines are written to the folder once. Engines 
 backwards, each in a process of its own; ratios are taken within a round against ours of as many bits, and the median
 counts. Every engine reads the same ids, those that ours chooses in float32 (``peer_sides.py``); agreement is the share
 of places where it would choose the same (low where logits nearly tie, as those of random weights do: what rounding does
-to a trained model is measured by ``quantization.py``). A table goes to stderr, figures as JSON to ``-o`` (or stdout).
+to a trained model is measured by ``quantization.py``). A whole report is its prompt and 200 tokens, reckoned from those
+measured. With ``--reports`` so many are decoded together, each of its own prompt, and a token is one of each. A table
+goes to stderr, figures as JSON to ``-o`` (or stdout).
 """
 
 from __future__ import annotations
@@ -39,16 +42,21 @@ RIVALS = {
     "ours int8": "ours int8",
     "llama.cpp Q8_0": "ours int8",
     "openvino int8": "ours int8",
+    "onnxruntime int8": "ours int8",
     "ours int4": "ours int4",
     "llama.cpp Q4_0": "ours int4",
     "openvino int4": "ours int4",
+    "onnxruntime int4": "ours int4",
 }
 NEEDS = {
     "llama.cpp": ("llama_cpp", "gguf"),
     "openvino": ("optimum.intel", "openvino"),
+    "onnxruntime": ("onnxruntime_genai", "onnx_ir"),
     "transformers": ("transformers",),
 }
 LAYERS = {"medium": 4, "full": 32}
+#: Of a whole report.
+_REPORT_TOKENS = 200
 
 
 def main() -> None:
@@ -59,6 +67,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=RIVALS, default=list(RIVALS))
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--new-tokens", type=int, default=17)
+    parser.add_argument("--reports", type=int, default=1, help="decoded together")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path)
@@ -70,7 +79,8 @@ def main() -> None:
     vocabulary = open_weights(folder).settings.vocabulary
     job = {
         "folder": str(folder),
-        "prompt": prompt_of(vocabulary)[-options.prompt :],
+        "prompts": [prompt_of(vocabulary, seed)[-options.prompt :] for seed in range(options.reports)],
+        "vocabulary": open_weights(folder).settings.decoder.num_rows,
         "new_tokens": options.new_tokens,
         "threads": options.threads,
         "ids": None,
@@ -92,6 +102,7 @@ def main() -> None:
         "size": options.size,
         "prompt": options.prompt,
         "new_tokens": options.new_tokens,
+        "reports": options.reports,
         "threads": options.threads,
     }
     record = json.dumps({"machine": machine(), "asked": asked, "table": rows, "rounds": rounds}, indent=1) + "\n"
@@ -122,22 +133,27 @@ def prepare(folder: Path, name: str) -> None:
         export_gguf(folder, gguf.parent, quantize="q8_0" if kind == "Q8_0" else None)
         if kind == "Q4_0":
             narrow(gguf.with_name("model-BF16.gguf"), gguf)
-    elif engine == "openvino" and not (folder / f"openvino-{kind}").is_dir():
+    elif engine in BUILDERS and not (folder / f"{engine}-{kind}").is_dir():
         hf = folder / "hf"
         if not hf.is_dir():
             export_hf(folder, hf)
-        command = ["export", "openvino", "--model", str(hf), "--task", "text-generation-with-past"]
-        subprocess.run(
-            [
-                str(Path(sys.executable).with_name("optimum-cli")),
-                *command,
-                "--weight-format",
-                kind,
-                str(folder / f"openvino-{kind}"),
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        command = [*BUILDERS[engine](hf, kind), str(folder / f"{engine}-{kind}")]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def openvino_builder(hf: Path, kind: str) -> list[str]:
+    """Return optimum-intel's command, without its output."""
+    command = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "--model", str(hf)]
+    return [*command, "--task", "text-generation-with-past", "--weight-format", kind]
+
+
+def onnxruntime_builder(hf: Path, kind: str) -> list[str]:
+    """Return the command of onnxruntime-genai's builder, without its output: groups of 32, activations in 8 bits."""
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(hf), "-p", kind, "-e", "cpu"]
+    return [*command, "-c", str(hf), "--extra_options", "accuracy_level=4", "block_size=32", "-o"]
+
+
+BUILDERS = {"openvino": openvino_builder, "onnxruntime": onnxruntime_builder}
 
 
 def narrow(wide: Path, file: Path) -> None:
@@ -163,24 +179,26 @@ def side(job: dict[str, Any], name: str) -> dict[str, Any]:
     if done.returncode != 0:
         raise SystemExit(f"{name} ended with {done.returncode}: what it said is above")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    for unit in ("s", "cpu_s"):
+        found[f"report_{unit}"] = found[f"prompt_{unit}"] + (_REPORT_TOKENS - 1) * found[f"token_{unit}"]
     return found
 
 
-def row(name: str, rounds: list[dict[str, Any]], ids: list[int]) -> dict[str, Any]:
+def row(name: str, rounds: list[dict[str, Any]], ids: list[list[int]]) -> dict[str, Any]:
     """Return an engine's medians, its ratios to ours of as many bits (above 1: it takes longer), and its agreement."""
 
     def median(key: str) -> float:
         return statistics.median(one[name][key] for one in rounds)
 
-    keys = [f"{part}_{unit}" for part in ("prompt", "token") for unit in ("s", "cpu_s")]
+    keys = [f"{part}_{unit}" for part in ("prompt", "token", "report") for unit in ("s", "cpu_s")]
     found: dict[str, Any] = {"engine": name, "load_s": median("load_s"), **{key: median(key) for key in keys}}
     rival = RIVALS[name]
     for key in keys:
         ratios = [one[name][key] / one[rival][key] for one in rounds if rival in one]
         found[f"{key}_times_ours"] = statistics.median(ratios) if ratios else None
     found["peak_gb"] = median("peak_bytes") / 1e9
-    chosen = rounds[0][name]["chosen"]
-    found["agreement"] = sum(one == other for one, other in zip(chosen, ids, strict=True)) / len(ids)
+    pairs = [pair for own in zip(rounds[0][name]["chosen"], ids, strict=True) for pair in zip(*own, strict=True)]
+    found["agreement"] = sum(one == other for one, other in pairs) / len(pairs)
     return found
 
 

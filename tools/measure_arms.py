@@ -70,8 +70,11 @@ def command(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
         rows = f"fit.sweep_rows={options.rows if source == 'kermany' else 0}"
         settings = [f'labels.names=["{label_of(source)}"]', rows, "sweep.seeds=1", "sweep.by_label=true"]
         settings += [f"probe.grid={_GRID}"] if part != source else []
+        if options.head is not None:  # nothing is fitted
+            settings = [one for one in settings if not one.startswith(("fit.", "probe."))]
         found = ["evaluate", "classification", "--manifest", str(folder / f"{source}.jsonl"), "--split", "val"]
         found += ["--mask-ratio", options.ratios, *(["--tokens", str(options.tokens)] if options.tokens else [])]
+        found += ["--head", str(options.head)] if options.head is not None else []
     elif part == "inpainting":
         settings = [f"images={options.films}", "masks.ring=0", 'methods.strategies=["single"]']
         found = ["evaluate", "inpainting", "--manifest", str(folder / "all.jsonl"), "--split", "val"]
@@ -239,6 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of evaluations; default: the commands' own")
     parser.add_argument("--tokens", type=Path, help="token shards of the manifest, for classification")
+    parser.add_argument("--head", type=Path, help="measure this head of the weights; no probe is fitted")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--ratios", default="0,0.2,0.4,0.6,0.8", help="shares masked")
     parser.add_argument(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
+
+from chexmix_cli.core.weights import open_weights
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +59,24 @@ def test_replayed_drafts_are_right_as_often_as_asked(sides):
         ids += said[done : done + agreed + 1]
     assert right / passes == pytest.approx(1.5, abs=0.1)
     assert drafted / passes == pytest.approx(3.0, abs=0.1)
+
+
+def test_engines_beside_ours_choose_the_same_for_each_of_several_reports(repository, plain_weights):
+    """What ``peers.py`` compares: ours and transformers in float32 over two prompts, and ids that both are given."""
+    sys.path.insert(0, str(repository / "benchmarks"))
+    try:
+        import peer_sides
+    finally:
+        sys.path.remove(str(repository / "benchmarks"))
+    vocabulary = open_weights(plain_weights).settings.vocabulary
+    prompts = [
+        vocabulary.report_prompt([seed + place for place in range(vocabulary.tokens_per_image)]) for seed in (0, 7)
+    ]
+    threads = torch.get_num_threads()
+    job = {"folder": str(plain_weights), "prompts": prompts, "new_tokens": 4, "threads": threads, "ids": None}
+    ours = peer_sides.measure({**job, "engine": "ours float32"})
+    assert [len(own) for own in ours["chosen"]] == [4, 4]
+    theirs = peer_sides.measure({**job, "ids": ours["chosen"], "engine": "transformers float32"})
+    assert theirs["chosen"] == ours["chosen"]
+    alone = peer_sides.measure({**job, "prompts": prompts[1:], "ids": ours["chosen"][1:], "engine": "ours float32"})
+    assert alone["chosen"] == ours["chosen"][1:]

@@ -45,7 +45,7 @@ class KvCache:
         dtype, device: as the decoder's activations.
 
     Attributes:
-        num_rows: rows in use, the first ones of the buffers.
+        first_row, num_rows: rows in use, or those that are read for now.
         length: positions in use, the same for every row.
     """
 
@@ -56,7 +56,7 @@ class KvCache:
         self.keys_LBNSH = torch.empty(shape, dtype=dtype, device=device)
         self.values_LBNSH = torch.empty(shape, dtype=dtype, device=device)
         self.capacity = capacity
-        self.num_rows = batch_size
+        self.first_row, self.num_rows = 0, batch_size
         self.length = 0
         #: ``length`` once a row, on the device: made by the first layer of a pass, for all.
         self._start_B: Tensor | None = None
@@ -67,29 +67,31 @@ class KvCache:
         Raises:
             ShapeError: if they are of other rows than the cache holds, or do not fit.
         """
-        rows, end = keys_BNTH.shape[0], self.length + keys_BNTH.shape[2]
-        self._require(rows, end)
-        self.keys_LBNSH[layer, :rows, :, self.length : end] = keys_BNTH
-        self.values_LBNSH[layer, :rows, :, self.length : end] = values_BNTH
-        return self.keys_LBNSH[layer, :rows, :, :end], self.values_LBNSH[layer, :rows, :, :end]
+        end = self.length + keys_BNTH.shape[2]
+        keys_BNSH, values_BNSH = self._rows(layer, keys_BNTH.shape[0], end)
+        keys_BNSH[:, :, self.length : end] = keys_BNTH
+        values_BNSH[:, :, self.length : end] = values_BNTH
+        return keys_BNSH[:, :, :end], values_BNSH[:, :, :end]
 
     def append_rotated(
         self, layer: int, fused_BTX: Tensor, rotary: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Write keys and values out of a block's first product, as :meth:`append`; return rotated queries, and all."""
         rows, end = fused_BTX.shape[0], self.length + fused_BTX.shape[1]
-        self._require(rows, end)
-        keys_BNSH, values_BNSH = self.keys_LBNSH[layer, :rows], self.values_LBNSH[layer, :rows]
+        keys_BNSH, values_BNSH = self._rows(layer, rows, end)
         if layer == 0 or self._start_B is None:
             self._start_B = torch.full((rows,), self.length, device=fused_BTX.device)
         q_BNTH = rotate_and_cache(fused_BTX, *rotary, keys_BNSH, values_BNSH, self._start_B)
         return q_BNTH, keys_BNSH[:, :, :end], values_BNSH[:, :, :end]
 
-    def _require(self, rows: int, end: int) -> None:
+    def _rows(self, layer: int, rows: int, end: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's buffers of the rows in use, each (B, N, S, H), if so many rows up to ``end`` are theirs."""
         if rows != self.num_rows:
             raise ShapeError(f"{rows} rows for a cache of {self.num_rows}", where="KvCache")
         if end > self.capacity:
             raise ShapeError(f"{end} positions in a cache of {self.capacity}", where="KvCache")
+        used = slice(self.first_row, self.first_row + rows)
+        return self.keys_LBNSH[layer, used], self.values_LBNSH[layer, used]
 
     def fill_row(self, row: int, keys_LNSH: Tensor, values_LNSH: Tensor) -> None:
         """Make these the last positions in use of a row; those in front of them become zeros, to be masked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from chexmix_cli.core.errors import SettingsError
@@ -19,3 +20,9 @@ def require(condition: bool, key: str, value: Any, expected: str) -> None:
 def require_range(key: str, value: float, low: float, high: float) -> None:
     """Raise SettingsError unless ``low <= value <= high``."""
     require(low <= value <= high, key, value, f"{low:g}..{high:g}")
+
+
+def require_shares(key: str, bounds: Sequence[float]) -> None:
+    """Raise SettingsError unless these are two shares, the lower one first."""
+    fits = len(bounds) == 2 and 0.0 <= bounds[0] <= bounds[1] <= 1.0
+    require(fits, key, list(bounds), "two numbers, 0 <= low <= high <= 1")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chexmix_cli.core.errors import SettingsError
-from chexmix_cli.core.settings.checks import require, require_range
+from chexmix_cli.core.settings.checks import require, require_range, require_shares
 from chexmix_cli.core.settings.choices import Unstated
 from chexmix_cli.core.settings.classification import ProbeSettings
 from chexmix_cli.core.settings.load import Layer, Resolved, nearest_hint, read_preset, resolve
@@ -103,6 +103,21 @@ class HeadSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HidingSettings:
+    """Image tokens that training hides, so that a classifier knows films of which little is seen.
+
+    Attributes:
+        image_ratio: lower and upper bound of the share of an image that is masked; each image draws its own each time,
+            uniformly between them. Validation sees whole images.
+    """
+
+    image_ratio: tuple[float, ...] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        require_shares("masking.image_ratio", self.image_ratio)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ContrastSettings:
     """Pairs of an image and its report among the other pairs of a micro-batch (symmetric InfoNCE).
 
@@ -164,6 +179,7 @@ class ClassifyFinetuning:
     lora: LoraSettings = field(default_factory=LoraSettings)
     films: FilmSettings = field(default_factory=FilmSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
+    masking: HidingSettings = field(default_factory=HidingSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
@@ -231,6 +247,6 @@ def resolve_task(task: str, method: str | None, preset: str, layers: Sequence[La
 def _without_effect(task: str, method: str) -> tuple[str, ...]:
     """Return the beginnings of the keys that a method of a task does not read."""
     if task == "classify" and method == "probe":
-        return ("train.", "optimizer.", "lora.", "films.", "head.", "labels.balance")
+        return ("train.", "optimizer.", "lora.", "films.", "masking.", "head.", "labels.balance")
     probe = ("probe.",) if task == "classify" else ()
     return probe if method == "lora" else ("lora.", *probe)

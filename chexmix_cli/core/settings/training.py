@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chexmix_cli.core.errors import SettingsError
-from chexmix_cli.core.settings.checks import MOST_WORKERS, require, require_range
+from chexmix_cli.core.settings.checks import MOST_WORKERS, require, require_range, require_shares
 from chexmix_cli.core.settings.load import Layer, Resolved, read_preset, resolve
 from chexmix_cli.core.settings.model import ModelSettings
 
@@ -241,9 +241,7 @@ class MaskingSettings:
 
     def __post_init__(self) -> None:
         for name in ("image_ratio", "text_ratio"):
-            bounds = getattr(self, name)
-            fits = len(bounds) == 2 and 0.0 <= bounds[0] <= bounds[1] <= 1.0
-            require(fits, f"masking.{name}", list(bounds), "two numbers, 0 <= low <= high <= 1")
+            require_shares(f"masking.{name}", getattr(self, name))
         require(
             self.image_ratio[1] + self.text_ratio[1] > 0,
             "masking.image_ratio",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from chexmix_cli.core.kernels.linear_cross_entropy.chunked import linear_cross_entropy
 from chexmix_cli.core.kernels.masked_tokens import reference
@@ -155,15 +155,7 @@ def masked_next_token(
             its positions are causal whatever the image's are, so that none sees its target. ``all``: every one.
         seed_B: of each document, int64, non-negative: what it hides depends on that and on no other document.
     """
-    hiding = Hiding(
-        vocabulary.image_start,
-        vocabulary.image_stop,
-        (vocabulary.begin_image, vocabulary.end_image, vocabulary.begin_text, vocabulary.pad),
-        vocabulary.mask,
-        (image_ratio[0], image_ratio[1]),
-        (text_ratio[0], text_ratio[1]),
-        loss != "all",
-    )
+    hiding = token_hiding(vocabulary, image_ratio, text_ratio, masked_targets_only=loss != "all")
     length_B = torch.tensor(documents.lengths, device=documents.input_BT.device)
     input_BT, target_BT = hide_tokens(documents.input_BT, documents.target_BT, length_B, seed_B, hiding)
     if loss == "masked-image":
@@ -172,6 +164,30 @@ def masked_next_token(
         is_report_BT = ~(vocabulary.is_image(original_BT) | is_marker_BT)
         target_BT = torch.where(is_report_BT, original_BT, target_BT)
     return dataclasses.replace(documents, input_BT=input_BT, target_BT=target_BT)
+
+
+def token_hiding(
+    vocabulary: Vocabulary,
+    image_ratio: tuple[float, ...],
+    text_ratio: tuple[float, ...] = (0.0, 0.0),
+    *,
+    masked_targets_only: bool = False,
+) -> Hiding:
+    """Return what is hidden of sequences of a vocabulary: shares between these bounds, never a special."""
+    return Hiding(
+        vocabulary.image_start,
+        vocabulary.image_stop,
+        (vocabulary.begin_image, vocabulary.end_image, vocabulary.begin_text, vocabulary.pad),
+        vocabulary.mask,
+        (image_ratio[0], image_ratio[1]),
+        (text_ratio[0], text_ratio[1]),
+        masked_targets_only,
+    )
+
+
+def hiding_seeds(count: int, generator: Generator) -> Tensor:
+    """Return a seed for what each of ``count`` documents or images hides, (count,) int64."""
+    return torch.randint(1 << 62, (count,), generator=generator)
 
 
 def token_losses(decoder: Decoder, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:

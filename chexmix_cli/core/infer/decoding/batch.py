@@ -5,7 +5,7 @@ Shape letters: B rows, T new positions, S attended positions, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,10 @@ from torch import Tensor
 from chexmix_cli.core.infer.decoding.prefixes import Prefix
 from chexmix_cli.core.models.attention import causal_mask
 from chexmix_cli.core.models.decoder import Decoder, KvCache, OnLayer
+
+#: Most positions of prompts that a CPU reads in one pass: products are at their rate long before, and what a layer
+#: makes of many more fits no cache (``benchmarks/prefixes.py --together``).
+_MOST_POSITIONS = 4096
 
 
 class Batch:
@@ -77,21 +81,20 @@ class Batch:
         """
         (num_rows, longest), num_known = self._prompt_BT.shape, len(self._known)
         is_token_BT = torch.arange(longest) >= longest - self._length_B[:, None]
-        read = slice(num_rows - num_known)
         last: list[Tensor] = []
         states = {layer: list[Tensor]() for layer in layers}
-        if num_known < num_rows:
-            self._cache.num_rows = num_rows - num_known
+
+        def take(layer: int, state_BTD: Tensor) -> None:
+            if layer in states:
+                states[layer] += state_BTD
+
+        cache = self._cache
+        for read in self._groups(num_rows - num_known, longest):
+            cache.first_row, cache.num_rows, cache.length = read.start, read.stop - read.start, 0
             self._count_only(is_token_BT[read])
             position_BT = (is_token_BT[read].cumsum(dim=1) - 1).clamp(min=0)
-
-            def take(layer: int, state_BTD: Tensor) -> None:
-                if layer in states:
-                    states[layer] += state_BTD
-
             last += self._pass(self._prompt_BT[read], position_BT, self._counts_BS, take)[:, -1]
-            self._cache.num_rows = num_rows
-        self._cache.length = longest
+        cache.first_row, cache.num_rows, cache.length = 0, num_rows, longest
         for row, known in enumerate(self._known, start=num_rows - num_known):
             if isinstance(known, int):
                 own = Prefix.of_row(self._cache, known, longest, last[known], _row_of(states, known))
@@ -148,6 +151,12 @@ class Batch:
         """Keep only these rows, ascending; they become rows 0, 1, ..."""
         self._cache.keep_rows(rows)
         self._keep_lengths(rows)
+
+    def _groups(self, num_rows: int, length: int) -> Iterator[slice]:
+        """Yield the prompts that are read in one pass."""
+        size = num_rows if self._device.type != "cpu" else max(1, _MOST_POSITIONS // length)
+        for start in range(0, num_rows, max(1, size)):
+            yield slice(start, min(start + size, num_rows))
 
     def _new_cache(self, num_rows: int, capacity: int) -> KvCache:
         return self._decoder.new_cache(num_rows, capacity)

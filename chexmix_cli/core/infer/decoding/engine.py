@@ -235,6 +235,7 @@ class _Decoding:
         drafts: list[list[int]] = [[] for _ in live]
         started = time.perf_counter()
         state_BTD, first_token_s = self._read_prompts(on_prompts), None
+        passes_of_prompts = self._batch.num_passes
         while True:
             agreed = self._choose(state_BTD, live, drafts)
             first_token_s = first_token_s or time.perf_counter()
@@ -250,7 +251,7 @@ class _Decoding:
             drafts = self._draft(live)
             state_BTD = self._read(live, drafts)
         stats.prefill_s, stats.decode_s = first_token_s - started, time.perf_counter() - first_token_s
-        stats.num_passes = self._batch.num_passes - (self._plan.num_read > 0)
+        stats.num_passes = self._batch.num_passes - passes_of_prompts
         stats.num_attended = self._batch.num_attended
         stats.num_decoded_tokens = sum(len(row.token_ids) - 1 for row in self._rows)
         return stats

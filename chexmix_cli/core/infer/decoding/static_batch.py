@@ -45,7 +45,8 @@ class StaticCache(KvCache):
     def __init__(self, like: KvCache) -> None:
         # Zeros: what is masked counts nothing, but nothing times not-a-number is not a number.
         self.keys_LBNSH, self.values_LBNSH = torch.zeros_like(like.keys_LBNSH), torch.zeros_like(like.values_LBNSH)
-        self.capacity, self.num_rows, self.length = like.capacity, like.num_rows, like.length
+        self.capacity, self.length = like.capacity, like.length
+        self.first_row, self.num_rows = 0, like.num_rows
         self.place_T: Tensor | None = None
         self._start_B: Tensor | None = None
 

@@ -20,9 +20,10 @@ from chexmix_cli.core.runtime import sent
 from chexmix_cli.core.settings.finetuning import ClassifyFinetuning
 from chexmix_cli.core.train.examples.code_cache import Codes
 from chexmix_cli.core.train.finetune import labels
-from chexmix_cli.core.train.finetune.examples import draw_variants, image_sequences, spread
+from chexmix_cli.core.train.finetune.examples import draw_variants, hide_codes, image_sequences, spread
 from chexmix_cli.core.train.finetune.trained import TrainedParts, set_trained, standardise
 from chexmix_cli.core.train.flop import decoder_flop, image_context, seen_pairs
+from chexmix_cli.core.train.objectives import hiding_seeds
 from chexmix_cli.core.train.order import batch_indices, step_generator
 from chexmix_cli.core.train.task import ALL, Terms, Work, autocast, device_of
 from chexmix_cli.core.vocab import Vocabulary
@@ -101,6 +102,7 @@ class LabelledBatches:
         self, settings: ClassifyFinetuning, vocabulary: Vocabulary, images: LabelledSet, shown: list[int]
     ) -> None:
         self._train, self._vocabulary, self._images, self.shown = settings.train, vocabulary, images, shown
+        self._image_ratio = settings.masking.image_ratio
 
     def select(self, step: int) -> list[int]:
         """Return the images of a step; every epoch is its own permutation, in which a balanced image may come again."""
@@ -109,10 +111,13 @@ class LabelledBatches:
         return [self.shown[index] for index in found]
 
     def prepare(self, indices: list[int], generator: Generator, own: slice = ALL) -> Labelled:
-        """Return images, each as one of its variants."""
+        """Return images, each as one of its variants, with the share of its tokens masked that it draws."""
         variants = draw_variants(self._images.codes_NVP, len(indices), generator)[own]
-        sequences = image_sequences(self._images.codes_NVP[indices[own], variants], self._vocabulary)
-        return Labelled(*sequences, self._images.target_NL[indices[own]])
+        token_ids_BT, is_image_BT = image_sequences(self._images.codes_NVP[indices[own], variants], self._vocabulary)
+        if self._image_ratio[1] > 0:
+            seed_B = hiding_seeds(len(indices), generator)[own]
+            token_ids_BT = hide_codes(token_ids_BT, self._vocabulary, self._image_ratio, seed_B)
+        return Labelled(token_ids_BT, is_image_BT, self._images.target_NL[indices[own]])
 
     def ids(self, indices: list[int]) -> list[str]:
         """Return manifest ids."""

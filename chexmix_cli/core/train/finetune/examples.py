@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from chexmix_cli.core.kernels.masked_tokens.reference import hide_tokens
 from chexmix_cli.core.train.examples.code_cache import Codes
+from chexmix_cli.core.train.objectives import token_hiding
 from chexmix_cli.core.vocab import Vocabulary
 
 
@@ -26,6 +28,19 @@ def image_sequences(codes_BP: NDArray[np.uint16], vocabulary: Vocabulary) -> tup
     """Return ``I_s image I_E`` of each image, and which positions are the image's; both (B, T)."""
     token_ids_BT = torch.tensor([vocabulary.image_sequence(codes_P.tolist()) for codes_P in codes_BP])
     return token_ids_BT, vocabulary.is_image(token_ids_BT)
+
+
+def hide_codes(token_ids_BT: Tensor, vocabulary: Vocabulary, image_ratio: tuple[float, ...], seed_B: Tensor) -> Tensor:
+    """Return sequences with a share of their image tokens masked, as stage 2 masks them; (B, T).
+
+    Args:
+        token_ids_BT: as :func:`image_sequences` gives them.
+        vocabulary: the id table.
+        image_ratio: bounds of the share.
+        seed_B: of each image, as :func:`objectives.hiding_seeds` gives them.
+    """
+    length_B = torch.full((len(token_ids_BT),), token_ids_BT.shape[1])
+    return hide_tokens(token_ids_BT, token_ids_BT, length_B, seed_B, token_hiding(vocabulary, image_ratio))[0]
 
 
 def report_sequences(

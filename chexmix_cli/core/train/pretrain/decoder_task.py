@@ -17,6 +17,7 @@ from chexmix_cli.core.train.examples.packing import Piece, RowPlan
 from chexmix_cli.core.train.objectives import (
     Documents,
     documents_work,
+    hiding_seeds,
     masked_next_token,
     shifted,
     sums_by_kind,
@@ -72,7 +73,7 @@ def drawn_seeds(settings: Stage1Training | Stage2Training, count: int, generator
     """Return a seed for what each of ``count`` documents hides, (count,) int64; stage 1 draws none."""
     if isinstance(settings, Stage1Training):
         return torch.zeros(count, dtype=torch.int64)
-    return torch.randint(1 << 62, (count,), generator=generator)
+    return hiding_seeds(count, generator)
 
 
 def make_documents(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from chexmix_cli.core.errors import VocabularyError, WeightsError
+from chexmix_cli.core.infer.decoding import batch
 from chexmix_cli.core.infer.decoding.engine import Finish
 from chexmix_cli.core.infer.decoding.sampling import row_draws, sample
 from chexmix_cli.core.infer.reports.engine import report_engine, report_finish
@@ -44,7 +45,11 @@ def slow_greedy(decoder, prompt, count, allowed):
     return token_ids[len(prompt) :], logprobs
 
 
-def test_greedy_is_the_plain_loop(engine, prompts, tokenizer, vocabulary):
+@pytest.mark.parametrize("positions", [None, 1, 50])
+def test_greedy_is_the_plain_loop(engine, prompts, tokenizer, vocabulary, monkeypatch, positions):
+    """Whether all prompts are read in one pass, each by itself, or in groups that end in one of fewer."""
+    if positions is not None:
+        monkeypatch.setattr(batch, "_MOST_POSITIONS", positions)
     unequal = [prompts[0], prompts[1][3:], [5], prompts[2][:11], prompts[2]]
     allowed = [i for i in range(vocabulary.num_text) if tokenizer.token_bytes(i)]
     found = engine.generate(unequal, LONG)

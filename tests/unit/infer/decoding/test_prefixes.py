@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from chexmix_cli.core.infer.decoding import batch as batch_module
 from chexmix_cli.core.infer.decoding import engine as engine_module
 from chexmix_cli.core.infer.decoding.drafts import OwnText
 from chexmix_cli.core.infer.decoding.prefixes import Prefix, PrefixStore, read_prefix, states_behind
@@ -92,6 +93,8 @@ def test_batches_of_known_new_and_equal_prompts(make, vocabulary, codes, kind, i
     expected = [plain.generate([prompt], settings, seed=seed)[0] for prompt, seed in zip(prompts, seeds, strict=True)]
     sees, definition = Sees(0, 2), Sees(0, 2)
     plain.generate(prompts, settings, seed=seeds, on_prompts=definition)
+    # The definition reads its prompts in one pass.
+    monkeypatch.setattr(batch_module, "_MOST_POSITIONS", 1)
     if is_static:
         batch = partial(StaticBatch, recordings=Recordings(lambda compute: compute))
         monkeypatch.setattr(engine_module, "Batch", batch)

@@ -15,6 +15,7 @@ from chexmix_cli.core.settings.finetuning import (
     ClassifyFinetuning,
     ContrastSettings,
     HeadSettings,
+    HidingSettings,
     LabelSettings,
     ReportFinetuning,
     RetrieveFinetuning,
@@ -92,6 +93,7 @@ def build(trained_model: ModelSettings, start_decoder: Callable[[], Decoder]) ->
         learning_rate: float = 3e-3,
         sizes: tuple[int, int] = (48, 24),
         layer: int | None = None,
+        image_ratio: tuple[float, float] = (0.0, 0.0),
         **loop: Any,
     ) -> Trainer:
         torch.manual_seed(0)
@@ -111,7 +113,8 @@ def build(trained_model: ModelSettings, start_decoder: Callable[[], Decoder]) ->
             made: Any = ReportTask(report_settings, decoder, vocabulary, *documents, export)
             settings: Any = report_settings
         elif task == "classify":
-            settings = ClassifyFinetuning(**common, labels=labels or LabelSettings(), head=HeadSettings(layer=layer))
+            parts = {"head": HeadSettings(layer=layer), "masking": HidingSettings(image_ratio=image_ratio)}
+            settings = ClassifyFinetuning(**common, labels=labels or LabelSettings(), **parts)
             images = labelled(sizes[0], 0), labelled(sizes[1], 1)
             made = ClassifyTask(settings, decoder, vocabulary, *images, export)
         else:

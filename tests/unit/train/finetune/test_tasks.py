@@ -101,6 +101,29 @@ def test_planted_findings_are_learned(build, tmp_path, method, balance):
     assert metrics(tmp_path)[-1]["val_auroc"] > 0.9
 
 
+def test_a_classifier_is_trained_on_partly_masked_images_and_validated_on_whole_ones(build, trained_model, tmp_path):
+    """Of 16 tokens each image hides 4 to 12; what the loop's step draws does not depend on the share a process has."""
+    examples = build("classify", tmp_path / "masked", image_ratio=(0.25, 0.75)).task.examples
+    whole = build("classify", tmp_path / "whole").task.examples
+    indices = list(range(24))
+    batch, plain = (one.prepare(indices, step_generator(0, 1)) for one in (examples, whole))
+    is_hidden_BT = batch.token_ids_BT == trained_model.vocabulary.mask
+    hidden_B = is_hidden_BT.sum(dim=1)
+    assert len(set(hidden_B.tolist())) > 3
+    assert hidden_B.min() >= 4
+    assert hidden_B.max() <= 12
+    assert torch.equal(batch.token_ids_BT[~is_hidden_BT], plain.token_ids_BT[~is_hidden_BT])
+    assert torch.equal(batch.is_image_BT, plain.is_image_BT), "masked positions are pooled as the image's"
+    own = examples.prepare(indices, step_generator(0, 1), slice(8, 16))
+    assert torch.equal(own.token_ids_BT, batch.token_ids_BT[8:16])
+    tasks = [
+        build("classify", tmp_path / name, image_ratio=bounds).task
+        for name, bounds in (("a", (0, 0)), ("b", (0.5, 0.9)))
+    ]
+    with torch.no_grad():
+        assert tasks[0].validate(0) == tasks[1].validate(0)
+
+
 @pytest.mark.parametrize("method", ["probe", "lora", "full"])
 def test_images_find_their_reports(build, tmp_path, method):
     """24 held-out pairs of 12 kinds in two wordings: chance is a mean recall of about 0.3."""
