@@ -150,7 +150,7 @@ class _Records:
 
     def process(self, films: list[Film]) -> list[Record]:
         """Return the result fields of a batch, the same in every share and behind every interruption."""
-        self.model.prefixes.forget()
+        self.model.forget()
         return [{**found.fields(), **self._provenance} for found in self.classifier(films)]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chexmix_cli.core.errors import SettingsError, WeightsError
 from chexmix_cli.core.text.disclaimer import UNVERIFIED
-from chexmix_cli.library.films import Film, encode_films
+from chexmix_cli.library.films import Film
 from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Classifier:
         import numpy as np
 
         views = [view for film in films for view in film.views]
-        codes = encode_films(views, self.model.images)
+        codes = self.model.codes_of(views)
         # A study's masks are drawn by its own id, for each of its views.
         ids = [film.id for film in films for _ in film.views]
         probability_BK, embedding_LBD, typicality_B = self._read(codes, ids)

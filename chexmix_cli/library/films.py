@@ -255,15 +255,6 @@ def film_of_picture(picture: Image, preset: ResolvedPreset, *, keeps_picture: bo
     return Film("picture", pixels, None, {"view": None}, picture if keeps_picture else None)
 
 
-def encode_films(films: Sequence[Film], images: ImageTokenizer) -> list[list[int]]:
-    """Return the codes of every film, encoding those that have none yet in one batch, each once."""
-    import numpy as np
-
-    new = {id(film.pixels): film.pixels for film in films if film.codes is None and film.pixels is not None}
-    encoded = dict(zip(new, images.encode(np.stack(list(new.values()))).tolist() if new else [], strict=True))
-    return [encoded[id(film.pixels)] if film.codes is None else film.codes for film in films]
-
-
 def film_levels(film: Film, codes: Sequence[int], images: ImageTokenizer) -> NDArray[np.uint8]:
     """Return the film as the model was given it, or what its codes show where only they came in; (Y, X[, 3])."""
     from chexmix_cli.core.data.images.geometry import to_levels

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chexmix_cli.core.infer.decoding.prefixes import PrefixStore
     from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
     from chexmix_cli.core.infer.inpainting.restorer import Restorer
+    from chexmix_cli.core.infer.known_codes import KnownCodes
     from chexmix_cli.core.infer.reports.writer import ReportWriter
     from chexmix_cli.core.infer.typicality import Typical
     from chexmix_cli.core.models.decoder import Decoder
@@ -96,6 +97,32 @@ class OpenModel:
         settings = self.weights.settings
         has_room = settings.vocabulary.prompt_length <= settings.decoder.max_positions
         return PrefixStore(self.input.prefix_memory_mb * 2**20 if has_room else 0)
+
+    @cached_property
+    def known_codes(self) -> KnownCodes:
+        """Return the codes of films that were encoded before; none are kept if ``input.prefix_memory_mb`` is 0."""
+        from chexmix_cli.core.infer.known_codes import KnownCodes
+
+        return KnownCodes() if self.input.prefix_memory_mb else KnownCodes(0)
+
+    def forget(self) -> None:
+        """Forget the films seen so far: for whoever promises the same bytes whatever came before a batch."""
+        self.prefixes.forget()
+        self.known_codes.forget()
+
+    def codes_of(self, films: Sequence[Film]) -> list[list[int]]:
+        """Return the codes of a batch of films: those that came in or are known, the others encoded together once."""
+        import numpy as np
+
+        pixels = {id(film.pixels): film.pixels for film in films if film.codes is None and film.pixels is not None}
+        known = {key: self.known_codes.find(pixels_CYX) for key, pixels_CYX in pixels.items()}
+        found = {key: codes for key, codes in known.items() if codes is not None}
+        new = [key for key in pixels if key not in found]
+        encoded = self.images.encode(np.stack([pixels[key] for key in new])).tolist() if new else []
+        for key, codes in zip(new, encoded, strict=True):
+            found[key] = codes
+            self.known_codes.keep(pixels[key], codes)
+        return [found[id(film.pixels)] if film.codes is None else film.codes for film in films]
 
     @cached_property
     def tokenizer(self) -> TextTokenizer | None:
@@ -236,10 +263,8 @@ class OpenModel:
 
     def encode(self, films: Sequence[Film]) -> list[Tokens]:
         """Return the codes of a batch of films; those that came in as codes keep them."""
-        from chexmix_cli.library.films import encode_films
-
         hash_ = self.weights.codebook_hash
-        codes = encode_films(films, self.images)
+        codes = self.codes_of(films)
         return [Tokens(film, found, hash_) for film, found in zip(films, codes, strict=True)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from chexmix_cli.core.errors import WeightsError
 from chexmix_cli.core.infer.reports.agreement import SecondOpinion, second_opinion
 from chexmix_cli.core.text.disclaimer import GENERATED
-from chexmix_cli.library.films import Film, encode_films, film_levels
+from chexmix_cli.library.films import Film, film_levels
 from chexmix_cli.library.jobs.job import Record
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Reporter:
         """
         from chexmix_cli.library.readings import FilmReadings
 
-        codes = encode_films(films, self.model.images)
+        codes = self.model.codes_of(films)
         writer = self.model.reports
         seen = FilmReadings(writer.engine.decoder, writer.vocabulary, codes, head=self._head, typical=self._typical)
         found = writer.write(

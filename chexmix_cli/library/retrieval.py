@@ -119,12 +119,11 @@ class RetrievalModel:
             identity: of the index; says which tokens it keeps.
         """
         from chexmix_cli.core.infer.retrieval.vector_index import Item
-        from chexmix_cli.library.films import encode_films
 
         found: list[dict[Kind, Item]] = [{} for _ in rows]
         imaged = [(place, row.film, row.image_digest) for place, row in enumerate(rows) if row.film is not None]
         texts = [(place, row.text, row.text_digest) for place, row in enumerate(rows) if row.text is not None]
-        codes = encode_films([film for _, film, _ in imaged], self.model.images)
+        codes = self.model.codes_of([film for _, film, _ in imaged])
         image_BE = self.embedder.images(codes)
         text_BE = self.embedder.reports([text for _, text, _ in texts])
         for (place, _, digest), vector_E, image in zip(imaged, image_BE, codes, strict=True):

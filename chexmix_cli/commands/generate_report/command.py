@@ -229,7 +229,7 @@ class _Records:
 
     def process(self, films: list[Film]) -> list[Record]:
         """Return the result fields of a batch, the same in every share and behind every interruption."""
-        self.model.prefixes.forget()
+        self.model.forget()
         results = self._reporter(films, on_text=self._on_text(films))
         records = [{**result.fields(), **self._provenance} for result in results]
         if self._documents is not None:

@@ -123,7 +123,7 @@ class _Task:
         with Sinks(self._run) as sinks, IndexWriter(out, self._identity, rows=self._settings.store.rows) as writer:
 
             def process(rows: list[Wanted]) -> list[Record]:
-                self._model.prefixes.forget()
+                self._model.forget()
                 found = self._found.items(rows, self._identity)
                 for items in found:
                     for kind, item in items.items():
@@ -138,7 +138,7 @@ class _Task:
         from chexmix_cli.commands.records.sinks import Sinks
 
         def process(rows: list[Wanted]) -> list[Record]:
-            self._model.prefixes.forget()
+            self._model.forget()
             return [
                 {"items": {kind: item_fields(item) for kind, item in items.items()}}
                 for items in self._found.items(rows, self._identity)

@@ -163,10 +163,9 @@ class _Searcher:
             self._gallery = FaissGallery(blocks, index.identity.size, settings.search.faiss)
 
     def of_films(self, films: list[Film]) -> list[Record]:
-        """Return what is nearest to each film."""
-        from chexmix_cli.library.films import encode_films
-
-        codes = encode_films(films, self._model.model.images)
+        """Return what is nearest to each film, whatever was asked before."""
+        self._model.model.forget()
+        codes = self._model.model.codes_of(films)
         found = self._search(self._model.embedder.images(codes))
         return [self._record(*one, codes=image) for one, image in zip(found, codes, strict=True)]
 

@@ -151,7 +151,8 @@ class _Records:
         self._provenance = run.provenance_of(self.model)
 
     def process(self, films: list[Film]) -> list[Record]:
-        """Return the result fields of a batch."""
+        """Return the result fields of a batch, the same in every share and behind every interruption."""
+        self.model.forget()
         return [self._fields(tokens) for tokens in self.model.encode(films)]
 
     def _fields(self, tokens: Tokens) -> Record:

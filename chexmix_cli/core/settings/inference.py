@@ -34,7 +34,7 @@ class InputSettings:
         frame: which frame of a multi-frame DICOM image is read, from 0.
         workers: processes that read and scale images ahead of the model; 0 reads each image when it is needed.
         prefix_memory_mb: memory in MiB for what the decoder has read of images, so that what reads the same image again
-            does not begin anew; 0 keeps nothing.
+            does not begin anew; 0 keeps nothing, and no codes either.
         burned_in_text: what becomes of a film in whose pixels text is seen, or whose header says so: ``note`` or
             ``refuse``.
     """

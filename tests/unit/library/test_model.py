@@ -80,12 +80,17 @@ def test_a_film_is_read_once_for_all_verbs(debug_weights, films, monkeypatch):
     reports = keeping.reporter(decode=settings)([film, other, film])
     length, stats = keeping.weights.settings.vocabulary.prompt_length, keeping.reports.engine.stats
     assert (stats.num_prompt_tokens, stats.num_reused_tokens, len(keeping.prefixes)) == (length, 2 * length, 2)
-    assert encoded == [1, 2]
+    assert encoded == [1, 1], "the film's codes are known"
+    assert (len(keeping.known_codes), len(plain.known_codes)) == (2, 0)
     expected = [plain.reporter(decode=settings)([one])[0] for one in (film, other, film)]
     assert [one.report.token_ids for one in reports] == [one.report.token_ids for one in expected]
     np.testing.assert_array_equal(keeping.embed(film, layer=last), vector)
     np.testing.assert_allclose(vector, plain.embed(film, layer=last), rtol=2e-5, atol=1e-5)
     assert (len(plain.prefixes), plain.prefixes.held_bytes) == (0, 0)
+    keeping.forget()
+    assert (len(keeping.prefixes), len(keeping.known_codes)) == (0, 0)
+    assert keeping.tokenize(film).codes == keeping.tokenize(film).codes
+    assert encoded == [1, 1, 1]
 
 
 def test_a_path_to_several_studies_says_so(model, films):
