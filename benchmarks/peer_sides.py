@@ -10,6 +10,7 @@ follows. One line of JSON on stdout.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import sys
@@ -129,7 +130,7 @@ def llama(job: Found, kind: str) -> Step:
     import llama_cpp
     import numpy as np
 
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(lambda *_: None), ctypes.c_void_p())
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
     llama_cpp.llama_backend_init()
     file = Path(job["folder"], "gguf", f"model-{kind}.gguf")
     model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
