@@ -150,8 +150,8 @@ class Block(nn.Module):
         if self.input_adapter is not None:
             fused_BTX = self.input_adapter(normed_BTD, fused_BTX)
         qk_BTX, v_BTD, mlp_BTF = fused_BTX.split(self.split_sizes, dim=-1)
-        is_on_triton = cache is not None and not torch.is_grad_enabled() and uses_triton(x_BTD.device)
-        if is_on_triton:
+        reads_cache = cache is not None and not torch.is_grad_enabled()
+        if reads_cache and uses_triton(x_BTD.device):
             assert cache is not None
             q_BNTH, k_BNSH, v_BNSH = cache.append_rotated(layer, fused_BTX, rotary)
         else:
@@ -161,7 +161,7 @@ class Block(nn.Module):
                 k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
         if isinstance(attend_BTS, AttentionPlan):
             mixed_BTNH = attend_BTS.attend(q_BNTH, k_BNSH, v_BNSH)
-        elif is_on_triton and (attend_BTS is not None or q_BNTH.shape[2] == 1):
+        elif reads_cache and (attend_BTS is not None or q_BNTH.shape[2] == 1):
             mixed_BTNH = attend_to_cache(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
         else:
             mixed_BTNH = F.scaled_dot_product_attention(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from chexmix_cli.core.kernels.backend import is_interpreted, uses_triton
-from chexmix_cli.core.kernels.decode_attention import reference
+from chexmix_cli.core.kernels.decode_attention import native, reference
 from chexmix_cli.core.kernels.decode_attention.tuning import JOIN_CONFIGS, config_for
 from chexmix_cli.core.kernels.launch import blocks, current_device
 
@@ -15,13 +15,15 @@ from chexmix_cli.core.kernels.launch import blocks, current_device
 def attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:
     """Return the mixed values (B, T, N, H); as ``reference.attend``, which see. For inference.
 
-    Numerics: on Triton scores and sums are float32, and exponentials are rounded to the dtype of the values before they
-    are multiplied with them. A row's bits do not depend on the rows beside it.
+    Numerics: where it is compiled for this CPU, as ``native.attend`` says. On Triton scores and sums are float32, and
+    exponentials are rounded to the dtype of the values before they are multiplied with them. A row's bits do not depend
+    on the rows beside it in either.
     """
     reference.check(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
     fits = config_for(q_BNTH.dtype, q_BNTH.shape[2], q_BNTH.shape[3]) is not None
     if not (fits and uses_triton(q_BNTH.device)):
-        return reference.attend(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
+        attend_here = native.attend if native.takes(q_BNTH) else reference.attend
+        return attend_here(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
     with current_device(q_BNTH):
         mixed_BTNH: Tensor = torch.ops.chexmix.decode_attention(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
     return mixed_BTNH

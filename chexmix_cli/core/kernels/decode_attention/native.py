@@ -1,0 +1,87 @@
+"""The compiled attention: which tensors it takes, and how it is called. ``native.c`` says how it computes.
+
+It has no backward, and computes where no gradient is recorded. Letters as in ``reference.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from chexmix_cli.core.kernels.backend import asked_for
+from chexmix_cli.core.kernels.compiled.library import library, torch_threads
+from chexmix_cli.core.kernels.quantized.native import best_level
+
+#: Most new positions: with more, torch's products of matrices are as fast (docs/performance.md).
+MOST_NEW = 16
+#: Numbers of a vector, and the widest head.
+_LANES, _MOST_SIZE = 8, 256
+
+
+class _Job(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "attend", "y")),
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "new", "places", "size")),
+        *((name, ctypes.c_int64 * 3) for name in ("q_stride", "k_stride", "v_stride")),
+        ("attend_stride", ctypes.c_int64 * 2),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("is_bfloat16", "threads")),
+        ("run", ctypes.c_void_p),
+    )
+
+
+def takes(q_BNTH: Tensor) -> bool:
+    """Return whether the compiled attention computes such queries here; ``CHEXMIX_KERNELS=torch`` says no.
+
+    Whoever records or counts torch's operations gets torch's.
+    """
+    num_new, size = q_BNTH.shape[2:]
+    fits = num_new <= MOST_NEW and size % _LANES == 0 and 0 < size <= _MOST_SIZE
+    fits = fits and q_BNTH.device.type == "cpu" and q_BNTH.dtype in (torch.float32, torch.bfloat16)
+    recorded = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    recorded = recorded or is_in_torch_dispatch_mode()
+    return fits and not recorded and asked_for() != "torch" and best_level() > 0
+
+
+def attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:
+    """Return the mixed values (B, T, N, H), as ``reference.attend``, of shapes that :func:`takes` and ``check`` took.
+
+    Numerics: scores, exponentials (within 2 units in the last place) and sums in float32. A query's bits depend neither
+    on the queries and rows beside it, nor on positions that it does not attend to behind those it does, nor on threads.
+
+    Raises:
+        MemoryError: if there is no memory for the scores.
+    """
+    q_BNTH, k_BNSH, v_BNSH = (x if x.stride(3) == 1 else x.contiguous() for x in (q_BNTH, k_BNSH, v_BNSH))
+    strides = (0, 0)
+    if attend_BTS is not None:
+        attend_BTS = attend_BTS if attend_BTS.stride(2) == 1 else attend_BTS.contiguous()
+        strides = (0 if len(attend_BTS) == 1 else attend_BTS.stride(0), attend_BTS.stride(1))
+    (num_rows, num_heads, num_new, size), num_places = q_BNTH.shape, k_BNSH.shape[2]
+    y_BTNH = torch.empty(num_rows, num_new, num_heads, size, dtype=q_BNTH.dtype)
+    job = _Job(
+        q_BNTH.data_ptr(),
+        k_BNSH.data_ptr(),
+        v_BNSH.data_ptr(),
+        None if attend_BTS is None else attend_BTS.data_ptr(),
+        y_BTNH.data_ptr(),
+        num_rows,
+        num_heads,
+        num_new,
+        num_places,
+        size,
+        *((ctypes.c_int64 * 3)(*x.stride()[:3]) for x in (q_BNTH, k_BNSH, v_BNSH)),
+        (ctypes.c_int64 * 2)(*strides),
+        size**-0.5,
+        q_BNTH.dtype == torch.bfloat16,
+        torch.get_num_threads(),
+        torch_threads(),
+    )
+    compiled = library()
+    assert not isinstance(compiled, str), compiled
+    if y_BTNH.numel() and compiled.chexmix_attend(ctypes.byref(job)) != 0:
+        raise MemoryError(f"no memory for the scores of {num_places} positions")
+    return y_BTNH
