@@ -10,7 +10,7 @@
  */
 #include "../compiled/native.h"
 
-enum { PANEL = 16, GROUP = 32, ROWS_AT_ONCE = 6, ACTIVATION_BYTES = 768 << 10, AHEAD_BYTES = 4096 };
+enum { PANEL = 16, GROUP = 32, MOST_512 = 6, MOST_256 = 3, ACTIVATION_BYTES = 768 << 10, AHEAD_BYTES = 4096 };
 enum { AVX2 = 1, AVX_VNNI = 2, AVX512_VNNI = 3 };
 
 #define FOR_AVX2 __attribute__((target("avx2,fma")))
@@ -128,7 +128,7 @@ FOR_AVX512 INLINE void tile_512(const Work *work, int64_t row, int64_t panel, in
     const Job *job = work->job;
     const int64_t groups = work->groups, size = (int64_t)VECTORS(bits) * 64;
     const __m512i low = _mm512_set1_epi8(15);
-    __m512 sums[ROWS_AT_ONCE][2];
+    __m512 sums[MOST_512][2];
     UNROLL for (int m = 0; m < rows; m++)
         UNROLL for (int n = 0; n < panels; n++) sums[m][n] = _mm512_setzero_ps();
     for (int64_t group = 0; group < groups; group++) {
@@ -136,7 +136,7 @@ FOR_AVX512 INLINE void tile_512(const Work *work, int64_t row, int64_t panel, in
         const uint8_t *weight = job->weight + (panel * groups + group) * size;
         if (is_first)
             for (int n = 0; n < panels; n++) fetch_ahead(weight + n * groups * size, size);
-        __m512i dots[ROWS_AT_ONCE][2];
+        __m512i dots[MOST_512][2];
         UNROLL for (int m = 0; m < rows; m++)
             UNROLL for (int n = 0; n < panels; n++) dots[m][n] = _mm512_set1_epi32(work->start[(row + m) * groups + group]);
         for (int j = 0; j < VECTORS(bits); j++) {
@@ -173,21 +173,20 @@ FOR_AVX512 INLINE void tile_512(const Work *work, int64_t row, int64_t panel, in
         }
 }
 
-/* The same with vectors of 32 bytes: a panel is two halves. Without VNNI a dot product takes three instructions, whose
- * 16-bit sums of two 8-bit products do not overflow with a weight's amount as the unsigned factor, at most 127. */
+/* The same with vectors of 32 bytes: a panel is two halves. */
 #define TILE_256(NAME, TARGET, DOT)                                                                                     \
     TARGET INLINE void NAME(const Work *work, int64_t row, int64_t panel, int rows, int bits, int is_first) {           \
         const Job *job = work->job;                                                                                     \
         const int64_t groups = work->groups, size = (int64_t)VECTORS(bits) * 64;                                        \
         const __m256i low = _mm256_set1_epi8(15);                                                                       \
-        __m256 sums[3][2];                                                                                              \
+        __m256 sums[MOST_256][2];                                                                                              \
         UNROLL for (int m = 0; m < rows; m++)                                                                           \
             UNROLL for (int n = 0; n < 2; n++) sums[m][n] = _mm256_setzero_ps();                                        \
         for (int64_t group = 0; group < groups; group++) {                                                              \
             const int8_t *steps = work->steps + (row * groups + group) * GROUP;                                         \
             const uint8_t *weight = job->weight + (panel * groups + group) * size;                                      \
             if (is_first) fetch_ahead(weight, size);                                                                    \
-            __m256i dots[3][2];                                                                                         \
+            __m256i dots[MOST_256][2];                                                                                         \
             UNROLL for (int m = 0; m < rows; m++)                                                                       \
                 UNROLL for (int n = 0; n < 2; n++) dots[m][n] = _mm256_set1_epi32(work->start[(row + m) * groups + group]); \
             for (int j = 0; j < VECTORS(bits); j++) {                                                                   \
@@ -227,22 +226,83 @@ FOR_AVX512 INLINE void tile_512(const Work *work, int64_t row, int64_t panel, in
         }                                                                                                               \
     }
 
-FOR_AVX2 INLINE __m256i dot_avx2(__m256i sum, __m256i w, __m256i x, int bits) {
-    if (bits == 8) {
-        const __m256i number = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-        x = _mm256_sign_epi8(x, number);
-        w = _mm256_abs_epi8(number);
-    }
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
-}
-
 FOR_AVX_VNNI INLINE __m256i dot_avx_vnni(__m256i sum, __m256i w, __m256i x, int bits) {
     (void)bits;
     return _mm256_dpbusd_avx_epi32(sum, w, x);
 }
 
-TILE_256(tile_avx2, FOR_AVX2, dot_avx2)
 TILE_256(tile_avx_vnni, FOR_AVX_VNNI, dot_avx_vnni)
+
+/* Without VNNI. Of 8 bits the amount of a weight is the unsigned factor and its sign goes to the activation, so that the
+ * 16-bit sum of two products, at most 2 x 127 x 127, does not overflow. Of 4 bits that of a whole group does not, at most
+ * 8 x 2 x 15 x 127 = 30480, and is widened once a group. */
+FOR_AVX2 INLINE void tile_avx2(const Work *work, int64_t row, int64_t panel, int rows, int bits, int is_first) {
+    const Job *job = work->job;
+    const int64_t groups = work->groups, size = (int64_t)VECTORS(bits) * 64;
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi8(-128);
+    /* Unknown to the compiler: with the loop unrolled it holds all factors of a group at once, in memory. */
+    int vectors = VECTORS(bits);
+    __asm__("" : "+r"(vectors));
+    __m256 sums[MOST_256][2];
+    UNROLL for (int m = 0; m < rows; m++)
+        UNROLL for (int n = 0; n < 2; n++) sums[m][n] = _mm256_setzero_ps();
+    for (int64_t group = 0; group < groups; group++) {
+        const int8_t *steps = work->steps + (row * groups + group) * GROUP;
+        const uint8_t *weight = job->weight + (panel * groups + group) * size;
+        if (is_first) fetch_ahead(weight, size);
+        __m256i dots[MOST_256][2];
+        UNROLL for (int m = 0; m < rows; m++)
+            UNROLL for (int n = 0; n < 2; n++) dots[m][n] = _mm256_setzero_si256();
+        for (int j = 0; j < vectors; j++) {
+            UNROLL for (int part = 0; part < 8 / bits; part++) {
+                __m256i x[MOST_256];
+                UNROLL for (int m = 0; m < rows; m++) {
+                    int32_t four;
+                    memcpy(&four, steps + m * groups * GROUP + part * 16 + j * 4, 4);
+                    x[m] = _mm256_set1_epi32(four);
+                }
+                UNROLL for (int n = 0; n < 2; n++) {
+                    const __m256i w = _mm256_loadu_si256((const void *)(weight + j * 64 + n * 32));
+                    if (bits == 4) {
+                        const __m256i own = _mm256_and_si256(part ? _mm256_srli_epi16(w, 4) : w, low);
+                        UNROLL for (int m = 0; m < rows; m++)
+                            dots[m][n] = _mm256_add_epi16(dots[m][n], _mm256_maddubs_epi16(own, x[m]));
+                    } else {
+                        const __m256i number = _mm256_xor_si256(w, offset), amount = _mm256_abs_epi8(number);
+                        UNROLL for (int m = 0; m < rows; m++) {
+                            const __m256i pairs = _mm256_maddubs_epi16(amount, _mm256_sign_epi8(x[m], number));
+                            dots[m][n] = _mm256_add_epi32(dots[m][n], _mm256_madd_epi16(pairs, ones));
+                        }
+                    }
+                }
+            }
+        }
+        UNROLL for (int n = 0; n < 2; n++) {
+            __m256 scale = _mm256_setzero_ps();
+            if (bits == 4) {
+                const uint16_t *at = (const uint16_t *)job->scale + (panel * groups + group) * PANEL + n * 8;
+                const __m128i half = _mm_loadu_si128((const void *)at);
+                scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+            }
+            UNROLL for (int m = 0; m < rows; m++) {
+                __m256i dot = dots[m][n];
+                if (bits == 4) {
+                    const __m256i start = _mm256_set1_epi32(work->start[(row + m) * groups + group]);
+                    dot = _mm256_add_epi32(_mm256_madd_epi16(dot, ones), start);
+                }
+                __m256 value = _mm256_cvtepi32_ps(dot);
+                if (bits == 4) value = _mm256_mul_ps(value, scale);
+                sums[m][n] = _mm256_fmadd_ps(value, _mm256_set1_ps(work->step[(row + m) * groups + group]), sums[m][n]);
+            }
+        }
+    }
+    UNROLL for (int m = 0; m < rows; m++) {
+        float out[PANEL];
+        _mm256_storeu_ps(out, sums[m][0]);
+        _mm256_storeu_ps(out + 8, sums[m][1]);
+        store(job, out, row + m, panel);
+    }
+}
 
 /* ---- all rows of a run of panels ---- */
 
@@ -262,20 +322,19 @@ TILE_256(tile_avx_vnni, FOR_AVX_VNNI, dot_avx_vnni)
 ROWS_512(rows_512_8, 8)
 ROWS_512(rows_512_4, 4)
 
-#define ROWS_256(NAME, TARGET, TILE, MOST, bits)                                                                        \
+#define ROWS_256(NAME, TARGET, TILE, bits)                                                                              \
     TARGET static void NAME(const Work *work, int64_t row, int rows, int64_t panel, int panels) {                       \
-        for (; panels > 0; panels--, panel++)                                                                           \
-            for (int m = 0; m < rows; m += MOST) switch (rows - m) {                                                    \
-                    case 1: TILE(work, row + m, panel, 1, bits, row + m == 0); break;                                                 \
-                    case 2: TILE(work, row + m, panel, 2, bits, row + m == 0); break;                                                 \
-                    default: TILE(work, row + m, panel, MOST, bits, row + m == 0);                                                    \
-                }                                                                                                       \
+        for (; panels > 0; panels--, panel++) switch (rows) {                                                           \
+                case 1: TILE(work, row, panel, 1, bits, row == 0); break;                                               \
+                case 2: TILE(work, row, panel, 2, bits, row == 0); break;                                               \
+                default: TILE(work, row, panel, MOST_256, bits, row == 0);                                              \
+            }                                                                                                           \
     }
 
-ROWS_256(rows_avx2_8, FOR_AVX2, tile_avx2, 2, 8)
-ROWS_256(rows_avx2_4, FOR_AVX2, tile_avx2, 2, 4)
-ROWS_256(rows_avx_vnni_8, FOR_AVX_VNNI, tile_avx_vnni, 3, 8)
-ROWS_256(rows_avx_vnni_4, FOR_AVX_VNNI, tile_avx_vnni, 3, 4)
+ROWS_256(rows_avx2_8, FOR_AVX2, tile_avx2, 8)
+ROWS_256(rows_avx2_4, FOR_AVX2, tile_avx2, 4)
+ROWS_256(rows_avx_vnni_8, FOR_AVX_VNNI, tile_avx_vnni, 8)
+ROWS_256(rows_avx_vnni_4, FOR_AVX_VNNI, tile_avx_vnni, 4)
 
 static void multiply(void *argument) {
     typedef void (*Rows)(const Work *, int64_t, int, int64_t, int);
@@ -286,8 +345,9 @@ static void multiply(void *argument) {
     const Rows rows_of = ways[job->level - AVX2][job->bits == 4];
     const int64_t end = (job->last + PANEL - 1) / PANEL;
     /* Activations of so many rows stay in the cache while all panels pass. */
-    int64_t block = ACTIVATION_BYTES / (work->groups * GROUP) / ROWS_AT_ONCE * ROWS_AT_ONCE, panel;
-    if (block < ROWS_AT_ONCE) block = ROWS_AT_ONCE;
+    const int most = job->level == AVX512_VNNI ? MOST_512 : MOST_256;
+    int64_t block = ACTIVATION_BYTES / (work->groups * GROUP) / most * most, panel;
+    if (block < most) block = most;
     while ((panel = __atomic_fetch_add(&work->next, work->chunk, __ATOMIC_RELAXED)) < end) {
         const int64_t stop = panel + work->chunk < end ? panel + work->chunk : end;
         for (int64_t from = 0; from < job->rows; from += block) {
@@ -295,8 +355,8 @@ static void multiply(void *argument) {
             for (int64_t pair = panel; pair < stop; pair += 2) {
                 const int panels = pair + 2 <= stop ? 2 : 1;
                 for (int64_t row = from; row < to;) {
-                    /* Seven rows are better 4 + 3 than 6 + 1. */
-                    const int64_t left = to - row, tiles = (left + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+                    /* Seven rows are better 4 + 3 than 6 + 1, or 3 + 2 + 2 than 3 + 3 + 1. */
+                    const int64_t left = to - row, tiles = (left + most - 1) / most;
                     const int rows = (int)((left + tiles - 1) / tiles);
                     rows_of(work, row, rows, pair, panels);
                     row += rows;
@@ -316,7 +376,7 @@ int chexmix_product(const Job *job) {
     work.start = (int32_t *)(work.step + count);
     work.steps = (int8_t *)(work.start + count);
     const int many = job->run != NULL && job->threads > 1;
-    if (many && job->rows > 4 * ROWS_AT_ONCE) job->run(quantize_rows, &work, (unsigned)job->threads, 0);
+    if (many && job->rows > 4 * MOST_512) job->run(quantize_rows, &work, (unsigned)job->threads, 0);
     else quantize_rows(&work);
     const int64_t from = job->first / PANEL, panels = (job->last + PANEL - 1) / PANEL - from;
     work.next = from;
