@@ -15,8 +15,9 @@ from chexmix_cli.core.kernels.backend import asked_for
 from chexmix_cli.core.kernels.compiled.library import library, torch_threads
 from chexmix_cli.core.kernels.quantized.native import best_level
 
-#: Most new positions: with more, torch's products of matrices are as fast (docs/performance.md).
-MOST_NEW = 16
+#: Most new positions: with more, torch's products of matrices are as fast (docs/performance.md). In bfloat16 those of
+#: CPUs with instructions for it are fast sooner.
+MOST_NEW = {torch.float32: 16, torch.bfloat16: 4}
 #: Numbers of a vector, and the widest head.
 _LANES, _MOST_SIZE = 8, 256
 
@@ -39,8 +40,8 @@ def takes(q_BNTH: Tensor) -> bool:
     Whoever records or counts torch's operations gets torch's.
     """
     num_new, size = q_BNTH.shape[2:]
-    fits = num_new <= MOST_NEW and size % _LANES == 0 and 0 < size <= _MOST_SIZE
-    fits = fits and q_BNTH.device.type == "cpu" and q_BNTH.dtype in (torch.float32, torch.bfloat16)
+    fits = num_new <= MOST_NEW.get(q_BNTH.dtype, 0) and size % _LANES == 0 and 0 < size <= _MOST_SIZE
+    fits = fits and q_BNTH.device.type == "cpu"
     recorded = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     recorded = recorded or is_in_torch_dispatch_mode()
     return fits and not recorded and asked_for() != "torch" and best_level() > 0

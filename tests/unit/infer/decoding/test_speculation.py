@@ -20,6 +20,7 @@ from chexmix_cli.core.infer.decoding.drafts import OwnText
 from chexmix_cli.core.infer.decoding.engine import Finish
 from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.infer.reports.writer import ReportWriter
+from chexmix_cli.core.kernels.quantized.native import uses_native
 from chexmix_cli.core.settings.inference import DecodeSettings
 from chexmix_cli.core.weights import open_weights
 
@@ -385,3 +386,24 @@ def test_positions_that_are_not_taken_back_are_found(engine, vocabulary, monkeyp
 
     monkeypatch.setattr(Batch, "take_back", keep_lengths)
     difference_is_found(engine, vocabulary, size=3)
+
+
+@pytest.mark.skipif(not uses_native(), reason="the kernels in C do not run here")
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_with_quantised_weights_drafts_change_no_digit(quantize):
+    """Compiled products and attention give a position the same bits whatever stands beside it, and so does all else."""
+    weights = open_weights(None)
+    vocabulary = weights.settings.vocabulary
+    engine = report_engine(weights.load_decoder("cpu", torch.float32, quantize=quantize), vocabulary)
+    prompts = [
+        vocabulary.report_prompt(
+            [(place * step) % vocabulary.num_codes for place in range(vocabulary.tokens_per_image)]
+        )
+        for step in (7, 11)
+    ]
+    settings = DecodeSettings(max_new_tokens=40, min_new_tokens=40, draft_rows=8)
+    plain, _ = generate(engine, prompts, settings)
+    before = engine.stats.num_passes
+    drafted, _ = generate(engine, prompts, settings, drafter=Known(prompts, plain, SAYINGS["by chance"]))
+    assert engine.stats.num_passes - before < 60, "negative control: passes of several positions"
+    assert [one.logprobs for one in drafted] == [one.logprobs for one in plain]
