@@ -26,7 +26,7 @@ class NativeKernels(BuildHookInterface[Any]):
         problem = module["build"]()
         if problem is not None:
             self.app.display_warning(
-                f"products with quantised weights and the image tokenizer will be torch's, slower: {problem}"
+                f"quantised products, attention to a cache and the image tokenizer will be torch's, slower: {problem}"
             )
         elif version == "standard" and "CS_GNU_LIBC_VERSION" in os.confstr_names:
             build_data["artifacts"].append(f"{FOLDER}/{module['LIBRARY'].name}")

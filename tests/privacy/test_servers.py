@@ -79,7 +79,7 @@ def test_log_and_answers_of_the_http_server(call, ward, debug_weights, monkeypat
         answers.extend([client.get("/metrics"), client.get("/health")])
         answers.append(client.get(f"/{NAME}?patient={PLANTED['number'][0]}", **{"X-Patient": NAME}))
         with monkeypatch.context() as patched:
-            patched.setattr("chexmix_cli.core.infer.image_tokenizer.ImageTokenizer.encode", broken)
+            patched.setattr("chexmix_cli.library.opened.OpenModel.codes_of", broken)
             answers.append(client.post("/tokenize", {"image": http.data_url(films[0])}))
 
     arguments = ("serve", "http", "--weights", debug_weights, "--port", port, "--set", "input.workers=0", *verbosity)

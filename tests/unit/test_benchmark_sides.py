@@ -61,13 +61,11 @@ def test_replayed_drafts_are_right_as_often_as_asked(sides):
     assert drafted / passes == pytest.approx(3.0, abs=0.1)
 
 
-def test_engines_beside_ours_choose_the_same_for_each_of_several_reports(repository, plain_weights):
+def test_engines_beside_ours_choose_the_same_for_each_of_several_reports(repository, plain_weights, monkeypatch):
     """What ``peers.py`` compares: ours and transformers in float32 over two prompts, and ids that both are given."""
-    sys.path.insert(0, str(repository / "benchmarks"))
-    try:
-        import peer_sides
-    finally:
-        sys.path.remove(str(repository / "benchmarks"))
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    import peer_sides
+
     vocabulary = open_weights(plain_weights).settings.vocabulary
     prompts = [
         vocabulary.report_prompt([seed + place for place in range(vocabulary.tokens_per_image)]) for seed in (0, 7)
