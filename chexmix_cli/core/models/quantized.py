@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from chexmix_cli.core.kernels.backend import uses_triton
 from chexmix_cli.core.kernels.quantized import native, op, reference
-from chexmix_cli.core.kernels.quantized.panels import Panels, to_panels
+from chexmix_cli.core.kernels.quantized.panels import PANEL, Panels, to_panels
 from chexmix_cli.core.models.linear import FEW_ROWS, Linear, finished, widened
 from chexmix_cli.core.runtime import has_cpu_int8
 from chexmix_cli.core.settings.inference import Quantize
@@ -89,6 +89,15 @@ class QuantizedLinear(nn.Module):
 
 class _InPanels(QuantizedLinear):
     """Of either number of bits, in panels."""
+
+    @classmethod
+    def _empty(cls, num_out: int, num_in: int) -> tuple[Tensor, Tensor]:
+        # By its shapes: arithmetic on the meta device would load torch.compile.
+        panels, groups = -(-num_out // PANEL), -(-num_in // reference.GROUP)
+        weight = torch.empty(panels, groups, PANEL * reference.GROUP * cls.bits // 8, dtype=torch.uint8, device="meta")
+        if cls.bits == 8:
+            return weight, torch.empty(panels, PANEL, device="meta")
+        return weight, torch.empty(panels, groups, PANEL, dtype=torch.bfloat16, device="meta")
 
     @classmethod
     def hold(cls, steps_OI: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
