@@ -107,8 +107,9 @@ class OpenModel:
 
     def forget(self) -> None:
         """Forget the films seen so far: for whoever promises the same bytes whatever came before a batch."""
-        self.prefixes.forget()
-        self.known_codes.forget()
+        for name in ("prefixes", "known_codes"):
+            if name in vars(self):  # what was never asked for is not made to be emptied
+                vars(self)[name].forget()
 
     def codes_of(self, films: Sequence[Film]) -> list[list[int]]:
         """Return the codes of a batch of films: those that came in or are known, the others encoded together once."""

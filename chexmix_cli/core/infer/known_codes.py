@@ -9,12 +9,12 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-#: Films kept: at the released size 2 MB of codes.
+#: Films kept: at the released size 4 MB of codes.
 _MOST = 1024
 
 
 class KnownCodes:
-    """Codes of the films of one image tokenizer; the film that was not asked for longest goes first.
+    """Codes of the films of one image tokenizer; the one least recently asked for goes first.
 
     Args:
         most: films kept; 0 keeps nothing.
@@ -29,7 +29,9 @@ class KnownCodes:
 
     def find(self, pixels_CYX: NDArray[np.float32]) -> list[int] | None:
         """Return the codes of a film; None: it has to be encoded."""
-        key = _key(pixels_CYX) if self._codes else b""
+        if not self._codes:
+            return None
+        key = _key(pixels_CYX)
         found_P = self._codes.get(key)
         if found_P is None:
             return None

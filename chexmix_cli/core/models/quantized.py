@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from chexmix_cli.core.kernels.backend import uses_triton
 from chexmix_cli.core.kernels.quantized import native, op, reference
-from chexmix_cli.core.kernels.quantized.panels import PANEL, Panels, to_panels
+from chexmix_cli.core.kernels.quantized.panels import Panels, panel_shapes, to_panels
 from chexmix_cli.core.models.linear import FEW_ROWS, Linear, finished, widened
 from chexmix_cli.core.runtime import has_cpu_int8
 from chexmix_cli.core.settings.inference import Quantize
@@ -92,12 +92,11 @@ class _InPanels(QuantizedLinear):
 
     @classmethod
     def _empty(cls, num_out: int, num_in: int) -> tuple[Tensor, Tensor]:
-        # By its shapes: arithmetic on the meta device would load torch.compile.
-        panels, groups = -(-num_out // PANEL), -(-num_in // reference.GROUP)
-        weight = torch.empty(panels, groups, PANEL * reference.GROUP * cls.bits // 8, dtype=torch.uint8, device="meta")
-        if cls.bits == 8:
-            return weight, torch.empty(panels, PANEL, device="meta")
-        return weight, torch.empty(panels, groups, PANEL, dtype=torch.bfloat16, device="meta")
+        # By their shapes: arithmetic on the meta device would load torch.compile.
+        weight_shape, scale_shape = panel_shapes(cls.bits, num_out, num_in)
+        scale_dtype = torch.float32 if cls.bits == 8 else torch.bfloat16
+        with torch.device("meta"):
+            return torch.empty(weight_shape, dtype=torch.uint8), torch.empty(scale_shape, dtype=scale_dtype)
 
     @classmethod
     def hold(cls, steps_OI: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ def films(count):
     return np.random.default_rng(0).uniform(-1, 1, (count, 1, 8, 8)).astype(np.float32)
 
 
-def test_a_film_is_known_by_its_pixels_and_the_one_not_asked_for_longest_goes_first():
+def test_a_film_is_known_by_its_pixels_and_the_least_recently_asked_for_goes_first():
     known, (first, second, third) = KnownCodes(2), films(3)
     assert known.find(first) is None
     known.keep(first, [1, 65535])

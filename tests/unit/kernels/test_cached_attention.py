@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from chexmix_cli.core.kernels.decode_attention import native, op, reference
-from chexmix_cli.core.kernels.quantized.native import best_level
 
-pytestmark = pytest.mark.skipif(not best_level(), reason="the kernels in C do not run here")
+pytestmark = pytest.mark.skipif(not native.is_usable(), reason="the kernels in C do not run here")
 
 
 @pytest.fixture(autouse=True)

@@ -102,8 +102,7 @@ def test_the_definition_is_the_product_within_half_a_step_of_each_activation(bit
 
 def test_levels_are_no_ladder(monkeypatch):
     """A CPU with AVX512-VNNI may lack AVX-VNNI: AMD's of 2022, Intel's of 2019. Its instructions end a process."""
-    library = type("Library", (), {"chexmix_levels": staticmethod(lambda: 1 << 1 | 1 << 3)})
-    monkeypatch.setattr(native, "library", lambda: library)
+    monkeypatch.setattr(native, "answer", lambda function: (1 << 1 | 1 << 3, ""))
     monkeypatch.setattr(native, "usable_levels", native.usable_levels.__wrapped__)
     assert native.usable_levels() == {"AVX2": 1, "AVX512-VNNI": 3}
     assert native.best_level() == 3

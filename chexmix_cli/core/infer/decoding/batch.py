@@ -15,7 +15,7 @@ from chexmix_cli.core.models.attention import causal_mask
 from chexmix_cli.core.models.decoder import Decoder, KvCache, OnLayer
 
 #: Most positions of prompts that a CPU reads in one pass: products are at their rate long before, and what a layer
-#: makes of many more fits no cache (``benchmarks/prefixes.py --together``).
+#: makes of many more takes longer a position, and memory (``benchmarks/prefixes.py --together``).
 _MOST_POSITIONS = 4096
 
 
@@ -154,8 +154,8 @@ class Batch:
 
     def _groups(self, num_rows: int, length: int) -> Iterator[slice]:
         """Yield the prompts that are read in one pass."""
-        size = num_rows if self._device.type != "cpu" else max(1, _MOST_POSITIONS // length)
-        for start in range(0, num_rows, max(1, size)):
+        size = max(1, _MOST_POSITIONS // length if self._device.type == "cpu" else num_rows)
+        for start in range(0, num_rows, size):
             yield slice(start, min(start + size, num_rows))
 
     def _new_cache(self, num_rows: int, capacity: int) -> KvCache:

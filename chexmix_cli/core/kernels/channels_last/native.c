@@ -106,8 +106,7 @@ INLINE Tile tile_of(const Convolution *job, int64_t tile) {
 
 /* The widest vectors of this CPU that there is code for: 512, 256, or 0. */
 int chexmix_vector_bits(void) {
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    if (!has_avx2()) return 0;
     const int has_512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     return has_512 ? 512 : 256;

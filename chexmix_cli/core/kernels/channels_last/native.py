@@ -16,7 +16,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import asked_for
-from chexmix_cli.core.kernels.compiled.library import library, torch_threads
+from chexmix_cli.core.kernels.compiled.library import answer, library, torch_threads
 
 _LOG = logging.getLogger("chexmix")
 #: Channels of a convolution are multiples of this.
@@ -75,9 +75,7 @@ def _takes(weight_OCYX: Tensor) -> bool:
 @cache
 def vector_bits() -> int:
     """Return how wide the vectors are that this CPU computes with: 512 (AVX512), 256 (AVX2), or 0 if none runs here."""
-    found = library()
-    bits = 0 if isinstance(found, str) else int(found.chexmix_vector_bits())
-    problem = found if isinstance(found, str) else "" if bits else "this CPU has no AVX2"
+    bits, problem = answer("chexmix_vector_bits")
     _LOG.info("image tokenizer's layers: %s", f"torch ({problem})" if problem else f"native, {bits} bits")
     return bits
 

@@ -29,6 +29,13 @@ def library(path: Path = LIBRARY) -> ctypes.CDLL | str:
     return found
 
 
+def answer(function: str) -> tuple[int, str]:
+    """Return what a function of the library says of this CPU, and, where that is nothing, why."""
+    found = library()
+    said = 0 if isinstance(found, str) else int(getattr(found, function)())
+    return said, found if isinstance(found, str) else "" if said else "this CPU has no AVX2"
+
+
 @cache
 def torch_threads() -> int | None:
     """Return the address of the function that runs one on torch's threads, or None: then one thread computes.

@@ -8,6 +8,12 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
+/* What every kernel here needs at least. */
+INLINE int has_avx2(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
 /* GOMP_parallel: runs a function on torch's threads. NULL: this thread alone. */
 typedef void (*Run)(void (*)(void *), void *, unsigned, unsigned);
 

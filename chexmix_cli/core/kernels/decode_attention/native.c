@@ -1,13 +1,13 @@
 /* Attention of a few new positions to a cache, for x86-64 CPUs with AVX2: reference.py says what is computed.
  *
  * One row of queries a head would be a matrix with one row to a library; read by itself it goes at the memory's speed.
- * A head is worked off in three passes: scores of all positions, their exponentials, the sum of the values. Keys and
+ * A head is computed in three passes: scores of all positions, their exponentials, the sum of the values. Keys and
  * values are read once for all queries. A score is a sum in one order, and the values of 32 positions are added up
  * before they join the others, so a query's bits depend neither on the queries beside it nor on threads.
  */
 #include "../compiled/native.h"
 
-enum { LANES = 8, BLOCK = 32, MOST_VECTORS = 5 };
+enum { LANES = 8, BLOCK = 32, MOST_VECTORS = 5, TO_NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
 
 #define FOR_AVX2 __attribute__((target("avx2,fma")))
 
@@ -47,7 +47,7 @@ FOR_AVX2 INLINE const float *widened(const Job *job, const void *from, int64_t *
 
 /* Return exponentials of numbers up to 0, within 2 units in the last place; below -87 they are 0. */
 FOR_AVX2 INLINE __m256 exponential(__m256 x) {
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), TO_NEAREST);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(1.9875691500e-4f);
@@ -69,12 +69,14 @@ FOR_AVX2 INLINE float sum_of(__m256 x) {
 }
 
 /* Scores of a query and some keys. */
-FOR_AVX2 INLINE void score(const float *q, const float *keys, int64_t stride, int64_t size, int count, float scale, float *scores) {
+FOR_AVX2 INLINE void score(
+    const float *q, const float *keys, int64_t stride, int64_t size, int count, float scale, float *scores) {
     __m256 sums[4];
     UNROLL for (int n = 0; n < count; n++) sums[n] = _mm256_setzero_ps();
     for (int64_t i = 0; i < size; i += LANES) {
         const __m256 own = _mm256_loadu_ps(q + i);
-        UNROLL for (int n = 0; n < count; n++) sums[n] = _mm256_fmadd_ps(own, _mm256_loadu_ps(keys + n * stride + i), sums[n]);
+        UNROLL for (int n = 0; n < count; n++)
+            sums[n] = _mm256_fmadd_ps(own, _mm256_loadu_ps(keys + n * stride + i), sums[n]);
     }
     UNROLL for (int n = 0; n < count; n++) scores[n] = sum_of(sums[n]) * scale;
 }
@@ -231,6 +233,9 @@ static void heads(void *argument) {
         head(job, place / job->heads, place % job->heads, &memory);
     free(first);
 }
+
+/* Whether this CPU has the instructions. */
+int chexmix_attends(void) { return has_avx2(); }
 
 /* Return 0, or -1 if there is no memory for the scores. */
 int chexmix_attend(const Job *job) {

@@ -6,15 +6,17 @@ It has no backward, and computes where no gradient is recorded. Letters as in ``
 from __future__ import annotations
 
 import ctypes
+import logging
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from chexmix_cli.core.kernels.backend import asked_for
-from chexmix_cli.core.kernels.compiled.library import library, torch_threads
-from chexmix_cli.core.kernels.quantized.native import best_level
+from chexmix_cli.core.kernels.compiled.library import answer, library, torch_threads
 
+_LOG = logging.getLogger("chexmix")
 #: Most new positions: with more, torch's products of matrices are as fast (docs/performance.md). In bfloat16 those of
 #: CPUs with instructions for it are fast sooner.
 MOST_NEW = {torch.float32: 16, torch.bfloat16: 4}
@@ -34,6 +36,14 @@ class _Job(ctypes.Structure):
     )
 
 
+@cache
+def is_usable() -> bool:
+    """Return whether the compiled attention runs on this CPU; the log says why it does not."""
+    said, problem = answer("chexmix_attends")
+    _LOG.info("attention to a cache: %s", f"torch ({problem})" if problem else "native")
+    return bool(said)
+
+
 def takes(q_BNTH: Tensor) -> bool:
     """Return whether the compiled attention computes such queries here; ``CHEXMIX_KERNELS=torch`` says no.
 
@@ -44,7 +54,7 @@ def takes(q_BNTH: Tensor) -> bool:
     fits = fits and q_BNTH.device.type == "cpu"
     recorded = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     recorded = recorded or is_in_torch_dispatch_mode()
-    return fits and not recorded and asked_for() != "torch" and best_level() > 0
+    return fits and not recorded and asked_for() != "torch" and is_usable()
 
 
 def attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:

@@ -40,8 +40,7 @@ typedef struct {
 /* Bit L: this CPU has level L. Levels are no ladder: AVX512-VNNI comes with AVX-VNNI and without, by maker and year. */
 int chexmix_levels(void) {
     unsigned a, b, c, d;
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    if (!has_avx2()) return 0;
     int levels = 1 << AVX2;
     __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(1));
     if (a >> 4 & 1) levels |= 1 << AVX_VNNI;
@@ -174,64 +173,56 @@ FOR_AVX512 INLINE void tile_512(const Work *work, int64_t row, int64_t panel, in
 }
 
 /* The same with vectors of 32 bytes: a panel is two halves. */
-#define TILE_256(NAME, TARGET, DOT)                                                                                     \
-    TARGET INLINE void NAME(const Work *work, int64_t row, int64_t panel, int rows, int bits, int is_first) {           \
-        const Job *job = work->job;                                                                                     \
-        const int64_t groups = work->groups, size = (int64_t)VECTORS(bits) * 64;                                        \
-        const __m256i low = _mm256_set1_epi8(15);                                                                       \
-        __m256 sums[MOST_256][2];                                                                                              \
-        UNROLL for (int m = 0; m < rows; m++)                                                                           \
-            UNROLL for (int n = 0; n < 2; n++) sums[m][n] = _mm256_setzero_ps();                                        \
-        for (int64_t group = 0; group < groups; group++) {                                                              \
-            const int8_t *steps = work->steps + (row * groups + group) * GROUP;                                         \
-            const uint8_t *weight = job->weight + (panel * groups + group) * size;                                      \
-            if (is_first) fetch_ahead(weight, size);                                                                    \
-            __m256i dots[MOST_256][2];                                                                                         \
-            UNROLL for (int m = 0; m < rows; m++)                                                                       \
-                UNROLL for (int n = 0; n < 2; n++) dots[m][n] = _mm256_set1_epi32(work->start[(row + m) * groups + group]); \
-            for (int j = 0; j < VECTORS(bits); j++) {                                                                   \
-                UNROLL for (int n = 0; n < 2; n++) {                                                                    \
-                    const __m256i w = _mm256_loadu_si256((const void *)(weight + j * 64 + n * 32));                     \
-                    UNROLL for (int part = 0; part < 8 / bits; part++) {                                                \
-                        const __m256i own =                                                                             \
-                            bits == 8 ? w : _mm256_and_si256(part ? _mm256_srli_epi16(w, 4) : w, low);                  \
-                        UNROLL for (int m = 0; m < rows; m++) {                                                         \
-                            int32_t four;                                                                               \
-                            memcpy(&four, steps + m * groups * GROUP + part * 16 + j * 4, 4);                           \
-                            dots[m][n] = DOT(dots[m][n], own, _mm256_set1_epi32(four), bits);                           \
-                        }                                                                                               \
-                    }                                                                                                   \
-                }                                                                                                       \
-            }                                                                                                           \
-            UNROLL for (int n = 0; n < 2; n++) {                                                                        \
-                __m256 scale = _mm256_setzero_ps();                                                                     \
-                if (bits == 4) {                                                                                        \
-                    const uint16_t *at = (const uint16_t *)job->scale + (panel * groups + group) * PANEL + n * 8;       \
-                    scale = _mm256_castsi256_ps(                                                                        \
-                        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)at)), 16));               \
-                }                                                                                                       \
-                UNROLL for (int m = 0; m < rows; m++) {                                                                 \
-                    __m256 dot = _mm256_cvtepi32_ps(dots[m][n]);                                                        \
-                    if (bits == 4) dot = _mm256_mul_ps(dot, scale);                                                     \
-                    sums[m][n] =                                                                                        \
-                        _mm256_fmadd_ps(dot, _mm256_set1_ps(work->step[(row + m) * groups + group]), sums[m][n]);       \
-                }                                                                                                       \
-            }                                                                                                           \
-        }                                                                                                               \
-        UNROLL for (int m = 0; m < rows; m++) {                                                                         \
-            float out[PANEL];                                                                                           \
-            _mm256_storeu_ps(out, sums[m][0]);                                                                          \
-            _mm256_storeu_ps(out + 8, sums[m][1]);                                                                      \
-            store(job, out, row + m, panel);                                                                            \
-        }                                                                                                               \
+FOR_AVX_VNNI INLINE void tile_avx_vnni(const Work *work, int64_t row, int64_t panel, int rows, int bits, int is_first) {
+    const Job *job = work->job;
+    const int64_t groups = work->groups, size = (int64_t)VECTORS(bits) * 64;
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256 sums[MOST_256][2];
+    UNROLL for (int m = 0; m < rows; m++)
+        UNROLL for (int n = 0; n < 2; n++) sums[m][n] = _mm256_setzero_ps();
+    for (int64_t group = 0; group < groups; group++) {
+        const int8_t *steps = work->steps + (row * groups + group) * GROUP;
+        const uint8_t *weight = job->weight + (panel * groups + group) * size;
+        if (is_first) fetch_ahead(weight, size);
+        __m256i dots[MOST_256][2];
+        UNROLL for (int m = 0; m < rows; m++)
+            UNROLL for (int n = 0; n < 2; n++) dots[m][n] = _mm256_set1_epi32(work->start[(row + m) * groups + group]);
+        for (int j = 0; j < VECTORS(bits); j++) {
+            UNROLL for (int n = 0; n < 2; n++) {
+                const __m256i w = _mm256_loadu_si256((const void *)(weight + j * 64 + n * 32));
+                UNROLL for (int part = 0; part < 8 / bits; part++) {
+                    const __m256i own =
+                        bits == 8 ? w : _mm256_and_si256(part ? _mm256_srli_epi16(w, 4) : w, low);
+                    UNROLL for (int m = 0; m < rows; m++) {
+                        int32_t four;
+                        memcpy(&four, steps + m * groups * GROUP + part * 16 + j * 4, 4);
+                        dots[m][n] = _mm256_dpbusd_avx_epi32(dots[m][n], own, _mm256_set1_epi32(four));
+                    }
+                }
+            }
+        }
+        UNROLL for (int n = 0; n < 2; n++) {
+            __m256 scale = _mm256_setzero_ps();
+            if (bits == 4) {
+                const uint16_t *at = (const uint16_t *)job->scale + (panel * groups + group) * PANEL + n * 8;
+                scale = _mm256_castsi256_ps(
+                    _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)at)), 16));
+            }
+            UNROLL for (int m = 0; m < rows; m++) {
+                __m256 dot = _mm256_cvtepi32_ps(dots[m][n]);
+                if (bits == 4) dot = _mm256_mul_ps(dot, scale);
+                sums[m][n] =
+                    _mm256_fmadd_ps(dot, _mm256_set1_ps(work->step[(row + m) * groups + group]), sums[m][n]);
+            }
+        }
     }
-
-FOR_AVX_VNNI INLINE __m256i dot_avx_vnni(__m256i sum, __m256i w, __m256i x, int bits) {
-    (void)bits;
-    return _mm256_dpbusd_avx_epi32(sum, w, x);
+    UNROLL for (int m = 0; m < rows; m++) {
+        float out[PANEL];
+        _mm256_storeu_ps(out, sums[m][0]);
+        _mm256_storeu_ps(out + 8, sums[m][1]);
+        store(job, out, row + m, panel);
+    }
 }
-
-TILE_256(tile_avx_vnni, FOR_AVX_VNNI, dot_avx_vnni)
 
 /* Without VNNI. Of 8 bits the amount of a weight is the unsigned factor and its sign goes to the activation, so that the
  * 16-bit sum of two products, at most 2 x 127 x 127, does not overflow. Of 4 bits that of a whole group does not, at most

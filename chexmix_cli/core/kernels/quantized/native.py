@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import asked_for
-from chexmix_cli.core.kernels.compiled.library import library, torch_threads
+from chexmix_cli.core.kernels.compiled.library import answer, library, torch_threads
 from chexmix_cli.core.kernels.quantized.panels import Panels
 
 _LOG = logging.getLogger("chexmix")
@@ -45,10 +45,8 @@ def usable_levels() -> dict[str, int]:
 
     A CPU may lack one between two that it has: many with AVX512-VNNI have no AVX-VNNI.
     """
-    found = library()
-    has = 0 if isinstance(found, str) else int(found.chexmix_levels())
+    has, problem = answer("chexmix_levels")
     usable = {name: level for name, level in LEVELS.items() if has >> level & 1}
-    problem = found if isinstance(found, str) else "" if usable else "this CPU has no AVX2"
     _LOG.info("quantised products: %s", f"torch ({problem})" if problem else f"native, {[*usable][-1]}")
     return usable
 

@@ -45,16 +45,20 @@ class Panels(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Return whether weights and scales have the shapes of so many outputs and inputs, without gaps in memory."""
-        num_panels, num_groups = -(-self.num_out // PANEL), -(-self.num_in // GROUP)
-        weight_shape = (num_panels, num_groups, PANEL * GROUP * self.bits // 8)
-        scale_shape = (num_panels, PANEL) if self.bits == 8 else (num_panels, num_groups, PANEL)
-        has_shapes = self.weight.shape == weight_shape and self.scale.shape == scale_shape
+        has_shapes = (self.weight.shape, self.scale.shape) == panel_shapes(self.bits, self.num_out, self.num_in)
         return has_shapes and self.weight.is_contiguous() and self.scale.is_contiguous()
 
     def part(self, first: int, last: int) -> Panels:
         """Return panels ``first`` to ``last`` alone."""
         num_out = min(self.num_out, last * PANEL) - first * PANEL
         return Panels(self.weight[first:last], self.scale[first:last], num_out, self.num_in)
+
+
+def panel_shapes(bits: int, num_out: int, num_in: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of weights and scales of so many outputs and inputs."""
+    num_panels, num_groups = -(-num_out // PANEL), -(-num_in // GROUP)
+    weight_shape = (num_panels, num_groups, PANEL * GROUP * bits // 8)
+    return weight_shape, (num_panels, PANEL) if bits == 8 else (num_panels, num_groups, PANEL)
 
 
 def to_panels(steps_OI: Tensor, scale: Tensor) -> Panels:
