@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from chexmix_cli.core.infer.decoding.batch import Batch
 from chexmix_cli.core.infer.decoding.prefixes import NO_PREFIXES, read_prefix
 from chexmix_cli.core.infer.reports.evidence import block_positions, find_evidence
 from chexmix_cli.core.infer.scoring import token_logprobs
@@ -177,17 +178,29 @@ def disk(model: Model, written: StudyReport, rounds: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def together(model: Model, rounds: int) -> dict[str, float]:
-    """Return the least processor seconds a film of reading the prompts of 1, 4 and 16 films in one pass, in turns."""
+    """Return the least processor seconds a film of reading the prompts of 1, 4 and 16 films, in turns.
+
+    In one pass, and, ``in groups``, as the engine reads those of a batch.
+    """
     decoder, vocabulary = model.reports.engine.decoder, model.weights.settings.vocabulary
     prompts = [vocabulary.report_prompt(film.codes or []) for film in unlike(model, 16)]
     counts = (1, 4, 16)
-    times: dict[int, list[float]] = {count: [] for count in counts}
+
+    def in_one_pass(some: list[list[int]]) -> None:
+        decoder(torch.tensor(some), cache=decoder.new_cache(len(some), len(some[0])))
+
+    def in_groups(some: list[list[int]]) -> None:
+        Batch(decoder, some, max_new_tokens=1, pad=vocabulary.pad).read_prompts()
+
+    ways = {"in one pass": in_one_pass, "in groups": in_groups}
+    times: dict[str, list[float]] = {}
     for _ in range(rounds):
         for count in counts:
-            started = time.process_time()
-            decoder(torch.tensor(prompts[:count]), cache=decoder.new_cache(count, len(prompts[0])))
-            times[count].append((time.process_time() - started) / count)
-    return {f"{count}_s": round(min(own), 4) for count, own in times.items()}
+            for name, read in ways.items():
+                started = time.process_time()
+                read(prompts[:count])
+                times.setdefault(f"{count} {name}, s", []).append((time.process_time() - started) / count)
+    return {name: round(min(own), 4) for name, own in times.items()}
 
 
 if __name__ == "__main__":
