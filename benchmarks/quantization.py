@@ -2,11 +2,14 @@
 
     python tools/make_mini_manifest.py ../shared/data/radiographs -o /tmp/manifest.jsonl
     python benchmarks/quantization.py /tmp/manifest.jsonl --films 100
+    python benchmarks/quantization.py --weights FOLDER --own-text 200
 
 Two looks at the validation rows. Given the reference report up to each token, is the likeliest next one the same, and
 how much probability does the true one lose (read as reports are written: the prompt in one pass, then few tokens a
 pass)? And of greedy reports: how many are the same, word for word, and how many tokens are before they part? The same
-for bfloat16, as a measure of what rounding alone does. One JSON record on stdout.
+for bfloat16, as a measure of what rounding alone does. ``--own-text`` takes the first look at text that the model
+itself draws behind random codes, in float32 at temperature 1: for weights of a shape that nothing was trained for.
+One JSON record on stdout.
 """
 
 from __future__ import annotations
@@ -24,12 +27,13 @@ from chexmix_cli.core.data.manifest import read_manifest
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.infer.image_tokenizer import ImageTokenizer
 from chexmix_cli.core.infer.manifest_images import encode_rows
+from chexmix_cli.core.infer.reports.engine import report_engine
 from chexmix_cli.core.infer.reports.writer import ReportWriter, WrittenReport
 from chexmix_cli.core.kernels.quantized.native import uses_native
 from chexmix_cli.core.models.decoder import Decoder
 from chexmix_cli.core.models.linear import FEW_ROWS
 from chexmix_cli.core.settings.inference import DecodeSettings, InputSettings
-from chexmix_cli.core.weights import open_weights
+from chexmix_cli.core.weights import WeightsDir, open_weights
 
 WAYS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": torch.float32},
@@ -42,11 +46,21 @@ WAYS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure, and print the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path)
+    parser.add_argument("manifest", type=Path, nargs="?", help="with val rows")
     parser.add_argument("--weights", help="default: the embedded model")
     parser.add_argument("--films", type=int, default=100)
+    parser.add_argument("--own-text", type=int, metavar="TOKENS", help="of the model's own text, in place of films")
     options = parser.parse_args()
+    if (options.manifest is None) == (options.own_text is None):
+        parser.error("a manifest or --own-text: expected one of them")
     weights = open_weights(options.weights)
+    measured = of_films(weights, options) if options.own_text is None else of_own_text(weights, options.own_text)
+    kernels = "native" if uses_native() else "torch"
+    sys.stdout.write(json.dumps({"model": weights.name, "kernels": kernels, **measured}) + "\n")
+
+
+def of_films(weights: WeightsDir, options: argparse.Namespace) -> dict[str, Any]:
+    """Return both looks, at films of the manifest and their reports."""
     settings, tokenizer = weights.settings, weights.load_text_tokenizer()
     if tokenizer is None:
         raise SystemExit("the weights have no text tokenizer: reports cannot be read")
@@ -66,14 +80,35 @@ def main() -> None:
         writer = ReportWriter(decoder, settings.vocabulary, tokenizer)
         written[name] = [writer.write([one], DecodeSettings())[0] for one in codes]
     truth = torch.tensor([token_id for report in said for token_id in report])
-    kernels = "native" if uses_native() else "torch"
-    result: dict[str, Any] = {"model": weights.name, "films": len(codes), "tokens": len(truth), "kernels": kernels}
+    result: dict[str, Any] = {"films": len(codes), "tokens": len(truth)}
     for name in list(WAYS)[1:]:
         result[name] = {
             **compare_next(torch.cat(logprobs["float32"]), torch.cat(logprobs[name]), truth),
             **compare_reports(written["float32"], written[name]),
         }
-    sys.stdout.write(json.dumps(result) + "\n")
+    return result
+
+
+def of_own_text(weights: WeightsDir, num_tokens: int) -> dict[str, Any]:
+    """Return the first look, at so many tokens of the model's own."""
+    settings = weights.settings
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(settings.vqgan.num_codes, (settings.vocabulary.tokens_per_image,), generator=generator)
+    prompt, said = settings.vocabulary.report_prompt(codes.tolist()), list[int]()
+    result: dict[str, Any] = {}
+    exact_TV = torch.empty(0)
+    for name, way in WAYS.items():
+        decoder = weights.load_decoder("cpu", **way)
+        if not said:
+            drawing = DecodeSettings(temperature=1.0, max_new_tokens=num_tokens)
+            said = report_engine(decoder, settings.vocabulary).generate([prompt], drawing)[0].token_ids
+            exact_TV = next_logprobs(decoder, prompt, said)
+            truth_T = torch.tensor(said)
+            own = -exact_TV.gather(1, truth_T[:, None]).mean()
+            result = {"tokens": len(said), "perplexity": round(float(own.exp()), 2)}
+            continue
+        result[name] = compare_next(exact_TV, next_logprobs(decoder, prompt, said), truth_T)
+    return result
 
 
 @torch.inference_mode()

@@ -44,6 +44,7 @@ REPORT_TOKENS = 200
 #: Of a logit, relative: what rounding may move two apart by.
 TIE = {"float32": 1e-4, "bfloat16": 2.0**-7}
 FULL_PARAMETERS = 2_800_000_000
+BITS = ("int8", "int4")
 
 
 @dataclass(kw_only=True)
@@ -119,7 +120,7 @@ def last_json(command: list[str]) -> dict[str, Any]:
 
 
 def reports(bench: Bench) -> list[Row]:
-    """Measure reports: ours plain, with drafts, with 8-bit weights, and both."""
+    """Measure reports: ours plain and with weights in 8 and in 4 bits, each without drafts and with them."""
     options, tokens = bench.options, bench.options.new_tokens
     drafting: dict[str, Any] = {"drafts": "own"}
     if options.manifest is not None:
@@ -127,7 +128,9 @@ def reports(bench: Bench) -> list[Row]:
         bench.found["acceptance"] = accepted
         drafting = {"drafts": "replay", "accepted": accepted["accepted"], "drafted": accepted["drafted"]}
     asked: dict[str, dict[str, Any]] = {"transformers": {"side": "transformers"}, "plain": {}}
-    asked |= {"drafts": drafting, "int8": {"quantize": "int8"}, "int8 + drafts": {"quantize": "int8", **drafting}}
+    asked["drafts"] = drafting
+    for bits in BITS:
+        asked |= {bits: {"quantize": bits}, f"{bits} + drafts": {"quantize": bits, **drafting}}
     wanted = {"transformers", "plain", *options.rows}
     names = [name for name in asked if set(name.split(" + ")) <= wanted]
     rounds: list[dict[str, Any]] = []
@@ -135,18 +138,23 @@ def reports(bench: Bench) -> list[Row]:
     for number in range(options.rounds):
         found: dict[str, Any] = {}
         for name in names if number % 2 == 0 else [*names[1:], names[0]]:
-            own = "int8" if name.startswith("int8") else "plain"
+            own = _without_drafts(name)
             common = {"side": "ours", "prompt_tokens": bench.prompt_tokens, "new_tokens": tokens, "ids": ids.get(own)}
             found[name] = bench.side("report", **{**common, **asked[name]})
-            if name in ("plain", "int8"):
+            if name == own:
                 ids[name] = found[name]["ids"]
             print(f"round {number + 1}: {name}: {_seconds(found[name], tokens):.2f} s", file=sys.stderr)
         rounds.append(found)
     bench.found["reports"] = [
         {name: {k: v for k, v in one.items() if k != "likeliest"} for name, one in found.items()} for found in rounds
     ]
-    aims = {"plain": 2.0, "drafts": 3.0, "int8": 4.0, "int8 + drafts": 4.0}
-    return [_report_row(bench, name, aims[name], rounds) for name in names[1:]]
+    aims = {"plain": 2.0, "drafts": 3.0}
+    return [_report_row(bench, name, aims.get(name, 4.0), rounds) for name in names[1:]]
+
+
+def _without_drafts(name: str) -> str:
+    """Return the way of the same weights that reads no drafts."""
+    return "plain" if name == "drafts" else name.removesuffix(" + drafts")
 
 
 def _seconds(found: dict[str, Any], tokens: int) -> float:
@@ -169,15 +177,20 @@ def _report_row(bench: Bench, name: str, aim: float, rounds: list[dict[str, Any]
     detail["floor"] = floor(bench, rounds[0][name], detail[name])
     note = f"{detail[name]['prefill_s']:.3g} s + {detail[name]['decode_s']:.3g} s a token"
     note += f", transformers {detail['transformers']['prefill_s']:.3g} + {detail['transformers']['decode_s']:.3g}"
-    if not name.startswith("int8"):
+    bits = next((bits for bits in BITS if name.startswith(bits)), None)
+    if bits is None:
         detail["ids"] = [same_ids(found["transformers"], found[name]["ids"], bench.dtype) for found in rounds]
         note += f"; ids {detail['ids'][0]['verdict']}"
     if name.endswith("drafts"):
+        detail["times_without_drafts"] = [
+            _seconds(found[_without_drafts(name)], tokens) / _seconds(found[name], tokens) for found in rounds
+        ]
         note += f"; {sides[name][0]['tokens_per_pass']:.2f} tokens a pass"
+        note += f", {statistics.median(detail['times_without_drafts']):.2f} times without drafts"
     row = Row(name=f"report, {name}", aim=aim, values=ratios, detail={**detail, "note": note})
     if not row.is_met:
-        if (profile := f"profile {'int8' if 'int8' in name else 'plain'}") not in bench.found:
-            bench.found[profile] = bench.side("profile", quantize="int8" if "int8" in name else None)
+        if (profile := f"profile {bits or 'plain'}") not in bench.found:
+            bench.found[profile] = bench.side("profile", quantize=bits)
         row.detail["profile"] = bench.found[profile]
     return row
 
@@ -315,7 +328,7 @@ GROUPS: dict[str, Callable[[Bench], list[Row]]] = {
     "growth": growth,
 }
 #: More columns of ``report``.
-MORE = ("drafts", "int8")
+MORE = ("drafts", *BITS)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """How many draft tokens a pass reads: as many as give most tokens for its time.
 
-What a pass over more positions costs depends on the weights' form and on the CPU: one over nine takes 1.4 times as long
-as one over a single position in 8 bits, 3.4 times in float32. So passes are measured, once for each decoder, form and
+What a pass over more positions costs depends on the weights' form and on the CPU: in 8 bits one over nine takes 1.4
+times as long as one over a single position, or 2.1 times where one over three costs nothing more. So passes are measured, once for each decoder, form and
 kind of CPU, and remembered in ``CHEXMIX_HOME``. How many drafts are accepted is counted within a call. Both on purpose:
 sums round by the shape of a pass, so a batch that is decoded again on the same machine should have the same passes.
 """
@@ -27,7 +27,7 @@ from chexmix_cli.core.weights.files import Remembered
 _LOG = logging.getLogger("chexmix")
 _COSTS = Remembered("pass_costs.json", most=100)
 #: Positions of the passes that are measured, behind so many others.
-_SIZES, _BEHIND = (1, 2, 4, 8, 16, 32), 256
+_SIZES, _BEHIND = (1, 2, 3, 4, 6, 8, 16, 32), 256
 #: Passes of each size, as long as all together take no longer than this; once each in any case.
 _ROUNDS, _BUDGET_S = 3, 0.2
 #: Accepted and rejected draft tokens that are assumed before any was seen.
