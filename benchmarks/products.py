@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from chexmix_cli.core.kernels.quantized import native, reference
 from chexmix_cli.core.kernels.quantized.panels import to_panels
 from chexmix_cli.core.models import linear, quantized
-from chexmix_cli.core.runtime import has_cpu_bfloat16
+from chexmix_cli.core.runtime import has_cpu_bfloat16, has_cpu_int8
 
 ROWS = (1, 2, 4, 8, 9, 16, 64, 256)
 #: A block's first product as (outputs, inputs).
@@ -134,6 +134,8 @@ def tried_ways(wide: list[Tensor], eighth: list[Tensor], scale: Tensor) -> Ways:
         lambda n, x: torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), fourth[n % count], 32, scales),
         packed.nbytes + scales.nbytes,
     )
+    # Without instructions for 8 bits sums of two products are held in 16 bits and overflow, unless a bit is left free.
+    reduce_range = not has_cpu_int8()
     for engine in ("x86", "onednn"):
         torch.backends.quantized.engine = engine
         whole = torch.quantize_per_channel(
@@ -141,7 +143,7 @@ def tried_ways(wide: list[Tensor], eighth: list[Tensor], scale: Tensor) -> Ways:
         )
         prepared = [torch.ops.quantized.linear_prepack(whole, None) for _ in range(count)]
         ways[f"torch, linear_dynamic, {engine}"] = (
-            lambda n, x, prepared=prepared: torch.ops.quantized.linear_dynamic(x, prepared[n % count], False),
+            lambda n, x, prepared=prepared: torch.ops.quantized.linear_dynamic(x, prepared[n % count], reduce_range),
             size,
         )
     return ways

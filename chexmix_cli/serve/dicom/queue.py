@@ -175,8 +175,11 @@ class StudyQueue:
             if path.stat().st_mtime < oldest_s:
                 instances = json.loads(path.read_text())["instances"]
                 path.unlink()
+                study, _, number = path.stem.rpartition(".")
                 with self._lock:
                     self._known.difference_update(instances)
+                    if str(self._last_part.get(study)) == number:
+                        del self._last_part[study]
                 num_forgotten += 1
         return num_forgotten
 

@@ -142,6 +142,17 @@ def test_a_part_is_found_without_asking_for_all_before_it(queue, monkeypatch):
     assert len(asked) <= 2 * len(names)
 
 
+def test_a_study_whose_parts_are_forgotten_begins_anew(queue, clock):
+    for instance in "abc":
+        queue.receive(b"", study="s", instance=instance)
+        finish(queue.claim(0), queue)
+    for done in (queue.folder / "done").glob("*.json"):
+        os.utime(done, (clock.now_s, clock.now_s))
+    clock.now_s += 3 * 86_400
+    assert queue.prune(2) == 3
+    assert queue.receive(b"", study="s", instance="d") == "s"
+
+
 def test_a_refused_study_keeps_its_films_and_says_why(queue):
     queue.receive(b"film", study="s", instance="a")
     study = queue.refuse(queue.claim(0), "NOT_CHEST", "the header says HAND")
