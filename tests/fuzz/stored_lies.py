@@ -332,8 +332,14 @@ LIES: tuple[Lie, ...] = (
     Lie(
         file="retrieval index",
         lie="NaN",
-        said="holds vectors that are not finite",
+        said="holds vectors that are not of length 1",
         tell=on(_INDEX, "images", tensor("vectors", float("nan"))),
+    ),
+    Lie(
+        file="retrieval index",
+        lie="a number with another exponent",
+        said="holds vectors that are not of length 1",
+        tell=on(_INDEX, "images", tensor("vectors", 2.0)),
     ),
     Lie(
         file="retrieval index",

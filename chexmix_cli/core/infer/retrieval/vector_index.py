@@ -34,6 +34,8 @@ INDEX_FILE = "index.json"
 SCHEMA = "chexmix-index/1"
 
 _PART_KEY = "chexmix-index"
+#: How far from 1 a vector's length may be: rounding leaves a millionth.
+_LENGTH_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +112,9 @@ class _Part:
 
     def vectors(self, rows: slice) -> Tensor:
         vectors_ME: Tensor = self._file.get_slice("vectors")[rows]
-        if not bool(vectors_ME.isfinite().all()):
-            raise DataError(Reason.CORRUPT, "holds vectors that are not finite", where=self.path.name)
+        # Not-a-number is far from 1, too.
+        if not bool(((vectors_ME.norm(dim=1) - 1).abs() < _LENGTH_TOLERANCE).all()):
+            raise DataError(Reason.CORRUPT, "holds vectors that are not of length 1", where=self.path.name)
         return vectors_ME
 
     @cached_property

@@ -36,7 +36,8 @@ IDENTITY = IndexIdentity(
 
 def item(number, name=None):
     tokens = list(range(number, number + 4))
-    return Item(name or f"Bild-ä-{number}", torch.tensor([float(number), 1.0, -1.0]), number * 7 - 50, tokens)
+    vector_E = torch.nn.functional.normalize(torch.tensor([float(number), 1.0, -1.0]), dim=0)
+    return Item(name or f"Bild-ä-{number}", vector_E, number * 7 - 50, tokens)
 
 
 def fill(folder, numbers, *, identity=IDENTITY, rows=4):
