@@ -141,17 +141,21 @@ def _embedded(numbers: Numbers) -> str:
 
 def _stages(numbers: Numbers) -> str:
     """Return both seeds of the two ways to go on, and their difference, question by question."""
-    difference = numbers["differences"]["mini-s2 - mini-s1-more"]
+    name = " - ".join(reversed(STAGES))
+    differences = {key: found for key, found in sorted(numbers["differences"].items()) if key.startswith(name)}
     rows = []
     for source, question in _RADIOLOGISTS.items():
         runs = _runs(numbers, source, STAGES)
-        asked = difference[source]
+        asked = next(iter(differences.values()))[source]
         columns = [(probe, ratio) for probe in asked for ratio in sorted(asked[probe], key=float)]
         for arm, found in runs.items():
             cells = [[one["model"][probe].get(ratio) for one in found] for probe, ratio in columns]
             rows.append([question, NAMES[arm], *(_seeds(values, 3) for values in cells)])
             question = ""
-        rows.append(["", "difference", *(_difference(asked[probe][ratio]) for probe, ratio in columns)])
+        for key, found in differences.items():
+            seed = key.removeprefix(name).replace("seed", "seed ")
+            cells = [_difference(found[source][probe].get(ratio)) for probe, ratio in columns]
+            rows.append(["", f"difference{seed}", *cells])
     head = ["AUROC, val", "", *(f"{probe}, {100 * float(ratio):.0f} %" for probe, ratio in columns)]
     return _table(head, rows)
 
