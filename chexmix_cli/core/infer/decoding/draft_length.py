@@ -1,9 +1,10 @@
 """How many draft tokens a pass reads: as many as give most tokens for its time.
 
 What a pass over more positions costs depends on the weights' form and on the CPU: in 8 bits one over nine takes 1.4
-times as long as one over a single position, or 2.1 times where one over three costs nothing more. So passes are measured, once for each decoder, form and
-kind of CPU, and remembered in ``CHEXMIX_HOME``. How many drafts are accepted is counted within a call. Both on purpose:
-sums round by the shape of a pass, so a batch that is decoded again on the same machine should have the same passes.
+times as long as one over a single position, or 2.1 times where one over three costs nothing more. So passes are
+measured, once for each decoder, form and kind of CPU, and remembered in ``CHEXMIX_HOME``. How many drafts are accepted
+is counted within a call. Both on purpose: sums round by the shape of a pass, so a batch that is decoded again on the
+same machine should have the same passes.
 """
 
 from __future__ import annotations
