@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from chexmix_cli.core.errors import ShapeError
 from chexmix_cli.core.kernels.backend import uses_triton
+from chexmix_cli.core.kernels.block_branches import native as native_branches
 from chexmix_cli.core.kernels.decode_attention.op import attend as attend_to_cache
 from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.attention import AttentionPlan, ImageSpan, causal_mask
@@ -68,7 +69,7 @@ class KvCache:
             ShapeError: if they are of other rows than the cache holds, or do not fit.
         """
         end = self.length + keys_BNTH.shape[2]
-        keys_BNSH, values_BNSH = self._rows(layer, keys_BNTH.shape[0], end)
+        keys_BNSH, values_BNSH = self._room(layer, keys_BNTH.shape[0], end)
         keys_BNSH[:, :, self.length : end] = keys_BNTH
         values_BNSH[:, :, self.length : end] = values_BNTH
         return keys_BNSH[:, :, :end], values_BNSH[:, :, :end]
@@ -78,13 +79,25 @@ class KvCache:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Write keys and values out of a block's first product, as :meth:`append`; return rotated queries, and all."""
         rows, end = fused_BTX.shape[0], self.length + fused_BTX.shape[1]
-        keys_BNSH, values_BNSH = self._rows(layer, rows, end)
+        keys_BNSH, values_BNSH = self._room(layer, rows, end)
         if layer == 0 or self._start_B is None:
             self._start_B = torch.full((rows,), self.length, device=fused_BTX.device)
         q_BNTH = rotate_and_cache(fused_BTX, *rotary, keys_BNSH, values_BNSH, self._start_B)
         return q_BNTH, keys_BNSH[:, :, :end], values_BNSH[:, :, :end]
 
-    def _rows(self, layer: int, rows: int, end: int) -> tuple[Tensor, Tensor]:
+    @property
+    def writes_behind(self) -> bool:
+        """Return whether new positions are written right behind the first ``length``, and no other is read."""
+        return True
+
+    def append_and_mix(
+        self, layer: int, fused_BTX: Tensor, rotary: tuple[Tensor, Tensor], attend_BTS: Tensor | None
+    ) -> Tensor:
+        """Write keys and values, as :meth:`append_rotated`; return both branches of the block, (B, T, D + F)."""
+        keys_BNSH, values_BNSH = self._room(layer, fused_BTX.shape[0], self.length + fused_BTX.shape[1])
+        return native_branches.branches(fused_BTX, *rotary, keys_BNSH, values_BNSH, attend_BTS, self.length)
+
+    def _room(self, layer: int, rows: int, end: int) -> tuple[Tensor, Tensor]:
         """Return a layer's buffers of the rows in use, each (B, N, S, H), if so many rows up to ``end`` are theirs."""
         if rows != self.num_rows:
             raise ShapeError(f"{rows} rows for a cache of {self.num_rows}", where="KvCache")
@@ -149,9 +162,31 @@ class Block(nn.Module):
         fused_BTX = self.input_proj(normed_BTD)
         if self.input_adapter is not None:
             fused_BTX = self.input_adapter(normed_BTD, fused_BTX)
-        qk_BTX, v_BTD, mlp_BTF = fused_BTX.split(self.split_sizes, dim=-1)
+        branches_BTX = self._branches(fused_BTX, rotary, attend_BTS, cache, layer)
+        bias_D = self.attention_bias + self.mlp_bias
+        update_BTD = self.output_proj(branches_BTX, bias_D)
+        if self.output_adapter is not None:
+            update_BTD = self.output_adapter(branches_BTX, update_BTD)
+        return x_BTD + cast(Tensor, self.dropout(update_BTD))
+
+    def _branches(
+        self,
+        fused_BTX: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        attend_BTS: Tensor | AttentionPlan | None,
+        cache: KvCache | None,
+        layer: int,
+    ) -> Tensor:
+        """Return attention and the activated rest of a block's first product, side by side, (B, T, D + F)."""
         reads_cache = cache is not None and not torch.is_grad_enabled()
-        if reads_cache and uses_triton(x_BTD.device):
+        has_mask = attend_BTS is not None or fused_BTX.shape[1] == 1
+        attends_to_cache = reads_cache and has_mask and not isinstance(attend_BTS, AttentionPlan)
+        if attends_to_cache and native_branches.takes(fused_BTX, self.split_sizes[1], self.head_size):
+            known = cast(KvCache, cache)
+            if known.writes_behind:
+                return known.append_and_mix(layer, fused_BTX, rotary, cast(Tensor | None, attend_BTS))
+        qk_BTX, v_BTD, mlp_BTF = fused_BTX.split(self.split_sizes, dim=-1)
+        if reads_cache and uses_triton(fused_BTX.device):
             assert cache is not None
             q_BNTH, k_BNSH, v_BNSH = cache.append_rotated(layer, fused_BTX, rotary)
         else:
@@ -161,7 +196,7 @@ class Block(nn.Module):
                 k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
         if isinstance(attend_BTS, AttentionPlan):
             mixed_BTNH = attend_BTS.attend(q_BNTH, k_BNSH, v_BNSH)
-        elif reads_cache and (attend_BTS is not None or q_BNTH.shape[2] == 1):
+        elif attends_to_cache:
             mixed_BTNH = attend_to_cache(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
         else:
             mixed_BTNH = F.scaled_dot_product_attention(
@@ -171,12 +206,7 @@ class Block(nn.Module):
                 attn_mask=None if attend_BTS is None else attend_BTS[:, None],
                 is_causal=attend_BTS is None and q_BNTH.shape[2] > 1,
             ).transpose(1, 2)
-        branches_BTX = torch.cat((mixed_BTNH.flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
-        bias_D = self.attention_bias + self.mlp_bias
-        update_BTD = self.output_proj(branches_BTX, bias_D)
-        if self.output_adapter is not None:
-            update_BTD = self.output_adapter(branches_BTX, update_BTD)
-        return x_BTD + cast(Tensor, self.dropout(update_BTD))
+        return torch.cat((mixed_BTNH.flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         num_rows, num_new = x_BTD.shape[:2]

@@ -22,7 +22,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from chexmix_cli.core.kernels.rotary_cache.op import rotate_and_cache
 from chexmix_cli.core.models.decoder import Decoder, KvCache
 
 
@@ -174,28 +173,14 @@ class _SharedCache(KvCache):
         self.keys_LBNSH = prefix.keys_LNSH[:, None, :, :length]
         self.values_LBNSH = prefix.values_LNSH[:, None, :, :length]
         self.num_rows, self.length, self.capacity = num_rows, length, length
+        self._start_B: Tensor | None = None
 
-    def append(self, layer: int, keys_BNTH: Tensor, values_BNTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the keys and values of prefix and new positions, each (B, N, S + T, H)."""
-        keys_BNSH, values_BNSH = self._room(layer, keys_BNTH.shape[2])
-        keys_BNSH[:, :, self.length :] = keys_BNTH
-        values_BNSH[:, :, self.length :] = values_BNTH
-        return keys_BNSH, values_BNSH
-
-    def append_rotated(
-        self, layer: int, fused_BTX: Tensor, rotary: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rotated queries, and what :meth:`append` returns, out of a block's first product."""
-        keys_BNSH, values_BNSH = self._room(layer, fused_BTX.shape[1])
-        start_B = torch.full((self.num_rows,), self.length, device=fused_BTX.device)
-        return rotate_and_cache(fused_BTX, *rotary, keys_BNSH, values_BNSH, start_B), keys_BNSH, values_BNSH
-
-    def _room(self, layer: int, num_new: int) -> tuple[Tensor, Tensor]:
-        """Return the prefix's keys and values for every row, with room for new ones behind them."""
+    def _room(self, layer: int, rows: int, end: int) -> tuple[Tensor, Tensor]:
+        """Return the prefix's keys and values for every row, with room for new ones behind them up to ``end``."""
         found = []
         for shared_1NSH in (self.keys_LBNSH[layer], self.values_LBNSH[layer]):
             _, num_heads, length, size = shared_1NSH.shape
-            both_BNSH = shared_1NSH.new_empty(self.num_rows, num_heads, length + num_new, size)
+            both_BNSH = shared_1NSH.new_empty(rows, num_heads, end, size)
             both_BNSH[:, :, :length] = shared_1NSH
             found.append(both_BNSH)
         return found[0], found[1]

@@ -55,6 +55,11 @@ class StaticCache(KvCache):
         """Return how many rows and positions there are, in use or not: those that a recorded pass computes."""
         return self.keys_LBNSH.shape[1], self.keys_LBNSH.shape[3]
 
+    @property
+    def writes_behind(self) -> bool:
+        """Return whether new positions are written right behind those in use."""
+        return self.place_T is None
+
     def begin(self, num_rows: int, capacity: int) -> None:
         """Forget all positions, and use some of the rows and positions."""
         self.num_rows, self.capacity, self.length = num_rows, capacity, 0

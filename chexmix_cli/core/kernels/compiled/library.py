@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from chexmix_cli.core.kernels.backend import asked_for
 from chexmix_cli.core.kernels.compiled.build import LIBRARY, source_hash
 
 _LOG = logging.getLogger("chexmix")
@@ -34,6 +36,12 @@ def answer(function: str) -> tuple[int, str]:
     found = library()
     said = 0 if isinstance(found, str) else int(getattr(found, function)())
     return said, found if isinstance(found, str) else "" if said else "this CPU has no AVX2"
+
+
+def torch_is_watched() -> bool:
+    """Return whether torch's own operations are wanted: asked for, or recorded, changed or counted by someone."""
+    recorded = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    return recorded or is_in_torch_dispatch_mode() or asked_for() == "torch"
 
 
 @cache

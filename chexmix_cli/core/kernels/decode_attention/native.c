@@ -5,36 +5,22 @@
  * values are read once for all queries. A score is a sum in one order, and the values of 32 positions are added up
  * before they join the others, so a query's bits depend neither on the queries beside it nor on threads.
  */
-#include "../compiled/native.h"
+#include "native.h"
 
-enum { LANES = 8, BLOCK = 32, MOST_VECTORS = 5, TO_NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
-
-#define FOR_AVX2 __attribute__((target("avx2,fma")))
-
-/* One call; native.py holds the same fields. Strides are in numbers; the last dimension lies without gaps. */
-typedef struct {
-    const void *q, *k, *v; /* (rows, heads, new, size), twice (rows, heads, places, size) */
-    const uint8_t *attend; /* (rows or 1, new, places), or NULL */
-    void *y;               /* (rows, new, heads, size), without gaps */
-    int64_t rows, heads, new, places, size;
-    int64_t q_stride[3], k_stride[3], v_stride[3], attend_stride[2];
-    float scale;
-    int32_t is_bfloat16, threads;
-    Run run;
-} Job;
+enum { BLOCK = 32, MOST_VECTORS = 5 };
 
 typedef struct {
-    const Job *job;
+    const Attention *job;
     int64_t next;
     int32_t is_short_of_memory;
 } Work;
 
-INLINE const void *at(const Job *job, const void *base, int64_t place) {
+INLINE const void *at(const Attention *job, const void *base, int64_t place) {
     return (const char *)base + place * (job->is_bfloat16 ? 2 : 4);
 }
 
 /* Return rows of numbers as float32, and how far apart they are: where they lie, or widened. */
-FOR_AVX2 INLINE const float *widened(const Job *job, const void *from, int64_t *stride, int64_t count, float *to) {
+FOR_AVX2 INLINE const float *widened(const Attention *job, const void *from, int64_t *stride, int64_t count, float *to) {
     if (!job->is_bfloat16) return from;
     for (int64_t n = 0; n < count; n++)
         for (int64_t i = 0; i < job->size; i += LANES) {
@@ -43,23 +29,6 @@ FOR_AVX2 INLINE const float *widened(const Job *job, const void *from, int64_t *
         }
     *stride = job->size;
     return to;
-}
-
-/* Return exponentials of numbers up to 0, within 2 units in the last place; below -87 they are 0. */
-FOR_AVX2 INLINE __m256 exponential(__m256 x) {
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), TO_NEAREST);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-    __m256 p = _mm256_set1_ps(1.9875691500e-4f);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.3981999507e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.3334519073e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.1665795894e-2f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.6666665459e-1f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
-    p = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    const __m256 is_seen = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_NLT_UQ);
-    return _mm256_and_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(power)), is_seen);
 }
 
 FOR_AVX2 INLINE float sum_of(__m256 x) {
@@ -147,7 +116,7 @@ FOR_AVX2 static void mix(
     }
 }
 
-FOR_AVX2 INLINE void store(const Job *job, const float *mixed, float share, void *y) {
+FOR_AVX2 INLINE void store(const Attention *job, const float *mixed, float share, void *y) {
     for (int64_t i = 0; i < job->size; i += LANES) {
         const __m256 value = _mm256_mul_ps(_mm256_loadu_ps(mixed + i), _mm256_set1_ps(share));
         if (!job->is_bfloat16) {
@@ -174,7 +143,7 @@ typedef struct {
     int64_t padded; /* places, up to whole vectors */
 } Memory;
 
-FOR_AVX2 static void head(const Job *job, int64_t row, int64_t head, const Memory *memory) {
+FOR_AVX2 static void head(const Attention *job, int64_t row, int64_t head, const Memory *memory) {
     const int64_t size = job->size, places = job->places, padded = memory->padded;
     const void *keys = at(job, job->k, row * job->k_stride[0] + head * job->k_stride[1]);
     const void *values = at(job, job->v, row * job->v_stride[0] + head * job->v_stride[1]);
@@ -209,14 +178,14 @@ FOR_AVX2 static void head(const Job *job, int64_t row, int64_t head, const Memor
         }
     }
     for (int64_t t = 0; t < job->new; t++) {
-        const int64_t place = ((row * job->new + t) * job->heads + head) * size;
+        const int64_t place = (row * job->new + t) * job->y_stride + head * size;
         store(job, memory->mixed + t * size, memory->share[t], (char *)job->y + place * (job->is_bfloat16 ? 2 : 4));
     }
 }
 
 static void heads(void *argument) {
     Work *work = argument;
-    const Job *job = work->job;
+    const Attention *job = work->job;
     const int64_t size = job->size, padded = (job->places + LANES - 1) / LANES * LANES;
     float *first = malloc((size_t)(job->new * (padded + 2 * size + 1) + BLOCK * size) * sizeof *first);
     if (first == NULL) {
@@ -238,7 +207,7 @@ static void heads(void *argument) {
 int chexmix_attends(void) { return has_avx2(); }
 
 /* Return 0, or -1 if there is no memory for the scores. */
-int chexmix_attend(const Job *job) {
+int chexmix_attend(const Attention *job) {
     Work work = {.job = job};
     on_threads(job->run, heads, &work, job->rows * job->heads > 1 ? job->threads : 1);
     return work.is_short_of_memory ? -1 : 0;

@@ -8,20 +8,19 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from chexmix_cli.core.kernels.backend import asked_for
-from chexmix_cli.core.kernels.compiled.library import answer, library, torch_threads
+from chexmix_cli.core.kernels.compiled.library import answer, library, torch_is_watched, torch_threads
 
 _LOG = logging.getLogger("chexmix")
 #: Most new positions: with more, torch's products of matrices are as fast (docs/performance.md). In bfloat16 those of
 #: CPUs with instructions for it are fast sooner.
 MOST_NEW = {torch.float32: 16, torch.bfloat16: 4}
 #: Numbers of a vector, and the widest head.
-_LANES, _MOST_SIZE = 8, 256
+LANES, _MOST_SIZE = 8, 256
 
 
 class _Job(ctypes.Structure):
@@ -30,6 +29,7 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "heads", "new", "places", "size")),
         *((name, ctypes.c_int64 * 3) for name in ("q_stride", "k_stride", "v_stride")),
         ("attend_stride", ctypes.c_int64 * 2),
+        ("y_stride", ctypes.c_int64),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_int32) for name in ("is_bfloat16", "threads")),
         ("run", ctypes.c_void_p),
@@ -45,16 +45,22 @@ def is_usable() -> bool:
 
 
 def takes(q_BNTH: Tensor) -> bool:
-    """Return whether the compiled attention computes such queries here; ``CHEXMIX_KERNELS=torch`` says no.
+    """Return whether the compiled attention computes such queries here; ``CHEXMIX_KERNELS=torch`` says no."""
+    return fits(q_BNTH, *q_BNTH.shape[2:]) and not torch_is_watched()
 
-    Whoever records or counts torch's operations gets torch's.
-    """
-    num_new, size = q_BNTH.shape[2:]
-    fits = num_new <= MOST_NEW.get(q_BNTH.dtype, 0) and size % _LANES == 0 and 0 < size <= _MOST_SIZE
-    fits = fits and q_BNTH.device.type == "cpu"
-    recorded = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-    recorded = recorded or is_in_torch_dispatch_mode()
-    return fits and not recorded and asked_for() != "torch" and is_usable()
+
+def fits(x: Tensor, num_new: int, size: int) -> bool:
+    """Return whether the compiled attention takes so many new positions of heads of a size, of a tensor's kind."""
+    has_size = size % LANES == 0 and 0 < size <= _MOST_SIZE
+    return num_new <= MOST_NEW.get(x.dtype, 0) and has_size and x.device.type == "cpu" and is_usable()
+
+
+def mask_layout(attend_BTS: Tensor | None) -> tuple[Tensor | None, Any]:
+    """Return a mask whose last dimension lies without gaps, and its other strides, 0 for one row that serves all."""
+    if attend_BTS is None:
+        return None, (ctypes.c_int64 * 2)(0, 0)
+    attend_BTS = attend_BTS if attend_BTS.stride(2) == 1 else attend_BTS.contiguous()
+    return attend_BTS, (ctypes.c_int64 * 2)(0 if len(attend_BTS) == 1 else attend_BTS.stride(0), attend_BTS.stride(1))
 
 
 def attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | None) -> Tensor:
@@ -67,10 +73,7 @@ def attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | 
         MemoryError: if there is no memory for the scores.
     """
     q_BNTH, k_BNSH, v_BNSH = (x if x.stride(3) == 1 else x.contiguous() for x in (q_BNTH, k_BNSH, v_BNSH))
-    strides = (0, 0)
-    if attend_BTS is not None:
-        attend_BTS = attend_BTS if attend_BTS.stride(2) == 1 else attend_BTS.contiguous()
-        strides = (0 if len(attend_BTS) == 1 else attend_BTS.stride(0), attend_BTS.stride(1))
+    attend_BTS, attend_strides = mask_layout(attend_BTS)
     (num_rows, num_heads, num_new, size), num_places = q_BNTH.shape, k_BNSH.shape[2]
     y_BTNH = torch.empty(num_rows, num_new, num_heads, size, dtype=q_BNTH.dtype)
     job = _Job(
@@ -85,7 +88,8 @@ def attend(q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, attend_BTS: Tensor | 
         num_places,
         size,
         *((ctypes.c_int64 * 3)(*x.stride()[:3]) for x in (q_BNTH, k_BNSH, v_BNSH)),
-        (ctypes.c_int64 * 2)(*strides),
+        attend_strides,
+        num_heads * size,
         size**-0.5,
         q_BNTH.dtype == torch.bfloat16,
         torch.get_num_threads(),
