@@ -162,51 +162,52 @@ class Block(nn.Module):
         fused_BTX = self.input_proj(normed_BTD)
         if self.input_adapter is not None:
             fused_BTX = self.input_adapter(normed_BTD, fused_BTX)
-        branches_BTX = self._branches(fused_BTX, rotary, attend_BTS, cache, layer)
+        branches_BTX = self._compiled_branches(fused_BTX, rotary, attend_BTS, cache, layer)
+        if branches_BTX is None:
+            # Here and not in a method: torch.compile makes more graphs of a call that it cannot compile whole.
+            qk_BTX, v_BTD, mlp_BTF = fused_BTX.split(self.split_sizes, dim=-1)
+            reads_cache = cache is not None and not torch.is_grad_enabled()
+            if reads_cache and uses_triton(x_BTD.device):
+                assert cache is not None
+                q_BNTH, k_BNSH, v_BNSH = cache.append_rotated(layer, fused_BTX, rotary)
+            else:
+                q_BNTH, k_BNSH = rotate(self._heads(qk_BTX), *rotary).chunk(2, dim=1)
+                v_BNSH = self._heads(v_BTD)
+                if cache is not None:
+                    k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
+            if isinstance(attend_BTS, AttentionPlan):
+                mixed_BTNH = attend_BTS.attend(q_BNTH, k_BNSH, v_BNSH)
+            elif reads_cache and (attend_BTS is not None or q_BNTH.shape[2] == 1):
+                mixed_BTNH = attend_to_cache(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
+            else:
+                mask = None if attend_BTS is None else attend_BTS[:, None]
+                is_causal = attend_BTS is None and q_BNTH.shape[2] > 1
+                mixed_BTNH = F.scaled_dot_product_attention(
+                    q_BNTH, k_BNSH, v_BNSH, attn_mask=mask, is_causal=is_causal
+                ).transpose(1, 2)
+            branches_BTX = torch.cat((mixed_BTNH.flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
         bias_D = self.attention_bias + self.mlp_bias
         update_BTD = self.output_proj(branches_BTX, bias_D)
         if self.output_adapter is not None:
             update_BTD = self.output_adapter(branches_BTX, update_BTD)
         return x_BTD + cast(Tensor, self.dropout(update_BTD))
 
-    def _branches(
+    def _compiled_branches(
         self,
         fused_BTX: Tensor,
         rotary: tuple[Tensor, Tensor],
         attend_BTS: Tensor | AttentionPlan | None,
         cache: KvCache | None,
         layer: int,
-    ) -> Tensor:
-        """Return attention and the activated rest of a block's first product, side by side, (B, T, D + F)."""
-        reads_cache = cache is not None and not torch.is_grad_enabled()
+    ) -> Tensor | None:
+        """Return attention and gelu of the rest, side by side, (B, T, D + F), or None where torch computes them."""
+        if cache is None or torch.is_grad_enabled() or isinstance(attend_BTS, AttentionPlan):
+            return None
         has_mask = attend_BTS is not None or fused_BTX.shape[1] == 1
-        attends_to_cache = reads_cache and has_mask and not isinstance(attend_BTS, AttentionPlan)
-        if attends_to_cache and native_branches.takes(fused_BTX, self.split_sizes[1], self.head_size):
-            known = cast(KvCache, cache)
-            if known.writes_behind:
-                return known.append_and_mix(layer, fused_BTX, rotary, cast(Tensor | None, attend_BTS))
-        qk_BTX, v_BTD, mlp_BTF = fused_BTX.split(self.split_sizes, dim=-1)
-        if reads_cache and uses_triton(fused_BTX.device):
-            assert cache is not None
-            q_BNTH, k_BNSH, v_BNSH = cache.append_rotated(layer, fused_BTX, rotary)
-        else:
-            q_BNTH, k_BNSH = rotate(self._heads(qk_BTX), *rotary).chunk(2, dim=1)
-            v_BNSH = self._heads(v_BTD)
-            if cache is not None:
-                k_BNSH, v_BNSH = cache.append(layer, k_BNSH, v_BNSH)
-        if isinstance(attend_BTS, AttentionPlan):
-            mixed_BTNH = attend_BTS.attend(q_BNTH, k_BNSH, v_BNSH)
-        elif attends_to_cache:
-            mixed_BTNH = attend_to_cache(q_BNTH, k_BNSH, v_BNSH, attend_BTS)
-        else:
-            mixed_BTNH = F.scaled_dot_product_attention(
-                q_BNTH,
-                k_BNSH,
-                v_BNSH,
-                attn_mask=None if attend_BTS is None else attend_BTS[:, None],
-                is_causal=attend_BTS is None and q_BNTH.shape[2] > 1,
-            ).transpose(1, 2)
-        return torch.cat((mixed_BTNH.flatten(2), F.gelu(mlp_BTF, approximate="tanh")), dim=-1)
+        takes = has_mask and cache.writes_behind
+        if not (takes and native_branches.takes(fused_BTX, self.split_sizes[1], self.head_size)):
+            return None
+        return cache.append_and_mix(layer, fused_BTX, rotary, attend_BTS)
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         num_rows, num_new = x_BTD.shape[:2]
