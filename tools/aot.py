@@ -223,7 +223,7 @@ def build(spec: Spec, arch: int) -> dict[str, int]:
         "registers": used["REG"],
         "spilled_bytes": used["LOCAL"] + used["STACK"],
         "cubin_bytes": len(cubin),
-        "loop_instructions": _loop_instructions(cubin, tools / "nvdisasm"),
+        "loop_instructions": max(instruction_counts(cubin)[1], default=0),
     }
 
 
@@ -238,7 +238,9 @@ def _printed(cubin: bytes, *command: str) -> str:
         return subprocess.run([*command, file.name], check=True, capture_output=True, text=True).stdout
 
 
-def _loop_instructions(cubin: bytes, tool: Path) -> int:
+def instruction_counts(cubin: bytes) -> tuple[int, list[int]]:
+    """Return the instructions of a cubin, and those of each of its loops without another loop in it."""
+    tool = Path(importlib.import_module("triton").__file__ or "").parent / "backends" / "nvidia" / "bin" / "nvdisasm"
     labels: dict[str, int] = {}
     loops: list[tuple[int, int]] = []
     count = 0
@@ -252,7 +254,7 @@ def _loop_instructions(cubin: bytes, tool: Path) -> int:
             if jump and labels.get(jump[1], count) < count - 1:
                 loops.append((labels[jump[1]], count))
     inner = [one for one in loops if not any(one[0] <= other[0] and other[1] < one[1] for other in loops)]
-    return max((stop - start for start, stop in inner), default=0)
+    return count, [stop - start for start, stop in inner]
 
 
 def _resources(cubin: bytes, tool: Path) -> dict[str, int]:

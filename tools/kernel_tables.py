@@ -1,9 +1,10 @@
-"""Write the tables of docs/kernels.md: bytes counted on paper, and what the compiler says (benchmarks/aot.json).
+"""Write the tables of docs/kernels.md: bytes, and what compilers say (benchmarks/aot.json and inductor.json).
 
 The counts are of memory traffic to and from the GPU's DRAM: a matrix that one kernel writes and another reads counts
 twice, what stays in registers, shared memory or, below 40 MB, in the second-level cache within one kernel counts once.
-``torch.compile`` is counted at its best: every chain of elementwise work and reductions over one matrix is one kernel
-that reads it once, products and sorts are kernels of their own. The test suite fails while the page is stale.
+``torch.compile`` is what Inductor plans (``tools/inductor_plans.py``), the better of its two ways; where it was not
+asked, it is counted at its best: every chain of elementwise work and reductions over one matrix is one kernel that
+reads it once, products and sorts are kernels of their own. The test suite fails while the page is stale.
 Usage: python tools/kernel_tables.py
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "kernels.md"
 AOT = REPOSITORY / "benchmarks" / "aot.json"
+INDUCTOR = REPOSITORY / "benchmarks" / "inductor.json"
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,18 @@ def counts() -> list[Count]:
     ]
 
 
+def planned(call: str) -> int:
+    """Return the bytes of a call as torch.compile plans it, with or without tuning, whichever are fewer."""
+    ways = json.loads(INDUCTOR.read_text(encoding="utf-8"))["calls"][call]
+    return min(int(ways["default"]["bytes"]), int(ways["tuned"]["bytes"]))
+
+
 def _nearest() -> Count:
     """Return the count of one 512-pixel image: 1024 latents, 8192 codes of 256, bfloat16."""
     m, k, e, shares = 1024, 8192, 256, 16
     z, codebook, distances = 2 * m * e, 2 * k * e, 4 * m * k
     kernel = z + codebook + 2 * shares * m * 12 + 8 * m
-    # Both widened to float32 (read, write), norms in the same pass; the product reads them, its matrix goes to argmin.
-    compiled = 3 * z + 3 * codebook + 2 * (z + codebook) + 2 * distances + 8 * m
+    compiled = planned("nearest")
     # Squares and their sums by themselves; 2 z; product; sum of norms; difference; argmin.
     eager = 3 * (z + codebook) + 2 * 3 * (z + codebook) + 4 * z + 2 * (z + codebook) + 6 * distances + 8 * m
     return Count("nearest code, an image of 1024 latents, bfloat16", kernel, compiled, eager)
@@ -70,8 +77,7 @@ def _choose() -> Count:
     m, r, d, blocks = 512, 8192, 2560, 64
     read, logits = 2 * (m * d + r * d + r), 2 * m * r
     kernel = read + 2 * blocks * m * 24 + 16 * m
-    # argmax and maximum in one pass, the sum of exponentials in another.
-    compiled = read + 3 * logits + 16 * m
+    compiled = planned("choose")
     # To float32; argmax; softmax (read twice, written) and its gather.
     eager = read + logits + logits + 2 * logits + 2 * logits + 3 * 2 * logits + 16 * m
     return Count("restricted head, best of 8192 rows for 512 states, bfloat16", kernel, compiled, eager)
@@ -82,8 +88,7 @@ def _expect() -> Count:
     m, r, d, e, shares = 512, 8192, 2560, 256, 8
     read, logits, codebook, out = 2 * (m * d + r * d + r), 2 * m * r, 4 * r * e, m * (4 * e + 12)
     kernel = read + codebook + 2 * shares * m * (4 * e + 20) + out
-    # argmax and both maxima in one pass, both sums in another; the weights written in float32 and read by the product.
-    compiled = read + 3 * logits + 2 * 2 * logits + logits + codebook + out
+    compiled = planned("expect")
     # To float32; argmax; softmax and gather; division; softmax; product.
     eager = read + 2 * logits + 2 * logits * (1 + 1 + 3 + 2 + 3 + 1) + codebook + out
     return Count("expected code, 8192 codes for 512 states, bfloat16", kernel, compiled, eager)
@@ -94,7 +99,7 @@ def _score() -> Count:
     m, r, d, blocks = 200, 58562, 2560, 458
     read, logits = 2 * (m * d + r * d + r), 2 * m * r
     kernel = read + 2 * blocks * m * 12 + 12 * m
-    compiled = read + 3 * logits + 12 * m
+    compiled = planned("score")
     # To float32; logsumexp: maximum, difference, exponential, sum.
     eager = read + logits + 3 * logits + 2 * (1 + 2 + 2 + 1) * logits + 12 * m
     return Count("restricted head, given rows of 58562 for 200 states, bfloat16", kernel, compiled, eager)
@@ -130,8 +135,8 @@ def _unpacking(bits: int) -> float:
 def _quantized(bits: int, rows: int) -> Count:
     """Return the count of both products of a layer for few rows, activations in bfloat16."""
     packed, activations = _packed(bits), 2 * rows * _LAYER_ROW
-    # Of one row torch.compile makes a sum that unpacks as it reads; of more, a product, whose operand is written first.
-    compiled = packed + activations + (0 if rows == 1 else 2 * 2 * _LAYER)
+    # Of one row, with tuning, a sum that unpacks as it reads; of more, a product, whose operand is written first.
+    compiled = planned(f"quantized {bits} {rows}")
     eager = _unpacking(bits) + 2 * _LAYER + activations
     name = f"quantised products of a layer, {bits} bits, {rows} row{'s' if rows > 1 else ''}, bfloat16"
     return Count(name, packed + activations, compiled, eager)
@@ -201,6 +206,30 @@ def traffic_table() -> str:
     return "\n".join(lines)
 
 
+def plan_table() -> str:
+    """Return what torch.compile makes of the references: kernels and bytes, and instructions of a thread a number."""
+    found = json.loads(INDUCTOR.read_text(encoding="utf-8"))
+    names = {
+        "nearest": "nearest code, by distance",
+        "choose": "restricted head, best of 8192 rows, by logit",
+        "expect": "expected code, by logit",
+        "score": "restricted head, given rows of 58562, by logit",
+        "rotary": "rotary and cache write, by number of queries, keys and values",
+        **{
+            f"quantized {bits} {rows}": f"quantised products, {bits} bits, {count}, by weight"
+            for bits in (8, 4)
+            for rows, count in ((1, "1 row"), (9, "9 rows"))
+        },
+    }
+    lines = ["| call | kernels | of them products | MB | instructions a number |", "|---|---|---|---|---|"]
+    for call, row in found["calls"].items():
+        ways = {"": row["default"]} | ({", tuned": row["tuned"]} if row["tuned"] != row["default"] else {})
+        for word, way in ways.items():
+            cells = f"{way['kernels']} | {way['products']} | {way['bytes'] / 1e6:.1f}"
+            lines.append(f"| {names[call]}{word} | {cells} | {way['instructions'] / row['numbers']:.1f} |")
+    return "\n".join([f"torch {found['torch']}, Triton {found['triton']}, sm_90.", "", *lines])
+
+
 def aot_table() -> str:
     """Return what the compiler found as a table: registers / shared memory in KiB, a column a target."""
     table = json.loads(AOT.read_text(encoding="utf-8"))
@@ -229,7 +258,13 @@ def instruction_table() -> str:
 
 def page(text: str) -> str:
     """Return the page with its tables written anew."""
-    for name, table in (("traffic", traffic_table()), ("instructions", instruction_table()), ("aot", aot_table())):
+    tables = {
+        "traffic": traffic_table(),
+        "plans": plan_table(),
+        "instructions": instruction_table(),
+        "aot": aot_table(),
+    }
+    for name, table in tables.items():
         pattern = rf"(<!-- {name}: tools/kernel_tables.py -->\n).*?(<!-- end -->)"
         text, found = re.subn(
             pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = [row for row in found if row.labels.get(label) in (0, 1)]
         rows[split] = drawn_rows(found, options.rows, _SEED) if split == "train" else found
         labels[split] = np.array([[row.labels[label]] for row in rows[split]], float)
-        codes_NP = stored.of_all(rows[split])
+        codes_NP = np.stack([stored.of(row) for row in rows[split]])
         for ratio in (0.0, options.ratio):
             states[split, ratio] = embed_codes(
                 decoder,

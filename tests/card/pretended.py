@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
-import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-_LIBRARIES = Path(importlib.util.find_spec("torch").origin).parent / "lib"  # type: ignore[union-attr, arg-type]
-for _path in (_LIBRARIES / "libc10.so", _LIBRARIES / "libtorch_cpu.so", Path(os.environ["CHEXMIX_CARD_GUARD"])):
-    GUARD = ctypes.CDLL(str(_path), mode=ctypes.RTLD_GLOBAL)
+from loaded_guard import GUARD
 
-import torch  # noqa: E402 (its libraries come first)
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
+# Its libraries come before torch's.
+# isort: split
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 

@@ -16,22 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import guard_build
 import pytest
 
 HERE = Path(__file__).parent
 COUNTS = HERE / "counts.json"
 GROUPS = ("inference", "training")
-
-
-@pytest.fixture(scope="session")
-def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the library that makes torch believe in a card, or skip with the reason."""
-    problem = guard_build.problem()
-    if problem is not None:
-        pytest.skip(problem)
-    # Beside the folders of all workers of a session.
-    return guard_build.build(tmp_path_factory.getbasetemp().parent / "card")
 
 
 def run(group: str, guard: Path, weights: Path, folder: Path) -> dict[str, Any]:
