@@ -59,7 +59,7 @@ def measured(name: str, dtype: torch.dtype, widths: Sequence[int], turns: int) -
         q = torch.randn(1, new, heads, size, generator=generator).transpose(1, 2).to(dtype)
         mask = None if new == 1 else torch.ones(1, new, places, dtype=torch.bool).tril(places - new)
         assert native.takes(q), "the kernels in C do not run here"
-        exact = reference.attend(q.double(), *(part.double() for part in caches[0]), mask)
+        exact = reference.attend(q.double(), caches[0][0].double(), caches[0][1].double(), mask)
         row: dict[str, Any] = {"shape": name, "dtype": str(dtype).removeprefix("torch."), "new": new}
         ways: dict[str, Way] = {"torch": reference.attend, "compiled": native.attend}
         best = dict.fromkeys(ways, float("inf"))

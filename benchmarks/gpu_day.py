@@ -104,7 +104,9 @@ def _training(out: Path, python: str) -> Part:
     work = out / "training"
     common = ["--preset", "small", "--manifest", str(work / "manifest.jsonl"), "--device", "cuda"]
     sets = [word for setting in _STEPS.split() for word in ("--set", setting)]
-    stages, start, written = [], None, []
+    stages: list[list[str]] = []
+    start: Path | None = None
+    written: list[Path] = []
     for stage in ("tokenizer", "1", "2"):
         init = [] if start is None else ["--init", str(start)]
         start = work / f"stage-{stage}"

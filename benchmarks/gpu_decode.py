@@ -101,7 +101,7 @@ def transformers(weights: WeightsDir, device: torch.device, dtype: torch.dtype, 
 
 def vllm(weights: WeightsDir, device: torch.device, dtype: torch.dtype) -> Generate:
     """Return vLLM's engine on the weights' folder, which is a PhiForCausalLM's."""
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+    from vllm import LLM, SamplingParams
 
     engine = LLM(
         model=str(weights.path),

@@ -18,7 +18,9 @@ import dataclasses
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,12 +64,14 @@ def main() -> None:
     )
     model = dataclasses.replace(model, decoder=small)
     rows = list(itertools.islice(read_manifest(arguments.manifest, split="train"), arguments.pairs))
-    reports = encode_reports(rows, weights.load_text_tokenizer(), model)
+    tokenizer = weights.load_text_tokenizer()
+    assert tokenizer is not None, "the embedded model has one"
+    reports = encode_reports(rows, tokenizer, model)
     films = manifest_films(rows, model)
     images = training_tokenizer(weights.load_vqgan("cpu", torch.float32), model)
     codes = images.encode_each(films.exact(index) for index in range(len(films)))[:, None]
     pairs = DocumentSet(codes, reports, [row.id for row in rows])
-    common = {
+    common: dict[str, Any] = {
         "model": model,
         "train": LoopSettings(
             steps=arguments.most_steps, batch_size=len(pairs), micro_batch_size=len(pairs), precision="float32"
@@ -82,7 +86,11 @@ def main() -> None:
     print(json.dumps({"pairs": len(pairs), "report_tokens": tokens, "stage_1": first, "stage_2": second}))
 
 
-def learn(settings, pairs, measure) -> dict[str, float]:
+def learn(
+    settings: Stage1Training | Stage2Training,
+    pairs: DocumentSet,
+    measure: Callable[[Decoder, DecoderTask, DocumentSet], float],
+) -> dict[str, float]:
     """Train until all is learnt, and return at which step that was and how much it is."""
     decoder = Decoder(settings.model.decoder)
     init_decoder(decoder, step_generator(0, 0))
@@ -108,7 +116,7 @@ def learn(settings, pairs, measure) -> dict[str, float]:
 
 
 @torch.no_grad()
-def reports_written(decoder, task, pairs) -> float:
+def reports_written(decoder: Decoder, task: DecoderTask, pairs: DocumentSet) -> float:
     """Return the share of reports that the engine writes exactly, the end included."""
     vocabulary = task._vocabulary
     prompts = [vocabulary.report_prompt(pairs.codes(index, 0)) for index in range(len(pairs))]
@@ -124,7 +132,7 @@ def reports_written(decoder, task, pairs) -> float:
 
 
 @torch.no_grad()
-def tokens_reconstructed(decoder, task, pairs) -> float:
+def tokens_reconstructed(decoder: Decoder, task: DecoderTask, pairs: DocumentSet) -> float:
     """Return the share of hidden tokens that are predicted right, under masks that no step has drawn."""
     batch: Documents = task.examples.prepare(list(range(len(pairs))), step_generator(0, STAGE2_CHECKS))
     input_1T, target_1T = batch.flat()

@@ -188,7 +188,7 @@ def row(name: str, rounds: list[dict[str, Any]], ids: list[list[int]]) -> dict[s
     """Return an engine's medians, its ratios to ours of as many bits (above 1: it takes longer), and its agreement."""
 
     def median(key: str) -> float:
-        return statistics.median(one[name][key] for one in rounds)
+        return float(statistics.median(one[name][key] for one in rounds))
 
     keys = [f"{part}_{unit}" for part in ("prompt", "token", "report") for unit in ("s", "cpu_s")]
     found: dict[str, Any] = {"engine": name, "load_s": median("load_s"), **{key: median(key) for key in keys}}

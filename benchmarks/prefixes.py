@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def main() -> None:
     film = base.film(given.film)
     works = {"new films": new_films, "statements twice": statements, "questions": questions}
     for name, work in works.items():
-        sides = [lambda size=size, work=work: work(opened(base, size), film) for size in (0, given.memory_mb)]
+        sides: list[Callable[[], Callable[[], Any]]] = [
+            partial(side, work, base, size, film) for size in (0, given.memory_mb)
+        ]
         print(json.dumps({"work": name, **compared(sides, given.rounds)}), flush=True)
     keeping = opened(base, given.memory_mb)
     (written,) = keeping.reporter()([film])
@@ -85,6 +88,13 @@ def opened(base: Model, memory_mb: int) -> Model:
         writer.engine.decoder, writer.vocabulary, writer.tokenizer, prefixes=model.prefixes
     )
     return model
+
+
+def side(
+    work: Callable[[Model, Film], Callable[[], Any]], base: Model, memory_mb: int, film: Film
+) -> Callable[[], Any]:
+    """Return the work of a model that keeps images in so much memory."""
+    return work(opened(base, memory_mb), film)
 
 
 def unlike(model: Model, count: int) -> list[Film]:
@@ -112,7 +122,11 @@ def questions(model: Model, film: Film) -> Callable[[], Any]:
     served = Served(model, ServeHttpSettings(), 0)
     _ = served.reporter, served.classifier
     last = model.weights.settings.decoder.num_layers
-    verbs = [*[(Report(_SAMPLED), seed) for seed in range(6)], (Classify(), 0), (Embed((last,)), 0)]
+    verbs: list[tuple[Any, int]] = [
+        *[(Report(_SAMPLED), seed) for seed in range(6)],
+        (Classify(), 0),
+        (Embed((last,)), 0),
+    ]
     return lambda: [verb(served, [_Asked(film, seed)]) for verb, seed in verbs]
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 #: Shared memory of a node; batches' records are small.
 _STORE_BYTES = 80 << 20
@@ -93,7 +93,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _shut_down(cluster: object) -> Iterator[object]:
+def _shut_down(cluster: Any) -> Iterator[Any]:
     try:
         yield cluster
     finally:

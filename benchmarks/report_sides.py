@@ -154,11 +154,12 @@ def report_of_ours(job: Found, weights: WeightsDir, engine: Engine, prompt: list
     """Return a greedy report by our engine."""
     count = job["new_tokens"]
     settings = DecodeSettings(vocabulary="all", max_new_tokens=count, min_new_tokens=count)
-    drafter: Any = {
+    drafters: dict[str, Callable[[], Any]] = {
         "none": lambda: None,
         "own": OwnText,
         "replay": lambda: Replay(len(prompt), job["ids"], accepted=job["accepted"], drafted=job["drafted"]),
-    }[job["drafts"]]()
+    }
+    drafter = drafters[job["drafts"]]()
     made = engine.generate([prompt], settings, drafter=drafter)[0]
     stats = engine.stats
     return {

@@ -107,7 +107,8 @@ class Bench:
         """Return this machine's bandwidth and rate of products, measured once."""
         if "rates" not in self.found:
             self.found["rates"] = self.side("machine")
-        return self.found["rates"]
+        rates: dict[str, float] = self.found["rates"]
+        return rates
 
 
 def last_json(command: list[str]) -> dict[str, Any]:

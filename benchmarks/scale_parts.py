@@ -32,10 +32,10 @@ from chexmix_cli.core.data.images.load import load_image
 from chexmix_cli.core.data.presets import resolve_preset
 from chexmix_cli.core.data.sources import Source
 from chexmix_cli.core.data.studies.inputs import discover
-from chexmix_cli.core.plan.reports import vqgan_flop
 from chexmix_cli.core.settings.inference import InputSettings
 from chexmix_cli.core.settings.load import build, read_preset
 from chexmix_cli.core.settings.model import ModelSettings
+from chexmix_cli.core.train.flop import vqgan_flop
 
 #: An A100 multiplies 312e12 times a second in bfloat16 and reads 2.0e12 bytes; four and six tenths of it are assumed.
 FLOP_PER_S, BYTES_PER_S = 0.4 * 312e12, 0.6 * 2.0e12
@@ -70,6 +70,7 @@ def main() -> int:
 def _films(folder: Path) -> dict[str, Path]:
     source = get_testdata_file("RG1_UNCR.dcm")
     plain, packed = folder / "plain.dcm", folder / "j2k.dcm"
+    assert isinstance(source, str)
     dataset = pydicom.dcmread(source)
     dataset.save_as(plain)
     dataset.compress(JPEG2000Lossless)
@@ -103,8 +104,7 @@ def _least(call: Callable[[], Any], rounds: int) -> float:
 def _on_paper(model: ModelSettings) -> dict[str, float]:
     """Return seconds of one GPU for a film, each part by what bounds it."""
     decoder = model.decoder
-    # The encoder is about half of the image tokenizer.
-    encode_flop = vqgan_flop(model.vqgan, model.image.resolution_px) / 2
+    encode_flop = vqgan_flop(model.vqgan, model.image.resolution_px)[0]
     prompt_flop = 2.0 * decoder.num_parameters * model.vocabulary.prompt_length
     # Every pass reads all weights once, for all reports decoded together.
     pass_bytes = 2.0 * decoder.num_parameters

@@ -185,9 +185,16 @@ def _start(command: str, place: Place, name: str, rounds: range, films: Sequence
     words += ["--weights", str(place.weights), "--device", "cpu", *FLAGS[command]]
     out, err = (place.folder / f"{name}.{stream}" for stream in ("stdout", "stderr"))
     with listed.open("rb") as stdin, out.open("wb") as stdout, err.open("wb") as stderr:
-        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         # A group of its own: Ctrl-C reaches this process alone, which tells it once.
-        return subprocess.Popen(words, **streams, cwd=REPOSITORY, env=place.environment, process_group=0)
+        return subprocess.Popen(
+            words,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=REPOSITORY,
+            env=place.environment,
+            process_group=0,
+        )
 
 
 def _out(command: str, place: Place, name: str) -> Path:

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             decoder, weights, prompts[::step], own, options.rounds
         )
     figures["passes by positions, times one"] = {
-        num: round(pass_costs(decoder).of(num) / pass_costs(decoder).of(1), 2) for num in (1, 2, 4, 8, 16, 32)
+        num: round(float(pass_costs(decoder).of(num) / pass_costs(decoder).of(1)), 2) for num in (1, 2, 4, 8, 16, 32)
     }
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from chexmix_cli import __version__
 from chexmix_cli.core.runtime import usable_cores
@@ -69,7 +70,7 @@ def main() -> None:
         for checkout in checkouts:
             run(words, checkout)  # files read once, hashes remembered
         rounds = [[run(words, checkout) for checkout in checkouts] for _ in range(options.rounds)]
-        line = {key: round(statistics.median(one[0][key] for one in rounds), 3) for key in rounds[0][0]}
+        line: dict[str, Any] = {key: round(statistics.median(one[0][key] for one in rounds), 3) for key in rounds[0][0]}
         if options.against:
             ratios = {key: statistics.median(one[0][key] / one[1][key] for one in rounds) for key in rounds[0][0]}
             line["of the other"] = {key: round(value, 3) for key, value in ratios.items()}

@@ -124,7 +124,8 @@ class ReleasedLoop:
         z = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
         codebook = self.p["quantize.embedding.weight"]
         distances = z.square().sum(1, keepdim=True) + codebook.square().sum(1) - 2 * z @ codebook.T
-        return distances.argmin(dim=1)
+        codes: Tensor = distances.argmin(dim=1)
+        return codes
 
 
 class Ours:

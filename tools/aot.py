@@ -169,9 +169,9 @@ def _decode_attention() -> Iterator[Spec]:
             yield _spec(name, "_decode_attention_fwd_kernel", signature, config, constants)
     signature = dict.fromkeys(("mixed_ptr", "peak_ptr", "sum_ptr"), "*fp32") | {"out_ptr": "*bf16"}
     signature |= _integers("num_heads num_new num_blocks head_size")
-    for config in decode_attention.JOIN_CONFIGS:
-        name = f"decode_attention joined {config.block_h}"
-        yield _spec(name, "_joined_attention_fwd_kernel", signature, config, {"INTERPRETED": False})
+    for joined in decode_attention.JOIN_CONFIGS:
+        name = f"decode_attention joined {joined.block_h}"
+        yield _spec(name, "_joined_attention_fwd_kernel", signature, joined, {"INTERPRETED": False})
 
 
 def _spec(

@@ -73,7 +73,9 @@ def main() -> None:
     labels = tuple(head.labels[place] for place in kept)
     head.of_labels(labels).save(embedded.path / HEAD_FILE)
     for label in labels:
-        low, high = known[label].interval
+        interval = known[label].interval
+        assert interval is not None, f"{label}: no interval"
+        low, high = interval
         print(f"{label:20} {known[label].auroc:.3f} ({low:.3f} to {high:.3f})  {known[label].positives} positive")
 
 

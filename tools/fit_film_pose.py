@@ -64,7 +64,7 @@ def fit(grids: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.
         return value
 
     optimizer.step(loss)
-    found = template.detach().numpy().reshape(GRID, GRID)
+    found: NDArray[np.float64] = template.detach().numpy().reshape(GRID, GRID)
     return ((found + found[:, ::-1]) / 2).round(3)  # as symmetric as the films: else alike up to the last steps
 
 

@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -85,23 +86,25 @@ class PlannedError(Exception):
 def calls() -> Iterator[tuple[str, int, Callable[[], Call]]]:
     """Yield the name of each call, how many numbers it goes through, and what makes it; call that in a fake mode."""
     yield "nearest", 1024 * 8192, lambda: (nearest_code.nearest_code, (_new(1024, 256), _new(8192, 256)))
-    head = lambda rows, count: (_new(rows, 2560), _new(count, 2560), _new(count))  # noqa: E731
-    yield "choose", 512 * 8192, lambda: (_chosen, head(512, 8192))
-    yield "expect", 512 * 8192, lambda: (_expected, (*head(512, 8192), _new(8192, 256, dtype=torch.float32)))
-    index = lambda *shape: _new(*shape, dtype=torch.int64)  # noqa: E731
-    yield "score", 200 * 58562, lambda: (restricted_head.row_logprob, (*head(200, 58562), index(200)))
-    yield "rotary", 3 * 1027 * 2560, lambda: (rotary_cache.rotate_and_cache, _rotary(index(1)))
+    yield "choose", 512 * 8192, lambda: (_chosen, _head(512, 8192))
+    yield "expect", 512 * 8192, lambda: (_expected, (*_head(512, 8192), _new(8192, 256, dtype=torch.float32)))
+    yield "score", 200 * 58562, lambda: (restricted_head.row_logprob, (*_head(200, 58562), _index(200)))
+    yield "rotary", 3 * 1027 * 2560, lambda: (rotary_cache.rotate_and_cache, _rotary())
     for bits in (8, 4):
         for rows in (1, 9):
-            yield (
-                f"quantized {bits} {rows}",
-                2560 * (17920 + 12800),
-                lambda bits=bits, rows=rows: (_layer, _layer_inputs(bits, rows)),  # type: ignore[misc]
-            )
+            yield f"quantized {bits} {rows}", 2560 * (17920 + 12800), partial(_quantized, bits, rows)
 
 
 def _new(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="cuda")
+
+
+def _index(*shape: int) -> Tensor:
+    return _new(*shape, dtype=torch.int64)
+
+
+def _head(states: int, rows: int) -> tuple[Tensor, ...]:
+    return _new(states, 2560), _new(rows, 2560), _new(rows)
 
 
 def _chosen(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -114,9 +117,9 @@ def _expected(*tensors: Tensor) -> tuple[Tensor, ...]:
     return found.code_M, found.prob_M, found.vector_ME
 
 
-def _rotary(start_1: Tensor) -> tuple[Tensor, ...]:
+def _rotary() -> tuple[Tensor, ...]:
     tables = _new(1, 1, 1027, 16), _new(1, 1, 1027, 16)
-    return (_new(1, 1027, 17920), *tables, _new(1, 32, 1280, 80), _new(1, 32, 1280, 80), start_1)
+    return (_new(1, 1027, 17920), *tables, _new(1, 32, 1280, 80), _new(1, 32, 1280, 80), _index(1))
 
 
 def _layer(*tensors: Any) -> tuple[Tensor, ...]:
@@ -128,13 +131,13 @@ def _layer(*tensors: Any) -> tuple[Tensor, ...]:
     )
 
 
-def _layer_inputs(bits: int, rows: int) -> tuple[Tensor, ...]:
+def _quantized(bits: int, rows: int) -> Call:
     found: list[Tensor] = []
     for num_out, num_in in ((17920, 2560), (2560, 12800)):
         weight, scale = panel_shapes(bits, num_out, num_in)
         scales = _new(*scale, dtype=torch.float32 if bits == 8 else torch.bfloat16)
         found += [_new(rows, num_in), _new(*weight, dtype=torch.uint8), scales, _new(num_out)]
-    return tuple(found)
+    return _layer, tuple(found)
 
 
 def pretended(stack: ExitStack) -> None:
@@ -159,7 +162,7 @@ def pretended(stack: ExitStack) -> None:
     stack.enter_context(mock.patch.object(joint_graph, "lazy_init"))
     stack.enter_context(mock.patch.object(triton_helpers, "set_driver_to_gpu"))
     target = GPUTarget("cuda", _ARCH, 32)
-    triton.runtime.driver.set_active(  # type: ignore[attr-defined]
+    triton.runtime.driver.set_active(
         SimpleNamespace(get_current_target=lambda: target, get_current_device=lambda: 0, is_active=lambda: True)
     )
 
@@ -221,7 +224,7 @@ def instructions(text: str, tuner: Any) -> int:
     programs = math.prod(count for axis, count in rounds.items() if not axis.startswith("r"))
     turns = math.prod(count for axis, count in rounds.items() if axis.startswith("r"))
     a_thread = total - sum(loops) + turns * sum(loops)
-    return programs * 32 * chosen.num_warps * a_thread
+    return int(programs * 32 * chosen.num_warps * a_thread)
 
 
 def measure(make: Callable[[], Call], *, is_tuned: bool) -> dict[str, int]:

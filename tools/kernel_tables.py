@@ -266,9 +266,9 @@ def page(text: str) -> str:
     }
     for name, table in tables.items():
         pattern = rf"(<!-- {name}: tools/kernel_tables.py -->\n).*?(<!-- end -->)"
-        text, found = re.subn(
-            pattern, lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text, flags=re.DOTALL
-        )
+        # The table is no pattern: a backslash in it would mean something.
+        escaped = table.replace("\\", r"\\")
+        text, found = re.subn(pattern, rf"\g<1>{escaped}\n\g<2>", text, flags=re.DOTALL)
         assert found == 1, name
     return text
 

@@ -59,7 +59,7 @@ def changed(grey_YX: NDArray[np.float32], rng: random.Random) -> NDArray[np.floa
     middle = (np.array(grey_YX.shape) - 1) / 2
     shift = np.array([rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04)]) * grey_YX.shape[0]
     moved_YX = ndimage.affine_transform(grey_YX, turn, middle + shift - turn @ middle, order=1, mode="constant")
-    share_YX = np.clip(moved_YX / _MAX_GREY, 0, 1) ** rng.uniform(0.85, 1.2)
+    share_YX: NDArray[np.float32] = np.clip(moved_YX / _MAX_GREY, 0, 1) ** rng.uniform(0.85, 1.2)
     share_YX = (share_YX - 0.5) * rng.uniform(0.85, 1.15) + 0.5
     noise_YX = np.random.default_rng(rng.getrandbits(64)).normal(0, rng.uniform(0, 3), grey_YX.shape)
     return (share_YX * _MAX_GREY + noise_YX).astype(np.float32)

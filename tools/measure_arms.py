@@ -123,7 +123,12 @@ def write_rows(path: Path, rows: Iterable[ManifestRow]) -> None:
     """Write rows of a manifest, with whole paths."""
     lines = []
     for row in rows:
-        values = {"id": row.id, "file": str(Path(row.file).resolve()), "patient": row.patient, "view": row.view}
+        values: dict[str, Any] = {
+            "id": row.id,
+            "file": str(Path(row.file).resolve()),
+            "patient": row.patient,
+            "view": row.view,
+        }
         values |= {"split": row.split, "labels": dict(row.labels)}
         values |= {"findings": row.findings, "impression": row.impression}
         lines.append(json.dumps(values) + "\n")

@@ -82,7 +82,8 @@ def boxes_of(row: dict[str, Any]) -> list[Sequence[float]]:
     """Return the boxes of a film, (x, y, width, height) of 1024."""
     named = row.get("nih_bbox_xywh_1024") or []
     own = [list(map(float, values)) for name, *values in named if name in ("Pneumonia", "Infiltrate")]
-    return row.get("opacity_boxes_xywh_1024") or own
+    opacities: list[Sequence[float]] = row.get("opacity_boxes_xywh_1024") or []
+    return opacities or [*own]
 
 
 def boxed_cells(boxes: Sequence[Sequence[float]], side: int) -> NDArray[np.bool_]:
@@ -220,7 +221,8 @@ class Pointer:
         weight_PH = self._weights_by_cell()
         square_YX = np.add.outer(np.arange(side) * grid // side * grid, np.arange(side) * grid // side)
         mean_PH = self._head.mean_D.astype(np.float64).reshape(grid * grid, -1)[square_YX.ravel()]
-        return ((states_PH - mean_PH) * weight_PH).sum(axis=1).reshape(side, -1)
+        sum_P: Map = ((states_PH - mean_PH) * weight_PH).sum(axis=1)
+        return sum_P.reshape(side, -1)
 
 
 def fitted_maps(films: Sequence[Film]) -> None:

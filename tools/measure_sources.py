@@ -39,7 +39,8 @@ def grey(path: Path) -> NDArray[np.float32]:
     side = max(film.size)
     square = Image.new("L", (side, side))
     square.paste(film, ((side - film.width) // 2, (side - film.height) // 2))
-    return np.asarray(square.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    small = square.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BILINEAR)
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def spectrum(grey_YX: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -71,7 +72,9 @@ def auroc(feature_NX: NDArray[np.float32], is_second_N: NDArray[np.int64], group
     score_N = cross_val_predict(
         model, feature_NX, is_second_N, groups=groups, cv=GroupKFold(5), method="decision_function"
     )
-    drawn = bootstrap(groups, lambda rows: [roc_auc_score(is_second_N[rows], score_N[rows])], resamples=500, seed=0)
+    drawn = bootstrap(
+        groups, lambda rows: np.array([roc_auc_score(is_second_N[rows], score_N[rows])]), resamples=500, seed=0
+    )
     low, high = np.nanpercentile(drawn, (2.5, 97.5))
     return f"{roc_auc_score(is_second_N, score_N):.3f} ({low:.3f} to {high:.3f})"
 

@@ -22,6 +22,7 @@ import skimage
 import sklearn
 from fit_film_pose import films
 from fit_typical import chosen, opened, statistics
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
@@ -55,7 +56,8 @@ CHANGES: dict[str, Change] = {
 
 def unlike_each_other(pictures: Iterator[Image.Image]) -> list[Image.Image]:
     """Return pictures without those that look like one before."""
-    kept, bits = [], []
+    kept: list[Image.Image] = []
+    bits: list[NDArray[np.uint8]] = []
     for picture in pictures:
         own = np.unpackbits(np.frombuffer(image_hash(picture), np.uint8))[:HASH_BITS]
         if all(int((own != other).sum()) >= _ALIKE_BITS for other in bits):

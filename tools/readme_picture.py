@@ -59,6 +59,7 @@ def draw(reports: dict[str, StudyReport], filled: FilledFilm, name: str) -> None
     FigureCanvasAgg(figure)
     _band(figure, height_in)
     for column, (title, report) in enumerate(reports.items()):
+        assert report.film.pixels is not None
         film = np.asarray(report.film.pixels[0])
         best = max(report.sentences or [], key=lambda one: one.drop)
         _panel(figure, column, 0, title, film)

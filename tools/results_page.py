@@ -244,6 +244,7 @@ def _paired(seeds: Sequence[Sequence[Numbers]], names: Sequence[Sequence[str]]) 
     groups = np.array(first["groups"], np.int64)
     made = paired_difference(groups, lambda index: aurocs(index).mean(axis=0)[::-1], resamples=1000, seed=0)
     each_S2 = aurocs(np.arange(len(label_N)))
+    assert made.interval is not None, "too few films of one class"
     return {
         "value": [round(float(value), 4) for value in (made.difference, *made.interval)],
         "seeds": [round(float(one - other), 4) for one, other in each_S2],

@@ -111,8 +111,8 @@ def _masking(numbers: Numbers, source: str) -> str:
     rows = []
     for arm, found in runs.items():
         for probe in ("clean", "masked"):
-            cells = [[one["model"].get(probe, {}).get(ratio) for one in found] for ratio in ratios]
-            rows.append([NAMES[arm], probe, *(_seeds(values, 3) for values in cells)])
+            of_seeds = [[one["model"].get(probe, {}).get(ratio) for one in found] for ratio in ratios]
+            rows.append([NAMES[arm], probe, *(_seeds(values, 3) for values in of_seeds)])
     for trained, pixels in _pixels(runs).items():
         for probe in ("clean", "masked"):
             cells = [_seeds([pixels.get(probe, {}).get(ratio)], 3) for ratio in ratios]
@@ -149,8 +149,8 @@ def _stages(numbers: Numbers) -> str:
         asked = next(iter(differences.values()))[source]
         columns = [(probe, ratio) for probe in asked for ratio in sorted(asked[probe], key=float)]
         for arm, found in runs.items():
-            cells = [[one["model"][probe].get(ratio) for one in found] for probe, ratio in columns]
-            rows.append([question, NAMES[arm], *(_seeds(values, 3) for values in cells)])
+            of_seeds = [[one["model"][probe].get(ratio) for one in found] for probe, ratio in columns]
+            rows.append([question, NAMES[arm], *(_seeds(values, 3) for values in of_seeds)])
             question = ""
         for key, found in differences.items():
             seed = key.removeprefix(name).replace("seed", "seed ")
