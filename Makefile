@@ -8,8 +8,6 @@ SHELL := bash
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Modules are byte-compiled when they are imported: one in ten of those that are installed ever is.
-PIP := $(BIN)/python -m pip install --quiet --no-compile
 # Further arguments for pip, such as PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu": torch without CUDA.
 PIP_ARGS ?=
 # Further arguments for pytest, such as PYTEST_ARGS="-k tokenizer -x".
@@ -38,12 +36,12 @@ NATIVE := hatch_build.py $(KERNELS)/compiled/build.py $(wildcard $(KERNELS)/*/*.
 # A stamp is as new as the last installation: an environment is renewed only when requirements or compiled code change.
 $(VENV)/.demo-ready: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "installing chexmix into $(VENV) (the first time takes minutes: torch is large)"
-	$(PIP) $(PIP_ARGS) -c constraints.txt -e '.[demo]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev-ready: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "installing chexmix and its development tools into $(VENV) (the first time takes minutes: torch is large)"
-	$(PIP) $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.demo-ready $@
 
 env: $(VENV)/.dev-ready  ## make the development environment
